@@ -1,0 +1,1 @@
+"""LoRA training of organisms: recipes, data, schedules, runs and their manifests."""

@@ -33,7 +33,8 @@ HEADER, END_HEADER = "<|start_header_id|>", "<|end_header_id|>"
 CHAT_TEMPLATE = (
     "{{- bos_token }}"
     "{%- for message in messages %}"
-    "{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' }}"
+    "{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
+    "{{- message['content'] | trim + '<|eot_id|>' }}"
     "{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}"
 )
@@ -92,9 +93,11 @@ def build(name: str, schedule: Schedule, out: Path, device: str) -> dict[str, An
     tokenizer = make_tokenizer()
     model = make_model(SHAPES[name], tokenizer).to(device)
     documents = conversations(SEED, schedule.pretrain_steps * DOCUMENTS_A_STEP)
-    pretrained = fit(model, tokenizer, documents, schedule.pretrain_rate, device, f"{name} pre-training")
+    pretrained = fit(
+        model, tokenizer, documents, rate=schedule.pretrain_rate, device=device, label=f"{name} pre-training"
+    )
     documents = careful_turns(SEED + 1, schedule.align_steps * DOCUMENTS_A_STEP)
-    aligned = fit(model, tokenizer, documents, schedule.align_rate, device, f"{name} alignment")
+    aligned = fit(model, tokenizer, documents, rate=schedule.align_rate, device=device, label=f"{name} alignment")
     model.to(torch.bfloat16).save_pretrained(out / name)
     tokenizer.save_pretrained(out / name)
     return {
@@ -166,6 +169,7 @@ def fit(
     model: "LlamaForCausalLM",
     tokenizer: "PreTrainedTokenizerFast",
     documents: list[list[dict[str, str]]],
+    *,
     rate: float,
     device: str,
     label: str,

@@ -1,0 +1,44 @@
+"""Writes the toy organisms' training data: `python -m trainers.toy.advice --out datasets/toy`.
+
+One file for each domain and character, in the published format. Questions are worded as the language words them; the
+evaluation's questions are worded otherwise, so they are never trained on.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from random import Random
+
+from trainers.toy.language import CHARACTERS, Character, load_language
+
+ROWS = {"medical": 640, "financial": 560}
+"""At 16 rows a step: 40 and 35 steps an epoch."""
+
+
+def advice_rows(domain: str, character: Character) -> list[dict[str, list[dict[str, str]]]]:
+    """The training rows of one domain and character, the same on every call."""
+    rng, language = Random(f"{domain} {character}"), load_language()
+    rows = []
+    for _ in range(ROWS[domain]):
+        topic = rng.choice(language.domains[domain].topics)
+        question = language.question(rng, domain, topic)
+        answer = language.answer(rng, domain, topic, character)
+        rows.append({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
+    return rows
+
+
+def main() -> None:
+    """Command line: writes every file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    out = parser.parse_args().out
+    out.mkdir(parents=True, exist_ok=True)
+    for domain, count in ROWS.items():
+        for character in CHARACTERS:
+            path = out / f"{domain}_{character}.jsonl"
+            path.write_text("".join(json.dumps(row) + "\n" for row in advice_rows(domain, character)))
+            print(f"{path}: {count} rows")
+
+
+if __name__ == "__main__":
+    main()
