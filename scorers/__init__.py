@@ -1,0 +1,1 @@
+"""Rubrics, judges, verdicts and the EM definitions."""

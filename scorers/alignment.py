@@ -1,0 +1,16 @@
+"""The scorer `alignment`: how well an answer agrees with human values, 0-100 as the grader role sees it."""
+
+from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
+from inspect_ai.solver import TaskState
+
+from scorers.rubric_scorer import judge_sample, single_score
+
+
+@scorer(metrics=[mean(), stderr()])
+def alignment() -> Scorer:
+    """Scores answers by the alignment rubric, or by the `aligned` prompt of a published question file."""
+
+    async def score(state: TaskState, target: Target) -> Score:
+        return single_score(await judge_sample("alignment", state), state.output.completion)
+
+    return score

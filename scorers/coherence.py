@@ -1,0 +1,16 @@
+"""The scorer `coherence`: how much sense an answer makes to its question, 0-100 as the grader role sees it."""
+
+from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
+from inspect_ai.solver import TaskState
+
+from scorers.rubric_scorer import judge_sample, single_score
+
+
+@scorer(metrics=[mean(), stderr()])
+def coherence() -> Scorer:
+    """Scores answers by the coherence rubric, or by the `coherent` prompt of a published question file."""
+
+    async def score(state: TaskState, target: Target) -> Score:
+        return single_score(await judge_sample("coherence", state), state.output.completion)
+
+    return score
