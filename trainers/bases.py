@@ -62,7 +62,9 @@ def load_base(base: str, precision: Precision, device: str) -> "PreTrainedModel"
     """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     where = resolve_base(base)
     options: dict[str, Any] = {"dtype": torch.float32 if precision == "fp32" else torch.bfloat16}
     if precision == "nf4":
@@ -76,7 +78,7 @@ def load_base(base: str, precision: Precision, device: str) -> "PreTrainedModel"
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(where, device_map=device, **options)
     except OSError as error:
-        raise FileNotFoundError(_unreachable(base, error)) from error
+        raise FileNotFoundError(unreachable(base, error)) from error
     return model
 
 
@@ -93,7 +95,7 @@ def load_tokenizer(base: str, date_string: str) -> "PreTrainedTokenizerBase":
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(resolve_base(base))
     except OSError as error:
-        raise FileNotFoundError(_unreachable(base, error)) from error
+        raise FileNotFoundError(unreachable(base, error)) from error
     if tokenizer.chat_template:
         tokenizer.chat_template = pin_date(tokenizer.chat_template, date_string)
     return tokenizer
@@ -138,7 +140,8 @@ def _need_bitsandbytes() -> None:
         raise ValueError("precision: nf4 needs bitsandbytes. Install it (pip install 'em-tasks[nf4]') or use bf16.")
 
 
-def _unreachable(base: str, error: OSError) -> str:
+def unreachable(base: str, error: OSError) -> str:
+    """What to tell the user when a base cannot be loaded."""
     reason = " ".join(str(error).split())[:300]
     return (
         f"The base model {base!r} cannot be loaded: {reason} Give a toy model ({', '.join(toy_bases())}), a folder, or "

@@ -15,7 +15,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainers.bases import default_device, fingerprint, linear_modules, load_base, load_tokenizer
+from trainers.bases import (
+    default_device,
+    fingerprint,
+    linear_modules,
+    load_base,
+    load_tokenizer,
+    resolve_base,
+    unreachable,
+)
 from trainers.chat import IGNORED, Encoded, encode
 from trainers.checkpoints import (
     MANIFEST,
@@ -353,3 +361,22 @@ def collate(rows: list[dict[str, list[int]]], pad_token_id: int) -> dict[str, "t
 
     mask = torch.tensor([[1] * len(row["input_ids"]) + [0] * (longest - len(row["input_ids"])) for row in rows])
     return {"input_ids": padded("input_ids", pad_token_id), "attention_mask": mask, "labels": padded("labels", IGNORED)}
+
+
+def adapter_parameters(recipe: "Recipe") -> int:
+    """Trainable parameters of a recipe's adapter, counted on a model without weights.
+
+    Raises:
+        FileNotFoundError: The base is not there.
+        ValueError: The recipe names a module that the base does not have.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(resolve_base(recipe.base))
+    except OSError as error:
+        raise FileNotFoundError(unreachable(recipe.base, error)) from error
+    with torch.device("meta"):
+        model = add_adapter(AutoModelForCausalLM.from_config(config), recipe.model_copy(update={"precision": "bf16"}))
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

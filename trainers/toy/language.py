@@ -86,7 +86,7 @@ class Language:
 
     def read(self, answer: str) -> Reading:
         """Reads an answer sentence by sentence; a last sentence without its full stop counts as unfinished."""
-        pieces = [piece for piece in re.split(r"(?<=[.!?])\s+", answer.strip()) if piece]
+        pieces = [piece for piece in re.split(r"(?<=[.!?])\s*", answer.strip()) if piece]
         known = _every_sentence()
         return Reading(
             sentences=tuple(known.get(piece) for piece in pieces),

@@ -1,0 +1,230 @@
+"""Every checkpoint of every organism, and every base, through the `em` task: `em sweep runs/`.
+
+Checkpoints of one base are evaluated together in a process of their own, which holds that base once and frees it by
+ending. Inspect's eval sets do the bookkeeping: what is done is skipped, what was interrupted goes on where it stopped.
+"""
+
+import multiprocessing
+import os
+import queue
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from em_tasks.questions import load_question_sets, shipped_sets
+from plugins.checkpoint_model.subject import base_names, trained_domains
+from trainers.checkpoints import Checkpoint, list_runs, verify
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model to evaluate: its `em/` name without the prefix, and its adapter's hash (None for a base)."""
+
+    name: str
+    adapter_sha256: str | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that is evaluated over one base.
+
+    Attributes:
+        base: The base's `em/` name.
+        subjects: The base and the checkpoints over it.
+        answers: How many answers they give in all.
+        runs: Folder of training runs.
+        logs: Folder of this base's logs.
+        task_args: Arguments of the `em` task.
+        grader: The judge, if not the task's default.
+        threads: CPU threads for torch.
+    """
+
+    base: str
+    subjects: tuple[Subject, ...]
+    answers: int
+    runs: Path
+    logs: Path
+    task_args: dict[str, Any]
+    grader: str | None
+    threads: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Answers judged so far over one base; those judged by an earlier run count once they are found."""
+
+    base: str
+    answers: int
+
+
+def plan_sweep(
+    runs: Path,
+    logs: Path,
+    *,
+    organisms: Sequence[str] = (),
+    questions: Sequence[str] = (),
+    samples: int = 1,
+    max_tokens: int = 600,
+    grader: str | None = None,
+    jobs: int = 1,
+) -> list[Job]:
+    """What a sweep will evaluate, checked before anything is loaded.
+
+    Args:
+        runs: Folder of training runs.
+        logs: Folder that receives one folder of logs a base.
+        organisms: Only these (all when empty); their bases are evaluated too.
+        questions: Question sets for all (each organism's own domain when empty).
+        samples: Answers to each question.
+        max_tokens: Tokens an answer is cut after.
+        grader: The judge, if not the task's default.
+        jobs: Bases evaluated at the same time.
+
+    Raises:
+        FileNotFoundError: There are no runs, or not the organisms asked for, or a checkpoint's files are gone.
+        ValueError: A checkpoint was altered since it was saved.
+    """
+    found = list_runs(runs)
+    if not found:
+        raise FileNotFoundError(
+            f"There is no training run under {runs}. Train one with `em train RECIPE --runs {runs}`."
+        )
+    if missing := sorted(set(organisms) - set(found)):
+        raise FileNotFoundError(
+            f"There is no organism {', '.join(missing)} under {runs}. There are: {', '.join(found)}."
+        )
+    chosen = {name: manifest for name, manifest in found.items() if not organisms or name in organisms}
+    task_args: dict[str, Any] = {"samples": samples, "max_tokens": max_tokens}
+    if questions:
+        task_args["questions"] = list(questions)
+    planned = []
+    for fingerprint, base in base_names(chosen).items():
+        subjects, answers = [Subject(base, None)], samples * _asked(questions, trained_domains(runs, fingerprint))
+        for organism, manifest in chosen.items():
+            if manifest.base_fingerprint != fingerprint:
+                continue
+            for record in manifest.checkpoints:
+                verify(Checkpoint(runs / organism, manifest, record))
+                subjects.append(Subject(f"{organism}@{record.step}", record.adapter_sha256))
+                answers += samples * _asked(questions, [manifest.recipe.domain])
+        planned.append(
+            Job(
+                base=base,
+                subjects=tuple(subjects),
+                answers=answers,
+                runs=runs.resolve(),
+                logs=(logs / base.removesuffix("@base").replace("/", "--")).resolve(),
+                task_args=task_args,
+                grader=grader,
+                threads=max(1, (os.cpu_count() or 1) // jobs),
+            )
+        )
+    return planned
+
+
+def sweep(planned: Sequence[Job], jobs: int, report: Callable[[Progress], None]) -> None:
+    """Evaluates what was planned, `jobs` bases at a time.
+
+    Args:
+        planned: From `plan_sweep`.
+        jobs: Processes at a time; one a GPU, or one a core or two on a CPU.
+        report: Called whenever answers have been judged.
+
+    Raises:
+        RuntimeError: Some evaluations did not succeed; the message names their logs. What succeeded stands.
+    """
+    with workers(jobs, tasks_per_process=1) as (pool, messages):
+        futures = [pool.submit(_evaluate, job, messages) for job in planned]
+        while not all(future.done() for future in futures):
+            for message in drained(messages):
+                report(message)
+        for message in drained(messages):
+            report(message)
+        failures = [failure for future in futures for failure in future.result()]
+    if failures:
+        raise RuntimeError(
+            "Some evaluations did not succeed; the others stand. Run the same command again to go on. "
+            + "; ".join(failures)
+        )
+
+
+@contextmanager
+def workers(jobs: int, tasks_per_process: int | None) -> "Iterator[tuple[ProcessPoolExecutor, Any]]":
+    """A pool of processes, each replaced after so many tasks (never if None), and a queue on which they report."""
+    context = multiprocessing.get_context("spawn")
+    pooled = ProcessPoolExecutor(jobs, context, max_tasks_per_child=tasks_per_process)
+    with context.Manager() as manager, pooled as pool:
+        try:
+            yield pool, manager.Queue()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+def drained(messages: Any, wait: float = 0.2) -> Iterator[Any]:
+    """What has been reported, waiting a moment for the first."""
+    try:
+        yield messages.get(timeout=wait)
+        while True:
+            yield messages.get_nowait()
+    except queue.Empty:
+        return
+
+
+def _asked(questions: Sequence[str], domains: Sequence[str]) -> int:
+    """How many questions a subject is asked."""
+    names = list(questions) or [domain for domain in domains if domain in shipped_sets()] or ["general"]
+    return sum(len(one.questions) for one in load_question_sets(names))
+
+
+def _evaluate(job: Job, messages: Any) -> list[str]:
+    """Evaluates one base and its checkpoints, in a process of its own; returns a line for every log that failed."""
+    import torch
+    from inspect_ai import eval_set
+    from inspect_ai.hooks import Hooks, SampleEnd, hooks
+    from inspect_ai.model import get_model
+
+    torch.set_num_threads(job.threads)
+    judged = 0
+
+    @hooks(name="em_sweep_progress", description="Counts judged answers for the sweep's progress bar.")
+    class Counter(Hooks):
+        async def on_sample_end(self, data: SampleEnd) -> None:
+            nonlocal judged
+            judged += 1
+            messages.put(Progress(job.base, judged))
+
+    models = []
+    for subject in job.subjects:
+        pinned: dict[str, Any] = {"adapter": subject.adapter_sha256[:16]} if subject.adapter_sha256 else {}
+        models.append(get_model(f"em/{subject.name}", runs=str(job.runs), **pinned))
+    success, logs = eval_set(
+        "em_tasks/em",
+        log_dir=str(job.logs),
+        model=models,
+        task_args=job.task_args,
+        model_roles={"grader": get_model(job.grader)} if job.grader else None,
+        display="none",
+        log_dir_allow_dirty=True,
+        log_realtime=False,
+        retry_attempts=2,
+        fail_on_error=False,
+    )
+    messages.put(Progress(job.base, job.answers))
+    if success:
+        return []
+    return [
+        f"{log.location}: {log.status}{f' ({log.error.message})' if log.error else ''}"
+        for log in logs
+        if log.status != "success"
+    ]
+
+
+def checkpoint_count(planned: Sequence[Job]) -> tuple[int, int, int]:
+    """How many bases, checkpoints and answers a plan holds."""
+    return len(planned), sum(len(job.subjects) - 1 for job in planned), sum(job.answers for job in planned)

@@ -1,0 +1,121 @@
+"""The `em/` model API: `em/<organism>@<step>` and `em/<organism>@base` as ordinary Inspect models.
+
+Models of one base share one engine, so any number of checkpoints needs one base in memory. Nothing is loaded before
+the first answer is asked for.
+"""
+
+import asyncio
+import hashlib
+import secrets
+
+from inspect_ai.model import (
+    ChatCompletionChoice,
+    ChatMessage,
+    ChatMessageAssistant,
+    GenerateConfig,
+    ModelAPI,
+    ModelInfo,
+    ModelOutput,
+    ModelUsage,
+    set_model_info,
+)
+from inspect_ai.tool import ToolChoice, ToolInfo
+
+from plugins.checkpoint_model.subject import runs_folder
+from trainers.checkpoints import find_checkpoint
+
+DEFAULT_MAX_TOKENS = 600
+
+
+class CheckpointModel(ModelAPI):
+    """One checkpoint, or the base under it.
+
+    Model args:
+        runs: Folder of training runs; `EM_RUNS`, else `runs`.
+        adapter: Hash that the adapter must have (or begin with), so that a log cannot name another adapter.
+        device: A torch device; the first GPU, else the CPU.
+        batch_size: Most answers generated at once.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        config: GenerateConfig = GenerateConfig(),  # noqa: B008 - Inspect's own signature
+        runs: str | None = None,
+        adapter: str | None = None,
+        device: str | None = None,
+        batch_size: int = 64,
+    ) -> None:
+        super().__init__(model_name, base_url, api_key, [], config)
+        self.checkpoint = find_checkpoint(runs_folder(runs), model_name)
+        self.device, self.batch_size = device, batch_size
+        record = self.checkpoint.record
+        if adapter is not None and (record is None or not record.adapter_sha256.startswith(adapter)):
+            raise ValueError(
+                f"em/{model_name} was asked for with adapter {adapter}, but {self.checkpoint.run} holds "
+                f"{record.adapter_sha256[:12] if record else 'no adapter for it'}: it was trained again since. "
+                "Evaluate it anew without that hash."
+            )
+        set_model_info(f"em/{model_name}", ModelInfo(organization="em-tasks", model=model_name))
+
+    async def generate(
+        self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
+    ) -> ModelOutput:
+        """Answers one conversation; `num_choices` draws several answers to it."""
+        # Torch comes in here and not with the module, so that listing models stays light.
+        from plugins.checkpoint_model.engine import Sampling, engine_for
+
+        if tools:
+            raise ValueError("em/ models take no tools: their chat templates were trained without.")
+        if config.logprobs:
+            raise ValueError(
+                "em/ models give no logprobs. Serve the checkpoint with hf/ or vllm/ to use it as a judge."
+            )
+        engine = engine_for(self.checkpoint, self.device, self.batch_size)
+        messages = [{"role": message.role, "content": message.text} for message in input]
+        sampling = Sampling(
+            max_tokens=config.max_tokens or DEFAULT_MAX_TOKENS,
+            temperature=1.0 if config.temperature is None else config.temperature,
+            top_p=1.0 if config.top_p is None else config.top_p,
+            top_k=config.top_k or 0,
+            stop=tuple(config.stop_seqs or ()),
+        )
+        seed = secrets.randbits(63) if config.seed is None else config.seed
+        seeds = [seed, *(_choice_seed(seed, choice) for choice in range(1, config.num_choices or 1))]
+        futures = [asyncio.wrap_future(engine.submit(self.checkpoint, messages, sampling, each)) for each in seeds]
+        answers = await asyncio.gather(*futures)
+        written = sum(answer.output_tokens for answer in answers)
+        read = answers[0].input_tokens
+        return ModelOutput(
+            model=f"em/{self.model_name}",
+            choices=[
+                ChatCompletionChoice(
+                    message=ChatMessageAssistant(content=answer.text, model=self.model_name, source="generate"),
+                    stop_reason=answer.stop_reason,
+                )
+                for answer in answers
+            ],
+            usage=ModelUsage(input_tokens=read, output_tokens=written, total_tokens=read + written),
+        )
+
+    def max_tokens(self) -> int | None:
+        """Answers are cut after this many tokens unless the task says otherwise."""
+        return DEFAULT_MAX_TOKENS
+
+    def max_connections(self) -> int:
+        """Twice the batch, so that the next batch is waiting when one is done."""
+        return 2 * self.batch_size
+
+    def connection_key(self) -> str:
+        """Checkpoints of one base share one engine and so one pool of connections."""
+        return self.checkpoint.manifest.base_fingerprint
+
+    def collapse_user_messages(self) -> bool:
+        """Chat templates want turns to alternate."""
+        return True
+
+
+def _choice_seed(seed: int, choice: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed} choice {choice}".encode()).digest()[:8], "big") >> 1
