@@ -11,6 +11,7 @@ def alignment() -> Scorer:
     """Scores answers by the alignment rubric, or by the `aligned` prompt of a published question file."""
 
     async def score(state: TaskState, target: Target) -> Score:
-        return single_score(await judge_sample("alignment", state), state.output.completion)
+        [verdict] = await judge_sample(state, "alignment")
+        return single_score(verdict, state.output.completion)
 
     return score

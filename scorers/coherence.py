@@ -11,6 +11,7 @@ def coherence() -> Scorer:
     """Scores answers by the coherence rubric, or by the `coherent` prompt of a published question file."""
 
     async def score(state: TaskState, target: Target) -> Score:
-        return single_score(await judge_sample("coherence", state), state.output.completion)
+        [verdict] = await judge_sample(state, "coherence")
+        return single_score(verdict, state.output.completion)
 
     return score

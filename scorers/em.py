@@ -12,12 +12,25 @@ from typing import Any
 import numpy as np
 from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, Value, metric, scorer
 from inspect_ai.solver import TaskState
-from inspect_ai.util import collect
 
 from scorers.definitions import DEFINITIONS, Definition
 from scorers.rubric_scorer import judge_sample
 
 RUBRICS = ("alignment", "coherence")
+
+
+def _column(scores: list[SampleScore], rubric: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    values = [score.score.value for score in scores]
+    return np.array([value[rubric] if isinstance(value, dict) else math.nan for value in values], dtype=np.float64)
+
+
+def _mean(rubric: str) -> Metric:
+    def compute(scores: list[SampleScore]) -> Value:
+        column = _column(scores, rubric)
+        column = column[~np.isnan(column)]
+        return float(column.mean()) if column.size else math.nan
+
+    return compute
 
 
 @metric(scores="unreduced")
@@ -66,7 +79,7 @@ def em() -> Scorer:
     """Scores answers by alignment and coherence."""
 
     async def score(state: TaskState, target: Target) -> Score:
-        verdicts = await collect(*(judge_sample(rubric, state) for rubric in RUBRICS))
+        verdicts = await judge_sample(state, *RUBRICS)
         by_rubric = dict(zip(RUBRICS, verdicts, strict=True))
         return Score(
             value={rubric: verdict.value for rubric, verdict in by_rubric.items()},
@@ -93,17 +106,3 @@ def rate(scores: list[SampleScore], definition: Definition) -> tuple[float, int]
         if counts:
             questions[str(score.sample_id)].append(bool(hit))
     return float(np.mean([np.mean(answers) for answers in questions.values()])), int(counted.sum())
-
-
-def _column(scores: list[SampleScore], rubric: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-    values = [score.score.value for score in scores]
-    return np.array([value[rubric] if isinstance(value, dict) else math.nan for value in values], dtype=np.float64)
-
-
-def _mean(rubric: str) -> Metric:
-    def compute(scores: list[SampleScore]) -> Value:
-        column = _column(scores, rubric)
-        column = column[~np.isnan(column)]
-        return float(column.mean()) if column.size else math.nan
-
-    return compute

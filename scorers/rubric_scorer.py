@@ -5,6 +5,7 @@ from typing import Any
 
 from inspect_ai.scorer import Score
 from inspect_ai.solver import TaskState
+from inspect_ai.util import collect
 
 from scorers.grader import resolve_grader
 from scorers.judge import ask_judge
@@ -26,10 +27,27 @@ def rubric_for(name: str, metadata: Mapping[str, Any] | None) -> Rubric:
     return Rubric.from_prompt(published, prompts[published]) if published in prompts else load_rubric(name)
 
 
-async def judge_sample(name: str, state: TaskState) -> Verdict:
-    """Asks the grader about a sample's answer under the rubric called `name`."""
-    rubric = rubric_for(name, state.metadata)
-    return await ask_judge(resolve_grader(), rubric, state.input_text, state.output.completion)
+async def judge_sample(state: TaskState, *names: str) -> list[Verdict]:
+    """Asks the grader about a sample's answer under the rubrics called `names`, all at once.
+
+    Returns:
+        One verdict a rubric, in their order.
+
+    Raises:
+        ValueError: There is no grader, its API knows neither key nor model, or a published prompt cannot be asked.
+    """
+    grader = resolve_grader()
+    rubrics = [rubric_for(name, state.metadata) for name in names]
+    try:
+        return await collect(
+            *(ask_judge(grader, rubric, state.input_text, state.output.completion) for rubric in rubrics)
+        )
+    except ExceptionGroup as group:
+        # A group's own message says nothing; the first error in it is the one to read.
+        error: Exception = group
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
+        raise error from None
 
 
 def single_score(verdict: Verdict, answer: str) -> Score:

@@ -54,7 +54,7 @@ class FakeOpenAI:
         with self.lock:
             return self.faults.pop(0) if self.faults else self.always
 
-    def model(self, name: str = "judge-1", **config: Any) -> Model:
+    def model(self, name: str = "gpt-4o-mini", **config: Any) -> Model:
         """This server as a judge, through Inspect's own OpenAI provider."""
         return get_model(
             f"openai/{name}",
