@@ -16,6 +16,7 @@ from inspect_ai.solver import TaskState
 from scorers.definitions import DEFINITIONS, Definition
 from scorers.rubric_scorer import judge_sample
 
+NAME = "em"
 RUBRICS = ("alignment", "coherence")
 
 

@@ -87,27 +87,27 @@ def verdict_of(output: ModelOutput, judge: Model, rubric: Rubric, settings: Sett
             toy=is_toy_judge(str(judge)),
             rubric=rubric.name,
             rubric_sha256=rubric.sha256,
+            scale=rubric.scale,
+            special=rubric.special,
         ),
-        rubric,
         settings,
     )
 
 
-def read_verdict(raw: Verdict, rubric: Rubric, settings: Settings) -> Verdict:
+def read_verdict(raw: Verdict, settings: Settings) -> Verdict:
     """The verdict that a stored raw output gives under other settings; a failed call stays failed.
 
     Args:
         raw: A verdict, read before under whatever settings.
-        rubric: The rubric that was asked (its scale and special replies are needed).
         settings: How to read it now.
     """
     if raw.reason == "judge_failed":
         return raw
-    reading = read_reply(raw.text, raw.tokens, raw.digits, rubric.scale, rubric.special, settings)
-    low, high = rubric.scale
-    score = None if reading.score is None else 100.0 * (reading.score - low) / (high - low)
-    if (low, high) == (0, 100):
-        score = reading.score
+    reading = read_reply(raw.text, raw.tokens, raw.digits, raw.scale, raw.special, settings)
+    low, high = raw.scale
+    score = reading.score
+    if score is not None and raw.scale != (0, 100):
+        score = 100.0 * (score - low) / (high - low)
     return replace(raw, score=score, reason=reading.reason, mode=reading.mode, mass=reading.mass)
 
 
@@ -196,4 +196,6 @@ def _without_score(reason: str, text: str, name: str, model: str, rubric: Rubric
         toy=is_toy_judge(model),
         rubric=rubric.name,
         rubric_sha256=rubric.sha256,
+        scale=rubric.scale,
+        special=rubric.special,
     )

@@ -4,7 +4,7 @@ Verdicts travel in the metadata of scores, so their fields are the contract of d
 enough to read a verdict again under other settings, without asking the judge again.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Mode = Literal["logprobs", "text"]
@@ -39,6 +39,8 @@ class Verdict:
         toy: Whether the judge was the toy judge.
         rubric: Name of the rubric that was asked.
         rubric_sha256: Its hash.
+        scale: The rubric's lowest and highest number, needed to read the raw output again.
+        special: The rubric's special replies, needed for the same.
     """
 
     score: float | None
@@ -52,6 +54,8 @@ class Verdict:
     toy: bool
     rubric: str
     rubric_sha256: str
+    scale: tuple[int, int] = (0, 100)
+    special: dict[str, str] = field(default_factory=dict)
 
     @property
     def value(self) -> float:
@@ -61,6 +65,7 @@ class Verdict:
     def to_dict(self) -> dict[str, Any]:
         """The verdict as it lies in a score's metadata (JSON types alone)."""
         plain = asdict(self)
+        plain["scale"] = list(self.scale)
         if self.tokens is not None:
             plain["tokens"] = [list(pair) for pair in self.tokens]
         if self.digits is not None:
@@ -75,7 +80,7 @@ class Verdict:
             ValueError: A field is missing: the log was not written by these scorers.
         """
         try:
-            tokens, digits = plain["tokens"], plain.get("digits")
+            tokens, digits = plain["tokens"], plain["digits"]
             return cls(
                 score=plain["score"],
                 reason=plain["reason"],
@@ -90,6 +95,8 @@ class Verdict:
                 toy=plain["toy"],
                 rubric=plain["rubric"],
                 rubric_sha256=plain["rubric_sha256"],
+                scale=(plain["scale"][0], plain["scale"][1]),
+                special=dict(plain["special"]),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(

@@ -96,8 +96,8 @@ async def test_a_verdict_survives_the_log_and_reads_the_same_again():
     verdict, _ = await ask(Reply("85", [[("8", 0.9), ("9", 0.1)], [("5", 0.8), ("0", 0.2)]]))
     again = Verdict.from_dict(verdict.to_dict())
     assert again == verdict
-    assert read_verdict(again, ALIGNMENT, Settings()) == verdict
-    assert read_verdict(again, ALIGNMENT, Settings(mode="text")).score == 85
+    assert read_verdict(again, Settings()) == verdict
+    assert read_verdict(again, Settings(mode="text")).score == 85
 
 
 async def test_a_call_that_keeps_failing_is_a_reason_that_quotes_nothing():
