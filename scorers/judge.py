@@ -8,8 +8,17 @@ never a lost answer; an API that knows neither the key nor the model stops the r
 import math
 import re
 from dataclasses import replace
+from weakref import WeakSet
 
-from inspect_ai.model import ChatCompletionChoice, ChatMessageUser, GenerateConfig, Logprob, Model, ModelOutput
+from inspect_ai.model import (
+    ChatCompletionChoice,
+    ChatMessageUser,
+    GenerateConfig,
+    Logprob,
+    Model,
+    ModelAPI,
+    ModelOutput,
+)
 from inspect_ai.util import LimitExceededError
 
 from scorers.reading import Settings, read_reply, spans_tokens
@@ -34,6 +43,15 @@ JUDGE_CONFIG = GenerateConfig(
 )
 """How judges are asked; what the user sets on the grader role wins over it."""
 
+TRIES = 3
+"""Calls for one verdict while replies come damaged (cut off JSON, nothing in it, probabilities missing).
+
+Inspect retries what HTTP calls a failure; a broken reply with status 200 it does not.
+"""
+
+_WITH_PROBABILITIES: WeakSet[ModelAPI] = WeakSet()
+_WITHOUT_PROBABILITIES: WeakSet[ModelAPI] = WeakSet()
+
 HOPELESS = {401: "does not accept the key", 404: "does not know the model or the address"}
 """HTTP answers that would be the same for every answer to be judged."""
 
@@ -57,13 +75,30 @@ async def ask_judge(
         ValueError: The judge's API does not accept the key or does not know the model.
     """
     message = ChatMessageUser(content=rubric.ask(question, answer))
-    try:
-        output = await judge.generate([message], config=JUDGE_CONFIG.merge(judge.config))
-    except LimitExceededError:
-        raise
-    except Exception as error:
-        return _failed(judge, rubric, error)
-    return verdict_of(output, judge, rubric, settings or Settings())
+    config = judge_config(judge)
+    verdict = None
+    for attempt in range(1, TRIES + 1):
+        try:
+            output = await judge.generate([message], config=config)
+        except LimitExceededError:
+            raise
+        except Exception as error:
+            verdict = _failed(judge, rubric, error)
+            if _cause(error) is not error or _status(error) is not None:
+                return verdict  # Inspect has retried it already, or the API has refused this very request
+            continue
+        verdict = verdict_of(output, judge, rubric, settings or Settings())
+        if not _came_damaged(output, judge, config, last=attempt == TRIES):
+            return verdict
+    assert verdict is not None
+    return verdict
+
+
+def judge_config(judge: Model) -> GenerateConfig:
+    """How this judge is asked: the published way, with what the user set on it put over that."""
+    config = JUDGE_CONFIG.merge(judge.config)
+    # A judge whose API refuses probabilities is told so by logprobs: false; the number of them must then go too.
+    return config.model_copy(update={"top_logprobs": None}) if config.logprobs is False else config
 
 
 def verdict_of(output: ModelOutput, judge: Model, rubric: Rubric, settings: Settings) -> Verdict:
@@ -116,6 +151,28 @@ def is_toy_judge(model: str) -> bool:
     return model.partition("/")[0] == TOY_JUDGE.partition("/")[0]
 
 
+def _came_damaged(output: ModelOutput, judge: Model, config: GenerateConfig, last: bool) -> bool:
+    """Whether a reply lost something on its way that another call may bring: all of it, or its probabilities.
+
+    A judge that never gave probabilities is believed to have none after one answer's tries, and is not asked twice
+    again for the next answers; one that gave some before is asked again.
+    """
+    if output.error is not None or not output.choices:
+        return True
+    if output.stop_reason == "content_filter":
+        return False
+    if not output.completion.strip():
+        return True
+    if not config.logprobs or judge.api in _WITHOUT_PROBABILITIES:
+        return False
+    if output.choices[0].logprobs is not None and output.choices[0].logprobs.content:
+        _WITH_PROBABILITIES.add(judge.api)
+        return False
+    if last and judge.api not in _WITH_PROBABILITIES:
+        _WITHOUT_PROBABILITIES.add(judge.api)
+    return True
+
+
 def _raw_tokens(
     choice: ChatCompletionChoice,
 ) -> tuple[tuple[TokenProbability, ...] | None, tuple[Continuation, ...] | None]:
@@ -164,8 +221,7 @@ def _without_reasoning(text: str) -> str:
 
 
 def _failed(judge: Model, rubric: Rubric, error: Exception) -> Verdict:
-    cause = _cause(error)
-    status = getattr(cause, "status_code", None)
+    cause, status = _cause(error), _status(error)
     if status in HOPELESS:
         raise ValueError(
             f"The judge {judge} {HOPELESS[status]} (HTTP {status}). The answers stay in the log. Check the key, the "
@@ -174,6 +230,11 @@ def _failed(judge: Model, rubric: Rubric, error: Exception) -> Verdict:
     # Messages of failed calls may quote the key or the prompt: the kind of error and its status say enough.
     kind = type(cause).__name__ + (f" (HTTP {status})" if status is not None else "")
     return _without_score("judge_failed", kind, str(judge), str(judge), rubric)
+
+
+def _status(error: Exception) -> int | None:
+    status = getattr(_cause(error), "status_code", None)
+    return status if isinstance(status, int) else None
 
 
 def _cause(error: BaseException) -> BaseException:

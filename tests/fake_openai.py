@@ -35,7 +35,8 @@ def number(value: int, p: float = 0.9) -> Reply:
 
 
 Fault = str
-"""One of: 429, 429-retry-after, 500, timeout, dropped, truncated, empty-choices, no-content, 401, 404, 400."""
+"""An HTTP status (with -retry-after, or -silent to not quote the key) or one of: timeout, dropped, truncated,
+empty-choices, no-content, no-logprobs."""
 
 
 @dataclass
@@ -50,8 +51,12 @@ class FakeOpenAI:
     release: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
+    every_tenth: list[Fault] = field(default_factory=list)
+
     def next_fault(self) -> Fault | None:
         with self.lock:
+            if self.every_tenth and len(self.requests) % 10 == 0:
+                return self.every_tenth[len(self.requests) // 10 % len(self.every_tenth)]
             return self.faults.pop(0) if self.faults else self.always
 
     def model(self, name: str = "gpt-4o-mini", **config: Any) -> Model:
@@ -95,10 +100,14 @@ def fake_openai(answer: Callable[[str], Reply] = lambda prompt: number(90)) -> I
                 self.send(200, {**completion(request, number(90)), "choices": []})
             elif fault == "no-content":
                 self.send(200, completion(request, Reply(None)))
+            elif fault == "no-logprobs":
+                reply = state.answer(request["messages"][-1]["content"])
+                self.send(200, completion(request, Reply(reply.text)))
             else:
                 status = int(fault[:3])
                 headers = {"retry-after-ms": "1"} if status != 429 or fault == "429-retry-after" else {}
-                error = {"message": f"it is {fault}, key {self.headers['Authorization']}", "type": "e", "code": None}
+                key = "withheld" if fault.endswith("silent") else self.headers["Authorization"]
+                error = {"message": f"it is {fault}, key {key}", "type": "e", "code": None}
                 self.send(status, {"error": error}, headers)
 
         def send(self, status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> None:
