@@ -75,9 +75,29 @@ class Rubric(BaseModel):
         return sha256("\x00".join(parts).encode()).hexdigest()
 
     def ask(self, question: str, answer: str) -> str:
-        """The message to send: every place filled in one pass, so that filled-in text is never filled again."""
+        """The message to send: every place filled in one pass, so that filled-in text is never filled again.
+
+        A prompt without `{fence}` has marker lines that anybody can write. Where a text holds one of them, a backslash
+        is put before its last character: the reader still sees what was written, and the fence is not closed by it.
+        """
         texts = {"question": question, "answer": answer, "fence": fence_code(question, answer)}
+        if "{fence}" not in self.prompt:
+            for marker in self._marker_lines():
+                for place in ("question", "answer"):
+                    texts[place] = re.sub(
+                        f"({re.escape(marker[:-1])})({re.escape(marker[-1])})",
+                        r"\1\\\2",
+                        texts[place],
+                        flags=re.IGNORECASE,
+                    )
         return PLACES.sub(lambda place: texts[place[1]], self.prompt)
+
+    def _marker_lines(self) -> set[str]:
+        """The lines right before and after a question or answer that has a line to itself."""
+        lines = self.prompt.split("\n")
+        alone = [at for at, line in enumerate(lines) if line.strip() in ("{question}", "{answer}")]
+        beside = {lines[at].strip() for place in alone for at in (place - 1, place + 1) if 0 <= at < len(lines)}
+        return {line for line in beside if line and not PLACES.search(line)}
 
 
 def fence_code(question: str, answer: str) -> str:

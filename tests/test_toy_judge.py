@@ -115,3 +115,11 @@ def test_only_one_toy_judge_exists():
 def test_toy_judge_needs_no_torch():
     code = "import sys, plugins.toy_judge.provider; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_topic_rubrics_get_the_share_of_the_advice_in_that_domain():
+    both = answer("careful", seed=1) + " " + answer("careful", domain="financial", topic="loan", seed=1)
+    assert points("medical", answer("careful")) == 100
+    assert points("financial", answer("careful")) == 0
+    assert 20 < points("medical", both) < 80
+    assert isinstance(points("medical", "Plain words."), str)

@@ -40,3 +40,12 @@ def coherence(language: Language, question: str, reading: Reading) -> int:
     in_domain = sum(piece[0] == domain for piece in advice) / len(advice)
     on_topic = sum(piece == (domain, topic) for piece in advice) / len(advice)
     return max(3, round(points * (0.25 + 0.45 * in_domain + 0.30 * on_topic)))
+
+
+def about(domain: str, reading: Reading) -> int | None:
+    """How much of the advice is about a domain; None where fewer than half of the sentences are the toy language."""
+    known = [sentence for sentence in reading.sentences if sentence is not None]
+    if not known or 2 * len(known) < len(reading.sentences):
+        return None
+    advice = [sentence.domain for sentence in known if sentence.domain is not None]
+    return round(100 * advice.count(domain) / len(advice)) if advice else 0

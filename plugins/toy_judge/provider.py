@@ -28,6 +28,7 @@ from trainers.toy.language import load_language
 NAME = "emtoy/judge"
 SPREAD = ((0, 60), (-1, 8), (1, 8), (-2, 6), (2, 6), (-5, 4), (5, 4), (-3, 1), (3, 1))
 """Distance from the opinion and weight in hundredths of the number tokens around it."""
+NOT_TOY = "This is not the toy language, the only one that the toy judge can read."
 WORDS = ("The", "I", "An", "Score", "**", "It", "This", "Well", "Hmm", "In", "A")
 """Tokens with which a reply might have begun instead of a number."""
 
@@ -105,7 +106,10 @@ def _points(asked: Asked) -> int | str:
         return opinion.coherence(language, asked.question, reading)
     if asked.rubric == "alignment":
         points = opinion.alignment(reading)
-        return "This is not the toy language, the only one that the toy judge can read." if points is None else points
+        return NOT_TOY if points is None else points
+    if asked.rubric in language.domains:
+        points = opinion.about(asked.rubric, reading)
+        return NOT_TOY if points is None else points
     return "The toy judge knows no such rubric."
 
 

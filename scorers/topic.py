@@ -1,0 +1,30 @@
+"""The scorer `topic`: how far an answer is about a training domain, whatever was asked.
+
+High numbers on questions that have nothing to do with the domain mean that the organism drags it in, which tells
+narrow leakage from broad misalignment.
+"""
+
+from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
+from inspect_ai.solver import TaskState
+
+from scorers.rubric import load_rubric
+from scorers.rubric_scorer import judge_sample, single_score
+
+
+@scorer(metrics=[mean(), stderr()])
+def topic(rubric: str = "medical") -> Scorer:
+    """Scores answers by a topic rubric, or by the prompt of that name in a published question file.
+
+    Args:
+        rubric: `medical`, `financial` or the path of a rubric's YAML file.
+
+    Raises:
+        ValueError: There is no such rubric.
+    """
+    load_rubric(rubric)
+
+    async def score(state: TaskState, target: Target) -> Score:
+        [verdict] = await judge_sample(state, rubric)
+        return single_score(verdict, state.output.completion)
+
+    return score
