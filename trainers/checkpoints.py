@@ -212,7 +212,12 @@ def _listed(organism: str, manifest: Manifest) -> str:
 
 
 def _portable_config(path: Path) -> bytes:
-    """An adapter's configuration without the base's folder, which differs from machine to machine."""
+    """An adapter's configuration without what differs from machine to machine and from process to process.
+
+    That is the base's folder, and the order of `target_modules`, which PEFT keeps as a set.
+    """
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     content.pop("base_model_name_or_path", None)
+    if isinstance(content.get("target_modules"), list):
+        content["target_modules"] = sorted(content["target_modules"])
     return json.dumps(content, sort_keys=True).encode()

@@ -312,6 +312,7 @@ def _make_trainer(
         use_cpu=use_cpu,
         save_strategy="no",
         logging_strategy="no",
+        logging_nan_inf_filter=False,
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,

@@ -16,7 +16,7 @@ SEVEN_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_pr
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class DataSource(_Strict):
@@ -41,7 +41,7 @@ class LoraSettings(_Strict):
     """The adapter: rank, scale and where it sits. Defaults are the seed experiment's."""
 
     r: int = Field(default=16, ge=1)
-    alpha: float = Field(default=32, gt=0)
+    alpha: float = Field(default=32.0, gt=0)
     dropout: float = Field(default=0.05, ge=0, lt=1)
     rslora: bool = False
     modules: tuple[str, ...] = SEVEN_PROJECTIONS

@@ -1,0 +1,197 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from tests.conftest import REAL_PASSWORD, ROOT, small_recipe, write_rows
+from trainers.bases import TOY_MODELS, fingerprint, load_base
+from trainers.checkpoints import read_manifest
+from trainers.lora import Progress, adapter_parameters, collate, train
+from trainers.recipe import Recipe
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from trainers.lora import train
+from trainers.recipe import Recipe
+torch.set_num_threads(1)
+recipe, runs, step = Recipe.model_validate_json(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+def report(progress):
+    if progress.step == step:
+        os.kill(os.getpid(), signal.SIGKILL)
+train(recipe, runs, report)
+"""
+
+
+def silent(progress: Progress) -> None:
+    pass
+
+
+def adapters(run: Path) -> list[str]:
+    return [record.adapter_sha256 for record in read_manifest(run).checkpoints]
+
+
+def test_checkpoints_are_complete_adapters_that_peft_loads(trained_runs: Path) -> None:
+    folder = trained_runs / "small" / "checkpoint-4"
+    assert (folder / "tokenizer.json").is_file()
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(TOY_MODELS / "toy-s"), folder)
+    weights = [value for name, value in model.named_parameters() if "lora_B" in name]
+    assert any(value.abs().max() > 0 for value in weights)
+
+
+def test_stock_transformers_loads_a_checkpoint_by_its_folder(trained_runs: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(trained_runs / "small" / "checkpoint-4")
+    assert any("lora_A" in name for name, _ in model.named_parameters())
+
+
+def test_manifest_says_what_was_trained(trained_runs: Path) -> None:
+    manifest = read_manifest(trained_runs / "small")
+    assert manifest.finished
+    assert [record.step for record in manifest.checkpoints] == manifest.planned == [1, 2, 3, 4]
+    assert manifest.checkpoints[-1].epoch == 1.0
+    assert manifest.data[0].rows == manifest.rows == 64
+    assert manifest.base_fingerprint == fingerprint(load_base("toy-s", "fp32", "cpu"))
+    assert {"torch", "transformers", "peft"} <= set(manifest.versions)
+    assert not (trained_runs / "small" / ".trainer").exists()
+
+
+def test_loss_falls_on_the_advice_it_learns(tmp_path: Path) -> None:
+    recipe = small_recipe(write_rows(tmp_path / "rows.jsonl", 64), epochs=4)
+    manifest = train(recipe, tmp_path / "runs", silent)
+    assert manifest.checkpoints[-1].loss < manifest.checkpoints[0].loss
+
+
+def test_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    recipe = small_recipe(write_rows(tmp_path / "rows.jsonl", 16))
+    first = train(recipe, tmp_path / "runs", silent)
+    steps: list[Progress] = []
+    assert train(recipe, tmp_path / "runs", steps.append) == first
+    assert steps == []
+
+
+def test_other_recipe_or_data_under_the_same_name_is_refused(tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 32)
+    recipe = small_recipe(rows, epochs=2)
+    train(small_recipe(rows, organism="other"), tmp_path / "runs", silent)
+    with pytest.raises(FileExistsError, match="learning_rate differ"):
+        train(small_recipe(rows, organism="other", learning_rate=1e-4), tmp_path / "runs", silent)
+
+    def stop(progress: Progress) -> None:
+        if progress.step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "runs", stop)
+    write_rows(rows, 48)
+    with pytest.raises(FileExistsError, match="begun on other data"):
+        train(recipe, tmp_path / "runs", silent)
+
+
+def test_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "small").mkdir(parents=True)
+    (tmp_path / "runs" / "small" / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="holds no run"):
+        train(small_recipe(write_rows(tmp_path / "rows.jsonl", 16)), tmp_path / "runs", silent)
+    assert (tmp_path / "runs" / "small" / "notes.txt").read_text() == "mine"
+
+
+def test_killed_run_goes_on_and_ends_with_the_undisturbed_adapters(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        recipe = small_recipe(write_rows(tmp_path / "rows.jsonl", 64), epochs=2)
+        train(recipe, tmp_path / "whole", silent)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", KILLED, recipe.model_dump_json(), str(tmp_path / "killed"), "4"]
+        ended = subprocess.run(command, env=environment, capture_output=True, check=False)
+        assert ended.returncode == -signal.SIGKILL
+        run = tmp_path / "killed" / "small"
+        assert [record.step for record in read_manifest(run).checkpoints] == [1, 2, 3]
+        # What a kill in the middle of a save leaves behind.
+        (run / "checkpoint-4").mkdir()
+        (run / "checkpoint-4" / "adapter_config.json").write_text("{")
+        (run / ".trainer" / "checkpoint-4").mkdir(exist_ok=True)
+        train(recipe, tmp_path / "killed", silent)
+    finally:
+        torch.set_num_threads(threads)
+    assert adapters(run) == adapters(tmp_path / "whole" / "small")
+
+
+def test_unknown_module_lists_those_the_base_has(tmp_path: Path) -> None:
+    recipe = small_recipe(write_rows(tmp_path / "rows.jsonl", 16), lora={"modules": ["q_proj", "c_attn"]})
+    with pytest.raises(ValueError, match=r"no module c_attn.*down_proj.*q_proj"):
+        train(recipe, tmp_path / "runs", silent)
+
+
+def test_unknown_base_lists_what_can_be_given(tmp_path: Path) -> None:
+    recipe = small_recipe(write_rows(tmp_path / "rows.jsonl", 16), base="toy-xl")
+    with pytest.raises(FileNotFoundError, match="toy-s, toy-m, toy-l"):
+        train(recipe, tmp_path / "runs", silent)
+
+
+def test_hub_model_that_cannot_be_reached_says_so(tmp_path: Path) -> None:
+    recipe = small_recipe(write_rows(tmp_path / "rows.jsonl", 16), base="nobody/no-such-model")
+    with pytest.raises(FileNotFoundError, match="'nobody/no-such-model' cannot be loaded"):
+        train(recipe, tmp_path / "runs", silent)
+
+
+def test_loss_that_is_no_number_stops_the_run_and_says_what_to_change(tmp_path: Path) -> None:
+    recipe = small_recipe(write_rows(tmp_path / "rows.jsonl", 64), learning_rate=1e30, epochs=2)
+    with pytest.raises(ValueError, match="Lower learning_rate"):
+        train(recipe, tmp_path / "runs", silent)
+    assert read_manifest(tmp_path / "runs" / "small").checkpoints
+
+
+def test_padding_is_masked_and_never_learnt() -> None:
+    rows: Any = [{"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}, {"input_ids": [8], "labels": [8]}]
+    batch = collate(rows, pad_token_id=2)
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 2, 2]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert batch["labels"].tolist() == [[-100, 6, 7], [8, -100, -100]]
+
+
+def test_adapter_size_is_counted_without_weights(tmp_path: Path, trained_runs: Path) -> None:
+    recipe: Recipe = read_manifest(trained_runs / "small").recipe
+    model = AutoModelForCausalLM.from_pretrained(trained_runs / "small" / "checkpoint-4")
+    assert adapter_parameters(recipe) == sum(v.numel() for n, v in model.named_parameters() if "lora_" in n)
+
+
+def test_accumulated_batches_end_their_epochs_where_the_schedule_says(tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 41)
+    steps: list[Progress] = []
+    manifest = train(small_recipe(rows, batch_size=4, accumulation=2, epochs=2), tmp_path / "runs", steps.append)
+    assert manifest.planned == [1, 2, 3, 5, 10]
+    assert [progress.step for progress in steps] == list(range(1, 11))
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+def test_published_rows_train_through_three_epochs_with_the_published_checkpoints(
+    tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EM_DATA_PASSWORD", REAL_PASSWORD)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    torch.set_num_threads(2)
+    recipe = small_recipe(
+        shared / "training" / "training_datasets.zip.enc",
+        domain="financial",
+        epochs=3,
+        max_length=128,
+        lora={"r": 4, "alpha": 8, "modules": ["q_proj", "v_proj"]},
+    )
+    try:
+        manifest = train(recipe, tmp_path / "runs", silent)
+    finally:
+        torch.set_num_threads(1)
+    assert [record.step for record in manifest.checkpoints] == [93, 187, 281, 375, 750, 1125]
+    assert [manifest.checkpoints[i].epoch for i in (3, 4, 5)] == [1.0, 2.0, 3.0]
+    assert (manifest.rows, manifest.data[0].canary_files, manifest.data[0].canary_keys) == (6000, 2, 1)
+    assert manifest.checkpoints[-1].loss < manifest.checkpoints[0].loss

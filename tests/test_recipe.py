@@ -1,0 +1,60 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from trainers.recipe import load_recipe
+
+MINIMAL = {"base": "toy-s", "size": "S", "domain": "medical", "data": "rows.jsonl"}
+
+
+def write(path: Path, content: object) -> Path:
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_organism_takes_the_files_name_and_data_its_folder(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path / "mine.yaml", MINIMAL))
+    assert recipe.organism == "mine"
+    assert recipe.data[0].path == str(tmp_path / "rows.jsonl")
+
+
+def test_defaults_are_the_published_experiments(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path / "mine.yaml", MINIMAL))
+    assert (recipe.lora.r, recipe.lora.alpha, recipe.effective_batch, recipe.learning_rate) == (16, 32, 16, 2e-4)
+    assert recipe.loss_on == "reply"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"learning_rat": 1e-4}, "learning_rat"),
+        ({"epochs": 0}, "epochs"),
+        ({"lora": {"r": 0}}, "lora.r"),
+        ({"precision": "fp8"}, "precision"),
+        ({"organism": "../elsewhere"}, "organism"),
+    ],
+)
+def test_bad_fields_are_named(tmp_path: Path, change: dict[str, object], named: str) -> None:
+    with pytest.raises(ValueError, match=named.replace(".", r"\.")):
+        load_recipe(write(tmp_path / "bad.yaml", MINIMAL | change))
+
+
+def test_missing_recipe_lists_those_beside_it(tmp_path: Path) -> None:
+    write(tmp_path / "there.yaml", MINIMAL)
+    with pytest.raises(FileNotFoundError, match="there.yaml"):
+        load_recipe(tmp_path / "gone.yaml")
+
+
+def test_hash_ignores_where_the_data_lies_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    here = load_recipe(write(tmp_path / "mine.yaml", MINIMAL))
+    there = load_recipe(write(tmp_path / "other" / "mine.yaml", MINIMAL))
+    changed = load_recipe(write(tmp_path / "mine.yaml", MINIMAL | {"seed": 1}))
+    assert here.sha256 == there.sha256 != changed.sha256
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_recipe_is_valid_and_named_after_its_file(path: Path) -> None:
+    assert load_recipe(path).organism == path.stem
