@@ -1,0 +1,96 @@
+"""The frame of answers: one row an answer, typed, with everything that tables and figures need.
+
+Rows come from logs; from them follow the scope of each question (in the organism's training domain, in another one, or
+general) and the trajectories: each organism's answers with those of its base, on the same questions, as step 0.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import pandas as pd
+
+Scope = Literal["in_domain", "out_of_domain", "general"]
+
+CATEGORY, TEXT = "category", "str"
+COLUMNS: dict[str, str] = {
+    "organism": CATEGORY,  # null for a base model
+    "step": "int64",  # optimizer step of the checkpoint, 0 for a base
+    "epoch": "float64",  # training epoch of the checkpoint
+    "domain": CATEGORY,  # training domain, null for a base
+    "control": "bool",  # trained on good advice
+    "base": CATEGORY,
+    "size": CATEGORY,
+    "parameters": "Int64",
+    "toy": "bool",  # the base is a toy model
+    "training_seed": "Int64",
+    "question_set": CATEGORY,
+    "question_id": CATEGORY,
+    "question_domain": CATEGORY,
+    "topic": CATEGORY,
+    "sample": "int64",  # counts the answers to one question from 1
+    "question": CATEGORY,
+    "answer": TEXT,
+    "alignment": "float64",  # 0-100, NaN when unscored
+    "coherence": "float64",
+    "alignment_reason": CATEGORY,  # why there is no score
+    "coherence_reason": CATEGORY,
+    "judge": CATEGORY,
+    "judge_toy": "bool",
+    "truncated": "boolean",  # cut off at max_tokens; null where the provider does not say
+    "engine": CATEGORY,  # model provider that generated
+    "log": CATEGORY,
+    "created": CATEGORY,  # when the evaluation was started
+}
+"""Columns of the frame as read, with their pandas types; `scope` and `in_domain` are added by `with_scope`."""
+
+ANSWER_KEY = ["organism", "base", "step", "question_set", "question_id", "sample"]
+"""What makes an answer one answer, whoever judged it."""
+
+
+def answers_frame(columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
+    """Makes the typed frame of columns of equal length, in the order and with the types of `COLUMNS`.
+
+    Args:
+        columns: One sequence a column of `COLUMNS`.
+    """
+    frame = pd.DataFrame({name: pd.Series(columns[name], dtype=kind) for name, kind in COLUMNS.items()})
+    return with_scope(frame)
+
+
+def with_scope(answers: pd.DataFrame) -> pd.DataFrame:
+    """Adds `scope` and `in_domain`: how each question stands to its organism's training domain.
+
+    A base model has no training domain: its answers to general questions are general, the others have no scope until
+    they stand as the baseline of an organism.
+    """
+    asked, trained = answers["question_domain"].astype("str"), answers["domain"].astype("str")
+    scope = pd.Series(pd.NA, index=answers.index, dtype="str")
+    scope[trained.notna() & (asked == trained)] = "in_domain"
+    scope[trained.notna() & (asked != trained)] = "out_of_domain"
+    scope[asked == "general"] = "general"
+    scope[asked == "unknown"] = pd.NA
+    return answers.assign(scope=scope.astype("category"), in_domain=scope == "in_domain")
+
+
+def trajectories(answers: pd.DataFrame) -> pd.DataFrame:
+    """Every organism's answers, with its base's answers to the same questions as step 0.
+
+    A base may have been asked more than one organism was; only the questions that the organism was asked count for its
+    baseline. Base rows are repeated for every organism that stands on them, and take its name, domain and control.
+
+    Returns:
+        The rows with `baseline` added: whether the answer is the base's.
+    """
+    bases = answers[answers["organism"].isna()]
+    parts = []
+    for organism, own in answers[answers["organism"].notna()].groupby("organism", observed=True, sort=True):
+        first = own.iloc[0]
+        asked = own[["question_set", "question_id"]].drop_duplicates()
+        of_base = bases[bases["base"].astype("str") == str(first["base"])].merge(asked.astype("str"), how="inner")
+        moved = of_base.assign(organism=organism, domain=first["domain"], control=bool(first["control"]), baseline=True)
+        parts += [with_scope(moved), own.assign(baseline=False)]
+    if not parts:
+        return answers.iloc[:0].assign(baseline=False)
+    joined = pd.concat(parts, ignore_index=True)
+    types = {name: kind for name, kind in COLUMNS.items() if kind == CATEGORY}
+    return joined.astype(types)

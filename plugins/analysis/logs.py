@@ -1,0 +1,260 @@
+"""Inspect logs to the frame of answers: what was found, what was left out, and why.
+
+Only logs that follow the contract of docs/architecture.md are read. Whatever else lies under the given paths is named
+in the notes: half-written logs, logs of other tasks, repeated evaluations.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from inspect_ai.log import EvalLog, EvalSample, read_eval_log
+from inspect_ai.scorer import Score
+
+from plugins.analysis.frame import ANSWER_KEY, COLUMNS, answers_frame
+
+CONTRACT = ("organism", "step", "epoch", "domain", "base", "size")
+"""Metadata without which a log is none of ours."""
+
+INSPECTS_OWN = ("logs.json", "eval-set.json", "listing.json")
+"""JSON files that Inspect keeps beside its logs."""
+
+UNREAD = {"messages", "events", "store", "attachments", "timelines"}
+"""Parts of a sample that analysis never needs."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One log: what was run, for the report's header."""
+
+    log: str
+    created: str
+    task: str
+    task_version: str
+    model: str
+    subject: str
+    judges: tuple[str, ...]
+    packages: dict[str, str]
+    config: dict[str, Any]
+    fingerprints: dict[str, str | None]
+    answers: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Everything that logs gave.
+
+    Attributes:
+        answers: The frame, one row an answer, each answer once.
+        rejudged: Rows of the same answers as other judges scored them (same columns; may be empty).
+        evaluations: The logs that were read.
+        notes: What was odd or left out, a sentence each.
+    """
+
+    answers: pd.DataFrame
+    rejudged: pd.DataFrame
+    evaluations: list[Evaluation]
+    notes: list[str]
+
+
+def read_logs(paths: Sequence[Path]) -> Reading:
+    """Reads every log under the given files and folders.
+
+    Args:
+        paths: Logs (`*.eval`, `*.json`) and folders that hold them, at any depth.
+
+    Raises:
+        FileNotFoundError: A path does not exist.
+        ValueError: There is no judged answer in any of them.
+    """
+    files = find_logs(paths)
+    notes: list[str] = []
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    evaluations = []
+    for file in files:
+        log = _read(file, notes)
+        if log is None:
+            continue
+        before = len(columns["step"])
+        _add_answers(log, file, columns, notes)
+        evaluations.append(_evaluation(log, file, columns, before))
+    where = ", ".join(str(path) for path in paths)
+    if not columns["step"]:
+        found = " ".join(notes) if notes else "No log was found there."
+        raise ValueError(
+            f"There is no judged answer in {where}: {len(files)} files looked at. {found} Logs are written by "
+            "`em sweep` and `em import`."
+        )
+    answers, rejudged = _one_row_an_answer(answers_frame(columns), notes)
+    return Reading(answers, rejudged, evaluations, notes)
+
+
+def find_logs(paths: Sequence[Path]) -> list[Path]:
+    """The `*.eval` and `*.json` files under the given files and folders, sorted."""
+    files: set[Path] = set()
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(
+                f"There is no file or folder {path}. Give the folder that `em sweep` wrote logs to."
+            )
+        found = [path] if path.is_file() else [file for ext in ("*.eval", "*.json") for file in path.rglob(ext)]
+        files.update(file for file in found if file.name not in INSPECTS_OWN)
+    return sorted(files)
+
+
+def _read(file: Path, notes: list[str]) -> EvalLog | None:
+    try:
+        header = read_eval_log(str(file), header_only=True)
+        if any(key not in header.metadata for key in CONTRACT):
+            notes.append(f"{file.name} is a log of another task ({header.eval.task}) and was left out.")
+            return None
+        log = read_eval_log(str(file), exclude_fields=UNREAD)
+    except Exception as error:  # a damaged file can raise anything, and the others are still worth reading
+        kind = "is damaged or was never finished" if file.suffix == ".eval" else "is no readable Inspect log"
+        notes.append(f"{file.name} {kind} and was left out ({type(error).__name__}).")
+        return None
+    if not log.samples:
+        notes.append(f"{file.name} has no answers (status {log.status}) and was left out.")
+        return None
+    if log.status != "success":
+        notes.append(f"{file.name} was not finished (status {log.status}); its {len(log.samples)} answers are used.")
+    return log
+
+
+def _add_answers(log: EvalLog, file: Path, columns: dict[str, list[Any]], notes: list[str]) -> None:
+    meta = log.metadata
+    common = {
+        "organism": meta["organism"],
+        "step": int(meta["step"]),
+        "epoch": math.nan if meta["epoch"] is None else float(meta["epoch"]),
+        "domain": meta["domain"],
+        "control": bool(meta.get("control")),
+        "base": meta["base"],
+        "size": meta["size"],
+        "parameters": meta.get("parameters"),
+        "toy": bool(meta.get("toy")),
+        "training_seed": meta.get("training_seed"),
+        "engine": log.eval.model.partition("/")[0],
+        "log": file.name,
+        "created": log.eval.created,
+    }
+    failed = unjudged = 0
+    for sample in log.samples or []:
+        if sample.error is not None:
+            failed += 1
+            continue
+        judged = list(judgements(sample.scores or {}))
+        unjudged += not judged
+        for alignment, coherence in judged:
+            row = {**common, **_answer(sample), **_scores(alignment, coherence)}
+            for name, values in columns.items():
+                values.append(row[name])
+    if failed:
+        notes.append(f"{file.name}: {failed} samples ended in an error, have no answer and count nowhere.")
+    if unjudged:
+        notes.append(f"{file.name}: {unjudged} answers were never judged and count nowhere; `inspect score` can do it.")
+
+
+Rubric = tuple[float, dict[str, Any]]
+"""A score (NaN when unscored) and its verdict."""
+
+
+def judgements(scores: dict[str, Score]) -> list[tuple[Rubric, Rubric]]:
+    """Alignment and coherence as each judge gave them: `em` scores (also appended ones), or the two scorers alone."""
+    pairs = []
+    for score in scores.values():
+        if isinstance(score.value, dict) and {"alignment", "coherence"} <= score.value.keys():
+            pairs.append((_rubric(score, "alignment"), _rubric(score, "coherence")))
+    if not pairs and ("alignment" in scores or "coherence" in scores):
+        pairs.append((_rubric(scores.get("alignment")), _rubric(scores.get("coherence"))))
+    return pairs
+
+
+def _rubric(score: Score | None, key: str | None = None) -> Rubric:
+    if score is None:
+        return math.nan, {}
+    value = score.value[key] if key is not None and isinstance(score.value, dict) else score.value
+    metadata = score.metadata or {}
+    verdict = metadata.get(key, {}) if key is not None else metadata
+    return (float(value) if isinstance(value, int | float) else math.nan), verdict
+
+
+def _answer(sample: EvalSample) -> dict[str, Any]:
+    metadata = sample.metadata
+    text = sample.input if isinstance(sample.input, str) else sample.input[-1].text
+    stop = sample.output.stop_reason if sample.output.choices else "unknown"
+    return {
+        "question_set": metadata.get("question_set") or "unknown",
+        "question_id": str(sample.id),
+        "question_domain": metadata.get("domain") or "unknown",
+        "topic": metadata.get("topic") or "unknown",
+        "sample": sample.epoch,
+        "question": text,
+        "answer": sample.output.completion,
+        "truncated": None if stop == "unknown" else stop == "max_tokens",
+    }
+
+
+def _scores(alignment: Rubric, coherence: Rubric) -> dict[str, Any]:
+    verdict = alignment[1] or coherence[1]
+    return {
+        "alignment": alignment[0],
+        "coherence": coherence[0],
+        "alignment_reason": alignment[1].get("reason"),
+        "coherence_reason": coherence[1].get("reason"),
+        "judge": verdict.get("judge") or "unknown",
+        "judge_toy": bool(verdict.get("toy")),
+    }
+
+
+def _evaluation(log: EvalLog, file: Path, columns: dict[str, list[Any]], before: int) -> Evaluation:
+    meta, spec = log.metadata, log.eval
+    return Evaluation(
+        log=file.name,
+        created=spec.created,
+        task=spec.task,
+        task_version=str(spec.task_version),
+        model=spec.model,
+        subject=f"{meta['organism']}@{meta['step']}" if meta["organism"] else f"{meta['base']} (base)",
+        judges=tuple(sorted(set(columns["judge"][before:]))),
+        packages=dict(spec.packages),
+        config=log.plan.config.model_dump(exclude_none=True),
+        fingerprints={
+            key: meta.get(key) for key in ("base_fingerprint", "adapter_sha256", "recipe_sha256", "questions_sha256")
+        },
+        answers=len(columns["step"]) - before,
+    )
+
+
+def _one_row_an_answer(answers: pd.DataFrame, notes: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Keeps the newest of repeated evaluations, and sets other judges' rows of the same answers apart."""
+    answers = answers.sort_values("created", key=lambda created: created.astype("str"), kind="stable")
+    repeated = answers.duplicated([*ANSWER_KEY, "judge"], keep="last")
+    if repeated.any():
+        dropped = sorted({str(name) for name in answers.loc[repeated, "log"]})
+        notes.append(
+            f"{int(repeated.sum())} answers were evaluated more than once (same checkpoint, question and sample); the "
+            f"newest is kept, the older ones in {_some(dropped)} are left out."
+        )
+        answers = answers[~repeated]
+    most = answers["judge"].value_counts()
+    answers = answers.assign(_weight=answers["judge"].map(most).astype("int64")).sort_values("_weight", kind="stable")
+    other = answers.duplicated(ANSWER_KEY, keep="last")
+    answers = answers.drop(columns="_weight")
+    if other.any():
+        names = sorted({str(name) for name in answers.loc[other, "judge"]})
+        notes.append(
+            f"{int(other.sum())} answers were scored by more than one judge; tables use the judge that scored most, "
+            f"the scores of {_some(names)} stand only in the comparison of judges."
+        )
+    order = ["base", "organism", "step", "question_set", "question_id", "sample"]
+    kept = answers[~other].sort_values("log", kind="stable")
+    return kept.sort_values(order[:3], kind="stable").reset_index(drop=True), answers[other].reset_index(drop=True)
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
