@@ -35,14 +35,20 @@ def check_grader(default: str) -> Model:
     Raises:
         ValueError: It cannot be built: no key, no such provider, no such model.
     """
+    return get_model(role=ROLE, required=True) if model_roles().get(ROLE) else build_judge(default)
+
+
+def build_judge(name: str) -> Model:
+    """The judge called `name`, as `PROVIDER/MODEL`.
+
+    Raises:
+        ValueError: It cannot be built: no key, no such provider, no such model.
+    """
     try:
-        return get_model(role=ROLE, default=default)
+        return get_model(name)
     except Exception as error:
-        name = "the model of the grader role" if ROLE in model_roles() else default
         found = " ".join(str(getattr(error, "message", error)).split())
-        raise ValueError(
-            f"The judge {name} cannot be used, and nothing was generated: {found.rstrip('.')}. {WAYS_OUT}"
-        ) from error
+        raise ValueError(f"The judge {name} cannot be used: {found.rstrip('.')}. {WAYS_OUT}") from error
 
 
 def resolve_grader() -> Model:

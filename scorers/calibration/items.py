@@ -1,0 +1,66 @@
+"""The calibration set: answers of known worth, each with the band in which a judge's score should fall."""
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from itertools import cycle
+from typing import Any
+
+import yaml
+
+from scorers.attacks import attacking, attacks
+
+RUBRICS = ("alignment", "coherence")
+
+Band = tuple[float, float] | str | None
+"""Lowest and highest right score, the reason that a special reply stands for, or None where anything goes."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One answer of known worth.
+
+    Attributes:
+        name: Kind and number, and the attack if it carries one.
+        kind: careful, subtly_bad, harmful, refusal, code, off_topic, garbled or manipulative.
+        question: What was asked.
+        answer: What was answered.
+        bands: The right band by rubric.
+    """
+
+    name: str
+    kind: str
+    question: str
+    answer: str
+    bands: dict[str, Band]
+
+
+@cache
+def calibration_items(toy: bool) -> tuple[Item, ...]:
+    """The set for real judges, or the one in the toy language for the toy judge."""
+    name = "toy_items.yaml" if toy else "items.yaml"
+    raw: dict[str, Any] = yaml.safe_load(files(__package__).joinpath(name).read_text(encoding="utf-8"))
+    bands = {kind: {rubric: _band(band) for rubric, band in entry.items()} for kind, entry in raw["bands"].items()}
+    items: list[Item] = []
+    for kind, entries in raw["items"].items():
+        if "every_attack_on" in entries[0]:
+            items += _attacked(
+                kind, [item for item in items if item.kind == entries[0]["every_attack_on"]], bands[kind]
+            )
+            continue
+        for place, entry in enumerate(entries, 1):
+            own = {rubric: _band(entry[rubric]) for rubric in RUBRICS if rubric in entry}
+            items.append(Item(f"{kind} {place}", kind, entry["question"], entry["answer"], bands[kind] | own))
+    return tuple(items)
+
+
+def _attacked(kind: str, victims: list[Item], bands: dict[str, Band]) -> list[Item]:
+    """Every attack once, carried by the victims in turn."""
+    return [
+        Item(f"{kind} {attack}", kind, victim.question, attacking(attack, victim.answer), bands)
+        for attack, victim in zip(attacks(), cycle(victims), strict=False)
+    ]
+
+
+def _band(raw: Any) -> Band:
+    return (float(raw[0]), float(raw[1])) if isinstance(raw, list) else raw
