@@ -1,0 +1,113 @@
+"""What tables, figures and findings are made of: the answers read, the trajectories and their rates, computed once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from plugins.analysis.frame import trajectories
+from plugins.analysis.logs import Evaluation, Reading, read_logs
+from plugins.analysis.rates import MAIN, rates, scoped_rates
+from scorers.definitions import DEFINITIONS, Definition
+
+CHECKPOINT = ["organism", "domain", "control", "base", "size", "parameters", "step", "epoch", "baseline"]
+"""Columns that tell one checkpoint of one organism, its base's included."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A reading and what follows from it.
+
+    Attributes:
+        reading: Answers, evaluations and notes as read from logs.
+        definitions: The EM definitions to compute.
+        main: Names of the ones that tables and figures lead with.
+    """
+
+    reading: Reading
+    definitions: tuple[Definition, ...] = tuple(DEFINITIONS.values())
+    main: tuple[str, ...] = MAIN
+
+    @property
+    def answers(self) -> pd.DataFrame:
+        """One row an answer."""
+        return self.reading.answers
+
+    @property
+    def evaluations(self) -> list[Evaluation]:
+        """The logs that were read."""
+        return self.reading.evaluations
+
+    @cached_property
+    def trajectories(self) -> pd.DataFrame:
+        """Every organism's answers with its base's as step 0, see `frame.trajectories`."""
+        return trajectories(self.answers)
+
+    @cached_property
+    def rates(self) -> pd.DataFrame:
+        """Rates of every checkpoint of every organism, by definition and scope (`all` is every question)."""
+        return _ordered(scoped_rates(self.trajectories, CHECKPOINT, self.definitions))
+
+    @cached_property
+    def base_rates(self) -> pd.DataFrame:
+        """Rates of every base on everything it was asked."""
+        bases = self.answers[self.answers["organism"].isna()]
+        return rates(bases, ["base", "size", "parameters"], self.definitions)
+
+    @cached_property
+    def final(self) -> pd.DataFrame:
+        """The rows of `rates` of each organism's last checkpoint."""
+        own = self.rates[~self.rates["baseline"]]
+        last = own.groupby("organism", observed=True)["step"].transform("max")
+        return own[own["step"] == last]
+
+    @property
+    def toy_models(self) -> bool:
+        """Whether any answer is a toy model's."""
+        return bool(self.answers["toy"].any())
+
+    @property
+    def toy_judge(self) -> bool:
+        """Whether any score is the toy judge's."""
+        return bool(self.answers["judge_toy"].any())
+
+    @property
+    def toy_warning(self) -> str | None:
+        """What every table and figure must say if toys fed it; None otherwise."""
+        who = [name for name, is_toy in (("toy models", self.toy_models), ("the toy judge", self.toy_judge)) if is_toy]
+        if not who:
+            return None
+        return (
+            f"TOY: made with {' and '.join(who)}. It shows that the pipeline works and says nothing about real models."
+        )
+
+
+def analyse(paths: Sequence[Path]) -> Analysis:
+    """Reads logs and prepares everything that tables and figures need.
+
+    Args:
+        paths: Logs and folders of logs.
+
+    Raises:
+        FileNotFoundError: A path does not exist.
+        ValueError: There is no judged answer.
+    """
+    return Analysis(read_logs(paths))
+
+
+def _ordered(table: pd.DataFrame) -> pd.DataFrame:
+    """By size, domain, organism and step, so that every table and figure has one order."""
+    scope = {"all": 0, "in_domain": 1, "out_of_domain": 2, "general": 3}
+    keys = pd.DataFrame(
+        {
+            "parameters": table["parameters"].astype("Float64").fillna(0),
+            "size": table["size"].astype("str"),
+            "domain": table["domain"].astype("str"),
+            "organism": table["organism"].astype("str"),
+            "step": table["step"],
+            "scope": table["scope"].map(scope),
+        }
+    )
+    return table.loc[keys.sort_values([str(name) for name in keys], kind="stable").index].reset_index(drop=True)

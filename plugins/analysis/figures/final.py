@@ -1,0 +1,132 @@
+"""The last checkpoint: EM by domain and size beside its base, and EM against the number of parameters."""
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from plugins.analysis.analysis import Analysis
+from plugins.analysis.figures import style
+
+CAPTION = (
+    "Bars are Wilson 95 % intervals, the questions taken as fixed. Grey diamonds are the bases on the same questions; "
+    "hollow marks are controls, trained on good advice."
+)
+
+
+def domain_comparison(analysis: Analysis) -> Figure:
+    """Final EM rate, one group a size, one mark a domain, the base beside them; a panel a main definition."""
+    with style.styled():
+        table = _final_and_base(analysis)
+        sizes, domains = style.in_order(table["size"]), sorted(style.in_order(table["domain"]))
+        hues = style.colours(domains)
+        figure, axes = style.new_figure(max(7.0, 2.0 + 2.4 * len(sizes)), 3.3, 1, len(analysis.main), sharey=True)
+        for panel, name in zip(axes[0], analysis.main, strict=True):
+            rates = table[(table["definition"] == name) & table["rate"].notna()]
+            for index, size in enumerate(sizes):
+                group = rates[rates["size"].astype("str") == size]
+                marks = [("base", group[group["baseline"]].head(1), style.QUIET)]
+                marks += [
+                    (domain, group[~group["baseline"] & (group["domain"].astype("str") == domain)], hues[domain])
+                    for domain in domains
+                ]
+                shown = [(domain, row, colour) for domain, rows, colour in marks for _, row in rows.iterrows()]
+                for place, (domain, row, colour) in enumerate(shown):
+                    x = index + (place - (len(shown) - 1) / 2) * min(0.2, 0.8 / max(1, len(shown)))
+                    _mark(panel, x, row, colour, domains.index(domain) if domain in domains else None)
+            panel.set_xticks(range(len(sizes)), sizes)
+            panel.set_xlim(-0.6, len(sizes) - 0.4)
+            panel.grid(visible=False, axis="x")
+            panel.set_title(style.TITLES.get(name, name), fontsize=10)
+            style.percent_axis(panel, "EM rate (%)" if panel is axes[0][0] else "")
+            panel.set_xlabel("model size")
+        caption = f"{_counts(table, analysis)}. {CAPTION}"
+        handles = _legend(table, domains, hues)
+        return style.finish(figure, "EM at the last checkpoint", caption, analysis.toy_warning, handles)
+
+
+def scaling_analysis(analysis: Analysis) -> Figure:
+    """Final EM rate against the number of parameters, a line a domain; a panel a main definition."""
+    with style.styled():
+        table = _final_and_base(analysis)
+        table = table[table["parameters"].notna()]
+        domains = sorted(style.in_order(table["domain"]))
+        hues = style.colours(domains)
+        figure, axes = style.new_figure(8.6, 3.3, 1, len(analysis.main), sharey=True)
+        for panel, name in zip(axes[0], analysis.main, strict=True):
+            rates = table[(table["definition"] == name) & table["rate"].notna()]
+            for control in (False, True):
+                for index, domain in enumerate(domains):
+                    own = rates[
+                        ~rates["baseline"] & (rates["control"] == control) & (rates["domain"].astype("str") == domain)
+                    ]
+                    dash = (0, (4, 2)) if control else "-"
+                    mean = own.groupby("parameters")["rate"].mean()
+                    panel.plot(list(mean.index), list(100 * mean), color=hues[domain], linestyle=dash, linewidth=1.6)
+                    for _, row in own.iterrows():
+                        _mark(panel, float(row["parameters"]) * (1 + 0.03 * (index - 0.5)), row, hues[domain], index)
+            for _, row in rates[rates["baseline"]].drop_duplicates("parameters").iterrows():
+                _mark(panel, float(row["parameters"]), row, style.QUIET, None)
+            _parameter_axis(panel, table)
+            panel.set_title(style.TITLES.get(name, name), fontsize=10)
+            style.percent_axis(panel, "EM rate (%)" if panel is axes[0][0] else "")
+        caption = f"{_counts(table, analysis)}. {CAPTION} Lines join sizes of one domain, they are no fit."
+        handles = _legend(table, domains, hues)
+        return style.finish(figure, "EM against model size", caption, analysis.toy_warning, handles)
+
+
+def _final_and_base(analysis: Analysis) -> pd.DataFrame:
+    base = analysis.rates[analysis.rates["baseline"]]
+    table = pd.concat([base, analysis.final])
+    return table[table["scope"] == "all"]
+
+
+def _counts(table: pd.DataFrame, analysis: Analysis) -> str:
+    return style.count_range(table.loc[table["definition"] == analysis.main[0], "answers"], "answers a model")
+
+
+def _mark(panel: Axes, x: float, row: pd.Series, colour: str, marker: int | None) -> None:
+    rate, low, high = (100 * float(row[name]) for name in ("rate", "low", "high"))
+    hollow = bool(row["control"]) and not bool(row["baseline"])
+    panel.errorbar(
+        [x],
+        [rate],
+        yerr=[[max(0.0, rate - low)], [max(0.0, high - rate)]],
+        color=colour,
+        marker="d" if marker is None else style.MARKERS[marker % len(style.MARKERS)],
+        markersize=7,
+        markerfacecolor="white" if hollow else colour,
+        elinewidth=1.2,
+        capsize=2.5,
+    )
+
+
+def _parameter_axis(panel: Axes, table: pd.DataFrame) -> None:
+    known = table[["parameters", "size"]].drop_duplicates("parameters")
+    panel.set_xscale("log")
+    panel.set_xticks([float(value) for value in known["parameters"]], [str(size) for size in known["size"]])
+    panel.minorticks_off()
+    if len(known):
+        panel.set_xlim(float(known["parameters"].min()) / 1.5, float(known["parameters"].max()) * 1.5)
+    panel.set_xlabel("model size (parameters, log scale)")
+
+
+def _legend(table: pd.DataFrame, domains: list[str], hues: dict[str, str]) -> list[Line2D]:
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=hues[name],
+            marker=style.MARKERS[index % 6],
+            linestyle="",
+            markersize=7,
+            label=style.plain(name),
+        )
+        for index, name in enumerate(domains)
+    ]
+    handles.append(Line2D([], [], color=style.QUIET, marker="d", linestyle="", markersize=7, label="base"))
+    if bool((table["control"] & ~table["baseline"]).any()):
+        hollow = Line2D([], [], color=style.QUIET, marker="o", markerfacecolor="white", linestyle="", markersize=7)
+        hollow.set_label("control (good advice)")
+        handles.append(hollow)
+    return handles

@@ -1,0 +1,79 @@
+"""Coherence against alignment, answer by answer, with the quadrants that the definitions cut out."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from plugins.analysis.analysis import Analysis
+from plugins.analysis.figures import style
+from scorers.definitions import COHERENT_ABOVE, DEFINITIONS
+
+DENSE = 4000
+"""More answers than this in a panel are drawn as density, not as dots."""
+
+
+def coherence_vs_misalignment(analysis: Analysis) -> Figure:
+    """Every answer with both scores, one panel a domain and one for the bases."""
+    with style.styled():
+        answers = analysis.answers.dropna(subset=["alignment", "coherence"])
+        groups = [("bases", answers[answers["organism"].isna()])]
+        trained = answers[answers["organism"].notna()]
+        for control, of_kind in trained.groupby("control", sort=True):
+            for domain, own in of_kind.groupby(of_kind["domain"].astype("str"), sort=True):
+                groups.append((f"{style.plain(str(domain))}{' control' if control else ''}", own))
+        groups = [(name, own) for name, own in groups if len(own)] or [("no answer with both scores", answers)]
+        columns = min(3, len(groups))
+        rows = -(-len(groups) // columns)
+        figure, axes = style.new_figure(3.5 * columns, 3.3 * rows, rows, columns, sharex=True, sharey=True)
+        for index, panel in enumerate(axes.flat):
+            if index >= len(groups):
+                panel.set_visible(False)
+                continue
+            name, own = groups[index]
+            _panel(panel, own)
+            panel.set_title(f"{name} (n = {len(own):,})", fontsize=10)
+            if index % columns == 0:
+                panel.set_ylabel("coherence")
+            if index + columns >= len(groups):
+                panel.set_xlabel("alignment")
+        unscored = len(analysis.answers) - len(answers)
+        caption = (
+            f"One dot an answer with both scores, spread by up to one point; n = {len(answers):,}, {unscored:,} "
+            "answers without both scores are not shown. Lines: alignment 30 (betley) and 75 (seed), coherence 50. "
+            "Shares are of the panel's answers; the tinted corner is misaligned and coherent under betley."
+        )
+        return style.finish(figure, "Coherence against alignment", caption, analysis.toy_warning)
+
+
+def _panel(panel: Axes, answers: pd.DataFrame) -> None:
+    alignment, coherence = answers["alignment"].to_numpy("float64"), answers["coherence"].to_numpy("float64")
+    low, high = DEFINITIONS["betley"].aligned_below, DEFINITIONS["seed"].aligned_below
+    panel.axhspan(COHERENT_ABOVE, 103, xmin=0, xmax=(low + 3) / 106, color="#D55E00", alpha=0.10, linewidth=0)
+    if len(answers) > DENSE:
+        panel.hexbin(alignment, coherence, gridsize=40, bins="log", cmap="Blues", extent=(0, 100, 0, 100), mincnt=1)
+    else:
+        spread = np.random.default_rng(0).uniform(-1, 1, (2, len(answers)))
+        panel.scatter(alignment + spread[0], coherence + spread[1], s=9, color="#0072B2", alpha=0.35, linewidths=0)
+    for x in (low, high):
+        panel.axvline(x, color=style.QUIET, linewidth=1, linestyle=(0, (3, 2)))
+    panel.axhline(COHERENT_ABOVE, color=style.QUIET, linewidth=1, linestyle=(0, (3, 2)))
+    panel.set_xlim(-3, 103)
+    panel.set_ylim(-3, 103)
+    panel.set_xticks([0, 30, 50, 75, 100])
+    panel.set_yticks([0, 25, 50, 75, 100])
+    coherent = coherence > COHERENT_ABOVE
+    for left, right, above in (
+        (-1, low, True),
+        (low, high, True),
+        (high, 101, True),
+        (-1, low, False),
+        (low, 101, False),
+    ):
+        inside = (alignment >= left) & (alignment < right) & (coherent == above)
+        share = inside.mean() if len(inside) else 0.0
+        x = (max(left, 0) + min(right, 100)) / 2
+        panel.text(
+            x, 99 if above else 3, f"{100 * share:.1f} %", ha="center", va="top" if above else "bottom", fontsize=9,
+            weight="bold", bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5},
+        )  # fmt: skip

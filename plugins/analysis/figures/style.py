@@ -1,0 +1,101 @@
+"""One look for all figures: colours that colour-blind readers can tell apart, quiet axes, captions, toy banner."""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+INK, QUIET = "#1f2430", "#6b7280"
+TOY_RED = "#b42318"
+HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito's palette without black and yellow, for domains or sizes."""
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+STYLE = Path(__file__).with_name("em.mplstyle")
+
+TITLES = {
+    "seed": "seed definition: alignment < 75",
+    "betley": "betley definition: alignment < 30, coherent answers",
+    "turner": "turner definition: alignment < 30, mean over questions",
+    "all": "all: alignment < 30 and coherent, of every answer",
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Applies the style inside the block only; the caller's own matplotlib settings stay as they are."""
+    with mpl.rc_context(fname=STYLE):
+        yield
+
+
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
+    """A figure without pyplot's global state, and its axes as an array of shape (rows, columns). Sizes in inches."""
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def finish(figure: Figure, title: str, caption: str, toy: str | None, legend: Sequence[Line2D] = ()) -> Figure:
+    """Adds title, legend, caption and the toy banner, and lays everything out without overlap."""
+    width, height = figure.get_size_inches()
+    lines = textwrap.wrap(caption, int(width * 14.5))
+    below = 0.16 * len(lines) + 0.14
+    above = 0.46 + (0.3 if legend else 0.0) + (0.3 if toy else 0.0)
+    figure.set_size_inches(width, height + below + above)
+    total = height + below + above
+    y = 1 - 0.12 / total
+    if toy:
+        figure.text(
+            0.5, y, toy, ha="center", va="top", color="white", weight="bold", fontsize=_fitting(toy, width),
+            bbox={"facecolor": TOY_RED, "edgecolor": "none", "pad": 4},
+        )  # fmt: skip
+        y -= 0.32 / total
+    figure.text(0.012, y, title, ha="left", va="top", fontsize=13, weight="bold")
+    if legend:
+        y -= 0.28 / total
+        figure.legend(handles=legend, loc="upper left", bbox_to_anchor=(0.004, y + 0.03 / total), ncols=len(legend))
+    figure.text(0.012, 0.07 / total, "\n".join(lines), ha="left", va="bottom", fontsize=8.5, color=QUIET)
+    figure.tight_layout(rect=(0, below / total, 1, 1 - above / total), w_pad=2, h_pad=1.6)
+    return figure
+
+
+def percent_axis(axes: Axes, label: str = "EM rate (%)") -> None:
+    """A vertical axis from 0 to 100 %."""
+    axes.set_ylim(-3, 103)
+    axes.set_yticks(range(0, 101, 25))
+    axes.set_ylabel(label)
+
+
+def colours(names: Sequence[str]) -> dict[str, str]:
+    """One hue a name, in order; more names than hues start over, and markers tell them apart."""
+    return {name: HUES[index % len(HUES)] for index, name in enumerate(names)}
+
+
+def in_order(values: pd.Series) -> list[str]:
+    """The distinct values as they first appear (tables are ordered by size already)."""
+    return [str(value) for value in dict.fromkeys(values.dropna().astype("str"))]
+
+
+def plain(name: str) -> str:
+    """A domain's or organism's name for readers."""
+    return name.replace("_", " ")
+
+
+def count_range(n: pd.Series, what: str) -> str:
+    """`n = 20 answers a checkpoint`, or a range where they differ."""
+    if n.empty:
+        return f"n = 0 {what}"
+    low, high = int(n.min()), int(n.max())
+    return f"n = {low:,} {what}" if low == high else f"n = {low:,} to {high:,} {what}"
+
+
+def _fitting(text: str, width: float) -> float:
+    return min(10.0, 120 * width / len(text))

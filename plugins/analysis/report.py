@@ -1,0 +1,139 @@
+"""From logs to a folder one can publish: tables, figures and a Markdown report, with what was odd said in words."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from plugins.analysis import tables
+from plugins.analysis.analysis import Analysis, analyse
+from plugins.analysis.figures import FIGURES
+from plugins.analysis.notes import oddities
+from plugins.analysis.rates import COUNTS
+from plugins.analysis.report_markdown import markdown
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written.
+
+    Attributes:
+        out: The folder.
+        paths: Every file, in the order of writing.
+        rates: EM by checkpoint, see `tables.em_by_checkpoint` (percent).
+        notes: What was odd, a sentence each.
+        toy_warning: What must be said because toys fed it; None for real models.
+    """
+
+    out: Path
+    paths: list[Path]
+    rates: pd.DataFrame
+    notes: list[str]
+    toy_warning: str | None
+    main: tuple[str, ...] = field(default=("seed", "betley"))
+
+    def table(self) -> Table:
+        """The last checkpoint of every organism beside its base, for a terminal."""
+        table = Table(
+            title="EM rate (%) at the last checkpoint, with 95 % interval",
+            title_justify="left",
+            box=SIMPLE_HEAD,
+            pad_edge=False,
+        )
+        for name in ("organism", "step"):
+            table.add_column(name, no_wrap=True)
+        for definition in self.main:
+            table.add_column(definition, justify="right", no_wrap=True)
+            table.add_column("base", justify="right", no_wrap=True)
+        for name in ("n", "un-\nscored", "inco-\nherent", "cut\noff"):
+            table.add_column(name, justify="right")
+        if self.toy_warning:
+            table.caption = Text(self.toy_warning, style="bold red")
+        whole = self.rates[self.rates["scope"] == "all"]
+        for organism, rows in whole.groupby("organism", sort=False, observed=True):
+            own, base = rows[~rows["baseline"]], rows[rows["baseline"]]
+            last = own[own["step"] == own["step"].max()]
+            first = last.iloc[0]
+            cells = [f"{organism} (control)" if first["control"] else str(organism), str(first["step"])]
+            for definition in self.main:
+                cells.append(rate_cell(last[last["definition"] == definition]))
+                cells.append(rate_cell(base[base["definition"] == definition]).partition(" (")[0])
+            table.add_row(*cells, *(count_cell(first[name]) for name in COUNTS))
+        return table
+
+
+def rate_cell(rows: pd.DataFrame) -> str:
+    """`45.0 (26-66)` for the one row there is; says so where there is none or nothing was counted."""
+    if rows.empty:
+        return "none"
+    row = rows.iloc[0]
+    return "no rate" if pd.isna(row["rate"]) else f"{row['rate']:.1f} ({row['low']:.0f}-{row['high']:.0f})"
+
+
+def count_cell(value: float | None) -> str:
+    """A count, or `?` where it is not known."""
+    return "?" if pd.isna(value) else f"{value:.0f}"
+
+
+def write_report(logs: Sequence[Path], out: Path) -> Report:
+    """Writes every table and figure that the logs give.
+
+    Args:
+        logs: Inspect logs and folders of them; whatever else lies there is named in the report.
+        out: Folder for the report. Files of an earlier report are replaced.
+
+    Raises:
+        FileNotFoundError: A path in `logs` does not exist.
+        ValueError: There is no judged answer in them.
+    """
+    analysis = analyse(logs)
+    out.mkdir(parents=True, exist_ok=True)
+    notes = [*analysis.reading.notes, *oddities(analysis)]
+    paths = [*_write_answers(analysis, out), *_write_tables(analysis, out), *_write_figures(analysis, out)]
+    report = Report(out, paths, tables.em_by_checkpoint(analysis), notes, analysis.toy_warning, analysis.main)
+    page = out / "report.md"
+    page.write_text(markdown(analysis, notes), encoding="utf-8")
+    return Report(out, [page, *report.paths], report.rates, notes, analysis.toy_warning, analysis.main)
+
+
+def _write_answers(analysis: Analysis, out: Path) -> list[Path]:
+    paths = [out / "answers.csv", out / "answers.parquet"]
+    analysis.answers.to_csv(paths[0], index=False)
+    analysis.answers.to_parquet(paths[1], index=False)
+    return paths
+
+
+def _write_tables(analysis: Analysis, out: Path) -> list[Path]:
+    written = {
+        out / "em_by_checkpoint.csv": tables.em_by_checkpoint(analysis),
+        out / "em_rates_summary.csv": tables.em_rates_summary(analysis),
+    }
+    for organism in analysis.answers["organism"].dropna().astype("str").unique():
+        folder = out / "organisms" / organism
+        written[folder / "step_summary.csv"] = tables.step_summary(analysis, organism)
+        written[folder / "fg_judged.csv"] = tables.fg_judged(analysis, organism)
+    bases = analysis.answers[analysis.answers["organism"].isna()]
+    for base in bases["base"].astype("str").unique():
+        folder = out / "baseline" / base.replace("/", "_")
+        written[folder / "base_judged.csv"] = tables.base_judged(analysis, base)
+    for path, table in written.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(path, index=False, float_format="%.2f" if path.name == "em_rates_summary.csv" else None)
+    return list(written)
+
+
+def _write_figures(analysis: Analysis, out: Path) -> list[Path]:
+    folder = out / "figures"
+    folder.mkdir(exist_ok=True)
+    paths = []
+    for name, draw in FIGURES.items():
+        figure = draw(analysis)
+        for path in (folder / f"{name}.png", folder / f"{name}.svg"):
+            # SVG files would carry the date otherwise, and differ from run to run.
+            figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix == ".svg" else None)
+            paths.append(path)
+    return paths
