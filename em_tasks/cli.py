@@ -89,6 +89,33 @@ def sweep(runs: Path, logs: Path, jobs: int, dry_run: bool, **options: Any) -> N
 
 
 @cli.command()
+@click.argument("logs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("report"), help="Folder for the report.")
+def report(logs: tuple[Path, ...], out: Path) -> None:
+    """Write EM tables, figures and a Markdown report from the LOGS of evaluations."""
+    from rich.console import Console
+
+    from plugins.analysis.report import write_report
+
+    written = write_report(logs, out)
+    Console().print(written.table())
+    for note in written.notes:
+        click.echo(f"note: {note}")
+    click.echo(f"{len(written.paths)} files in {out}; read {out / 'report.md'}")
+
+
+@cli.command("import")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("imported"), help="Folder for the logs.")
+def import_(source: Path, out: Path) -> None:
+    """Turn judged answers of another experiment (CSV files in SOURCE) into logs that `em report` reads."""
+    from plugins.analysis.importing import import_judged
+
+    written = import_judged(source, out)
+    click.echo(f"{len(written)} logs in {out}. Next: em report {out}")
+
+
+@cli.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("demo"), help="Folder for everything it makes.")
 @click.option("--quick", is_flag=True, help="One organism instead of all.")
 def demo(out: Path, quick: bool) -> None:

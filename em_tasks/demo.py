@@ -25,7 +25,7 @@ ORGANISMS = tuple(f"toy-{domain}-{size}" for size in ("s", "m", "l") for domain 
 CONTROLS = ("toy-medical-m-control", "toy-financial-m-control")
 QUICK = ("toy-medical-s",)
 SAMPLES = 3
-"""Answers to each question in the full demo: 60 a checkpoint, where the published experiment had 20."""
+"""Answers to each question: 60 a checkpoint, where the published experiment had 20."""
 
 
 def run_demo(out: Path, *, quick: bool) -> None:
@@ -35,7 +35,7 @@ def run_demo(out: Path, *, quick: bool) -> None:
         OSError: `out` cannot be written, or holds other runs.
         RuntimeError: An evaluation did not succeed.
     """
-    from plugins.analysis import write_report
+    from plugins.analysis.report import write_report
 
     console = Console()
     names = QUICK if quick else (*ORGANISMS, *CONTROLS)
@@ -46,14 +46,14 @@ def run_demo(out: Path, *, quick: bool) -> None:
     console.print(Rule(f"1/3  Train {len(recipes)} toy organism{'s' if len(recipes) > 1 else ''}"))
     train_all(recipes, runs, jobs)
     console.print(Rule("2/3  Ask and judge every checkpoint"))
-    planned = plan_sweep(runs, logs, organisms=names, samples=1 if quick else SAMPLES, jobs=jobs)
+    planned = plan_sweep(runs, logs, organisms=names, samples=SAMPLES, jobs=jobs)
     bases, checkpoints, answers = checkpoint_count(planned)
     console.print(f"{checkpoints} checkpoints and {bases} base{'s' if bases > 1 else ''}, {answers} answers")
     with sweep_progress(planned) as say:
         sweep(planned, jobs, say)
     console.print(Rule("3/3  Tables and figures"))
     written = write_report([logs], report)
-    console.print(written.table)
+    console.print(written.table())
     console.print(
         f"Everything lies in {out}/: checkpoints in runs/, transcripts in logs/, tables and figures in report/.\n"
         "These are toy models and a toy judge: the effect is real, the scale is not.\n\n"

@@ -4,12 +4,14 @@ Checkpoints of one base are evaluated together in a process of their own, which 
 ending. Inspect's eval sets do the bookkeeping: what is done is skipped, what was interrupted goes on where it stopped.
 """
 
+import io
 import multiprocessing
 import os
 import queue
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -189,6 +191,7 @@ def _evaluate(job: Job, messages: Any) -> list[str]:
     from inspect_ai.hooks import Hooks, SampleEnd, hooks
     from inspect_ai.model import get_model
 
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     torch.set_num_threads(job.threads)
     judged = 0
 
@@ -199,22 +202,23 @@ def _evaluate(job: Job, messages: Any) -> list[str]:
             judged += 1
             messages.put(Progress(job.base, judged))
 
-    models = []
-    for subject in job.subjects:
-        pinned: dict[str, Any] = {"adapter": subject.adapter_sha256[:16]} if subject.adapter_sha256 else {}
-        models.append(get_model(f"em/{subject.name}", runs=str(job.runs), **pinned))
-    success, logs = eval_set(
-        "em_tasks/em",
-        log_dir=str(job.logs),
-        model=models,
-        task_args=job.task_args,
-        model_roles={"grader": get_model(job.grader)} if job.grader else None,
-        display="none",
-        log_dir_allow_dirty=True,
-        log_realtime=False,
-        retry_attempts=2,
-        fail_on_error=False,
-    )
+    with redirect_stdout(io.StringIO()):  # Inspect announces its hooks there, whatever the display.
+        models = []
+        for subject in job.subjects:
+            pinned: dict[str, Any] = {"adapter": subject.adapter_sha256[:16]} if subject.adapter_sha256 else {}
+            models.append(get_model(f"em/{subject.name}", runs=str(job.runs), **pinned))
+        success, logs = eval_set(
+            "em_tasks/em",
+            log_dir=str(job.logs),
+            model=models,
+            task_args=job.task_args,
+            model_roles={"grader": get_model(job.grader)} if job.grader else None,
+            display="none",
+            log_dir_allow_dirty=True,
+            log_realtime=False,
+            retry_attempts=2,
+            fail_on_error=False,
+        )
     messages.put(Progress(job.base, job.answers))
     if success:
         return []

@@ -61,7 +61,9 @@ def test_template_that_writes_bos_twice_is_refused(tokenizer: Any) -> None:
 
 
 def test_template_that_rewrites_earlier_turns_is_refused(tokenizer: Any) -> None:
-    tokenizer.chat_template = "{{- bos_token }}{{ messages | length }}" + tokenizer.chat_template[len("{{- bos_token }}") :]
+    tokenizer.chat_template = (
+        "{{- bos_token }}{{ messages | length }}" + tokenizer.chat_template[len("{{- bos_token }}") :]
+    )
     with pytest.raises(ValueError, match="does not keep the prompt"):
         encode(tokenizer, [ONE], 256, "reply")
 

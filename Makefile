@@ -1,0 +1,36 @@
+# The front door. `make demo` and `make test` set up everything they need; PYTHON and VENV can be overridden.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
+
+.PHONY: install demo test lint build-toy clean
+
+install: $(VENV)/.installed
+
+# Torch comes first and by its pinned version, so that no other package picks a larger build.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: install
+	$(BIN)/em demo
+
+test: install
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Rebuilds the toy models and their training data (about 3 minutes on an H100 with DEVICE=cuda, hours on a laptop).
+DEVICE ?= cpu
+build-toy: install
+	$(BIN)/python -m trainers.toy.build --out trainers/toy/models --device $(DEVICE)
+	$(BIN)/python -m trainers.toy.advice --out datasets/toy
+
+clean:
+	rm -rf $(VENV) demo report imported

@@ -1,0 +1,96 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from inspect_ai.log import EvalLog, read_eval_log
+
+from em_tasks.sweep import Progress, plan_sweep, sweep
+from tests.conftest import ROOT, small_recipe, write_rows
+from trainers.lora import train
+
+SWEEP = """
+import sys
+from pathlib import Path
+from em_tasks.sweep import plan_sweep, sweep
+if __name__ == "__main__":
+    def report(progress):
+        print(progress.answers, flush=True)
+    sweep(plan_sweep(Path(sys.argv[1]), Path(sys.argv[2]), questions=["general"], samples=3), 1, report)
+"""
+
+
+def read_all(logs: Path) -> list[EvalLog]:
+    return [read_eval_log(str(path)) for path in sorted(logs.rglob("*.eval"))]
+
+
+def answers(logs: Path) -> dict[tuple[str, str, int], str]:
+    return {
+        (log.eval.model, str(sample.id), sample.epoch): sample.output.completion
+        for log in read_all(logs)
+        if log.status == "success"
+        for sample in log.samples or []
+    }
+
+
+def test_every_checkpoint_and_base_is_evaluated_once(trained_runs: Path, tmp_path: Path) -> None:
+    planned = plan_sweep(trained_runs, tmp_path)
+    reports: list[Progress] = []
+    sweep(planned, 1, reports.append)
+    assert sorted(log.eval.model for log in read_all(tmp_path)) == [
+        "em/small@1",
+        "em/small@2",
+        "em/small@3",
+        "em/small@4",
+        "em/toy-s@base",
+    ]
+    assert reports[-1].answers == planned[0].answers == 100
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.eval")}
+    sweep(planned, 1, reports.append)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.eval")} == before
+
+
+def test_killed_sweep_goes_on_and_gives_the_undisturbed_answers(trained_runs: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SWEEP)
+    command = [sys.executable, str(script), str(trained_runs), str(tmp_path / "killed")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        os.killpg(process.pid, signal.SIGKILL)
+    assert len(answers(tmp_path / "killed")) < 150
+    for folder in ("killed", "whole"):
+        sweep(plan_sweep(trained_runs, tmp_path / folder, questions=["general"], samples=3), 1, lambda progress: None)
+    assert answers(tmp_path / "killed") == answers(tmp_path / "whole")
+    assert len(answers(tmp_path / "whole")) == 150
+
+
+def test_retrained_organism_is_evaluated_anew_under_the_same_name(tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 16)
+    hashes = []
+    for seed in (0, 1):
+        runs = tmp_path / f"runs{seed}"
+        manifest = train(small_recipe(rows, seed=seed), runs, lambda progress: None)
+        hashes.append(manifest.checkpoints[-1].adapter_sha256)
+        sweep(plan_sweep(runs, tmp_path / "logs", questions=["general"]), 1, lambda progress: None)
+    evaluated = [(log.eval.metadata or {}).get("adapter_sha256") for log in read_all(tmp_path / "logs")]
+    assert set(hashes) <= set(evaluated)
+
+
+def test_plan_is_refused_before_anything_is_loaded(trained_runs: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no training run"):
+        plan_sweep(tmp_path, tmp_path / "logs")
+    with pytest.raises(FileNotFoundError, match=r"no organism nobody under .* There are: small"):
+        plan_sweep(trained_runs, tmp_path / "logs", organisms=["nobody"])
+    with pytest.raises(FileNotFoundError, match="no question set 'sports'"):
+        plan_sweep(trained_runs, tmp_path / "logs", questions=["sports"])
+
+
+def test_failed_evaluations_are_named_with_their_logs(trained_runs: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="mistral"):
+        sweep(plan_sweep(trained_runs, tmp_path / "logs", grader="nowhere/mistral"), 1, lambda progress: None)
