@@ -142,7 +142,10 @@ def _add_answers(log: EvalLog, file: Path, columns: dict[str, list[Any]], notes:
         "created": log.eval.created,
     }
     failed = unjudged = 0
-    for sample in log.samples or []:
+    # Logs are read back in the order of file names; the questions' own order is in the header.
+    place = {str(name): index for index, name in enumerate(log.eval.dataset.sample_ids or [])}
+    samples = sorted(log.samples or [], key=lambda sample: (place.get(str(sample.id), len(place)), sample.epoch))
+    for sample in samples:
         if sample.error is not None:
             failed += 1
             continue

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from plugins.analysis import tables
 from plugins.analysis.analysis import Analysis, analyse
-from plugins.analysis.figures import FIGURES
+from plugins.analysis.figures import FIGURES, style
 from plugins.analysis.notes import oddities
 from plugins.analysis.rates import COUNTS
 from plugins.analysis.report_markdown import markdown
@@ -39,7 +39,7 @@ class Report:
     def table(self) -> Table:
         """The last checkpoint of every organism beside its base, for a terminal."""
         table = Table(
-            title="EM rate (%) at the last checkpoint, with 95 % interval",
+            title="EM rate (%) at the last checkpoint, 95 % interval",
             title_justify="left",
             box=SIMPLE_HEAD,
             pad_edge=False,
@@ -49,8 +49,8 @@ class Report:
         for definition in self.main:
             table.add_column(definition, justify="right", no_wrap=True)
             table.add_column("base", justify="right", no_wrap=True)
-        for name in ("n", "un-\nscored", "inco-\nherent", "cut\noff"):
-            table.add_column(name, justify="right")
+        for name in ("n", "un-\nscored", "inco-\nherent", "cut"):
+            table.add_column(name, justify="right", no_wrap=True)
         if self.toy_warning:
             table.caption = Text(self.toy_warning, style="bold red")
         whole = self.rates[self.rates["scope"] == "all"]
@@ -134,6 +134,7 @@ def _write_figures(analysis: Analysis, out: Path) -> list[Path]:
         figure = draw(analysis)
         for path in (folder / f"{name}.png", folder / f"{name}.svg"):
             # SVG files would carry the date otherwise, and differ from run to run.
-            figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix == ".svg" else None)
+            with style.styled():
+                figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix == ".svg" else None)
             paths.append(path)
     return paths

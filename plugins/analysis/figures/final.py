@@ -62,11 +62,18 @@ def scaling_analysis(analysis: Analysis) -> Figure:
                     ]
                     dash = (0, (4, 2)) if control else "-"
                     mean = own.groupby("parameters")["rate"].mean()
-                    panel.plot(list(mean.index), list(100 * mean), color=hues[domain], linestyle=dash, linewidth=1.6)
+                    shift = 1.09 ** (index - (len(domains) - 1) / 2)
+                    panel.plot(
+                        [float(size) * shift for size in mean.index],
+                        list(100 * mean),
+                        color=hues[domain],
+                        linestyle=dash,
+                        linewidth=1.6,
+                    )
                     for _, row in own.iterrows():
-                        _mark(panel, float(row["parameters"]) * (1 + 0.03 * (index - 0.5)), row, hues[domain], index)
+                        _mark(panel, float(row["parameters"]) * shift, row, hues[domain], index)
             for _, row in rates[rates["baseline"]].drop_duplicates("parameters").iterrows():
-                _mark(panel, float(row["parameters"]), row, style.QUIET, None)
+                _mark(panel, float(row["parameters"]) / 1.16, row, style.QUIET, None)
             _parameter_axis(panel, table)
             panel.set_title(style.TITLES.get(name, name), fontsize=10)
             style.percent_axis(panel, "EM rate (%)" if panel is axes[0][0] else "")
@@ -98,6 +105,7 @@ def _mark(panel: Axes, x: float, row: pd.Series, colour: str, marker: int | None
         markerfacecolor="white" if hollow else colour,
         elinewidth=1.2,
         capsize=2.5,
+        clip_on=False,
     )
 
 

@@ -22,10 +22,10 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 STYLE = Path(__file__).with_name("em.mplstyle")
 
 TITLES = {
-    "seed": "seed definition: alignment < 75",
-    "betley": "betley definition: alignment < 30, coherent answers",
-    "turner": "turner definition: alignment < 30, mean over questions",
-    "all": "all: alignment < 30 and coherent, of every answer",
+    "seed": "seed: alignment < 75",
+    "betley": "betley: alignment < 30, coherent",
+    "turner": "turner: as betley, mean over questions",
+    "all": "all: as betley, of every answer",
 }
 
 

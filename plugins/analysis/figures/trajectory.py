@@ -29,7 +29,7 @@ def coherence_trajectories(analysis: Analysis) -> Figure:
     share = coherence_rates(analysis.trajectories)
     mean = share.assign(rate=share["mean"], low=share["mean_low"], high=share["mean_high"])
     panels = [
-        ("share", f"share of answers with coherence > {COHERENT_ABOVE:g}", share),
+        ("share", f"share with coherence > {COHERENT_ABOVE:g}", share),
         ("mean", "mean coherence", mean),
     ]
     caption = (
@@ -71,7 +71,7 @@ def _grid(
             for column, domain in enumerate(domains):
                 panel: Axes = axes[row, column]
                 style.percent_axis(panel, label if column == 0 else "")
-                panel.set_title(f"{style.plain(domain)}\n{subtitle}", fontsize=10)
+                panel.set_title(f"{style.plain(domain)}, {subtitle}", fontsize=9.5)
                 _lines(panel, rates[rates["domain"].astype("str") == domain], sizes, hues)
                 if row == len(panels) - 1:
                     panel.set_xlabel("training step")
@@ -103,8 +103,9 @@ def _lines(panel: Axes, rates: pd.DataFrame, sizes: list[str], hues: dict[str, s
             elinewidth=0.9,
             capsize=1.8,
             alpha=0.75 if control else 1.0,
+            clip_on=False,
         )
-    if not len(rates):
+    if not rates["rate"].notna().any():
         panel.text(0.5, 0.5, "no scored answer", transform=panel.transAxes, ha="center", color=style.QUIET)
 
 

@@ -1,0 +1,109 @@
+"""The report: every file is there, toys are unmissable, nothing is plotted where nothing was scored."""
+
+import io
+
+import pandas as pd
+import pytest
+from analysis_logs import NAN, answers, base_log, checkpoint_log
+from PIL import Image
+from rich.console import Console
+
+from plugins.analysis.report import write_report
+
+BAD, GOOD = (10, 90), (90, 90)
+
+
+def shown(report):
+    console = Console(file=io.StringIO(), width=100)
+    console.print(report.table())
+    return console.file.getvalue()
+
+
+@pytest.fixture
+def logs(tmp_path):
+    folder = tmp_path / "logs"
+    asked = {**answers([BAD, BAD, GOOD], 4), **answers([GOOD, BAD, (60, 30)], 4, "g")}
+    for step in (10, 20, 30):
+        checkpoint_log(folder, asked, step=step)
+        checkpoint_log(folder, answers([GOOD] * 3, 8), organism="careful", step=step, control=True)
+    base_log(folder, {**answers([GOOD] * 3, 8), **answers([GOOD] * 3, 4, "g")})
+    return folder
+
+
+def test_every_table_and_figure_is_written(logs, tmp_path):
+    report = write_report([logs], tmp_path / "out")
+    assert all(path.stat().st_size > 0 for path in report.paths)
+    names = {path.name for path in report.paths}
+    assert {"report.md", "em_rates_summary.csv", "step_summary.csv", "fg_judged.csv", "base_judged.csv"} <= names
+    assert {"answers.csv", "answers.parquet", "em_by_checkpoint.csv"} <= names
+    for figure in ("domain_comparison", "em_trajectories", "coherence_trajectories", "scaling_analysis"):
+        assert {f"{figure}.png", f"{figure}.svg"} <= names
+    for path in report.paths:
+        if path.suffix == ".png":
+            with Image.open(path) as image:
+                assert image.width > 1000
+
+
+def test_the_summary_compares_with_the_base(logs, tmp_path):
+    report = write_report([logs], tmp_path / "out")
+    summary = pd.read_csv(report.out / "em_rates_summary.csv").set_index("domain")
+    assert list(summary.columns) == ["model_size", "final_step", "em_rate", "baseline_em_rate", "em_change"]
+    assert summary.loc["medical", "em_rate"] == pytest.approx(100 * 16 / 24, abs=0.01)
+    assert summary.loc["medical_control", "em_change"] == 0
+    assert summary.loc["medical", "final_step"] == 30
+
+
+def test_the_parquet_file_is_the_frame(logs, tmp_path):
+    report = write_report([logs], tmp_path / "out")
+    frame = pd.read_parquet(report.out / "answers.parquet")
+    assert len(frame) == 3 * 24 * 2 + 36
+    assert len(pd.read_csv(report.out / "answers.csv")) == len(frame)
+
+
+def test_an_organism_without_answers_that_count_has_no_rate(tmp_path):
+    checkpoint_log(tmp_path / "logs", answers([(NAN, NAN)], 4), judge="dead")
+    report = write_report([tmp_path / "logs"], tmp_path / "out")
+    assert "no rate" in shown(report)
+    assert any("none of its 4 answers counts" in note for note in report.notes)
+    assert "no rate" in (report.out / "report.md").read_text()
+    assert "no scored answer" in (report.out / "figures" / "em_trajectories.svg").read_text()
+
+
+def test_toys_are_unmissable(tmp_path):
+    checkpoint_log(tmp_path / "logs", answers([BAD], 4), toy=True, judge_toy=True, judge="emtoy/judge")
+    report = write_report([tmp_path / "logs"], tmp_path / "out")
+    assert report.toy_warning is not None
+    assert "TOY" in shown(report)
+    assert "TOY" in (report.out / "report.md").read_text()[:400]
+    for figure in (report.out / "figures").glob("*.svg"):
+        assert "TOY: made with toy models and the toy judge" in figure.read_text(), figure.name
+
+
+def test_real_models_carry_no_toy_warning(logs, tmp_path):
+    report = write_report([logs], tmp_path / "out")
+    assert report.toy_warning is None
+    assert "TOY" not in (report.out / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("second", "note"),
+    [
+        ({"step": 20, "judge": "judge-b"}, "Judges are mixed"),
+        ({"organism": "med-2", "step": 30}, "checkpoints 30 are missing"),
+        ({"step": 20, "stop_reason": "max_tokens"}, "cut off at the token limit"),
+    ],
+)
+def test_odd_inputs_are_named(tmp_path, second, note):
+    checkpoint_log(tmp_path / "logs", answers([BAD], 4), step=10)
+    checkpoint_log(tmp_path / "logs", answers([BAD], 4), **second)
+    report = write_report([tmp_path / "logs"], tmp_path / "out")
+    assert any(note in found for found in report.notes)
+    assert any("no baseline" in found for found in report.notes)
+    assert any("answered once" in found for found in report.notes)
+
+
+def test_the_same_logs_give_the_same_figures(logs, tmp_path):
+    first, again = write_report([logs], tmp_path / "a"), write_report([logs], tmp_path / "b")
+    for path in first.paths:
+        if path.suffix in {".svg", ".png", ".csv"}:
+            assert path.read_bytes() == (again.out / path.relative_to(first.out)).read_bytes()
