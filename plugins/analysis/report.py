@@ -13,7 +13,6 @@ from plugins.analysis import tables
 from plugins.analysis.analysis import Analysis, analyse
 from plugins.analysis.figures import FIGURES, style
 from plugins.analysis.notes import oddities
-from plugins.analysis.rates import COUNTS
 from plugins.analysis.report_markdown import markdown
 
 
@@ -44,13 +43,12 @@ class Report:
             box=SIMPLE_HEAD,
             pad_edge=False,
         )
-        for name in ("organism", "step"):
-            table.add_column(name, no_wrap=True)
+        table.add_column("organism", overflow="fold")
+        table.add_column("step", no_wrap=True, justify="right")
         for definition in self.main:
             table.add_column(definition, justify="right", no_wrap=True)
             table.add_column("base", justify="right", no_wrap=True)
-        for name in ("n", "un-\nscored", "inco-\nherent", "cut"):
-            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("n: unscored,\nincoherent, cut", justify="right", no_wrap=True)
         if self.toy_warning:
             table.caption = Text(self.toy_warning, style="bold red")
         whole = self.rates[self.rates["scope"] == "all"]
@@ -62,7 +60,8 @@ class Report:
             for definition in self.main:
                 cells.append(rate_cell(last[last["definition"] == definition]))
                 cells.append(rate_cell(base[base["definition"] == definition]).partition(" (")[0])
-            table.add_row(*cells, *(count_cell(first[name]) for name in COUNTS))
+            counts = ", ".join(count_cell(first[name]) for name in ("unscored", "incoherent", "truncated"))
+            table.add_row(*cells, f"{first['answers']}: {counts}")
         return table
 
 
