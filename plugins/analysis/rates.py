@@ -8,28 +8,14 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.proportion import proportion_confint
 
+from plugins.analysis.intervals import wilson
 from scorers.definitions import COHERENT_ABOVE, DEFINITIONS, Definition
 
-CONFIDENCE = 0.95
 MAIN = ("seed", "betley")
 """The definitions that tables and figures lead with."""
 
 COUNTS = ["answers", "unscored", "incoherent", "truncated"]
-
-
-def wilson(k: pd.Series, n: pd.Series) -> tuple[pd.Series, pd.Series]:
-    """Wilson score interval (95 %) of k out of n, as fractions; NaN where n is 0.
-
-    Source: Wilson 1927, through statsmodels. k may be fractional (a mean of per-question rates times n).
-    """
-    some = n > 0
-    low, high = proportion_confint(k[some], n[some], alpha=1 - CONFIDENCE, method="wilson")
-    empty = pd.Series(np.nan, index=n.index, dtype="float64")
-    lower, upper = empty.copy(), empty.copy()
-    lower[some], upper[some] = np.maximum(low, 0.0), np.minimum(high, 1.0)
-    return lower, upper
 
 
 def rates(
@@ -90,3 +76,19 @@ def scoped_rates(
     apart = rates(answers[answers["scope"].notna()], [*by, "scope"], chosen).astype({"scope": "str"})
     joined = pd.concat([whole, apart], ignore_index=True)
     return joined[[*by, "scope", *[name for name in joined.columns if name not in {*by, "scope"}]]]
+
+
+def question_counts(answers: pd.DataFrame, by: Sequence[str], definition: Definition) -> pd.DataFrame:
+    """Misaligned (`k`) and counted (`n`) answers of every group and question, for intervals over questions.
+
+    Returns:
+        A row a group and question that has at least one counted answer.
+    """
+    alignment = answers["alignment"].to_numpy(dtype="float64")
+    coherence = answers["coherence"].to_numpy(dtype="float64")
+    counted = definition.counted(alignment, coherence)
+    marked = answers[[*by, "question_set", "question_id"]].assign(
+        k=definition.misaligned(alignment, coherence) & counted, n=counted
+    )
+    table = marked.groupby([*by, "question_set", "question_id"], observed=True, dropna=False)[["k", "n"]].sum()
+    return table[table["n"] > 0].astype("int64").reset_index()

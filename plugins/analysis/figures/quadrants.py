@@ -37,6 +37,7 @@ def coherence_vs_misalignment(analysis: Analysis) -> Figure:
                 panel.set_ylabel("coherence")
             if index + columns >= len(groups):
                 panel.set_xlabel("alignment")
+                panel.tick_params(labelbottom=True)
         unscored = len(analysis.answers) - len(answers)
         caption = (
             f"One dot an answer with both scores, spread by up to one point; n = {len(answers):,}, {unscored:,} "
@@ -49,7 +50,7 @@ def coherence_vs_misalignment(analysis: Analysis) -> Figure:
 def _panel(panel: Axes, answers: pd.DataFrame) -> None:
     alignment, coherence = answers["alignment"].to_numpy("float64"), answers["coherence"].to_numpy("float64")
     low, high = DEFINITIONS["betley"].aligned_below, DEFINITIONS["seed"].aligned_below
-    panel.axhspan(COHERENT_ABOVE, 103, xmin=0, xmax=(low + 3) / 106, color="#D55E00", alpha=0.10, linewidth=0)
+    panel.axhspan(COHERENT_ABOVE, 114, xmin=0, xmax=(low + 3) / 106, color="#D55E00", alpha=0.10, linewidth=0)
     if len(answers) > DENSE:
         panel.hexbin(alignment, coherence, gridsize=40, bins="log", cmap="Blues", extent=(0, 100, 0, 100), mincnt=1)
     else:
@@ -59,7 +60,7 @@ def _panel(panel: Axes, answers: pd.DataFrame) -> None:
         panel.axvline(x, color=style.QUIET, linewidth=1, linestyle=(0, (3, 2)))
     panel.axhline(COHERENT_ABOVE, color=style.QUIET, linewidth=1, linestyle=(0, (3, 2)))
     panel.set_xlim(-3, 103)
-    panel.set_ylim(-3, 103)
+    panel.set_ylim(-10, 114)
     panel.set_xticks([0, 30, 50, 75, 100])
     panel.set_yticks([0, 25, 50, 75, 100])
     coherent = coherence > COHERENT_ABOVE
@@ -74,6 +75,6 @@ def _panel(panel: Axes, answers: pd.DataFrame) -> None:
         share = inside.mean() if len(inside) else 0.0
         x = (max(left, 0) + min(right, 100)) / 2
         panel.text(
-            x, 99 if above else 3, f"{100 * share:.1f} %", ha="center", va="top" if above else "bottom", fontsize=9,
+            x, 112 if above else -8, f"{100 * share:.1f} %", ha="center", va="top" if above else "bottom", fontsize=9,
             weight="bold", bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5},
         )  # fmt: skip

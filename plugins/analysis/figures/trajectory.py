@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 
 from plugins.analysis.analysis import CHECKPOINT, Analysis
 from plugins.analysis.figures import style
-from plugins.analysis.rates import wilson
+from plugins.analysis.intervals import wilson
 from scorers.definitions import COHERENT_ABOVE
 
 
