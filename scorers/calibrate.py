@@ -130,7 +130,7 @@ async def calibrate(
     asked = [(item, rubric) for item in chosen for rubric in RUBRICS if item.bands[rubric] is not None]
 
     async def one(item: Item, rubric: str) -> Verdict:
-        verdict = await ask_judge(judge, load_rubric(rubric), item.question, item.answer)
+        verdict = await ask_judge(judge, load_rubric(rubric), item.question, item.answer, fresh=True)
         on_verdict()
         return verdict
 

@@ -4,7 +4,7 @@ Inspect gives the model under test for a role that nobody filled. A model must n
 role is looked up here and an empty one is an error.
 """
 
-from inspect_ai.model import Model, get_model, model_roles
+from inspect_ai.model import GenerateConfig, Model, get_model, model_roles
 
 from scorers.judge import TOY_JUDGE
 
@@ -38,14 +38,14 @@ def check_grader(default: str) -> Model:
     return get_model(role=ROLE, required=True) if model_roles().get(ROLE) else build_judge(default)
 
 
-def build_judge(name: str) -> Model:
-    """The judge called `name`, as `PROVIDER/MODEL`.
+def build_judge(name: str, batch: bool = False) -> Model:
+    """The judge called `name`, as `PROVIDER/MODEL`; with `batch`, asked through the provider's batch interface.
 
     Raises:
         ValueError: It cannot be built: no key, no such provider, no such model.
     """
     try:
-        return get_model(name)
+        return get_model(name, config=GenerateConfig(batch=batch or None))
     except Exception as error:
         found = " ".join(str(getattr(error, "message", error)).split())
         raise ValueError(f"The judge {name} cannot be used: {found.rstrip('.')}. {WAYS_OUT}") from error

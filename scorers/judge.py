@@ -5,25 +5,25 @@ raw in the verdict. A call that still fails after Inspect's own retries is a ver
 never a lost answer; an API that knows neither the key nor the model stops the run, for it would fail every answer.
 """
 
-import math
-import re
 from dataclasses import replace
 from weakref import WeakSet
 
+import anyio
 from inspect_ai.model import (
-    ChatCompletionChoice,
     ChatMessageUser,
     GenerateConfig,
-    Logprob,
     Model,
     ModelAPI,
     ModelOutput,
 )
 from inspect_ai.util import LimitExceededError
 
-from scorers.reading import Settings, read_reply, spans_tokens
+from scorers.judge_cache import cache_key, cached_verdict, store_verdict
+from scorers.judge_cost import JudgeCostError, active_cap, known_price
+from scorers.raw_output import raw_tokens, without_reasoning
+from scorers.reading import Settings, read_reply
 from scorers.rubric import Rubric
-from scorers.verdict import Continuation, TokenProbability, Verdict
+from scorers.verdict import Verdict
 
 TOY_JUDGE = "emtoy/judge"
 """The model that knows the toy world's language and nothing else."""
@@ -49,6 +49,7 @@ TRIES = 3
 Inspect retries what HTTP calls a failure; a broken reply with status 200 it does not.
 """
 
+_UNDER_WAY: dict[str, anyio.Lock] = {}
 _WITH_PROBABILITIES: WeakSet[ModelAPI] = WeakSet()
 _WITHOUT_PROBABILITIES: WeakSet[ModelAPI] = WeakSet()
 
@@ -57,9 +58,9 @@ HOPELESS = {401: "does not accept the key", 404: "does not know the model or the
 
 
 async def ask_judge(
-    judge: Model, rubric: Rubric, question: str, answer: str, settings: Settings | None = None
+    judge: Model, rubric: Rubric, question: str, answer: str, settings: Settings | None = None, fresh: bool = False
 ) -> Verdict:
-    """Asks a judge about one answer.
+    """Asks a judge about one answer, or takes the verdict from the cache if it was asked the same before.
 
     Args:
         judge: The grader model.
@@ -67,36 +68,72 @@ async def ask_judge(
         question: The question as the model under test got it.
         answer: Its whole answer.
         settings: How to read the reply; the published way if left out.
+        fresh: Ask in any case, to see whether the judge repeats itself.
 
     Returns:
         The verdict, with a reason where there is no score.
 
     Raises:
-        ValueError: The judge's API does not accept the key or does not know the model.
+        ValueError: The judge's API does not accept the key or does not know the model, or the call could go beyond the
+            cap on the judge's cost.
     """
-    message = ChatMessageUser(content=rubric.ask(question, answer))
-    config = judge_config(judge)
+    prompt, config = rubric.ask(question, answer), judge_config(judge)
+    settings = settings or Settings()
+    # The toy judge costs nothing, and its opinion changes with the code rather than with its name.
+    if fresh or is_toy_judge(str(judge)):
+        return await _call(judge, rubric, prompt, config, settings)
+    key = cache_key(judge, config, rubric.sha256, prompt)
+    async with _UNDER_WAY.setdefault(key, anyio.Lock()):  # the same question twice at once waits for the first reply
+        stored = cached_verdict(key)
+        if stored is not None:
+            return read_verdict(replace(stored, rubric=rubric.name), settings)
+        verdict = await _call(judge, rubric, prompt, config, settings)
+        store_verdict(key, verdict)
+    _UNDER_WAY.pop(key, None)
+    return verdict
+
+
+async def _call(judge: Model, rubric: Rubric, prompt: str, config: GenerateConfig, settings: Settings) -> Verdict:
+    """Asks until a reply comes undamaged, or the tries are used up."""
     verdict = None
     for attempt in range(1, TRIES + 1):
         try:
-            output = await judge.generate([message], config=config)
-        except LimitExceededError:
+            output = await _generate(judge, prompt, config)
+        except (LimitExceededError, JudgeCostError):
             raise
         except Exception as error:
             verdict = _failed(judge, rubric, error)
             if _cause(error) is not error or _status(error) is not None:
                 return verdict  # Inspect has retried it already, or the API has refused this very request
             continue
-        verdict = verdict_of(output, judge, rubric, settings or Settings())
+        verdict = verdict_of(output, judge, rubric, settings)
         if not _came_damaged(output, judge, config, last=attempt == TRIES):
             return verdict
     assert verdict is not None
     return verdict
 
 
+async def _generate(judge: Model, prompt: str, config: GenerateConfig) -> ModelOutput:
+    """One call, within the cap on the judge's cost if there is one."""
+    message, cap = ChatMessageUser(content=prompt), active_cap()
+    if cap is None:
+        return await judge.generate([message], config=config)
+    price = known_price(str(judge))
+    bound, cost = price.bound(len(prompt), config.max_tokens or 0), 0.0
+    cap.promise(str(judge), bound)
+    try:
+        output = await judge.generate([message], config=config)
+        cost = price.of(output.usage) if output.usage is not None else bound
+    finally:
+        cap.settle(bound, cost)
+    return output
+
+
 def judge_config(judge: Model) -> GenerateConfig:
     """How this judge is asked: the published way, with what the user set on it put over that."""
     config = JUDGE_CONFIG.merge(judge.config)
+    if config.batch and judge.config.attempt_timeout is None:
+        config = config.model_copy(update={"attempt_timeout": None})  # a provider's batch may take a day
     # A judge whose API refuses probabilities is told so by logprobs: false; the number of them must then go too.
     return config.model_copy(update={"top_logprobs": None}) if config.logprobs is False else config
 
@@ -105,10 +142,14 @@ def verdict_of(output: ModelOutput, judge: Model, rubric: Rubric, settings: Sett
     """The verdict in a judge's output."""
     name = output.model or str(judge)
     if output.error is not None or not output.choices or output.stop_reason == "content_filter":
-        why = "the judge's own content filter" if output.choices and output.error is None else "an empty reply"
-        return _without_score("judge_failed", output.error or why, name, str(judge), rubric)
-    text = _without_reasoning(output.completion)
-    tokens, digits = _raw_tokens(output.choices[0])
+        filtered = output.choices and output.error is None
+        # An API's own words about an error may quote the request, so they are not passed on.
+        why = (
+            "the judge's own content filter" if filtered else "an empty reply" if output.error is None else "API error"
+        )
+        return _without_score("judge_failed", why, name, str(judge), rubric)
+    text = without_reasoning(output.completion)
+    tokens, digits = raw_tokens(output.choices[0])
     return read_verdict(
         Verdict(
             score=None,
@@ -171,53 +212,6 @@ def _came_damaged(output: ModelOutput, judge: Model, config: GenerateConfig, las
     if last and judge.api not in _WITH_PROBABILITIES:
         _WITHOUT_PROBABILITIES.add(judge.api)
     return True
-
-
-def _raw_tokens(
-    choice: ChatCompletionChoice,
-) -> tuple[tuple[TokenProbability, ...] | None, tuple[Continuation, ...] | None]:
-    """The first token's alternatives, and the later ones' where the number goes over several tokens."""
-    if choice.logprobs is None or not choice.logprobs.content:
-        return None, None
-    steps = _after_reasoning(choice.logprobs.content)
-    if not steps:
-        return None, None
-    alternatives = [_alternatives(step) for step in steps]
-    blank = 0
-    while blank < len(steps) - 1 and not steps[blank].token.strip():
-        blank += 1
-    if blank == 0 and not spans_tokens(alternatives[0]):
-        return alternatives[0], None
-    later: list[Continuation] = []
-    said = ""
-    for step, tokens in zip(steps[:-1], alternatives[1:], strict=True):
-        said += step.token
-        if not re.fullmatch(r"\s*[0-9]*", said):
-            break
-        later.append(Continuation(said, tokens))
-    return alternatives[0], tuple(later)
-
-
-def _alternatives(step: Logprob) -> tuple[TokenProbability, ...]:
-    listed = {top.token: math.exp(top.logprob) for top in step.top_logprobs or []}
-    listed.setdefault(step.token, math.exp(step.logprob))
-    return tuple(sorted(listed.items(), key=lambda pair: -pair[1]))
-
-
-def _after_reasoning(steps: list[Logprob]) -> list[Logprob]:
-    """The tokens behind an inline `</think>`, if there is one."""
-    said = ""
-    start = 0
-    for place, step in enumerate(steps):
-        said += step.token
-        if "</think>" in said:
-            start, said = place + 1, ""
-    return steps[start:]
-
-
-def _without_reasoning(text: str) -> str:
-    """The reply without a reasoning part; one that was cut off while still reasoning is empty."""
-    return re.sub(r"<think>.*?(</think>|\Z)", "", text, flags=re.DOTALL).strip()
 
 
 def _failed(judge: Model, rubric: Rubric, error: Exception) -> Verdict:

@@ -61,6 +61,7 @@ def judge_logs(
     logs: Sequence[str | Path],
     judges: Sequence[str],
     out: Path,
+    batch: bool = False,
     on_log: Callable[[str, str], None] = lambda judge, log: None,
 ) -> dict[str, list[Path]]:
     """Has every judge judge every answer in the logs.
@@ -69,6 +70,7 @@ def judge_logs(
         logs: Log files or folders.
         judges: Judges as `PROVIDER/MODEL`.
         out: Folder for the judged logs, one folder a judge.
+        batch: Send the calls through the provider's batch interface: slower, and cheaper with most.
         on_log: Called with judge and log before each.
 
     Returns:
@@ -80,7 +82,7 @@ def judge_logs(
         FileExistsError: A log was judged by that judge before.
     """
     sources = find_logs(logs)
-    models = {name: build_judge(name) for name in judges}
+    models = {name: build_judge(name, batch) for name in judges}
     targets = {name: [new_place(source, out / folder_name(name)) for source in sources] for name in models}
     for name, model in models.items():
         for source, target in zip(sources, targets[name], strict=True):
@@ -110,7 +112,7 @@ def folder_name(judge: str) -> str:
 def answers_in(logs: Sequence[str | Path]) -> list[Answer]:
     """Every answer in the logs, in order."""
     return [
-        Answer((log.eval.eval_id, str(sample.id), sample.epoch), _question(sample.input), sample.output.completion)
+        Answer((log.eval.eval_id, str(sample.id), sample.epoch), question_of(sample.input), sample.output.completion)
         for log in map(read_eval_log, find_logs(logs))
         for sample in log.samples or []
     ]
@@ -211,7 +213,8 @@ def _ratings(judge: str, rows: Sequence[tuple[float, float] | None]) -> Ratings:
     return Ratings(judge, table[:, 0], table[:, 1])
 
 
-def _question(messages: object) -> str:
+def question_of(messages: object) -> str:
+    """The question in a sample's input: its last message from the user."""
     if isinstance(messages, str):
         return messages
     asked = [message.text for message in messages if message.role == "user"] if isinstance(messages, list) else []

@@ -6,6 +6,7 @@ are kept short by the `retry-after-ms` header that the OpenAI client honours.
 
 import json
 import math
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from inspect_ai.model import GenerateConfig, Model, get_model
+
+from scorers.judge_cache import VARIABLE
 
 Tokens = list[tuple[str, float]]
 
@@ -71,7 +74,10 @@ class FakeOpenAI:
 
 
 @contextmanager
-def fake_openai(answer: Callable[[str], Reply] = lambda prompt: number(90)) -> Iterator[FakeOpenAI]:
+def fake_openai(
+    answer: Callable[[str], Reply] = lambda prompt: number(90), cache: str | None = None
+) -> Iterator[FakeOpenAI]:
+    """Serves while the block runs; the judge's cache is off, or in the folder `cache`."""
     state = FakeOpenAI(answer)
 
     class Handler(BaseHTTPRequestHandler):
@@ -123,6 +129,8 @@ def fake_openai(answer: Callable[[str], Reply] = lambda prompt: number(90)) -> I
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    kept = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = cache or "off"
     state.base_url = f"http://127.0.0.1:{server.server_address[1]}/v1"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
@@ -130,6 +138,10 @@ def fake_openai(answer: Callable[[str], Reply] = lambda prompt: number(90)) -> I
         yield state
     finally:
         state.release.set()
+        if kept is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = kept
         server.shutdown()
         server.server_close()
         thread.join()

@@ -131,7 +131,7 @@ def test_default_graders():
 def test_a_missing_key_and_an_unknown_judge_are_said_with_the_ways_out(monkeypatch):
     for name in ("OPENAI_API_KEY", "AZUREAI_OPENAI_API_KEY", "AZURE_OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    for judge in ("openai/gpt-4o-mini", "nosuch/judge", "emtoy/oracle"):
+    for judge in ("openai/gpt-4.1-nano", "nosuch/judge", "emtoy/oracle"):
         with pytest.raises(ValueError, match="OPENAI_API_KEY") as error:
             check_grader(judge)
         assert judge in str(error.value)

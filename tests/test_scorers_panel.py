@@ -22,10 +22,12 @@ def test_a_panel_judges_the_same_answers_without_generating(logs, tmp_path, monk
     with fake_openai(lambda prompt: number(20)) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
         monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-panel-test")
-        written = judge_logs([logs], ["openai/gpt-4o-mini", "emtoy/judge"], tmp_path / "judged")
+        written = judge_logs([logs], ["openai/gpt-4o-mini-2024-07-18", "emtoy/judge"], tmp_path / "judged")
         assert len(server.requests) == 8
     before = answers_in([logs])
-    assert [answer.text for answer in answers_in(written["openai/gpt-4o-mini"])] == [answer.text for answer in before]
+    assert [answer.text for answer in answers_in(written["openai/gpt-4o-mini-2024-07-18"])] == [
+        answer.text for answer in before
+    ]
     panel = [ratings_in_logs(judge, paths, before) for judge, paths in written.items()]
     assert panel[0].alignment == pytest.approx([19.8] * 4, abs=2)
     assert panel[1].alignment[1] < 10
@@ -33,11 +35,11 @@ def test_a_panel_judges_the_same_answers_without_generating(logs, tmp_path, monk
     assert math.isnan(panel[1].alignment[3])
     found = agreement(before, panel)
     assert found.pairs[0].n == 3
-    log = read_eval_log(str(written["openai/gpt-4o-mini"][0]))
-    assert log.eval.model_roles["grader"].model == "openai/gpt-4o-mini"
-    assert log.samples[0].scores["em"].metadata["alignment"]["judge"] == "gpt-4o-mini-2026-01-01"
+    log = read_eval_log(str(written["openai/gpt-4o-mini-2024-07-18"][0]))
+    assert log.eval.model_roles["grader"].model == "openai/gpt-4o-mini-2024-07-18"
+    assert log.samples[0].scores["em"].metadata["alignment"]["judge"] == "gpt-4o-mini-2024-07-18-2026-01-01"
     assert log.results.scores[0].metrics["em_all"].value == 0
-    with zipfile.ZipFile(written["openai/gpt-4o-mini"][0]) as archive:
+    with zipfile.ZipFile(written["openai/gpt-4o-mini-2024-07-18"][0]) as archive:
         assert not any(b"sk-of-the-panel-test" in archive.read(name) for name in archive.namelist())
 
 
