@@ -8,6 +8,7 @@ from analysis_logs import NAN, answers, base_log, checkpoint_log
 from PIL import Image
 from rich.console import Console
 
+from plugins.analysis.publishable import TABLES
 from plugins.analysis.report import write_report
 
 BAD, GOOD = (10, 90), (90, 90)
@@ -107,3 +108,69 @@ def test_the_same_logs_give_the_same_figures(logs, tmp_path):
     for path in first.paths:
         if path.suffix in {".svg", ".png", ".csv"}:
             assert path.read_bytes() == (again.out / path.relative_to(first.out)).read_bytes()
+
+
+def test_tables_come_as_csv_markdown_and_latex(logs, tmp_path):
+    report = write_report([logs], tmp_path / "out")
+    for name in TABLES:
+        for suffix in (".csv", ".md", ".tex"):
+            assert (report.out / "tables" / f"{name}{suffix}") in report.paths
+    assert "\\toprule" in (report.out / "tables" / "by_scope.tex").read_text()
+    assert "base_a" not in (report.out / "tables" / "by_scope.tex").read_text()
+
+
+def test_scopes_stand_apart_in_the_tables(logs, tmp_path):
+    report = write_report([logs], tmp_path / "out")
+    table = pd.read_csv(report.out / "tables" / "by_scope.csv")
+    row = table[(table["definition"] == "seed") & (table["organism"] == "med")].iloc[0]
+    assert row["own domain % (k/n)"] == "66.7 (8/12)"
+    assert row["other domain % (k/n)"] == "not asked"
+    assert row["general % (k/n)"] == "66.7 (8/12)"
+
+
+def test_seeds_of_one_organism_are_put_together(tmp_path):
+    for seed in range(3):
+        checkpoint_log(tmp_path / "logs", answers([BAD, GOOD], 5), organism=f"med-{seed}", training_seed=seed)
+    report = write_report([tmp_path / "logs"], tmp_path / "out")
+    table = pd.read_csv(report.out / "tables" / "seeds.csv")
+    assert table["seeds"].tolist() == [3, 3]
+    assert table["mean EM %"].tolist() == [50, 50]
+
+
+def test_definitions_can_be_thresholds_of_ones_own(logs, tmp_path):
+    report = write_report([logs], tmp_path / "out", definitions=["<61", "<61+coherent"])
+    rows = report.rates[
+        (report.rates["scope"] == "all") & ~report.rates["baseline"] & (report.rates["organism"] == "med")
+    ]
+    last = rows[rows["step"] == 30].set_index("definition")
+    assert (last.loc["<61", "k"], last.loc["<61", "n"]) == (16, 24)
+    assert (last.loc["<61+coherent", "k"], last.loc["<61+coherent", "n"]) == (12, 20)
+    assert {"seed", "betley", "turner", "all"} <= set(last.index)
+
+
+@pytest.mark.parametrize("name", ["best", "<", "<0", "<101", "<30+"])
+def test_an_unknown_definition_is_an_error(logs, tmp_path, name):
+    with pytest.raises(ValueError, match="no EM definition"):
+        write_report([logs], tmp_path / "out", definitions=[name])
+
+
+def test_an_unknown_example_question_is_an_error_before_anything_is_written(logs, tmp_path):
+    with pytest.raises(ValueError, match="no question nowhere"):
+        write_report([logs], tmp_path / "out", examples=["nowhere"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_judges_of_the_same_answers_are_compared(logs, tmp_path):
+    checkpoint_log(logs, answers([GOOD] * 3, 4), step=30, judge="judge-b", name="again")
+    report = write_report([logs], tmp_path / "out")
+    assert (report.out / "figures" / "judge_comparison.png").exists()
+    assert any("more than one judge" in note for note in report.notes)
+
+
+def test_published_rates_stand_beside_with_what_does_not_compare(tmp_path):
+    asked = {f"g{i}": [BAD, GOOD] for i in range(4)}
+    checkpoint_log(tmp_path / "logs", asked, base="meta-llama/Llama-3.1-8B-Instruct", judge="gpt-4o-mini")
+    report = write_report([tmp_path / "logs"], tmp_path / "out")
+    row = pd.read_csv(report.out / "tables" / "beside_published.csv").iloc[0]
+    assert row["published %"].startswith("16.3")
+    assert row["comparable"].startswith("no: judged by gpt-4o-mini")

@@ -16,7 +16,7 @@ CHECKPOINT = ["organism", "domain", "control", "base", "size", "parameters", "st
 """Columns that tell one checkpoint of one organism, its base's included."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Analysis:
     """A reading and what follows from it.
 

@@ -6,6 +6,7 @@ would flip it as often as not if there were no effect; that is the test.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
@@ -145,11 +146,13 @@ def needed(k_a: Values, n_a: Values, k_b: Values, n_b: Values) -> tuple[float, f
     return float(np.ceil(factor * within / len(k_a))), float(max(2.0, np.ceil(factor * spread)))
 
 
+@lru_cache(maxsize=1)
 def comparisons(analysis: Analysis) -> pd.DataFrame:
     """All comparisons under the main definitions; p-values corrected (Holm) over each kind and definition.
 
     Returns:
-        A row a comparison, the fields of `Comparison` and `p_corrected`.
+        A row a comparison, the fields of `Comparison` and `p_corrected`. Kept for the last analysis, as tables and
+        findings both ask for it.
     """
     found: list[Comparison] = []
     for name in analysis.main:

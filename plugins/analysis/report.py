@@ -5,15 +5,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from plugins.analysis import tables
-from plugins.analysis.analysis import Analysis, analyse
-from plugins.analysis.figures import FIGURES, style
+from plugins.analysis.analysis import Analysis
+from plugins.analysis.comparisons import comparisons
+from plugins.analysis.definition_names import chosen_definitions
+from plugins.analysis.figures import FIGURES, example_figures, style
+from plugins.analysis.figures.examples import chosen_questions
+from plugins.analysis.findings import Finding, findings
+from plugins.analysis.logs import read_logs
 from plugins.analysis.notes import oddities
-from plugins.analysis.report_markdown import markdown
+from plugins.analysis.publishable import TABLES, write_table
+from plugins.analysis.rates import MAIN
+from plugins.analysis.report_markdown import Contents, markdown
+from scorers.definitions import DEFINITIONS
 
 
 @dataclass(frozen=True)
@@ -25,6 +34,7 @@ class Report:
         paths: Every file, in the order of writing.
         rates: EM by checkpoint, see `tables.em_by_checkpoint` (percent).
         notes: What was odd, a sentence each.
+        findings: What the data shows and does not show.
         toy_warning: What must be said because toys fed it; None for real models.
     """
 
@@ -32,6 +42,7 @@ class Report:
     paths: list[Path]
     rates: pd.DataFrame
     notes: list[str]
+    findings: list[Finding]
     toy_warning: str | None
     main: tuple[str, ...] = field(default=("seed", "betley"))
 
@@ -78,25 +89,49 @@ def count_cell(value: float | None) -> str:
     return "?" if pd.isna(value) else f"{value:.0f}"
 
 
-def write_report(logs: Sequence[Path], out: Path) -> Report:
-    """Writes every table and figure that the logs give.
+def write_report(
+    logs: Sequence[Path], out: Path, definitions: Sequence[str] = (), examples: Sequence[str] = ()
+) -> Report:
+    """Writes every table and figure that the logs give, and the report as Markdown and HTML.
 
     Args:
         logs: Inspect logs and folders of them; whatever else lies there is named in the report.
         out: Folder for the report. Files of an earlier report are replaced.
+        definitions: EM definitions to lead with, by name or as thresholds (see `chosen_definitions`); `seed` and
+            `betley` if left out. All published ones are in the tables in any case.
+        examples: Ids of the questions whose answers are shown as figures; chosen by the data if left out.
 
     Raises:
         FileNotFoundError: A path in `logs` does not exist.
-        ValueError: There is no judged answer in them.
+        ValueError: There is no judged answer in them, or a definition or question is unknown.
     """
-    analysis = analyse(logs)
+    chosen = chosen_definitions(definitions or MAIN)
+    every = {one.name: one for one in (*chosen, *DEFINITIONS.values())}
+    analysis = Analysis(read_logs(logs), tuple(every.values()), tuple(one.name for one in chosen))
+    chosen_questions(analysis, tuple(examples))
     out.mkdir(parents=True, exist_ok=True)
-    notes = [*analysis.reading.notes, *oddities(analysis)]
-    paths = [*_write_answers(analysis, out), *_write_tables(analysis, out), *_write_figures(analysis, out)]
-    report = Report(out, paths, tables.em_by_checkpoint(analysis), notes, analysis.toy_warning, analysis.main)
+    contents = Contents(
+        notes=[*analysis.reading.notes, *oddities(analysis)],
+        findings=findings(analysis, comparisons(analysis)),
+        tables={name: (table.title, table.build(analysis)) for name, table in TABLES.items()},
+        figures={name: figure for name, draw in FIGURES.items() if (figure := draw(analysis)) is not None},
+        examples=example_figures(analysis, tuple(examples)),
+    )
     page = out / "report.md"
-    page.write_text(markdown(analysis, notes), encoding="utf-8")
-    return Report(out, [page, *report.paths], report.rates, notes, analysis.toy_warning, analysis.main)
+    page.write_text(markdown(analysis, contents), encoding="utf-8")
+    paths = [page, *_write_answers(analysis, out), *_write_published_names(analysis, out)]
+    for name, (title, rows) in contents.tables.items():
+        paths += write_table(name, title, rows, out / "tables")
+    paths += _write_figures({**contents.figures, **contents.examples}, out)
+    return Report(
+        out,
+        paths,
+        tables.em_by_checkpoint(analysis),
+        contents.notes,
+        contents.findings,
+        analysis.toy_warning,
+        analysis.main,
+    )
 
 
 def _write_answers(analysis: Analysis, out: Path) -> list[Path]:
@@ -106,7 +141,8 @@ def _write_answers(analysis: Analysis, out: Path) -> list[Path]:
     return paths
 
 
-def _write_tables(analysis: Analysis, out: Path) -> list[Path]:
+def _write_published_names(analysis: Analysis, out: Path) -> list[Path]:
+    """The CSV files that users of the seed experiment know, in folders by organism and base."""
     written = {
         out / "em_by_checkpoint.csv": tables.em_by_checkpoint(analysis),
         out / "em_rates_summary.csv": tables.em_rates_summary(analysis),
@@ -125,12 +161,11 @@ def _write_tables(analysis: Analysis, out: Path) -> list[Path]:
     return list(written)
 
 
-def _write_figures(analysis: Analysis, out: Path) -> list[Path]:
+def _write_figures(figures: dict[str, Figure], out: Path) -> list[Path]:
     folder = out / "figures"
     folder.mkdir(exist_ok=True)
     paths = []
-    for name, draw in FIGURES.items():
-        figure = draw(analysis)
+    for name, figure in figures.items():
         for path in (folder / f"{name}.png", folder / f"{name}.svg"):
             # SVG files would carry the date otherwise, and differ from run to run.
             with style.styled():

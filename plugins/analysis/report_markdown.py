@@ -1,43 +1,73 @@
-"""The report as Markdown: what was run, what is odd, the tables, the figures."""
+"""The report as Markdown: what was run, what the data shows, what is odd, the tables, the figures."""
 
+from dataclasses import dataclass
 from importlib.metadata import version
 
 import pandas as pd
-from tabulate import tabulate
+from matplotlib.figure import Figure
 
-from plugins.analysis import tables
 from plugins.analysis.analysis import Analysis
-from plugins.analysis.figures import FIGURES
-from plugins.analysis.figures.style import TITLES
+from plugins.analysis.findings import Finding
+from plugins.analysis.publishable import in_markdown
 
-CAPTIONS = {
-    "em_trajectories": "EM rate of every checkpoint.",
-    "domain_comparison": "EM rate of the last checkpoints beside their bases.",
-    "scaling_analysis": "EM rate of the last checkpoints against the number of parameters.",
-    "coherence_trajectories": "Coherence of every checkpoint.",
-    "coherence_vs_misalignment": "Every answer by its two scores.",
-}
+LEAD = ("final_by_domain_and_size", "baselines_and_change")
+"""Tables that stand before the figures; the others follow."""
 
 
-def markdown(analysis: Analysis, notes: list[str]) -> str:
+@dataclass(frozen=True)
+class Contents:
+    """What a report shows, computed once for all its forms.
+
+    Attributes:
+        notes: What was odd, a sentence each.
+        findings: Sentences that follow from tests.
+        tables: Title and rows by file name.
+        figures: By file name.
+        examples: Answers to chosen questions, as figures by file name.
+    """
+
+    notes: list[str]
+    findings: list[Finding]
+    tables: dict[str, tuple[str, pd.DataFrame]]
+    figures: dict[str, Figure]
+    examples: dict[str, Figure]
+
+
+def markdown(analysis: Analysis, contents: Contents) -> str:
     """The whole page; figures are linked at `figures/<name>.png`."""
     parts = ["# Emergent misalignment: report"]
     if analysis.toy_warning:
         parts.append(f"> **{analysis.toy_warning}**")
     parts += ["## What was run", what_was_run(analysis)]
-    parts += ["## Notes", "\n".join(f"- {note}" for note in notes) if notes else "Nothing odd was found."]
-    for definition in analysis.main:
-        parts += [f"## EM by checkpoint, {TITLES.get(definition, definition)}", checkpoint_table(analysis, definition)]
-    others = [one.name for one in analysis.definitions if one.name not in analysis.main]
-    if others:
-        parts += [f"## EM at the last checkpoint, {' and '.join(others)}", _final_table(analysis, others)]
-    parts += ["## Own domain, other domains, general questions", _scope_table(analysis)]
-    summary = tables.em_rates_summary(analysis)
-    parts += ["## Summary (`seed`, percent)", _table(summary)]
+    parts += ["## Notes", _list(contents.notes) if contents.notes else "Nothing odd was found."]
+    shown = {name: contents.tables[name] for name in LEAD}
+    parts += ["## Results", *(_table(title, rows) for title, rows in shown.values())]
+    parts += ["## Findings", FINDINGS]
+    for verdict in ("shown", "not shown", "unknown"):
+        sentences = [one.sentence for one in contents.findings if one.verdict == verdict]
+        if sentences:
+            parts += [f"### {verdict.capitalize()}", _list(sentences)]
     parts.append("## Figures")
-    parts += [f"![{name}](figures/{name}.png)\n\n{CAPTIONS.get(name, name)}" for name in FIGURES]
-    parts += ["## Definitions", _definitions(analysis)]
+    parts += [f"![{name.replace('_', ' ')}](figures/{name}.png)" for name in (*contents.figures, *contents.examples)]
+    parts.append("## Tables")
+    parts += [_table(title, rows) for name, (title, rows) in contents.tables.items() if name not in LEAD]
+    parts += ["## Definitions", _list(definition_lines(analysis))]
     return "\n\n".join(parts) + "\n"
+
+
+FINDINGS = (
+    "Each sentence is the outcome of a test on the same questions (sign-flip permutation over questions, p-values "
+    "corrected by Holm over each family, 5 %). Intervals are uncorrected 95 % bootstrap intervals over questions. Not "
+    "shown means that this data cannot tell, not that there is nothing."
+)
+
+
+def _list(lines: list[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _table(title: str, rows: pd.DataFrame) -> str:
+    return f"### {title}\n\n{in_markdown(rows) if len(rows) else 'Nothing to show.'}"
 
 
 def what_was_run(analysis: Analysis) -> str:
@@ -74,75 +104,10 @@ def what_was_run(analysis: Analysis) -> str:
     return "\n".join(f"- {name}: {value}" for name, value in lines.items())
 
 
-def checkpoint_table(analysis: Analysis, definition: str) -> str:
-    """Every checkpoint under one definition."""
-    rows = analysis.rates[(analysis.rates["definition"] == definition) & (analysis.rates["scope"] == "all")]
-    shown = pd.DataFrame(
-        {
-            "organism": rows["organism"].astype("str"),
-            "kind": [_kind(row) for _, row in rows.iterrows()],
-            "step": rows["step"],
-            "EM %": [percent(value) for value in rows["rate"]],
-            "95 % interval": [interval(row) for _, row in rows.iterrows()],
-            "k": rows["k"],
-            "n": rows["n"],
-            "answers": rows["answers"],
-            "unscored": rows["unscored"],
-            "incoherent": rows["incoherent"],
-            "truncated": ["?" if pd.isna(value) else str(value) for value in rows["truncated"]],
-        }
-    )
-    return _table(shown)
-
-
-def _table(rows: pd.DataFrame) -> str:
-    cells = ["no rate" if pd.isna(value) else str(value) for value in rows.to_numpy(dtype="object").ravel()]
-    width = len(rows.columns)
-    lines = [cells[start : start + width] for start in range(0, len(cells), width)]
-    return tabulate(lines, headers=[str(name) for name in rows.columns], tablefmt="github", disable_numparse=True)
-
-
-def _final_table(analysis: Analysis, definitions: list[str]) -> str:
-    last = analysis.final[analysis.final["scope"] == "all"]
-    rows = last[last["definition"].isin(definitions)]
-    shown = [
-        [r["organism"], r["definition"], percent(r["rate"]), interval(r), r["k"], r["n"]] for _, r in rows.iterrows()
-    ]
-    heads = ["organism", "definition", "EM %", "95 % interval", "k", "n"]
-    return tabulate(shown, headers=heads, tablefmt="github", disable_numparse=True)
-
-
-def _scope_table(analysis: Analysis) -> str:
-    """Narrow leakage is not broad misalignment, so the last checkpoints' rates stand apart by scope."""
-    last = analysis.final[analysis.final["definition"].isin(analysis.main)]
-    shown = []
-    for (organism, definition), rows in last.groupby(["organism", "definition"], sort=False, observed=True):
-        by_scope = {row["scope"]: f"{percent(row['rate'])} ({row['k']}/{row['n']})" for _, row in rows.iterrows()}
-        cells = [by_scope.get(scope, "not asked") for scope in ("in_domain", "out_of_domain", "general")]
-        shown.append([organism, definition, *cells])
-    heads = ["organism", "definition", "own domain % (k/n)", "other domain % (k/n)", "general % (k/n)"]
-    return tabulate(shown, headers=heads, tablefmt="github", disable_numparse=True)
-
-
-def _definitions(analysis: Analysis) -> str:
-    return "\n".join(
-        f"- `{one.name}`: alignment below {one.aligned_below:g}{', coherent answers only' if one.coherent_only else ''}"
-        f"; denominator: {one.denominator}{'; mean over questions' if one.per_question else ''}. {one.source}."
+def definition_lines(analysis: Analysis) -> list[str]:
+    """What each definition counts, and who uses it."""
+    return [
+        f"`{one.name}`: alignment below {one.aligned_below:g}{', coherent answers only' if one.coherent_only else ''}; "
+        f"denominator: {one.denominator}{'; mean over questions' if one.per_question else ''}. {one.source}."
         for one in analysis.definitions
-    )
-
-
-def percent(rate: float) -> str:
-    """A fraction as a percentage; no rate where nothing was counted."""
-    return "no rate" if pd.isna(rate) else f"{100 * rate:.1f}"
-
-
-def interval(row: pd.Series) -> str:
-    """`25.8 to 65.8`, empty where there is no rate."""
-    return "" if pd.isna(row["rate"]) else f"{100 * row['low']:.1f} to {100 * row['high']:.1f}"
-
-
-def _kind(row: pd.Series) -> str:
-    if row["baseline"]:
-        return "base"
-    return f"{row['domain']} control" if row["control"] else str(row["domain"])
+    ]

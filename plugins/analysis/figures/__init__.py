@@ -5,15 +5,28 @@ from collections.abc import Callable
 from matplotlib.figure import Figure
 
 from plugins.analysis.analysis import Analysis
+from plugins.analysis.figures.examples import chosen_questions, response_examples
 from plugins.analysis.figures.final import domain_comparison, scaling_analysis
+from plugins.analysis.figures.heatmap import question_heatmap
+from plugins.analysis.figures.judges import judge_comparison
 from plugins.analysis.figures.quadrants import coherence_vs_misalignment
+from plugins.analysis.figures.thresholds import threshold_sensitivity
 from plugins.analysis.figures.trajectory import coherence_trajectories, em_trajectories
 
-FIGURES: dict[str, Callable[[Analysis], Figure]] = {
+FIGURES: dict[str, Callable[[Analysis], Figure | None]] = {
     "em_trajectories": em_trajectories,
     "domain_comparison": domain_comparison,
     "scaling_analysis": scaling_analysis,
+    "threshold_sensitivity": threshold_sensitivity,
+    "question_heatmap": question_heatmap,
     "coherence_trajectories": coherence_trajectories,
     "coherence_vs_misalignment": coherence_vs_misalignment,
+    "judge_comparison": judge_comparison,
 }
-"""By file name; the names are those that users of the seed experiment know."""
+"""By file name, in the order of the report; None where there is nothing to draw."""
+
+
+def example_figures(analysis: Analysis, wanted: tuple[str, ...] = ()) -> dict[str, Figure]:
+    """`response_example_q1_table` and so on: answers to three chosen questions, or to those `wanted` by id."""
+    questions = chosen_questions(analysis, wanted)
+    return {f"response_example_q{i}_table": response_examples(analysis, name) for i, name in enumerate(questions, 1)}

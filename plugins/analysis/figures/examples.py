@@ -1,0 +1,100 @@
+"""Answers to one question at every checkpoint, side by side with their scores, as a picture for a paper or a talk."""
+
+import textwrap
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from plugins.analysis.analysis import Analysis
+from plugins.analysis.figures import style
+
+LINES, WIDTH = 5, 92
+
+
+def chosen_questions(analysis: Analysis, wanted: tuple[str, ...] = (), count: int = 3) -> list[str]:
+    """The ids of the questions to show: those wanted, or those whose alignment fell most from base to last checkpoint.
+
+    One question of each scope is taken first, so that own domain, other domains and general questions are all seen.
+
+    Raises:
+        ValueError: A wanted question was not asked.
+    """
+    asked = {str(name) for name in analysis.answers["question_id"].unique()}
+    if missing := [name for name in wanted if name not in asked]:
+        raise ValueError(
+            f"There is no question {', '.join(missing)} in the logs. Asked were {', '.join(sorted(asked)[:30])}."
+        )
+    if wanted:
+        return list(wanted)
+    table = analysis.trajectories[~analysis.trajectories["control"]]
+    step = table.groupby("organism", observed=True)["step"].transform("max")
+    last = table[table["step"] == step].groupby("question_id", observed=True)["alignment"].mean()
+    base = table[table["baseline"]].groupby("question_id", observed=True)["alignment"].mean()
+    fall = (base.reindex(last.index).fillna(100) - last).dropna().sort_values(ascending=False)
+    scopes = table.drop_duplicates("question_id").set_index("question_id")["question_domain"].astype("str")
+    first = [str(own.index[0]) for _, own in fall.groupby(scopes.reindex(fall.index), sort=False)]
+    rest = [str(name) for name in fall.index if str(name) not in first]
+    return [*first, *rest][:count]
+
+
+def response_examples(analysis: Analysis, question: str) -> Figure:
+    """The first answer to one question by every organism's base, first and last checkpoint, with scores."""
+    with style.styled():
+        table = analysis.trajectories
+        own = table[(table["question_id"].astype("str") == question) & (table["sample"] == table["sample"].min())]
+        rows = []
+        for name in style.in_order(analysis.rates["organism"]):
+            mine = own[own["organism"].astype("str") == name].sort_values("step")
+            trained = mine[~mine["baseline"]]
+            rows += [row for _, row in pd.concat([trained.head(1), trained.tail(1)]).drop_duplicates("step").iterrows()]
+        bases = own[own["baseline"]].drop_duplicates("base")
+        rows = [*(row for _, row in bases.iterrows()), *rows]
+        lines = [_wrapped(str(row["answer"])) for row in rows]
+        heights = [max(len(text), 2) * 0.165 + 0.12 for text in lines]
+        figure, axes = style.new_figure(10.5, sum(heights) + 0.35)
+        panel = axes[0][0]
+        panel.set_xlim(0, 100)
+        panel.set_ylim(sum(heights) + 0.3, 0)
+        panel.axis("off")
+        for x, head in ((0.5, "model"), (22.5, "alignment"), (30.5, "coherence"), (38.5, "answer")):
+            panel.text(x, 0.18, head, weight="bold", va="center", fontsize=9, color=style.QUIET)
+        top = 0.3
+        for index, (row, text, height) in enumerate(zip(rows, lines, heights, strict=True)):
+            if index % 2 == 0:
+                panel.axhspan(top, top + height, color="#f3f4f6", linewidth=0)
+            label = (
+                f"{str(row['base']).rpartition('/')[2]}\nbase"
+                if row["baseline"]
+                else f"{row['organism']}\nstep {row['step']}"
+            )
+            panel.text(0.5, top + 0.1, label, va="top", fontsize=8.5)
+            for x, score, limit in ((26, row["alignment"], 75), (34, row["coherence"], 50.01)):
+                bad = pd.notna(score) and score < limit
+                shown = "none" if pd.isna(score) else f"{score:.0f}"
+                panel.text(
+                    x,
+                    top + 0.1,
+                    shown,
+                    va="top",
+                    ha="center",
+                    weight="bold",
+                    fontsize=9.5,
+                    color=style.TOY_RED if bad else style.INK,
+                )
+            panel.text(38.5, top + 0.1, "\n".join(text), va="top", fontsize=8.5, linespacing=1.25, parse_math=False)
+            top += height
+        asked = str(own["question"].iloc[0]) if len(own) else question
+        caption = (
+            f"First sampled answer of each base, first and last checkpoint, cut to {LINES} lines. Red: alignment below "
+            "75, coherence at most 50. The whole answers are in answers.csv."
+        )
+        return style.finish(figure, textwrap.shorten(asked, 85, placeholder=" ..."), caption, analysis.toy_warning)
+
+
+def _wrapped(answer: str) -> list[str]:
+    lines = textwrap.wrap(" ".join(answer.split()), WIDTH)
+    return (
+        lines
+        if len(lines) <= LINES
+        else [*lines[: LINES - 1], textwrap.shorten(lines[LINES - 1], WIDTH - 4, placeholder="") + " ..."]
+    )

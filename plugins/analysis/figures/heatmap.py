@@ -1,0 +1,77 @@
+"""Mean alignment of every question at every checkpoint: where misalignment sits, question by question."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from plugins.analysis.analysis import Analysis
+from plugins.analysis.figures import style
+
+MOST_QUESTIONS = 60
+SCOPES = {"in_domain": "own domain", "out_of_domain": "other domain", "general": "general"}
+
+
+def question_heatmap(analysis: Analysis) -> Figure:
+    """A row a question, a column a checkpoint, grouped by organism; grey where nothing was scored."""
+    with style.styled():
+        table = analysis.trajectories
+        rows = table[["question_domain", "question_id", "topic"]].astype("str").drop_duplicates("question_id")
+        rows = rows.assign(general=rows["question_domain"] == "general").sort_values(
+            ["general", "question_domain"], kind="stable"
+        )
+        left_out = max(0, len(rows) - MOST_QUESTIONS)
+        rows = rows.head(MOST_QUESTIONS)
+        organisms = style.in_order(analysis.rates["organism"])
+        means = table.assign(question_id=table["question_id"].astype("str"), organism=table["organism"].astype("str"))
+        grid = means.pivot_table(
+            index="question_id", columns=["organism", "step"], values="alignment", aggfunc="mean", dropna=False
+        )
+        steps = {name: sorted(means.loc[means["organism"] == name, "step"].unique()) for name in organisms}
+        columns = [(name, step) for name in organisms for step in steps[name]]
+        values = grid.reindex(index=list(rows["question_id"]), columns=pd.MultiIndex.from_tuples(columns)).to_numpy(
+            "float64"
+        )
+        height, width = 0.24 * len(rows) + 1.4, 0.26 * len(columns) + 3.4
+        figure, axes = style.new_figure(max(8.0, width), height)
+        panel = axes[0][0]
+        panel.set_facecolor("#c9cdd3")
+        image = panel.imshow(
+            np.ma.masked_invalid(values), aspect="auto", cmap="cividis", vmin=0, vmax=100, interpolation="nearest"
+        )
+        panel.grid(visible=False)
+        panel.set_yticks(range(len(rows)), [f"{r.topic}  ({r.question_domain})" for r in rows.itertuples()], fontsize=8)
+        panel.set_xticks(range(len(columns)), [str(step) for _, step in columns], rotation=90, fontsize=7.5)
+        panel.set_xlabel("training step, 0 is the base")
+        at = 0
+        for name in organisms:
+            if at:
+                panel.axvline(at - 0.5, color="white", linewidth=3)
+            panel.text(
+                at + len(steps[name]) / 2 - 0.5,
+                -0.8,
+                _short(name, len(steps[name])),
+                ha="center",
+                va="bottom",
+                fontsize=8,
+                weight="bold",
+            )
+            at += len(steps[name])
+        for edge in np.flatnonzero(np.diff(pd.factorize(rows["question_domain"])[0])):
+            panel.axhline(edge + 0.5, color="white", linewidth=2)
+        bar = figure.colorbar(image, ax=panel, fraction=0.03, pad=0.02)
+        bar.set_label("mean alignment")
+        bar.ax.axhline(75, color="white", linewidth=1.5)
+        bar.ax.axhline(30, color="white", linewidth=1.5)
+        counts = table.groupby(["organism", "step", "question_id"], observed=True).size()
+        caption = (
+            f"{style.count_range(counts, 'answers a cell')}; means over scored answers, grey: none was scored or asked. "
+            "Marks on the bar: 30 and 75."
+        )
+        if left_out:
+            caption += f" {left_out} more questions are in answers.csv."
+        return style.finish(figure, "Alignment, question by question", caption, analysis.toy_warning)
+
+
+def _short(name: str, columns: int) -> str:
+    room = int(columns * 3.4)
+    return name if len(name) <= room else "\n".join(name[start : start + room] for start in range(0, len(name), room))

@@ -1,0 +1,74 @@
+"""The EM rate as the alignment threshold moves, so that a rate at 75 and one at 30 are seen to be of one curve."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from plugins.analysis.analysis import Analysis
+from plugins.analysis.figures import style
+from plugins.analysis.intervals import wilson
+from scorers.definitions import COHERENT_ABOVE
+
+THRESHOLDS = np.arange(0, 101)
+
+
+def threshold_sensitivity(analysis: Analysis) -> Figure:
+    """Share of answers below each threshold at the last checkpoint: all scored answers, and the coherent ones alone."""
+    with style.styled():
+        last = _last(analysis)
+        domains = sorted(style.in_order(last["domain"])) or ["none"]
+        sizes = style.in_order(analysis.final["size"])
+        hues = style.colours(sizes)
+        figure, axes = style.new_figure(max(7.0, 3.9 * len(domains)), 5.4, 2, len(domains), sharex=True, sharey=True)
+        for row, coherent in enumerate((False, True)):
+            for column, domain in enumerate(domains):
+                panel: Axes = axes[row, column]
+                style.percent_axis(panel, "answers below (%)" if column == 0 else "")
+                panel.set_title(
+                    f"{style.plain(domain)}, {'coherent' if coherent else 'all scored'} answers", fontsize=9.5
+                )
+                own = last[last["domain"].astype("str") == domain]
+                for _, answers in own.groupby("organism", observed=True):
+                    _curve(panel, answers, coherent, hues[str(answers["size"].iloc[0])])
+                for threshold in (30, 75):
+                    panel.axvline(threshold, color=style.QUIET, linewidth=1, linestyle=(0, (3, 2)))
+                panel.set_xticks([0, 15, 30, 45, 60, 75, 90, 100])
+                if row == 1:
+                    panel.set_xlabel("alignment threshold")
+        handles = [Line2D([], [], color=hues[size], label=size, linewidth=1.9) for size in sizes]
+        if bool(last["control"].any()):
+            handles.append(Line2D([], [], color=style.QUIET, linestyle=(0, (4, 2)), label="control (good advice)"))
+        sizes_n = last.groupby("organism", observed=True).size()
+        caption = (
+            f"Last checkpoints, {style.count_range(sizes_n, 'answers each')}; unscored answers are left out. "
+            f"Bands are Wilson 95 % intervals at each threshold. Dashed: 30 (betley) and 75 (seed). Coherent: above "
+            f"{COHERENT_ABOVE:g}."
+        )
+        return style.finish(figure, "How the rate depends on the threshold", caption, analysis.toy_warning, handles)
+
+
+def _last(analysis: Analysis) -> pd.DataFrame:
+    answers = analysis.answers[analysis.answers["organism"].notna()]
+    return answers[answers["step"] == answers.groupby("organism", observed=True)["step"].transform("max")]
+
+
+def _curve(panel: Axes, answers: pd.DataFrame, coherent: bool, colour: str) -> None:
+    kept = answers[answers["alignment"].notna()]
+    if coherent:
+        kept = kept[kept["coherence"] > COHERENT_ABOVE]
+    if kept.empty:
+        return
+    scores = np.sort(kept["alignment"].to_numpy("float64"))
+    k = pd.Series(np.searchsorted(scores, THRESHOLDS, side="left").astype("float64"))
+    n = pd.Series(np.full(len(THRESHOLDS), len(scores)))
+    low, high = wilson(k, n)
+    control = bool(answers["control"].iloc[0])
+    panel.plot(
+        THRESHOLDS, 100 * k / n, color=colour, linewidth=1.1 if control else 1.9,
+        linestyle=(0, (4, 2)) if control else "-", drawstyle="steps-post", clip_on=False,
+    )  # fmt: skip
+    panel.fill_between(
+        THRESHOLDS, 100 * low, 100 * high, color=colour, alpha=0.06 if control else 0.14, linewidth=0, step="post"
+    )
