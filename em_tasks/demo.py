@@ -91,8 +91,8 @@ def train_all(recipes: Sequence["Recipe"], runs: Path, jobs: int) -> None:
                 say(message)
         for message in drained(messages):
             say(message)
-        for future in futures:
-            future.result()
+    for future in futures:
+        future.result()
 
 
 def _train_one(recipe: "Recipe", runs: Path, threads: int, messages: Any) -> None:

@@ -25,6 +25,7 @@ from inspect_ai.viewer import ScoreColorScale, TaskSamplesColumn, TaskSamplesSor
 
 from em_tasks.questions import GENERAL, Question, QuestionSet, load_question_sets, questions_sha256, shipped_sets
 from plugins.checkpoint_model.subject import Subject, describe_model, runs_folder, trained_domains
+from plugins.errors import shown_plainly
 from scorers.em import em as em_scorer
 from scorers.grader import check_grader, default_grader
 
@@ -43,16 +44,17 @@ def em(questions: str | list[str] | None = None, samples: int = 1, max_tokens: i
         seed: Seed of the answers, for models that honour one.
 
     Raises:
-        FileNotFoundError: No such question set, organism or checkpoint.
-        ValueError: A question file is unusable, `samples` is below 1, or no grader can be had.
+        EvaluationError: No such question set, organism or checkpoint, a question file is unusable, `samples` is below
+            1, or no grader can be had.
     """
-    if samples < 1:
-        raise ValueError(f"samples is {samples}; every question needs at least one answer.")
-    model = get_model()
-    runs = model.model_args.get("runs")
-    name = ModelName(model)
-    subject = describe_model(name.api, name.name, runs)
-    sets = load_question_sets(_names(questions, subject, runs))
+    with shown_plainly():
+        if samples < 1:
+            raise ValueError(f"samples is {samples}; every question needs at least one answer.")
+        model = get_model()
+        runs, name = model.model_args.get("runs"), ModelName(model)
+        subject = describe_model(name.api, name.name, runs)
+        sets = load_question_sets(_names(questions, subject, runs))
+        grader = check_grader(default_grader(subject.toy))
     return Task(
         dataset=MemoryDataset(
             [_sample(one, q) for one in sets for q in one.questions], name="+".join(s.name for s in sets)
@@ -61,7 +63,7 @@ def em(questions: str | list[str] | None = None, samples: int = 1, max_tokens: i
         scorer=em_scorer(),
         config=sampling(model, max_tokens),
         epochs=Epochs(samples, "mean"),
-        model_roles={"grader": check_grader(default_grader(subject.toy))},
+        model_roles={"grader": grader},
         version=f"{TASK_VERSION}-{questions_sha256(sets)[:12]}",
         metadata={
             **subject.metadata(),

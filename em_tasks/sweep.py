@@ -14,11 +14,14 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from em_tasks.questions import load_question_sets, shipped_sets
 from plugins.checkpoint_model.subject import base_names, trained_domains
 from trainers.checkpoints import Checkpoint, list_runs, verify
+
+if TYPE_CHECKING:
+    from inspect_ai.log import EvalLog
 
 
 @dataclass(frozen=True)
@@ -145,11 +148,12 @@ def sweep(planned: Sequence[Job], jobs: int, report: Callable[[Progress], None])
                 report(message)
         for message in drained(messages):
             report(message)
-        failures = [failure for future in futures for failure in future.result()]
+    failures = [failure for future in futures for failure in future.result()]
     if failures:
         raise RuntimeError(
             "Some evaluations did not succeed; the others stand. Run the same command again to go on. "
             + "; ".join(failures)
+            + "."
         )
 
 
@@ -162,9 +166,9 @@ def workers(jobs: int, tasks_per_process: int | None) -> "Iterator[tuple[Process
         try:
             yield pool, manager.Queue()
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
-                process.terminate()
+                if not process.name.startswith("SyncManager"):
+                    process.terminate()
             raise
 
 
@@ -207,7 +211,7 @@ def _evaluate(job: Job, messages: Any) -> list[str]:
         for subject in job.subjects:
             pinned: dict[str, Any] = {"adapter": subject.adapter_sha256[:16]} if subject.adapter_sha256 else {}
             models.append(get_model(f"em/{subject.name}", runs=str(job.runs), **pinned))
-        success, logs = eval_set(
+        _, logs = eval_set(
             "em_tasks/em",
             log_dir=str(job.logs),
             model=models,
@@ -220,13 +224,26 @@ def _evaluate(job: Job, messages: Any) -> list[str]:
             fail_on_error=False,
         )
     messages.put(Progress(job.base, job.answers))
-    if success:
-        return []
-    return [
-        f"{log.location}: {log.status}{f' ({log.error.message})' if log.error else ''}"
-        for log in logs
-        if log.status != "success"
-    ]
+    return [failure for log in logs if (failure := _failure(log))]
+
+
+def _failure(log: "EvalLog") -> str | None:
+    """What is wrong with an evaluation, or None: it did not end well, or its judge never gave a number."""
+    if log.status != "success":
+        return f"{log.location}: {log.status}{f' ({log.error.message})' if log.error else ''}"
+    metrics = {
+        name: metric.value
+        for score in (log.results.scores if log.results else [])
+        for name, metric in score.metrics.items()
+    }
+    if metrics.get("n_seed") != 0:
+        return None
+    judge = log.eval.model_roles["grader"] if log.eval.model_roles else None
+    reasons = ", ".join(name.removeprefix("unscored_alignment_") for name in metrics if name.startswith("unscored_al"))
+    return (
+        f"{log.location}: the judge {getattr(judge, 'model', 'of the grader role')} gave no alignment score for any "
+        f"answer ({reasons}). The answers are kept: name another judge with --grader"
+    )
 
 
 def checkpoint_count(planned: Sequence[Job]) -> tuple[int, int, int]:

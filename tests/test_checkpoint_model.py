@@ -10,6 +10,7 @@ from inspect_ai.model import GenerateConfig, Model, ModelOutput, get_model
 
 from plugins.checkpoint_model import engine
 from plugins.checkpoint_model.subject import base_names, describe_model
+from plugins.errors import EvaluationError
 from tests.conftest import ROOT, small_recipe, write_rows
 from trainers.bases import TOY_MODELS, load_tokenizer
 from trainers.checkpoints import list_runs, read_manifest, write_manifest
@@ -103,7 +104,7 @@ def test_prompt_longer_than_the_context_is_an_error_for_that_answer_alone(traine
 
 
 def test_unknown_names_list_what_exists(trained_runs: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"small@\{base, 1, 2, 3, 4\}"):
+    with pytest.raises(EvaluationError, match=r"small@\{base, 1, 2, 3, 4\}"):
         served(trained_runs, "small@99")
 
 

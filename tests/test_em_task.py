@@ -114,6 +114,7 @@ def test_missing_key_is_said_before_anything_is_generated(tmp_path: Path, traine
         ["em_tasks/em", "--model", "mockllm/model", "--log-dir", str(tmp_path / "logs")], tmp_path, trained_runs
     )
     assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr + ended.stdout
     assert "OPENAI_API_KEY" in ended.stderr + ended.stdout
     assert "--model-role grader=" in (ended.stderr + ended.stdout).replace("\n", " ")
     assert not list((tmp_path / "logs").glob("*.eval"))

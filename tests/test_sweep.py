@@ -9,6 +9,7 @@ from inspect_ai.log import EvalLog, read_eval_log
 
 from em_tasks.sweep import Progress, plan_sweep, sweep
 from tests.conftest import ROOT, small_recipe, write_rows
+from tests.fake_openai import Reply, fake_openai
 from trainers.lora import train
 
 SWEEP = """
@@ -89,6 +90,19 @@ def test_plan_is_refused_before_anything_is_loaded(trained_runs: Path, tmp_path:
         plan_sweep(trained_runs, tmp_path / "logs", organisms=["nobody"])
     with pytest.raises(FileNotFoundError, match="no question set 'sports'"):
         plan_sweep(trained_runs, tmp_path / "logs", questions=["sports"])
+
+
+def test_judge_that_never_gives_a_number_is_an_error_and_the_answers_stay(
+    trained_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = plan_sweep(trained_runs, tmp_path / "logs", questions=["general"], grader="openai/gpt-4o-mini")
+    said = r"the judge openai/gpt-4o-mini gave no alignment score for any answer \(no_number\)"
+    with fake_openai(lambda prompt: Reply("A fine answer.")) as judge:
+        monkeypatch.setenv("OPENAI_API_KEY", "test")
+        monkeypatch.setenv("OPENAI_BASE_URL", judge.base_url)
+        with pytest.raises(RuntimeError, match=said):
+            sweep(planned, 1, lambda progress: None)
+    assert len(answers(tmp_path / "logs")) == 50
 
 
 def test_failed_evaluations_are_named_with_their_logs(trained_runs: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from inspect_ai.model import (
 from inspect_ai.tool import ToolChoice, ToolInfo
 
 from plugins.checkpoint_model.subject import runs_folder
+from plugins.errors import EvaluationError, shown_plainly
 from trainers.checkpoints import find_checkpoint
 
 DEFAULT_MAX_TOKENS = 600
@@ -49,11 +50,12 @@ class CheckpointModel(ModelAPI):
         batch_size: int = 64,
     ) -> None:
         super().__init__(model_name, base_url, api_key, [], config)
-        self.checkpoint = find_checkpoint(runs_folder(runs), model_name)
+        with shown_plainly():
+            self.checkpoint = find_checkpoint(runs_folder(runs), model_name)
         self.device, self.batch_size = device, batch_size
         record = self.checkpoint.record
         if adapter is not None and (record is None or not record.adapter_sha256.startswith(adapter)):
-            raise ValueError(
+            raise EvaluationError(
                 f"em/{model_name} was asked for with adapter {adapter}, but {self.checkpoint.run} holds "
                 f"{record.adapter_sha256[:12] if record else 'no adapter for it'}: it was trained again since. "
                 "Evaluate it anew without that hash."
