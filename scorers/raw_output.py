@@ -35,9 +35,10 @@ def raw_tokens(
 
 
 def _alternatives(step: Logprob) -> tuple[TokenProbability, ...]:
-    listed = {top.token: math.exp(top.logprob) for top in step.top_logprobs or []}
-    listed.setdefault(step.token, math.exp(step.logprob))
-    return tuple(sorted(listed.items(), key=lambda pair: -pair[1]))
+    listed = [(top.token, math.exp(top.logprob)) for top in step.top_logprobs or []]
+    if all(token != step.token for token, _ in listed):
+        listed.append((step.token, math.exp(step.logprob)))
+    return tuple(sorted(listed, key=lambda pair: -pair[1]))
 
 
 def _after_reasoning(steps: list[Logprob]) -> list[Logprob]:

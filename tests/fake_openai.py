@@ -127,7 +127,10 @@ def fake_openai(
             self.end_headers()
             self.wfile.write(body)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128  # the default of 5 loses connections when a whole eval calls at once
+
+    server = Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     kept = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = cache or "off"

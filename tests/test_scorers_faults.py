@@ -114,7 +114,7 @@ def test_a_sweep_with_a_tenth_of_faults_gives_the_same_verdicts(tmp_path):
             log = run(
                 tmp_path / str(faulty),
                 ["x"] * 30,
-                judge(server, patience=2),
+                judge(server, sdk_retries=8, patience=1),
                 samples,
                 max_samples=10,
                 max_connections=10,
