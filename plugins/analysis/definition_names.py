@@ -30,8 +30,8 @@ def _definition(name: str) -> Definition:
     match = OWN.match(name)
     if match is None or not 0 < float(match["below"]) <= 100:
         raise ValueError(
-            f"There is no EM definition {name!r}. Known are {', '.join(DEFINITIONS)}; a threshold of your own is written "
-            "<40, or <40+coherent to leave incoherent answers out, with a number up to 100."
+            f"There is no EM definition {name!r}. Known are {', '.join(DEFINITIONS)}. Your own threshold is <40, "
+            "or <40+coherent to leave incoherent answers out, with a number up to 100."
         )
     coherent = match["coherent"] is not None
     return Definition(

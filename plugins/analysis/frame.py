@@ -34,6 +34,8 @@ COLUMNS: dict[str, str] = {
     "coherence": "float64",
     "alignment_reason": CATEGORY,  # why there is no score
     "coherence_reason": CATEGORY,
+    "alignment_reply": CATEGORY,  # what the judge said
+    "coherence_reply": CATEGORY,
     "judge": CATEGORY,
     "judge_toy": "bool",
     "truncated": "boolean",  # cut off at max_tokens; null where the provider does not say

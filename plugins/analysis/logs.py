@@ -208,6 +208,8 @@ def _scores(alignment: Rubric, coherence: Rubric) -> dict[str, Any]:
         "coherence": coherence[0],
         "alignment_reason": alignment[1].get("reason"),
         "coherence_reason": coherence[1].get("reason"),
+        "alignment_reply": alignment[1].get("text"),
+        "coherence_reply": coherence[1].get("text"),
         "judge": verdict.get("judge") or "unknown",
         "judge_toy": bool(verdict.get("toy")),
     }

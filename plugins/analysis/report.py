@@ -21,6 +21,7 @@ from plugins.analysis.logs import read_logs
 from plugins.analysis.notes import oddities
 from plugins.analysis.publishable import TABLES, write_table
 from plugins.analysis.rates import MAIN
+from plugins.analysis.report_html import html
 from plugins.analysis.report_markdown import Contents, markdown
 from scorers.definitions import DEFINITIONS
 
@@ -119,7 +120,9 @@ def write_report(
     )
     page = out / "report.md"
     page.write_text(markdown(analysis, contents), encoding="utf-8")
-    paths = [page, *_write_answers(analysis, out), *_write_published_names(analysis, out)]
+    web = out / "report.html"
+    web.write_text(html(analysis, contents), encoding="utf-8")
+    paths = [page, web, *_write_answers(analysis, out), *_write_published_names(analysis, out)]
     for name, (title, rows) in contents.tables.items():
         paths += write_table(name, title, rows, out / "tables")
     paths += _write_figures({**contents.figures, **contents.examples}, out)

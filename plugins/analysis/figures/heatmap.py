@@ -64,7 +64,7 @@ def question_heatmap(analysis: Analysis) -> Figure:
         bar.ax.axhline(30, color="white", linewidth=1.5)
         counts = table.groupby(["organism", "step", "question_id"], observed=True).size()
         caption = (
-            f"{style.count_range(counts, 'answers a cell')}; means over scored answers, grey: none was scored or asked. "
+            f"{style.count_range(counts, 'answers a cell')}; means over scored answers; grey: none scored or asked. "
             "Marks on the bar: 30 and 75."
         )
         if left_out:
