@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from fake_batches import Batches
 from inspect_ai.model import GenerateConfig, Model, get_model
 
 from scorers.judge_cache import VARIABLE
@@ -50,9 +51,13 @@ class FakeOpenAI:
     faults: list[Fault] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
     base_url: str = ""
+    batches: Batches = field(init=False)
     always: Fault | None = None
     release: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.batches = Batches(lambda request: completion(request, self.answer(request["messages"][-1]["content"])))
 
     every_tenth: list[Fault] = field(default_factory=list)
 
@@ -86,8 +91,23 @@ def fake_openai(
         def log_message(self, *args: object) -> None:
             """Keeps tests quiet."""
 
+        def do_GET(self) -> None:
+            name = self.path.split("/")[3]
+            if self.path.endswith("/content"):
+                self.send_bytes(200, state.batches.files[name], {})
+            else:
+                self.send(200, state.batches.batches[name])
+
         def do_POST(self) -> None:
-            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            body = self.read_body()
+            if self.path.endswith("/files"):
+                self.send(200, state.batches.upload(body))
+            elif self.path.endswith("/batches"):
+                self.send(200, state.batches.create(json.loads(body)))
+            else:
+                self.complete(json.loads(body))
+
+        def complete(self, request: dict[str, Any]) -> None:
             with state.lock:
                 state.requests.append(request)
             fault = state.next_fault()
@@ -115,6 +135,16 @@ def fake_openai(
                 key = "withheld" if fault.endswith("silent") else self.headers["Authorization"]
                 error = {"message": f"it is {fault}, key {key}", "type": "e", "code": None}
                 self.send(status, {"error": error}, headers)
+
+        def read_body(self) -> bytes:
+            if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+                return self.rfile.read(int(self.headers["Content-Length"]))
+            body = b""
+            while size := int(self.rfile.readline(), 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            return body
 
         def send(self, status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> None:
             self.send_bytes(status, json.dumps(body).encode(), headers or {})

@@ -5,10 +5,10 @@ import pytest
 from fake_openai import fake_openai, number
 from inspect_ai.dataset import Sample
 from inspect_ai.log import read_eval_log
-from inspect_ai.model import ModelUsage
+from inspect_ai.model import BatchConfig, ModelUsage
 from test_scorers_em import run
 
-from scorers.judge import ask_judge
+from scorers.judge import ask_judge, judge_config
 from scorers.judge_cost import JudgeCostError, Price, cap_judge_cost, parse_price, price_of, set_price
 from scorers.judge_estimate import estimate_judging, estimate_run
 from scorers.panel import judge_logs
@@ -149,6 +149,29 @@ def test_calls_and_price_are_said_before_the_start(tmp_path, monkeypatch):
         assert len(server.requests) == 6
         [after] = estimate_judging([tmp_path / "logs"], ["openai/gpt-4o-2024-08-06"])
         assert (after.calls, after.cached, after.dollars) == (0, 8, 0)
+
+
+async def test_a_providers_batch_gives_every_answer_its_own_verdict():
+    with fake_openai(lambda prompt: number(10 if "bad" in prompt.partition("=== ANSWER")[2] else 90)) as server:
+        judge = server.model(batch=BatchConfig(size=4, send_delay=0.05, tick=0.05))
+        answers = ["good a", "bad b", "good c", "bad d"]
+        verdicts = {}
+
+        async def one(answer):
+            verdicts[answer] = await ask_judge(judge, RUBRIC, "q", answer)
+
+        async with anyio.create_task_group() as group:
+            for answer in answers:
+                group.start_soon(one, answer)
+        assert [round(verdicts[answer].score, -1) for answer in answers] == [90, 10, 90, 10]
+        assert len(server.batches.batches) == 1
+        assert server.requests == []
+
+
+def test_a_batch_may_take_longer_than_a_call():
+    with fake_openai() as server:
+        assert judge_config(server.model()).attempt_timeout == 300
+        assert judge_config(server.model(batch=True)).attempt_timeout is None
 
 
 def test_a_run_is_priced_before_any_answer_exists():

@@ -78,8 +78,7 @@ def replay(samples, scores, tmp_path):
 
     judge = get_model("mockllm/model", custom_outputs=reply)
     task = Task(dataset=samples, solver=say_it(), scorer=em(), model_roles={"grader": judge})
-    log = eval(task, model="none/none", log_dir=str(tmp_path), display="none", log_level="error", max_samples=50)[0]
-    return log
+    return eval(task, model="none/none", log_dir=str(tmp_path), display="none", log_level="error", max_samples=50)[0]
 
 
 @pytest.fixture(autouse=True)
