@@ -132,6 +132,10 @@ async def _generate(judge: Model, prompt: str, config: GenerateConfig) -> ModelO
 def judge_config(judge: Model) -> GenerateConfig:
     """How this judge is asked: the published way, with what the user set on it put over that."""
     config = JUDGE_CONFIG.merge(judge.config)
+    if config.temperature == 0 and str(judge).startswith("hf/"):
+        # Inspect's hf provider samples always, and transformers refuses to sample at 0. The probabilities that it
+        # reports are those of the raw logits, so the temperature does not touch them.
+        config = config.model_copy(update={"temperature": 0.01})
     if config.batch and judge.config.attempt_timeout is None:
         config = config.model_copy(update={"attempt_timeout": None})  # a provider's batch may take a day
     # A judge whose API refuses probabilities is told so by logprobs: false; the number of them must then go too.

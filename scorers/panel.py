@@ -139,6 +139,23 @@ def ratings_in_logs(judge: str, logs: Sequence[str | Path], answers: Sequence[An
     return _ratings(judge, rows)
 
 
+def own_ratings(logs: Sequence[str | Path], answers: Sequence[Answer]) -> list[Ratings]:
+    """The scores that logs carry already, as a judge of its name with ` (log)` behind it; none where they carry none.
+
+    Logs of several judges together give one entry a judge.
+    """
+    found: dict[str, dict[Key, tuple[float, float]]] = {}
+    for log in map(read_eval_log, find_logs(logs)):
+        grader = (log.eval.model_roles or {}).get(ROLE)
+        name = grader.model if isinstance(grader, ModelConfig) else "scores"
+        for sample in log.samples or []:
+            entry = (sample.scores or {}).get(NAME)
+            if entry is not None and isinstance(entry.value, dict):
+                alignment, coherence = (_score(entry.value[rubric]) for rubric in RUBRICS)
+                found.setdefault(name, {})[(log.eval.eval_id, str(sample.id), sample.epoch)] = (alignment, coherence)
+    return [_ratings(f"{name} (log)", [scores.get(answer.key) for answer in answers]) for name, scores in found.items()]
+
+
 def ratings_in_csv(judge: str, path: Path, answers: Sequence[Answer]) -> Ratings:
     """Published scores or human labels as one more judge.
 

@@ -6,6 +6,7 @@ presumes that a number is one token. Judges that write 85 as `8`, `5` are walked
 asks a judge, so a stored verdict can be read again under other settings.
 """
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -90,7 +91,7 @@ def expectation(tokens: tuple[TokenProbability, ...], scale: tuple[int, int] = (
         The mean on the scale (None where no token is a number on it) and W (0-1).
     """
     numbers = [(value, p) for token, p in tokens if (value := _whole(token, scale)) is not None]
-    mass = sum(p for _, p in numbers)
+    mass = math.fsum(p for _, p in numbers)
     return (sum(value * p for value, p in numbers) / mass if mass > 0 else None), mass
 
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from fake_openai import Reply, fake_openai, number
 from inspect_ai.model import GenerateConfig, ModelOutput, ModelUsage, get_model
@@ -129,3 +131,15 @@ async def test_a_providers_own_error_output_is_a_failed_call():
 def with_usage(output):
     output.usage = ModelUsage(input_tokens=1, output_tokens=1, total_tokens=2)
     return output
+
+
+@pytest.mark.slow
+async def test_a_local_judge_through_the_stock_provider_is_asked_and_read():
+    folder = Path(__file__).resolve().parents[1] / "trainers" / "toy" / "models" / "toy-s"
+    judge = get_model("hf/local", model_path=str(folder), device="cpu", memoize=False)
+    verdict = await ask_judge(judge, ALIGNMENT, QUESTION, ANSWER, fresh=True)
+    # A toy model knows nothing of grading: what counts is that its tokens arrive and it gets a reason for it.
+    assert verdict.reason == "no_number"
+    assert verdict.mass is not None
+    assert len(verdict.tokens) == 20
+    assert verdict.tokens[0][1] <= 1
