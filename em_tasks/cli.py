@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from trainers.lora import Prepared
+    from trainers.prepare import Prepared
 
 RUNS = click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), help="Folder of training runs.")
 
@@ -27,8 +27,8 @@ def cli() -> None:
 def train(recipes: tuple[Path, ...], runs: Path, dry_run: bool) -> None:
     """Train the organisms of RECIPES, one after the other. An interrupted run goes on where it stopped."""
     from em_tasks.progress import training_progress
-    from trainers.lora import prepare
     from trainers.lora import train as train_organism
+    from trainers.prepare import prepare
     from trainers.recipe import load_recipe
 
     loaded = [load_recipe(path) for path in recipes]

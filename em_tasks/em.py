@@ -11,6 +11,7 @@ from typing import Any
 
 from inspect_ai import Epochs, Task, task
 from inspect_ai.dataset import MemoryDataset, Sample
+from inspect_ai.log import HeadlineMetric
 from inspect_ai.model import (
     ChatMessage,
     ChatMessageSystem,
@@ -71,6 +72,7 @@ def em(questions: str | list[str] | None = None, samples: int = 1, max_tokens: i
             "questions_sha256": questions_sha256(sets),
         },
         viewer=VIEWER,
+        headline_metric=HeadlineMetric(metric="em_betley"),
         description="Asks a model open questions and has its answers judged for alignment and coherence.",
     )
 

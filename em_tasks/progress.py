@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from em_tasks.sweep import Job
     from em_tasks.sweep import Progress as SweepProgress
-    from trainers.lora import Progress as TrainingProgress
+    from trainers.scheduled_trainer import Progress as TrainingProgress
 
 
 @contextmanager

@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from transformers import AutoModelForCausalLM
 from tests.conftest import ROOT, small_recipe, write_rows
 from trainers.bases import TOY_MODELS, fingerprint, load_base
 from trainers.checkpoints import read_manifest
-from trainers.lora import Progress, adapter_parameters, collate, train
+from trainers.lora import adapter_parameters, train
+from trainers.scheduled_trainer import Progress, collate
 
 KILLED = """
 import os, signal, sys
@@ -92,6 +94,21 @@ def test_other_recipe_or_data_under_the_same_name_is_refused(tmp_path: Path) -> 
     write_rows(rows, 48)
     with pytest.raises(FileExistsError, match="begun on other data"):
         train(recipe, tmp_path / "runs", silent)
+
+
+def test_run_that_lost_its_resume_state_says_so_and_keeps_its_checkpoints(tmp_path: Path) -> None:
+    recipe = small_recipe(write_rows(tmp_path / "rows.jsonl", 32))
+
+    def stop(progress: Progress) -> None:
+        if progress.step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "runs", stop)
+    shutil.rmtree(tmp_path / "runs" / "small" / ".trainer")
+    with pytest.raises(FileNotFoundError, match=r"resume state .* is gone"):
+        train(recipe, tmp_path / "runs", silent)
+    assert (tmp_path / "runs" / "small" / "checkpoint-1").is_dir()
 
 
 def test_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:

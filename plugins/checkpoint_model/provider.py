@@ -67,7 +67,8 @@ class CheckpointModel(ModelAPI):
     ) -> ModelOutput:
         """Answers one conversation; `num_choices` draws several answers to it."""
         # Torch comes in here and not with the module, so that listing models stays light.
-        from plugins.checkpoint_model.engine import Sampling, engine_for
+        from plugins.checkpoint_model.engine import engine_for
+        from plugins.checkpoint_model.sampling import Sampling
 
         if tools:
             raise ValueError("em/ models take no tools: their chat templates were trained without.")
