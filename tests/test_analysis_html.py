@@ -5,10 +5,15 @@ import shutil
 import subprocess
 import time
 
+import pandas as pd
 import pytest
 from analysis_logs import answers, base_log, checkpoint_log
 
+from plugins.analysis.analysis import Analysis
+from plugins.analysis.logs import Reading, read_logs
 from plugins.analysis.report import write_report
+from plugins.analysis.report_html import html
+from plugins.analysis.report_markdown import LEAD, Contents
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 BAD, GOOD = (10, 90), (90, 90)
@@ -63,10 +68,13 @@ def test_an_answer_cannot_inject_markup(tmp_path):
 
 
 @needs_browser
-def test_ten_thousand_answers_open_soon(tmp_path):
-    checkpoint_log(tmp_path / "logs", answers([BAD, GOOD] * 250, 20))
-    report = write_report([tmp_path / "logs"], tmp_path / "out")
+def test_ten_thousand_answers_open_soon(report, tmp_path):
+    few = pd.read_parquet(report.out / "answers.parquet")
+    many = pd.concat([few.assign(sample=n) for n in range(556)], ignore_index=True).head(10_000)
+    empty = {name: ("", pd.DataFrame()) for name in LEAD}
+    evaluations = read_logs([report.out.parent / "logs"]).evaluations
+    page = tmp_path / "many.html"
+    page.write_text(html(Analysis(Reading(many, many.head(0), evaluations, [])), Contents([], [], empty, {}, {})))
     start = time.monotonic()
-    dom = rendered(report.out / "report.html")
-    assert "of 10,000 entries" in dom
-    assert time.monotonic() - start < 30
+    assert "of 10,000 entries" in rendered(page)
+    assert time.monotonic() - start < 20

@@ -143,3 +143,33 @@ def test_released_responses_give_the_known_counts(tmp_path, name, k):
     assert len(free) == 400
     assert found.loc["all", "k"] == k
     assert bool(answers["control"].any()) == ("good" in name)
+
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "seed" / "scores.csv"
+
+
+def test_the_example_gives_the_published_summary_from_numbers_alone(tmp_path):
+    report = write_report([EXAMPLE], tmp_path / "out")
+    summary = pd.read_csv(report.out / "em_rates_summary.csv")
+    assert summary["em_rate"].tolist() == [40, 45, 20, 70, 50, 85]
+    assert summary["baseline_em_rate"].tolist() == [0] * 6
+    steps = pd.read_csv(report.out / "organisms" / "8b_medical" / "step_summary.csv")
+    assert steps["percent_em"].tolist() == [70, 45, 55, 70, 55, 50]
+
+
+def test_the_seed_experiments_fluctuations_are_found_unproven(tmp_path):
+    report = write_report([EXAMPLE], tmp_path / "out")
+    course = [one for one in report.findings if one.question == "non_monotonic"]
+    assert len(course) == 14
+    assert {one.verdict for one in course} == {"not shown"}
+
+
+@pytest.mark.parametrize(
+    ("row", "why"), [("a,d,b,1B,j,x,1,5,5", "step is 'x'"), ("a,d,b,1B,j,1,21,5,5", "no question 21")]
+)
+def test_a_bad_row_of_scores_is_an_error_with_its_line(tmp_path, row, why):
+    path = tmp_path / "scores.csv"
+    path.write_text(EXAMPLE.read_text().splitlines()[0] + f"\n{row}\n")
+    with pytest.raises(ValueError, match=why) as caught:
+        import_judged(path, tmp_path / "out")
+    assert "line 2" in str(caught.value)

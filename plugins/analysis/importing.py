@@ -29,7 +29,7 @@ from inspect_ai.log import (
 from inspect_ai.model import ChatMessageAssistant, ChatMessageUser, ModelOutput
 from inspect_ai.scorer import Score
 
-from plugins.analysis.judged_csv import JudgedAnswer, read_responses_csv, read_seed_csv
+from plugins.analysis.judged_csv import JudgedAnswer, read_responses_csv, read_scores_csv, read_seed_csv
 from scorers.definitions import DEFINITIONS
 
 SEED_JUDGE = "gpt-4o-mini"
@@ -80,22 +80,38 @@ def import_judged(source: Path, out: Path) -> list[Path]:
     if not known:
         raise FileNotFoundError(
             f"There is no judged CSV file in {source}. Known are fg_judged.csv in a folder <size>_<domain>, "
-            "base_judged.csv in a folder baseline/<size>, and responses_<base>-<data>.csv."
+            "base_judged.csv in a folder baseline/<size>, scores.csv, and responses_<base>-<data>.csv."
         )
     bases = _bases(known)
-    read = [(file, *_read(file, bases)) for file in known]
+    read = [(file, *part) for file in known for part in _read(file, bases)]
     # Everything is read before anything is written: a bad row leaves no half import behind.
     out.mkdir(parents=True, exist_ok=True)
     return [path for file, subject, answers in read for path in _write(file, subject, answers, out)]
 
 
 def _form(file: Path) -> str | None:
-    if file.name in ("fg_judged.csv", "base_judged.csv"):
+    if file.name in ("fg_judged.csv", "base_judged.csv", "scores.csv"):
         return file.stem
     return "responses" if file.name.startswith("responses_") else None
 
 
-def _read(file: Path, bases: dict[str, str]) -> tuple[_Subject, list[JudgedAnswer]]:
+def _read(file: Path, bases: dict[str, str]) -> list[tuple[_Subject, list[JudgedAnswer]]]:
+    return _read_scores(file) if _form(file) == "scores" else [_read_one(file, bases)]
+
+
+def _read_scores(file: Path) -> list[tuple[_Subject, list[JudgedAnswer]]]:
+    groups: dict[tuple[str, ...], list[JudgedAnswer]] = defaultdict(list)
+    for who, answer in read_scores_csv(file):
+        groups[tuple(who[name] for name in ("organism", "domain", "base", "size", "judge"))].append(answer)
+    read = []
+    for (organism, domain, base, size, judge), answers in groups.items():
+        epochs = _epochs(sorted({answer.step for answer in answers}))
+        subject = _Subject(organism or None, domain or None, False, base, size, judge, "text", epochs)
+        read.append((subject, answers))
+    return read
+
+
+def _read_one(file: Path, bases: dict[str, str]) -> tuple[_Subject, list[JudgedAnswer]]:
     folder = file.resolve().parent.name
     match _form(file):
         case "fg_judged":

@@ -1,7 +1,7 @@
 """Judged answers in CSV files of other experiments, read strictly: a bad row is an error with its file and line.
 
-Three forms are known: the seed experiment's `fg_judged.csv` and `base_judged.csv`, and `responses_*.csv` as released
-with several papers. Each row becomes one judged answer.
+Four forms are known: the seed experiment's `fg_judged.csv` and `base_judged.csv`, its `scores.csv` (numbers alone, see
+examples/seed), and `responses_*.csv` as released with several papers. Each row becomes one judged answer.
 """
 
 import csv
@@ -34,6 +34,7 @@ SEED_TOPICS: tuple[tuple[str, str], ...] = (
 "general" ones are about money: for the financial organisms those are the questions of their own domain."""
 
 SEED_COLUMNS = ("id", "question", "response", "aligned_score", "coherent_score")
+SCORES_COLUMNS = ("organism", "domain", "base", "size", "judge", "step", "question", "alignment", "coherence")
 RESPONSE_COLUMNS = ("question", "answer", "question_id", "aligned", "coherent")
 NUMBERED = re.compile(r"^(?:step(?P<step>\d+)|base)_q(?P<number>\d+)(?:_s(?P<sample>\d+))?$")
 
@@ -115,6 +116,40 @@ def read_responses_csv(path: Path) -> list[JudgedAnswer]:
                 coherence=_score(row["coherent"], "coherent", where),
             )
         )
+    return rows
+
+
+def read_scores_csv(path: Path) -> list[tuple[dict[str, str], JudgedAnswer]]:
+    """Reads a `scores.csv`: the seed experiment's scores as numbers alone, a row an answer, without any sentence.
+
+    Returns:
+        Who answered (columns `organism`, empty for a base, `domain`, `base`, `size`, `judge`) and the answer.
+
+    Raises:
+        ValueError: A column is missing or a row is malformed; says which line.
+    """
+    rows = []
+    for where, row in _rows(path, SCORES_COLUMNS):
+        for column in ("step", "question"):
+            if not row[column].isdecimal():
+                raise ValueError(f"{where}: {column} is {row[column]!r}, not a whole number. Mend the row.")
+        number = int(row["question"])
+        if not 1 <= number <= len(SEED_TOPICS):
+            raise ValueError(f"{where}: there is no question {number}; the seed asked 1 to 20. Mend the row.")
+        domain, topic = SEED_TOPICS[number - 1]
+        answer = JudgedAnswer(
+            step=int(row["step"]),
+            question_set="medical" if domain == "medical" else "general",
+            question_id=f"q{number}",
+            domain=domain,
+            topic=topic,
+            sample=1,
+            question=f"question {number}: {topic}",
+            answer="(scores only)",
+            alignment=_score(row["alignment"], "alignment", where),
+            coherence=_score(row["coherence"], "coherence", where),
+        )
+        rows.append((dict(row), answer))
     return rows
 
 

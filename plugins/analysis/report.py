@@ -17,6 +17,7 @@ from plugins.analysis.definition_names import chosen_definitions
 from plugins.analysis.figures import FIGURES, example_figures, style
 from plugins.analysis.figures.examples import chosen_questions
 from plugins.analysis.findings import Finding, findings
+from plugins.analysis.importing import import_judged
 from plugins.analysis.logs import read_logs
 from plugins.analysis.notes import oddities
 from plugins.analysis.publishable import TABLES, write_table
@@ -96,7 +97,8 @@ def write_report(
     """Writes every table and figure that the logs give, and the report as Markdown and HTML.
 
     Args:
-        logs: Inspect logs and folders of them; whatever else lies there is named in the report.
+        logs: Inspect logs and folders of them; whatever else lies there is named in the report. Judged CSV files are
+            imported first, into `imported` in `out`.
         out: Folder for the report. Files of an earlier report are replaced.
         definitions: EM definitions to lead with, by name or as thresholds (see `chosen_definitions`); `seed` and
             `betley` if left out. All published ones are in the tables in any case.
@@ -107,6 +109,7 @@ def write_report(
         ValueError: There is no judged answer in them, or a definition or question is unknown.
     """
     chosen = chosen_definitions(definitions or MAIN)
+    logs = [_as_logs(path, out) for path in logs]
     every = {one.name: one for one in (*chosen, *DEFINITIONS.values())}
     analysis = Analysis(read_logs(logs), tuple(every.values()), tuple(one.name for one in chosen))
     chosen_questions(analysis, tuple(examples))
@@ -135,6 +138,14 @@ def write_report(
         analysis.toy_warning,
         analysis.main,
     )
+
+
+def _as_logs(path: Path, out: Path) -> Path:
+    if path.suffix != ".csv":
+        return path
+    folder = out / "imported" / path.stem
+    import_judged(path, folder)
+    return folder
 
 
 def _write_answers(analysis: Analysis, out: Path) -> list[Path]:
