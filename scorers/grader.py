@@ -55,9 +55,17 @@ def resolve_grader() -> Model:
     """The model in the `grader` role of the running evaluation.
 
     Raises:
-        ValueError: The role is empty; Inspect would let the model under test grade itself.
+        ValueError: The role is empty (Inspect would let the model under test grade itself), or it names several judges
+            (Inspect would take the first).
     """
-    if not model_roles().get(ROLE):
+    named = model_roles().get(ROLE)
+    if isinstance(named, list) and len(named) > 1:
+        names = ", ".join(map(str, named))
+        raise ValueError(
+            f"The `{ROLE}` role names {len(named)} judges ({names}), and one score can come from one judge only. Name "
+            "one, then have the others judge the finished log: em judge LOG --judge A --judge B."
+        )
+    if not named:
         raise ValueError(
             f"No judge was named, and a model does not grade itself: the `{ROLE}` role is empty. {WAYS_OUT}"
         )

@@ -37,8 +37,13 @@ def cache_folder() -> Path | None:
     return Path(setting) if setting else user_cache_path("em-tasks") / "verdicts"
 
 
+def worth_caching(judge: Model) -> bool:
+    """Whether a judge's name stands for what it says: not for the toy judge, which changes with the code, nor mocks."""
+    return str(judge).partition("/")[0] not in ("emtoy", "mockllm")
+
+
 def cache_key(judge: Model, config: GenerateConfig, rubric_sha256: str, prompt: str) -> str:
-    """What makes two calls the same: judge, address, way of asking, rubric and prompt (64 hex digits)."""
+    """What makes two calls the same: judge with its arguments, address, way of asking, rubric and prompt."""
     provider = str(judge).partition("/")[0].upper().replace("-", "_")
     address = judge.api.base_url or os.environ.get(f"{provider}_BASE_URL", "")
     asked = config.model_dump_json(include=ASKING, exclude_none=True)

@@ -155,3 +155,9 @@ def test_topic_rubrics_are_scorers_too(tmp_path):
     assert values[1] < 10
     with pytest.raises(ValueError, match="no rubric 'gardening'"):
         topic("gardening")
+
+
+def test_several_judges_in_the_role_are_refused_rather_than_the_first_taken(tmp_path):
+    with fake_openai() as server:
+        log = run(tmp_path, ["x"], [server.model(), server.model("gpt-4o")], [Sample(id="a", input="q")])
+    assert "em judge LOG --judge A --judge B" in log.error.message
