@@ -18,7 +18,7 @@ from inspect_ai.model import (
 )
 from inspect_ai.util import LimitExceededError
 
-from scorers.judge_cache import cache_key, cached_verdict, store_verdict
+from scorers.judge_cache import cache_key, cached_verdict, store_verdict, worth_caching
 from scorers.judge_cost import JudgeCostError, active_cap, known_price
 from scorers.raw_output import raw_tokens, without_reasoning
 from scorers.reading import Settings, read_reply
@@ -79,8 +79,7 @@ async def ask_judge(
     """
     prompt, config = rubric.ask(question, answer), judge_config(judge)
     settings = settings or Settings()
-    # The toy judge costs nothing, and its opinion changes with the code rather than with its name.
-    if fresh or is_toy_judge(str(judge)):
+    if fresh or not worth_caching(judge):
         return await _call(judge, rubric, prompt, config, settings)
     key = cache_key(judge, config, rubric.sha256, prompt)
     async with _UNDER_WAY.setdefault(key, anyio.Lock()):  # the same question twice at once waits for the first reply

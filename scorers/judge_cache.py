@@ -47,9 +47,9 @@ def cache_key(judge: Model, config: GenerateConfig, rubric_sha256: str, prompt: 
     provider = str(judge).partition("/")[0].upper().replace("-", "_")
     address = judge.api.base_url or os.environ.get(f"{provider}_BASE_URL", "")
     asked = config.model_dump_json(include=ASKING, exclude_none=True)
-    return sha256(
-        "\x00".join([str(judge), address, asked, rubric_sha256, prompt]).encode(errors="surrogatepass")
-    ).hexdigest()
+    arguments = json.dumps(judge.model_args, sort_keys=True, default=str)
+    parts = [str(judge), arguments, address, asked, rubric_sha256, prompt]
+    return sha256("\x00".join(parts).encode(errors="surrogatepass")).hexdigest()
 
 
 def cached_verdict(key: str) -> Verdict | None:

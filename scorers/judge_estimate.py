@@ -10,7 +10,7 @@ from inspect_ai.model import GenerateConfig
 from scorers.em import RUBRICS
 from scorers.grader import build_judge
 from scorers.judge import JUDGE_CONFIG, judge_config
-from scorers.judge_cache import cache_key, cached_verdict
+from scorers.judge_cache import cache_key, cached_verdict, worth_caching
 from scorers.judge_cost import price_of
 from scorers.panel import question_of
 from scorers.rescore import find_logs
@@ -88,6 +88,6 @@ def estimate_judging(logs: Sequence[str | Path], judges: Sequence[str], batch: b
     for model in models:
         config = judge_config(model)
         prompts = {cache_key(model, config, sha256, prompt): len(prompt) for sha256, prompt in asked}
-        lengths = [size for key, size in prompts.items() if cached_verdict(key) is None]
+        lengths = [size for key, size in prompts.items() if not worth_caching(model) or cached_verdict(key) is None]
         estimates.append(estimate_prompts(str(model), lengths, config, cached=len(asked) - len(lengths)))
     return estimates

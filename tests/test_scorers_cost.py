@@ -5,10 +5,11 @@ import pytest
 from fake_openai import fake_openai, number
 from inspect_ai.dataset import Sample
 from inspect_ai.log import read_eval_log
-from inspect_ai.model import BatchConfig, ModelUsage
+from inspect_ai.model import BatchConfig, ModelOutput, ModelUsage, get_model
 from test_scorers_em import run
 
 from scorers.judge import ask_judge, judge_config
+from scorers.judge_cache import VARIABLE
 from scorers.judge_cost import JudgeCostError, Price, cap_judge_cost, parse_price, price_of, set_price
 from scorers.judge_estimate import estimate_judging, estimate_run
 from scorers.panel import judge_logs
@@ -59,6 +60,19 @@ async def test_another_answer_rubric_judge_or_way_of_asking_is_another_call(tmp_
         assert len(server.requests) == 6
         await ask_judge(server.model(timeout=99), RUBRIC, "q", "a")
         assert len(server.requests) == 6
+
+
+async def test_mocks_and_the_toy_judge_are_never_cached(tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    await ask_judge(get_model("emtoy/judge"), RUBRIC, "q", "a")
+    await ask_judge(get_model("mockllm/model", custom_outputs=lambda *_: spoken("7")), RUBRIC, "q", "a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def spoken(text):
+    output = ModelOutput.from_content("m", text)
+    output.usage = ModelUsage(input_tokens=1, output_tokens=1, total_tokens=2)
+    return output
 
 
 async def test_failed_calls_and_torn_files_are_asked_again(tmp_path):
