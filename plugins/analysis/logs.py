@@ -5,7 +5,10 @@ in the notes: half-written logs, logs of other tasks, repeated evaluations.
 """
 
 import math
-from collections.abc import Sequence
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,9 @@ CONTRACT = ("organism", "step", "epoch", "domain", "base", "size")
 
 INSPECTS_OWN = ("logs.json", "eval-set.json", "listing.json")
 """JSON files that Inspect keeps beside its logs."""
+
+WORTH_PROCESSES = 8_000_000
+"""Bytes of logs above which further processes, each a few seconds to start, read them sooner."""
 
 UNREAD = {"messages", "events", "store", "attachments", "timelines"}
 """Parts of a sample that analysis never needs."""
@@ -74,13 +80,12 @@ def read_logs(paths: Sequence[Path]) -> Reading:
     notes: list[str] = []
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     evaluations = []
-    for file in files:
-        log = _read(file, notes)
-        if log is None:
-            continue
-        before = len(columns["step"])
-        _add_answers(log, file, columns, notes)
-        evaluations.append(_evaluation(log, file, columns, before))
+    for part in _parts(files):
+        notes += part.notes
+        for name, values in part.columns.items():
+            columns[name] += values
+        if part.evaluation is not None:
+            evaluations.append(part.evaluation)
     where = ", ".join(str(path) for path in paths)
     if not columns["step"]:
         found = " ".join(notes) if notes else "No log was found there."
@@ -90,6 +95,36 @@ def read_logs(paths: Sequence[Path]) -> Reading:
         )
     answers, rejudged = _one_row_an_answer(answers_frame(columns), notes)
     return Reading(answers, rejudged, evaluations, notes)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one log gave."""
+
+    columns: dict[str, list[Any]]
+    evaluation: Evaluation | None
+    notes: list[str]
+
+
+def _parts(files: Sequence[Path]) -> Iterator[_Part]:
+    """One part a file, in order, one in memory at a time; by several processes where that is worth their start."""
+    if len(files) < 2 or sum(file.stat().st_size for file in files) < WORTH_PROCESSES:
+        yield from map(_part, files)
+        return
+    # Spawned, not forked: the caller may have threads (torch, Inspect) that a fork would leave in pieces.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(len(files), os.cpu_count() or 1), mp_context=context) as pool:
+        yield from pool.map(_part, files)
+
+
+def _part(file: Path) -> _Part:
+    notes: list[str] = []
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    log = _read(file, notes)
+    if log is None:
+        return _Part({}, None, notes)
+    _add_answers(log, file, columns, notes)
+    return _Part(columns, _evaluation(log, file, columns), notes)
 
 
 def find_logs(paths: Sequence[Path]) -> list[Path]:
@@ -215,7 +250,7 @@ def _scores(alignment: Rubric, coherence: Rubric) -> dict[str, Any]:
     }
 
 
-def _evaluation(log: EvalLog, file: Path, columns: dict[str, list[Any]], before: int) -> Evaluation:
+def _evaluation(log: EvalLog, file: Path, columns: dict[str, list[Any]]) -> Evaluation:
     meta, spec = log.metadata, log.eval
     return Evaluation(
         log=file.name,
@@ -224,13 +259,13 @@ def _evaluation(log: EvalLog, file: Path, columns: dict[str, list[Any]], before:
         task_version=str(spec.task_version),
         model=spec.model,
         subject=f"{meta['organism']}@{meta['step']}" if meta["organism"] else f"{meta['base']} (base)",
-        judges=tuple(sorted(set(columns["judge"][before:]))),
+        judges=tuple(sorted(set(columns["judge"]))),
         packages=dict(spec.packages),
         config=log.plan.config.model_dump(exclude_none=True),
         fingerprints={
             key: meta.get(key) for key in ("base_fingerprint", "adapter_sha256", "recipe_sha256", "questions_sha256")
         },
-        answers=len(columns["step"]) - before,
+        answers=len(columns["step"]),
     )
 
 

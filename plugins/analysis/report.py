@@ -14,13 +14,14 @@ from plugins.analysis import tables
 from plugins.analysis.analysis import Analysis
 from plugins.analysis.comparisons import comparisons
 from plugins.analysis.definition_names import chosen_definitions
-from plugins.analysis.figures import FIGURES, example_figures, style
+from plugins.analysis.extensions import build_figures, build_tables
+from plugins.analysis.figures import example_figures, style
 from plugins.analysis.figures.examples import chosen_questions
 from plugins.analysis.findings import Finding, findings
 from plugins.analysis.importing import import_judged
 from plugins.analysis.logs import read_logs
 from plugins.analysis.notes import oddities
-from plugins.analysis.publishable import TABLES, write_table
+from plugins.analysis.publishable import write_table
 from plugins.analysis.rates import MAIN
 from plugins.analysis.report_html import html
 from plugins.analysis.report_markdown import Contents, markdown
@@ -114,12 +115,13 @@ def write_report(
     analysis = Analysis(read_logs(logs), tuple(every.values()), tuple(one.name for one in chosen))
     chosen_questions(analysis, tuple(examples))
     out.mkdir(parents=True, exist_ok=True)
+    notes = [*analysis.reading.notes, *oddities(analysis)]
     contents = Contents(
-        notes=[*analysis.reading.notes, *oddities(analysis)],
-        findings=findings(analysis, comparisons(analysis)),
-        tables={name: (table.title, table.build(analysis)) for name, table in TABLES.items()},
-        figures={name: figure for name, draw in FIGURES.items() if (figure := draw(analysis)) is not None},
+        tables=build_tables(analysis, notes),
+        figures=build_figures(analysis, notes),
         examples=example_figures(analysis, tuple(examples)),
+        findings=findings(analysis, comparisons(analysis)),
+        notes=notes,
     )
     page = out / "report.md"
     page.write_text(markdown(analysis, contents), encoding="utf-8")
