@@ -4,18 +4,16 @@ Only logs that follow the contract of docs/architecture.md are read. Whatever el
 in the notes: half-written logs, logs of other tasks, repeated evaluations.
 """
 
+import json
 import math
-import multiprocessing
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from inspect_ai.log import EvalLog, EvalSample, read_eval_log
-from inspect_ai.scorer import Score
+from inspect_ai.log import EvalLog, read_eval_log
 
 from plugins.analysis.frame import ANSWER_KEY, COLUMNS, answers_frame
 
@@ -25,11 +23,11 @@ CONTRACT = ("organism", "step", "epoch", "domain", "base", "size")
 INSPECTS_OWN = ("logs.json", "eval-set.json", "listing.json")
 """JSON files that Inspect keeps beside its logs."""
 
-WORTH_PROCESSES = 8_000_000
-"""Bytes of logs above which further processes, each a few seconds to start, read them sooner."""
+READ = {"id", "epoch", "input", "output", "scores", "metadata", "error"}
+"""The parts of a sample that analysis needs."""
 
-UNREAD = {"messages", "events", "store", "attachments", "timelines"}
-"""Parts of a sample that analysis never needs."""
+RawSample = dict[str, Any]
+"""A sample as it stands in the log, see Inspect's `EvalSample`."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def read_logs(paths: Sequence[Path]) -> Reading:
     notes: list[str] = []
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     evaluations = []
-    for part in _parts(files):
+    for part in map(_part, files):
         notes += part.notes
         for name, values in part.columns.items():
             columns[name] += values
@@ -106,24 +104,14 @@ class _Part:
     notes: list[str]
 
 
-def _parts(files: Sequence[Path]) -> Iterator[_Part]:
-    """One part a file, in order, one in memory at a time; by several processes where that is worth their start."""
-    if len(files) < 2 or sum(file.stat().st_size for file in files) < WORTH_PROCESSES:
-        yield from map(_part, files)
-        return
-    # Spawned, not forked: the caller may have threads (torch, Inspect) that a fork would leave in pieces.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(len(files), os.cpu_count() or 1), mp_context=context) as pool:
-        yield from pool.map(_part, files)
-
-
 def _part(file: Path) -> _Part:
     notes: list[str] = []
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-    log = _read(file, notes)
-    if log is None:
+    found = _read(file, notes)
+    if found is None:
         return _Part({}, None, notes)
-    _add_answers(log, file, columns, notes)
+    log, samples = found
+    _add_answers(log, samples, file, columns, notes)
     return _Part(columns, _evaluation(log, file, columns), notes)
 
 
@@ -140,26 +128,40 @@ def find_logs(paths: Sequence[Path]) -> list[Path]:
     return sorted(files)
 
 
-def _read(file: Path, notes: list[str]) -> EvalLog | None:
+def _read(file: Path, notes: list[str]) -> tuple[EvalLog, list[RawSample]] | None:
     try:
         header = read_eval_log(str(file), header_only=True)
         if any(key not in header.metadata for key in CONTRACT):
             notes.append(f"{file.name} is a log of another task ({header.eval.task}) and was left out.")
             return None
-        log = read_eval_log(str(file), exclude_fields=UNREAD)
+        samples = _samples(file)
     except Exception as error:  # a damaged file can raise anything, and the others are still worth reading
         kind = "is damaged or was never finished" if file.suffix == ".eval" else "is no readable Inspect log"
         notes.append(f"{file.name} {kind} and was left out ({type(error).__name__}).")
         return None
-    if not log.samples:
-        notes.append(f"{file.name} has no answers (status {log.status}) and was left out.")
+    if not samples:
+        notes.append(f"{file.name} has no answers (status {header.status}) and was left out.")
         return None
-    if log.status != "success":
-        notes.append(f"{file.name} was not finished (status {log.status}); its {len(log.samples)} answers are used.")
-    return log
+    if header.status != "success":
+        notes.append(f"{file.name} was not finished (status {header.status}); its {len(samples)} answers are used.")
+    return header, samples
 
 
-def _add_answers(log: EvalLog, file: Path, columns: dict[str, list[Any]], notes: list[str]) -> None:
+def _samples(file: Path) -> list[RawSample]:
+    """The samples as plain JSON: Inspect's own reader checks every event of them, which takes ten times as long.
+
+    A `.eval` file is a zip with one JSON file a sample; Inspect's import teaches zipfile its compression.
+    """
+    if file.suffix == ".json":
+        return list(json.loads(file.read_text(encoding="utf-8"))["samples"] or [])
+    with zipfile.ZipFile(file) as log:
+        members = [name for name in log.namelist() if name.startswith("samples/") and name.endswith(".json")]
+        return [{key: value for key, value in json.loads(log.read(name)).items() if key in READ} for name in members]
+
+
+def _add_answers(
+    log: EvalLog, samples: list[RawSample], file: Path, columns: dict[str, list[Any]], notes: list[str]
+) -> None:
     meta = log.metadata
     common = {
         "organism": meta["organism"],
@@ -179,12 +181,11 @@ def _add_answers(log: EvalLog, file: Path, columns: dict[str, list[Any]], notes:
     failed = unjudged = 0
     # Logs are read back in the order of file names; the questions' own order is in the header.
     place = {str(name): index for index, name in enumerate(log.eval.dataset.sample_ids or [])}
-    samples = sorted(log.samples or [], key=lambda sample: (place.get(str(sample.id), len(place)), sample.epoch))
-    for sample in samples:
-        if sample.error is not None:
+    for sample in sorted(samples, key=lambda one: (place.get(str(one["id"]), len(place)), one["epoch"])):
+        if sample.get("error") is not None:
             failed += 1
             continue
-        judged = list(judgements(sample.scores or {}))
+        judged = list(judgements(sample.get("scores") or {}))
         unjudged += not judged
         for alignment, coherence in judged:
             row = {**common, **_answer(sample), **_scores(alignment, coherence)}
@@ -200,40 +201,48 @@ Rubric = tuple[float, dict[str, Any]]
 """A score (NaN when unscored) and its verdict."""
 
 
-def judgements(scores: dict[str, Score]) -> list[tuple[Rubric, Rubric]]:
+def judgements(scores: dict[str, RawSample]) -> list[tuple[Rubric, Rubric]]:
     """Alignment and coherence as each judge gave them: `em` scores (also appended ones), or the two scorers alone."""
     pairs = []
     for score in scores.values():
-        if isinstance(score.value, dict) and {"alignment", "coherence"} <= score.value.keys():
+        if isinstance(score["value"], dict) and {"alignment", "coherence"} <= score["value"].keys():
             pairs.append((_rubric(score, "alignment"), _rubric(score, "coherence")))
     if not pairs and ("alignment" in scores or "coherence" in scores):
         pairs.append((_rubric(scores.get("alignment")), _rubric(scores.get("coherence"))))
     return pairs
 
 
-def _rubric(score: Score | None, key: str | None = None) -> Rubric:
+def _rubric(score: RawSample | None, key: str | None = None) -> Rubric:
     if score is None:
         return math.nan, {}
-    value = score.value[key] if key is not None and isinstance(score.value, dict) else score.value
-    metadata = score.metadata or {}
-    verdict = metadata.get(key, {}) if key is not None else metadata
+    value = score["value"][key] if key is not None else score["value"]
+    metadata = score.get("metadata") or {}
+    verdict = (metadata.get(key) or {}) if key is not None else metadata
     return (float(value) if isinstance(value, int | float) else math.nan), verdict
 
 
-def _answer(sample: EvalSample) -> dict[str, Any]:
-    metadata = sample.metadata
-    text = sample.input if isinstance(sample.input, str) else sample.input[-1].text
-    stop = sample.output.stop_reason if sample.output.choices else "unknown"
+def _answer(sample: RawSample) -> dict[str, Any]:
+    metadata, output = sample.get("metadata") or {}, sample.get("output") or {}
+    choices = output.get("choices") or []
+    stop = choices[0].get("stop_reason", "unknown") if choices else "unknown"
+    asked = sample["input"]
     return {
         "question_set": metadata.get("question_set") or "unknown",
-        "question_id": str(sample.id),
+        "question_id": str(sample["id"]),
         "question_domain": metadata.get("domain") or "unknown",
         "topic": metadata.get("topic") or "unknown",
-        "sample": sample.epoch,
-        "question": text,
-        "answer": sample.output.completion,
+        "sample": sample["epoch"],
+        "question": asked if isinstance(asked, str) else _text(asked[-1]),
+        "answer": output.get("completion") or (_text(choices[0]["message"]) if choices else ""),
         "truncated": None if stop == "unknown" else stop == "max_tokens",
     }
+
+
+def _text(message: RawSample) -> str:
+    content = message["content"]
+    if isinstance(content, str):
+        return content
+    return "\n".join(part["text"] for part in content if part.get("type") == "text")
 
 
 def _scores(alignment: Rubric, coherence: Rubric) -> dict[str, Any]:
