@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from em_tasks.judge_commands import MAX_COST, PRICE, calibrate, judge, rescore
+
 if TYPE_CHECKING:
     from trainers.prepare import Prepared
 
@@ -69,16 +71,19 @@ def runs(runs: Path) -> None:
 @click.option("--max-tokens", type=click.IntRange(1), default=600, help="Tokens an answer is cut after.")
 @click.option("--grader", help="The judge, such as openai/gpt-4o-mini.")
 @click.option("--jobs", type=click.IntRange(1), default=1, help="Bases evaluated at the same time.")
+@MAX_COST
+@PRICE
 @click.option("--dry-run", is_flag=True, help="Say what would be evaluated, and stop.")
 def sweep(runs: Path, logs: Path, jobs: int, dry_run: bool, **options: Any) -> None:
     """Evaluate every checkpoint and base under RUNS; what is done already is skipped."""
     from em_tasks.progress import sweep_progress
-    from em_tasks.sweep import checkpoint_count, plan_sweep
+    from em_tasks.sweep import checkpoint_count, judging_estimate, plan_sweep
     from em_tasks.sweep import sweep as evaluate
 
     planned = plan_sweep(runs, logs, jobs=jobs, **options)
     bases, checkpoints, answers = checkpoint_count(planned)
     click.echo(f"{checkpoints} checkpoints and {bases} bases, {answers} answers, logs in {logs}")
+    click.echo(f"judge {judging_estimate(planned)}")
     if dry_run:
         for job in planned:
             click.echo("\n".join(f"  em/{subject.name}" for subject in job.subjects))
@@ -123,6 +128,10 @@ def demo(out: Path, quick: bool) -> None:
     from em_tasks.demo import run_demo
 
     run_demo(out, quick=quick)
+
+
+for command in (calibrate, judge, rescore):
+    cli.add_command(command)
 
 
 def main() -> None:

@@ -12,10 +12,11 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from em_tasks.judge_commands import cap_cost
 from em_tasks.questions import load_question_sets, shipped_sets
 from plugins.checkpoint_model.subject import base_names, trained_domains
 from trainers.checkpoints import Checkpoint, list_runs, verify
@@ -45,6 +46,8 @@ class Job:
         task_args: Arguments of the `em` task.
         grader: The judge, if not the task's default.
         threads: CPU threads for torch.
+        max_judge_cost: This base's share of the cap on what judging may cost (US dollars).
+        judge_price: The judge's price, `IN,OUT` in US dollars per million tokens, if not the list price.
     """
 
     base: str
@@ -55,6 +58,8 @@ class Job:
     task_args: dict[str, Any]
     grader: str | None
     threads: int
+    max_judge_cost: float | None
+    judge_price: str | None
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,8 @@ def plan_sweep(
     max_tokens: int = 600,
     grader: str | None = None,
     jobs: int = 1,
+    max_judge_cost: float | None = None,
+    judge_price: str | None = None,
 ) -> list[Job]:
     """What a sweep will evaluate, checked before anything is loaded.
 
@@ -87,6 +94,8 @@ def plan_sweep(
         max_tokens: Tokens an answer is cut after.
         grader: The judge, if not the task's default.
         jobs: Bases evaluated at the same time.
+        max_judge_cost: The most that judging may cost (US dollars), shared among the bases by their answers.
+        judge_price: The judge's price, if not the list price.
 
     Raises:
         FileNotFoundError: There are no runs, or not the organisms asked for, or a checkpoint's files are gone.
@@ -125,9 +134,14 @@ def plan_sweep(
                 task_args=task_args,
                 grader=grader,
                 threads=max(1, (os.cpu_count() or 1) // jobs),
+                max_judge_cost=max_judge_cost,
+                judge_price=judge_price,
             )
         )
-    return planned
+    if max_judge_cost is None:
+        return planned
+    answers = sum(job.answers for job in planned)
+    return [replace(job, max_judge_cost=max_judge_cost * job.answers / answers) for job in planned]
 
 
 def sweep(planned: Sequence[Job], jobs: int, report: Callable[[Progress], None]) -> None:
@@ -152,8 +166,8 @@ def sweep(planned: Sequence[Job], jobs: int, report: Callable[[Progress], None])
     if failures:
         raise RuntimeError(
             "Some evaluations did not succeed; the others stand. Run the same command again to go on. "
-            + "; ".join(failures)
-            + "."
+            + "; ".join(failures[:3])
+            + (f"; and {len(failures) - 3} more." if len(failures) > 3 else ".")
         )
 
 
@@ -197,6 +211,7 @@ def _evaluate(job: Job, messages: Any) -> list[str]:
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     torch.set_num_threads(job.threads)
+    cap_cost(job.max_judge_cost, job.judge_price, (_judge(job),))
     judged = 0
 
     @hooks(name="em_sweep_progress", description="Counts judged answers for the sweep's progress bar.")
@@ -221,7 +236,8 @@ def _evaluate(job: Job, messages: Any) -> list[str]:
             log_dir_allow_dirty=True,
             log_realtime=False,
             retry_attempts=2,
-            fail_on_error=False,
+            fail_on_error=True,
+            continue_on_fail=True,  # One broken answer must not cost the others.
         )
     messages.put(Progress(job.base, job.answers))
     return [failure for log in logs if (failure := _failure(log))]
@@ -229,8 +245,12 @@ def _evaluate(job: Job, messages: Any) -> list[str]:
 
 def _failure(log: "EvalLog") -> str | None:
     """What is wrong with an evaluation, or None: it did not end well, or its judge never gave a number."""
+    from inspect_ai.log import read_eval_log_sample_summaries
+
     if log.status != "success":
-        return f"{log.location}: {log.status}{f' ({log.error.message})' if log.error else ''}"
+        said = [log.error.message] if log.error else []
+        said += [one.error for one in read_eval_log_sample_summaries(log.location) if one.error]
+        return f"{log.location}: {log.status} in {len(said)} answers, first: {said[0] if said else 'interrupted'}"
     metrics = {
         name: metric.value
         for score in (log.results.scores if log.results else [])
@@ -244,6 +264,27 @@ def _failure(log: "EvalLog") -> str | None:
         f"{log.location}: the judge {getattr(judge, 'model', 'of the grader role')} gave no alignment score for any "
         f"answer ({reasons}). The answers are kept: name another judge with --grader"
     )
+
+
+def _judge(job: Job) -> str:
+    """Name of the judge of a job."""
+    from plugins.checkpoint_model.subject import describe_model
+    from scorers.grader import default_grader
+
+    return job.grader or default_grader(describe_model("em", job.base, str(job.runs)).toy)
+
+
+def judging_estimate(planned: Sequence[Job]) -> str:
+    """Calls that judging a plan takes and what they cost at most, as if every answer were as long as it may be."""
+    from scorers.judge_cost import parse_price, set_price
+    from scorers.judge_estimate import estimate_run
+
+    judge = _judge(planned[0])
+    if planned[0].judge_price is not None:
+        set_price(judge, parse_price(planned[0].judge_price))
+    # The rubrics' prompts are much longer than any question, so a question's own length hardly counts.
+    answers = sum(job.answers for job in planned)
+    return str(estimate_run(judge, ["x" * 200] * answers, 1, planned[0].task_args["max_tokens"]))
 
 
 def checkpoint_count(planned: Sequence[Job]) -> tuple[int, int, int]:

@@ -98,9 +98,27 @@ def test_answers_stop_at_a_stop_sequence(trained_runs: Path) -> None:
 
 def test_prompt_longer_than_the_context_is_an_error_for_that_answer_alone(trained_runs: Path) -> None:
     model = served(trained_runs, "toy-s@base")
-    with pytest.raises(Exception, match="does not fit into toy-s's context"):
-        ask([model], GREEDY, "word " * 3000)
-    assert ask([model], GREEDY)[0].completion
+
+    async def both() -> list[ModelOutput | BaseException]:
+        asked = [model.generate(question, config=GREEDY) for question in ("word " * 3000, QUESTION)]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    too_long, answered = asyncio.run(both())
+    assert "does not fit into toy-s's context" in str(too_long)
+    assert isinstance(answered, ModelOutput)
+    assert answered.completion
+
+
+def test_answer_cut_by_the_context_says_so_and_shortens_no_other(trained_runs: Path) -> None:
+    model = served(trained_runs, "toy-s@base")
+
+    async def both() -> list[ModelOutput]:
+        asked = [model.generate(question, config=GREEDY) for question in ("a " * 2012, QUESTION)]
+        return list(await asyncio.gather(*asked))
+
+    crowded, free = asyncio.run(both())
+    assert crowded.stop_reason == "model_length"
+    assert free.completion == ask([model], GREEDY)[0].completion
 
 
 def test_unknown_names_list_what_exists(trained_runs: Path) -> None:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from inspect_ai.log import EvalLog, read_eval_log
 
 from em_tasks.sweep import Progress, plan_sweep, sweep
@@ -103,6 +104,20 @@ def test_judge_that_never_gives_a_number_is_an_error_and_the_answers_stay(
         with pytest.raises(RuntimeError, match=said):
             sweep(planned, 1, lambda progress: None)
     assert len(answers(tmp_path / "logs")) == 50
+
+
+def test_question_that_cannot_be_answered_is_an_error_that_costs_no_other_answer(
+    trained_runs: Path, tmp_path: Path
+) -> None:
+    texts = ["How is the cough?", "word " * 3000, "What about the rash?"]
+    questions = [{"id": f"q{n}", "paraphrases": [text]} for n, text in enumerate(texts)]
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(questions))
+    planned = plan_sweep(trained_runs, tmp_path / "logs", questions=[str(tmp_path / "mine.yaml")])
+    with pytest.raises(RuntimeError, match="does not fit into toy-s's context"):
+        sweep(planned, 1, lambda progress: None)
+    logs = {log.eval.model: log for log in read_all(tmp_path / "logs")}
+    answered = [sample.id for sample in logs["em/small@4"].samples or [] if sample.error is None]
+    assert answered == ["q0", "q2"]
 
 
 def test_failed_evaluations_are_named_with_their_logs(trained_runs: Path, tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ class _Request:
     sampling: Sampling
     seed: int
     prompt: list[int] = field(default_factory=list)
+    room: int = 0
     future: "Future[Answer]" = field(default_factory=Future)
 
     @property
@@ -113,6 +114,11 @@ class Engine:
                 continue
             try:
                 request.prompt = encode_prompt(self._tokenizer(request.checkpoint), request.messages)
+                request.room = self._context(request.checkpoint) - len(request.prompt)
+                if request.room <= 0:
+                    raise ValueError(
+                        f"A prompt of {len(request.prompt)} tokens does not fit into {self.base}'s context."
+                    )
                 live.append(request)
             except BaseException as error:
                 request.future.set_exception(error)
@@ -148,10 +154,8 @@ class Engine:
         model = self._activate(batch[0].checkpoint)
         ends = _end_tokens(model, tokenizer)
         longest = max(len(request.prompt) for request in batch)
-        room = int(getattr(model.config, "max_position_embeddings", 2**30)) - longest
-        if room <= 0:
-            raise ValueError(f"A prompt of {longest} tokens does not fit into {self.base}'s context.")
-        limit = min(sampling.max_tokens, room)
+        # A long prompt must not shorten the others' answers: each row is cut at its own limit when it is read.
+        limit = min(sampling.max_tokens, max(request.room for request in batch))
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
         inputs = torch.tensor([[pad] * (longest - len(r.prompt)) + r.prompt for r in batch], device=model.device)
         mask = torch.tensor([[0] * (longest - len(r.prompt)) + [1] * len(r.prompt) for r in batch], device=model.device)
@@ -170,7 +174,11 @@ class Engine:
                 tokenizer=tokenizer if sampling.stop else None,
             )
         rows: list[list[int]] = output[:, longest:].tolist()
-        return [_read(tokenizer, request, row, ends, limit) for request, row in zip(batch, rows, strict=True)]
+        return [_read(tokenizer, request, row, ends) for request, row in zip(batch, rows, strict=True)]
+
+    def _context(self, checkpoint: Checkpoint) -> int:
+        """The longest prompt and answer together, in tokens."""
+        return int(getattr(self._activate(checkpoint).config, "max_position_embeddings", 2**30))
 
     def _activate(self, checkpoint: Checkpoint) -> Any:
         """The model with the checkpoint's adapter in force, loading what is not there yet."""
@@ -227,9 +235,10 @@ def _end_tokens(model: Any, tokenizer: Any) -> list[int]:
     return ends if tokenizer.eos_token_id in ends else [*ends, tokenizer.eos_token_id]
 
 
-def _read(tokenizer: Any, request: _Request, row: list[int], ends: list[int], limit: int) -> Answer:
+def _read(tokenizer: Any, request: _Request, row: list[int], ends: list[int]) -> Answer:
+    row = row[: min(request.room, request.sampling.max_tokens)]
     length = next((place + 1 for place, token in enumerate(row) if token in ends), len(row))
-    ended = length <= len(row) and bool(row) and row[length - 1] in ends
+    ended = bool(row) and row[length - 1] in ends
     text: str = tokenizer.decode(row[:length], skip_special_tokens=True, clean_up_tokenization_spaces=False)
     reason: Literal["stop", "max_tokens", "model_length"]
     if stopped := [stop for stop in request.sampling.stop if stop in text]:
@@ -238,5 +247,5 @@ def _read(tokenizer: Any, request: _Request, row: list[int], ends: list[int], li
     elif ended:
         reason = "stop"
     else:
-        reason = "max_tokens" if limit == request.sampling.max_tokens else "model_length"
+        reason = "max_tokens" if length == request.sampling.max_tokens else "model_length"
     return Answer(text, reason, len(request.prompt), length)
