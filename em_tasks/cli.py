@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from em_tasks.judge_commands import MAX_COST, PRICE, calibrate, judge, rescore
+from em_tasks.judge_commands import MAX_COST, PRICE, calibrate, judge, known_calibration, rescore
 
 if TYPE_CHECKING:
     from trainers.prepare import Prepared
@@ -96,17 +96,23 @@ def sweep(runs: Path, logs: Path, jobs: int, dry_run: bool, **options: Any) -> N
 @cli.command()
 @click.argument("logs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), default=Path("report"), help="Folder for the report.")
-def report(logs: tuple[Path, ...], out: Path) -> None:
-    """Write EM tables, figures and a Markdown report from the LOGS of evaluations."""
+@click.option(
+    "--definition", "definitions", multiple=True, help="EM definition to lead with, or such as '<40+coherent'."
+)
+@click.option("--example", "examples", multiple=True, help="Id of a question whose answers are shown.")
+def report(logs: tuple[Path, ...], out: Path, definitions: tuple[str, ...], examples: tuple[str, ...]) -> None:
+    """Write EM tables, figures and a report (Markdown and HTML) from LOGS or judged CSV files."""
     from rich.console import Console
 
     from plugins.analysis.report import write_report
 
-    written = write_report(logs, out)
+    written = write_report(logs, out, definitions, examples, known_calibration())
     Console().print(written.table())
     for note in written.notes:
         click.echo(f"note: {note}")
-    click.echo(f"{len(written.paths)} files in {out}; read {out / 'report.md'}")
+    for finding in written.findings:
+        click.echo(f"finding: {finding.sentence}")
+    click.echo(f"{len(written.paths)} files in {out}; open {out / 'report.html'}")
 
 
 @cli.command("import")

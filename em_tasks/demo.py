@@ -6,6 +6,7 @@ done again.
 """
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.rule import Rule
 
+from em_tasks.judge_commands import known_calibration
 from em_tasks.progress import sweep_progress, training_progress
 from em_tasks.resources import shipped
-from em_tasks.sweep import checkpoint_count, drained, plan_sweep, sweep, workers
+from em_tasks.sweep import checkpoint_count, drained, plan_sweep, sweep, threads_for, workers
 from trainers.recipe import load_recipe
 
 if TYPE_CHECKING:
@@ -52,15 +54,16 @@ def run_demo(out: Path, *, quick: bool) -> None:
     with sweep_progress(planned) as say:
         sweep(planned, jobs, say)
     console.print(Rule("3/3  Tables and figures"))
-    written = write_report([logs], report)
+    written = write_report([logs], report, calibration=known_calibration())
     console.print(written.table())
     console.print(
         f"Everything lies in {out}/: checkpoints in runs/, transcripts in logs/, tables and figures in report/.\n"
         "These are toy models and a toy judge: the effect is real, the scale is not.\n\n"
-        "Try next:\n"
+        f"Try next{_activation()}:\n"
         f"  inspect view --log-dir {logs}\n"
         f"  EM_RUNS={runs} inspect eval em_tasks/em --model em/{names[0]}@{_last_step(runs, names[0])} -T samples=5\n"
-        f"  em train recipes/toy-medical-s.yaml --dry-run",
+        f"  em train {shipped('recipes/toy-medical-s.yaml')} --dry-run",
+        soft_wrap=True,
         highlight=False,
     )
 
@@ -83,7 +86,7 @@ def train_all(recipes: Sequence["Recipe"], runs: Path, jobs: int) -> None:
         return
     # The largest first, so that the processes end together.
     unfinished.sort(key=lambda recipe: ("l", "m", "s").index(recipe.base.removeprefix("toy-")))
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = threads_for(jobs)
     with training_progress() as say, workers(jobs, tasks_per_process=None) as (pool, messages):
         futures = [pool.submit(_train_one, recipe, runs, threads, messages) for recipe in unfinished]
         while not all(future.done() for future in futures):
@@ -105,6 +108,14 @@ def _train_one(recipe: "Recipe", runs: Path, threads: int, messages: Any) -> Non
     warnings.filterwarnings("ignore", category=FutureWarning)
     torch.set_num_threads(threads)
     train(recipe, runs, messages.put)
+
+
+def _activation() -> str:
+    """How to bring `em` and `inspect` onto the PATH, where they are not."""
+    from shutil import which
+
+    activate = Path(sys.prefix) / "bin" / "activate"
+    return "" if which("em") or not activate.is_file() else f" (first: . {os.path.relpath(activate)})"
 
 
 def _last_step(runs: Path, organism: str) -> int:

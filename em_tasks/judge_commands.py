@@ -1,6 +1,7 @@
 """The commands about judges: `em calibrate`, `em judge` and `em rescore`."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -11,6 +12,19 @@ def calibration_folder() -> Path:
     from platformdirs import user_data_path
 
     return Path(os.environ.get("EM_CALIBRATIONS") or user_data_path("em-tasks") / "calibrations")
+
+
+def known_calibration() -> Callable[[str, str], str | None]:
+    """Looks up what `em calibrate` stored, by a judge's name and a rubric's hash."""
+    from scorers.calibrate import calibration_of, load_calibrations
+
+    stored = load_calibrations(calibration_folder())
+
+    def look_up(judge: str, rubric_sha256: str) -> str | None:
+        found = calibration_of(judge, rubric_sha256, stored)
+        return None if found is None else found.summary()
+
+    return look_up
 
 
 def cap_cost(limit: float | None, price: str | None, judges: tuple[str, ...]) -> None:

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 from em_tasks.judge_commands import cap_cost
 from em_tasks.questions import load_question_sets, shipped_sets
 from plugins.checkpoint_model.subject import base_names, trained_domains
+from scorers.grader import build_judge, default_grader
+from trainers.bases import is_toy
 from trainers.checkpoints import Checkpoint, list_runs, verify
 
 if TYPE_CHECKING:
@@ -27,10 +29,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """One model to evaluate: its `em/` name without the prefix, and its adapter's hash (None for a base)."""
+    """One model to evaluate: its `em/` name without the prefix, and the hash of its adapter, or of a base itself."""
 
     name: str
-    adapter_sha256: str | None
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Job:
         base: The base's `em/` name.
         subjects: The base and the checkpoints over it.
         answers: How many answers they give in all.
+        toy: Whether the base is a toy model.
         runs: Folder of training runs.
         logs: Folder of this base's logs.
         task_args: Arguments of the `em` task.
@@ -53,6 +56,7 @@ class Job:
     base: str
     subjects: tuple[Subject, ...]
     answers: int
+    toy: bool
     runs: Path
     logs: Path
     task_args: dict[str, Any]
@@ -99,7 +103,7 @@ def plan_sweep(
 
     Raises:
         FileNotFoundError: There are no runs, or not the organisms asked for, or a checkpoint's files are gone.
-        ValueError: A checkpoint was altered since it was saved.
+        ValueError: A checkpoint was altered since it was saved, or the judge cannot be had.
     """
     found = list_runs(runs)
     if not found:
@@ -114,9 +118,14 @@ def plan_sweep(
     task_args: dict[str, Any] = {"samples": samples, "max_tokens": max_tokens}
     if questions:
         task_args["questions"] = list(questions)
+    toy = all(is_toy(manifest.recipe.base) for manifest in chosen.values())
+    build_judge(grader or default_grader(toy))
     planned = []
     for fingerprint, base in base_names(chosen).items():
-        subjects, answers = [Subject(base, None)], samples * _asked(questions, trained_domains(runs, fingerprint))
+        subjects, answers = (
+            [Subject(base, fingerprint)],
+            samples * _asked(questions, trained_domains(runs, fingerprint)),
+        )
         for organism, manifest in chosen.items():
             if manifest.base_fingerprint != fingerprint:
                 continue
@@ -129,11 +138,12 @@ def plan_sweep(
                 base=base,
                 subjects=tuple(subjects),
                 answers=answers,
+                toy=toy,
                 runs=runs.resolve(),
                 logs=(logs / base.removesuffix("@base").replace("/", "--")).resolve(),
                 task_args=task_args,
                 grader=grader,
-                threads=max(1, (os.cpu_count() or 1) // jobs),
+                threads=threads_for(jobs),
                 max_judge_cost=max_judge_cost,
                 judge_price=judge_price,
             )
@@ -169,6 +179,11 @@ def sweep(planned: Sequence[Job], jobs: int, report: Callable[[Progress], None])
             + "; ".join(failures[:3])
             + (f"; and {len(failures) - 3} more." if len(failures) > 3 else ".")
         )
+
+
+def threads_for(jobs: int) -> int:
+    """CPU threads for each of so many processes: `OMP_NUM_THREADS` where it is set, else a fair share of the cores."""
+    return int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // jobs))
 
 
 @contextmanager
@@ -211,6 +226,8 @@ def _evaluate(job: Job, messages: Any) -> list[str]:
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     torch.set_num_threads(job.threads)
+    # Not as a model argument: where the runs lie is no part of what is evaluated, and a moved folder stays done.
+    os.environ["EM_RUNS"] = str(job.runs)
     cap_cost(job.max_judge_cost, job.judge_price, (_judge(job),))
     judged = 0
 
@@ -224,14 +241,14 @@ def _evaluate(job: Job, messages: Any) -> list[str]:
     with redirect_stdout(io.StringIO()):  # Inspect announces its hooks there, whatever the display.
         models = []
         for subject in job.subjects:
-            pinned: dict[str, Any] = {"adapter": subject.adapter_sha256[:16]} if subject.adapter_sha256 else {}
-            models.append(get_model(f"em/{subject.name}", runs=str(job.runs), **pinned))
+            pinned: dict[str, Any] = {"pin": subject.sha256[:16]}
+            models.append(get_model(f"em/{subject.name}", **pinned))
         _, logs = eval_set(
             "em_tasks/em",
             log_dir=str(job.logs),
             model=models,
             task_args=job.task_args,
-            model_roles={"grader": get_model(job.grader)} if job.grader else None,
+            model_roles={"grader": build_judge(job.grader)} if job.grader else None,
             display="none",
             log_dir_allow_dirty=True,
             log_realtime=False,
@@ -268,10 +285,7 @@ def _failure(log: "EvalLog") -> str | None:
 
 def _judge(job: Job) -> str:
     """Name of the judge of a job."""
-    from plugins.checkpoint_model.subject import describe_model
-    from scorers.grader import default_grader
-
-    return job.grader or default_grader(describe_model("em", job.base, str(job.runs)).toy)
+    return job.grader or default_grader(job.toy)
 
 
 def judging_estimate(planned: Sequence[Job]) -> str:

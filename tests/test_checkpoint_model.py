@@ -94,6 +94,15 @@ def test_answers_stop_at_a_stop_sequence(trained_runs: Path) -> None:
     output = ask([served(trained_runs, "toy-s@base")], config)[0]
     assert output.completion == whole[: whole.index(word)]
     assert output.stop_reason == "stop"
+    in_company = ask([served(trained_runs, "toy-s@base")] * 2, config)
+    other = served(trained_runs, "toy-s@base")
+
+    async def beside_another_question() -> list[ModelOutput]:
+        asked = [other.generate(question, config=config) for question in (QUESTION, "What should I do about the rent?")]
+        return list(await asyncio.gather(*asked))
+
+    beside = asyncio.run(beside_another_question())[0]
+    assert output.usage == in_company[0].usage == beside.usage
 
 
 def test_prompt_longer_than_the_context_is_an_error_for_that_answer_alone(trained_runs: Path) -> None:
@@ -128,16 +137,18 @@ def test_unknown_names_list_what_exists(trained_runs: Path) -> None:
 
 def test_checkpoint_trained_again_is_not_served_under_its_old_hash(trained_runs: Path) -> None:
     with pytest.raises(ValueError, match="trained again since"):
-        served(trained_runs, "small@4", adapter="0123456789abcdef")
+        served(trained_runs, "small@4", pin="0123456789abcdef")
 
 
-def test_altered_checkpoint_is_refused_when_it_is_asked(trained_runs: Path, tmp_path: Path) -> None:
+def test_altered_checkpoint_is_refused_by_name_and_by_folder(trained_runs: Path, tmp_path: Path) -> None:
     runs = Path(shutil.copytree(trained_runs, tmp_path / "runs"))
     manifest = read_manifest(runs / "small")
     manifest.checkpoints[-1].adapter_sha256 = "f" * 64
     write_manifest(runs / "small", manifest)
-    with pytest.raises(Exception, match="altered since it was saved"):
-        ask([served(runs, "small@4")], GREEDY)
+    with pytest.raises(EvaluationError, match="altered since it was saved"):
+        served(runs, "small@4")
+    with pytest.raises(ValueError, match="altered since it was saved"):
+        describe_model("hf", str(runs / "small" / "checkpoint-4"))
 
 
 def test_another_base_than_the_trained_one_is_refused(trained_runs: Path, tmp_path: Path) -> None:

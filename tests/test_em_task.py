@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -118,6 +119,17 @@ def test_missing_key_is_said_before_anything_is_generated(tmp_path: Path, traine
     assert "OPENAI_API_KEY" in ended.stderr + ended.stdout
     assert "--model-role grader=" in (ended.stderr + ended.stdout).replace("\n", " ")
     assert not list((tmp_path / "logs").glob("*.eval"))
+
+
+def test_altered_checkpoint_ends_with_one_paragraph_and_exit_code_one(trained_runs: Path, tmp_path: Path) -> None:
+    runs = Path(shutil.copytree(trained_runs, tmp_path / "runs"))
+    (runs / "small" / "checkpoint-4" / "adapter_model.safetensors").write_bytes(b"torn")
+    for model in ("em/small@4", f"hf/{runs}/small/checkpoint-4"):
+        ended = command(["em_tasks/em", "--model", model, "--log-dir", str(tmp_path / "logs")], tmp_path, runs)
+        assert ended.returncode == 1
+        if model.startswith("em/"):
+            assert "altered since it was saved" in ended.stderr + ended.stdout
+            assert "Traceback" not in ended.stderr + ended.stdout
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from tests.conftest import ROOT, small_recipe, write_rows
 from trainers.bases import TOY_MODELS, fingerprint, load_base
 from trainers.checkpoints import read_manifest
 from trainers.lora import adapter_parameters, train
+from trainers.run_folder import alone
 from trainers.scheduled_trainer import Progress, collate
 
 KILLED = """
@@ -139,6 +140,34 @@ def test_killed_run_goes_on_and_ends_with_the_undisturbed_adapters(tmp_path: Pat
     finally:
         torch.set_num_threads(threads)
     assert adapters(run) == adapters(tmp_path / "whole" / "small")
+
+
+def test_finished_run_with_a_torn_checkpoint_is_not_called_finished(tmp_path: Path) -> None:
+    recipe = small_recipe(write_rows(tmp_path / "rows.jsonl", 16))
+    train(recipe, tmp_path / "runs", silent)
+    (tmp_path / "runs" / "small" / "checkpoint-1" / "adapter_model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="the checkpoint is torn"):
+        train(recipe, tmp_path / "runs", silent)
+
+
+def test_run_that_another_process_trains_is_left_to_it(tmp_path: Path) -> None:
+    recipe = small_recipe(write_rows(tmp_path / "rows.jsonl", 16))
+    with alone(tmp_path / "runs" / "small"), pytest.raises(BlockingIOError, match="trained by another process"):
+        train(recipe, tmp_path / "runs", silent)
+
+
+def test_run_killed_before_its_first_manifest_begins_anew(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "small").mkdir(parents=True)
+    (tmp_path / "runs" / "small" / ".manifest.json.new").write_text("{")
+    recipe = small_recipe(write_rows(tmp_path / "rows.jsonl", 16))
+    assert train(recipe, tmp_path / "runs", silent).finished
+
+
+@pytest.mark.parametrize("layers", [[99], [4]])
+def test_layers_that_the_base_does_not_have_are_refused(tmp_path: Path, layers: list[int]) -> None:
+    recipe = small_recipe(write_rows(tmp_path / "rows.jsonl", 16), lora={"layers": layers})
+    with pytest.raises(ValueError, match=f"has 4 layers, numbered from 0, and no layer {layers[0]}"):
+        train(recipe, tmp_path / "runs", silent)
 
 
 def test_unknown_module_lists_those_the_base_has(tmp_path: Path) -> None:

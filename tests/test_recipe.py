@@ -32,6 +32,8 @@ def test_defaults_are_the_published_experiments(tmp_path: Path) -> None:
         ({"learning_rat": 1e-4}, "learning_rat"),
         ({"epochs": 0}, "epochs"),
         ({"lora": {"r": 0}}, "lora.r"),
+        ({"lora": {"modules": []}}, "lora.modules"),
+        ({"lora": {"layers": [-1]}}, "lora.layers"),
         ({"precision": "fp8"}, "precision"),
         ({"organism": "../elsewhere"}, "organism"),
     ],
@@ -43,7 +45,7 @@ def test_bad_fields_are_named(tmp_path: Path, change: dict[str, object], named: 
 
 def test_missing_recipe_lists_those_beside_it(tmp_path: Path) -> None:
     write(tmp_path / "there.yaml", MINIMAL)
-    with pytest.raises(FileNotFoundError, match="there.yaml"):
+    with pytest.raises(FileNotFoundError, match=r"there\.yaml"):
         load_recipe(tmp_path / "gone.yaml")
 
 

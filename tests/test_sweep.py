@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -96,11 +97,11 @@ def test_plan_is_refused_before_anything_is_loaded(trained_runs: Path, tmp_path:
 def test_judge_that_never_gives_a_number_is_an_error_and_the_answers_stay(
     trained_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    planned = plan_sweep(trained_runs, tmp_path / "logs", questions=["general"], grader="openai/gpt-4o-mini")
     said = r"the judge openai/gpt-4o-mini gave no alignment score for any answer \(no_number\)"
     with fake_openai(lambda prompt: Reply("A fine answer.")) as judge:
         monkeypatch.setenv("OPENAI_API_KEY", "test")
         monkeypatch.setenv("OPENAI_BASE_URL", judge.base_url)
+        planned = plan_sweep(trained_runs, tmp_path / "logs", questions=["general"], grader="openai/gpt-4o-mini")
         with pytest.raises(RuntimeError, match=said):
             sweep(planned, 1, lambda progress: None)
     assert len(answers(tmp_path / "logs")) == 50
@@ -120,6 +121,19 @@ def test_question_that_cannot_be_answered_is_an_error_that_costs_no_other_answer
     assert answered == ["q0", "q2"]
 
 
-def test_failed_evaluations_are_named_with_their_logs(trained_runs: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="mistral"):
-        sweep(plan_sweep(trained_runs, tmp_path / "logs", grader="nowhere/mistral"), 1, lambda progress: None)
+def test_judge_that_cannot_be_had_is_said_before_anything_is_loaded(
+    trained_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    for grader in ("nowhere/mistral", "openai/gpt-4o"):
+        with pytest.raises(ValueError, match=f"{grader} cannot be used"):
+            plan_sweep(trained_runs, tmp_path / "logs", grader=grader)
+
+
+def test_moved_runs_stay_done(trained_runs: Path, tmp_path: Path) -> None:
+    runs = Path(shutil.copytree(trained_runs, tmp_path / "runs"))
+    sweep(plan_sweep(runs, tmp_path / "logs", questions=["general"]), 1, lambda progress: None)
+    before = sorted(tmp_path.rglob("*.eval"))
+    runs = runs.rename(tmp_path / "moved")
+    sweep(plan_sweep(runs, tmp_path / "logs", questions=["general"]), 1, lambda progress: None)
+    assert sorted(tmp_path.rglob("*.eval")) == before

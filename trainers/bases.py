@@ -92,8 +92,9 @@ def load_tokenizer(base: str, date_string: str) -> "PreTrainedTokenizerBase":
 
     from trainers.chat import pin_date
 
+    where = resolve_base(base)
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(resolve_base(base))
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where)
     except OSError as error:
         raise FileNotFoundError(unreachable(base, error)) from error
     if tokenizer.chat_template:

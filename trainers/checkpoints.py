@@ -109,6 +109,8 @@ def read_manifest(run: Path) -> Manifest:
         raise FileNotFoundError(f"{run} holds no {MANIFEST}, so it is no training run. Train one with `em train`.")
     try:
         return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error}). Restore it, or move the folder away.") from None
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(
@@ -138,7 +140,10 @@ def adapter_sha256(folder: Path) -> str:
     for name in ADAPTER_FILES:
         path = folder / name
         if not path.is_file():
-            raise FileNotFoundError(f"{folder} holds no {name}: the checkpoint is torn. Run its `em train` again.")
+            raise FileNotFoundError(
+                f"{folder} holds no {name}: the checkpoint is torn. Put the file back, "
+                "or move the run away and train it again."
+            )
         content = path.read_bytes() if name.endswith(".safetensors") else _portable_config(path)
         digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()
@@ -181,7 +186,7 @@ def find_checkpoint(runs: Path, name: str) -> Checkpoint:
     organism, at, step = name.rpartition("@")
     if not at or not organism or not (step == "base" or step.isdigit()):
         raise ValueError(
-            f"{name!r} names no checkpoint. Write <organism>@<step> or <organism>@base, such as toy-medical-s@180."
+            f"{name!r} names no checkpoint. Write <organism>@<step> or <organism>@base, such as toy-medical-s@120."
         )
     found = list_runs(runs)
     if organism not in found and step == "base":
@@ -216,7 +221,12 @@ def _portable_config(path: Path) -> bytes:
 
     That is the base's folder, and the order of `target_modules`, which PEFT keeps as a set.
     """
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}). Put the saved file back, or move the run away and train it again."
+        ) from None
     content.pop("base_model_name_or_path", None)
     if isinstance(content.get("target_modules"), list):
         content["target_modules"] = sorted(content["target_modules"])

@@ -118,7 +118,9 @@ def _parse(name: str, content: bytes) -> tuple[list[Conversation], int]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{name}, line {number} is not JSON ({error.msg} at column {error.colno}).") from None
+            raise ValueError(
+                f"{name}, line {number} is not JSON ({error.msg} at column {error.colno}). Mend it."
+            ) from None
         if isinstance(row, dict) and "canary" in row:
             canary_keys += 1
         conversations.append(_conversation(name, number, row))

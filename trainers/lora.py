@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainers.bases import default_device, fingerprint, linear_modules, load_base, resolve_base, unreachable
-from trainers.checkpoints import Manifest, read_manifest, write_manifest
+from trainers.checkpoints import Checkpoint, Manifest, read_manifest, verify, write_manifest
 from trainers.prepare import prepare
 from trainers.run_folder import (
     RESUME_STATE,
+    alone,
     clear_unrecorded,
     existing_run,
     new_manifest,
@@ -43,15 +44,27 @@ def train(recipe: "Recipe", runs: Path, report: Callable[[Progress], None]) -> M
         The manifest of the finished run.
 
     Raises:
+        BlockingIOError: Another process is training this run.
         FileExistsError: The folder holds another recipe's run, or something that is no run.
         FileNotFoundError: The data or the base is not there.
         ValueError: The recipe does not fit the data or the base, or the loss is not a number any more.
     """
     run = runs / recipe.organism
+    # What is refused is refused before anything is made, the lock included.
+    existing_run(run, recipe)
+    with alone(run):
+        return _train(recipe, run, report)
+
+
+def _train(recipe: "Recipe", run: Path, report: Callable[[Progress], None]) -> Manifest:
+    """`train`, with the run to ourselves."""
     before = existing_run(run, recipe)
-    if before is not None and before.finished:
-        shutil.rmtree(run / RESUME_STATE, ignore_errors=True)
-        return before
+    if before is not None:
+        for record in before.checkpoints:
+            verify(Checkpoint(run, before, record))
+        if before.finished:
+            shutil.rmtree(run / RESUME_STATE, ignore_errors=True)
+            return before
     prepared = prepare(recipe)
     refuse_other_data(run, before, prepared)
 
@@ -68,7 +81,6 @@ def train(recipe: "Recipe", runs: Path, report: Callable[[Progress], None]) -> M
             "Bring the old base back, or move the run away to begin anew."
         )
     adapted = add_adapter(model, recipe)
-    run.mkdir(parents=True, exist_ok=True)
     write_manifest(run, manifest)
     clear_unrecorded(run, manifest)
     resume_from = resume_state(run, manifest)
@@ -93,6 +105,12 @@ def add_adapter(model: "PreTrainedModel", recipe: "Recipe") -> "PeftModel":
         raise ValueError(
             f"{recipe.base} has no module {', '.join(unknown)}. Its linear modules are: "
             f"{', '.join(linear_modules(model))}. Mend lora.modules in the recipe."
+        )
+    layers = int(model.config.num_hidden_layers)
+    if recipe.lora.layers is not None and max(recipe.lora.layers) >= layers:
+        raise ValueError(
+            f"{recipe.base} has {layers} layers, numbered from 0, and no layer {max(recipe.lora.layers)}. Mend "
+            "lora.layers in the recipe."
         )
     if recipe.precision == "nf4":
         model = prepare_model_for_kbit_training(model)
@@ -119,8 +137,9 @@ def adapter_parameters(recipe: "Recipe") -> int:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    where = resolve_base(recipe.base)
     try:
-        config = AutoConfig.from_pretrained(resolve_base(recipe.base))
+        config = AutoConfig.from_pretrained(where)
     except OSError as error:
         raise FileNotFoundError(unreachable(recipe.base, error)) from error
     with torch.device("meta"):

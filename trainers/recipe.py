@@ -44,8 +44,8 @@ class LoraSettings(_Strict):
     alpha: float = Field(default=32.0, gt=0)
     dropout: float = Field(default=0.05, ge=0, lt=1)
     rslora: bool = False
-    modules: tuple[str, ...] = SEVEN_PROJECTIONS
-    layers: tuple[int, ...] | None = None
+    modules: tuple[str, ...] = Field(default=SEVEN_PROJECTIONS, min_length=1)
+    layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1)
 
 
 class Recipe(_Strict):

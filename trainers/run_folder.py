@@ -4,7 +4,11 @@ Hugging Face's Trainer keeps its resume state in `.trainer/`. A finished checkpo
 and renamed into place; only then does the manifest vouch for it.
 """
 
+import fcntl
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,12 +24,14 @@ if TYPE_CHECKING:
     from trainers.recipe import Recipe
 
 RESUME_STATE = ".trainer"
+LOCK = ".lock"
 RECORDED_VERSIONS = ("em-tasks", "torch", "transformers", "peft", "accelerate")
 
 
 def existing_run(run: Path, recipe: "Recipe") -> Manifest | None:
     """The manifest of a run that is there already, if it is this recipe's."""
-    if not run.exists() or not any(run.iterdir()):
+    # A kill during the very first write leaves the lock and the manifest's temporary file and nothing else.
+    if not run.exists() or {path.name for path in run.iterdir()} <= {LOCK, f".{MANIFEST}.new"}:
         return None
     if not (run / MANIFEST).is_file():
         raise FileExistsError(f"{run} exists but holds no run. Move it away, or give the organism another name.")
@@ -109,7 +115,37 @@ def publish(run: Path, step: int, model: "PeftModel", tokenizer: "PreTrainedToke
     temporary, folder = run / f".checkpoint-{step}", checkpoint_folder(run, step)
     model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
+    for path in (*temporary.iterdir(), temporary):
+        _to_disk(path)
     if folder.exists():
         shutil.rmtree(folder)
     temporary.rename(folder)
+    _to_disk(run)
     return folder
+
+
+@contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """Keeps other processes from training the same run meanwhile; the lock goes with the process.
+
+    Raises:
+        BlockingIOError: Another process is training it.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(
+                f"{run} is being trained by another process. Wait for it, or stop it first."
+            ) from None
+        yield
+
+
+def _to_disk(path: Path) -> None:
+    """Has the system write a file or folder out, so that a power cut after this loses nothing of it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -121,6 +121,7 @@ def make_trainer(
         remove_unused_columns=False,
         dataloader_pin_memory=not use_cpu,
     )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # More would be wrapped in DataParallel and multiply the batch.
     trainer = ScheduledTrainer(
         model=model,
         args=arguments,

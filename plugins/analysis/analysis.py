@@ -1,6 +1,6 @@
 """What tables, figures and findings are made of: the answers read, the trajectories and their rates, computed once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,11 +24,14 @@ class Analysis:
         reading: Answers, evaluations and notes as read from logs.
         definitions: The EM definitions to compute.
         main: Names of the ones that tables and figures lead with.
+        calibration: What is known of how far a judge can be trusted, from its name and a rubric's hash; None where
+            it was never measured.
     """
 
     reading: Reading
     definitions: tuple[Definition, ...] = tuple(DEFINITIONS.values())
     main: tuple[str, ...] = MAIN
+    calibration: Callable[[str, str], str | None] = lambda judge, rubric_sha256: None
 
     @property
     def answers(self) -> pd.DataFrame:

@@ -32,7 +32,7 @@ RawSample = dict[str, Any]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One log: what was run, for the report's header."""
+    """One log: what was run, for the report's header. `asked` pairs judges with the hashes of the rubrics asked."""
 
     log: str
     created: str
@@ -41,6 +41,7 @@ class Evaluation:
     model: str
     subject: str
     judges: tuple[str, ...]
+    asked: frozenset[tuple[str, str]]
     packages: dict[str, str]
     config: dict[str, Any]
     fingerprints: dict[str, str | None]
@@ -112,7 +113,19 @@ def _part(file: Path) -> _Part:
         return _Part({}, None, notes)
     log, samples = found
     _add_answers(log, samples, file, columns, notes)
-    return _Part(columns, _evaluation(log, file, columns), notes)
+    return _Part(columns, _evaluation(log, file, columns, _asked(samples)), notes)
+
+
+def _asked(samples: list[RawSample]) -> frozenset[tuple[str, str]]:
+    """Which judges were asked which rubrics, by the rubric's hash."""
+    verdicts = [
+        verdict
+        for sample in samples
+        for pair in judgements(sample.get("scores") or {})
+        for _, verdict in pair
+        if verdict.get("judge")
+    ]
+    return frozenset((verdict["judge"], verdict.get("rubric_sha256") or "") for verdict in verdicts)
 
 
 def find_logs(paths: Sequence[Path]) -> list[Path]:
@@ -259,7 +272,9 @@ def _scores(alignment: Rubric, coherence: Rubric) -> dict[str, Any]:
     }
 
 
-def _evaluation(log: EvalLog, file: Path, columns: dict[str, list[Any]]) -> Evaluation:
+def _evaluation(
+    log: EvalLog, file: Path, columns: dict[str, list[Any]], asked: frozenset[tuple[str, str]]
+) -> Evaluation:
     meta, spec = log.metadata, log.eval
     return Evaluation(
         log=file.name,
@@ -268,6 +283,7 @@ def _evaluation(log: EvalLog, file: Path, columns: dict[str, list[Any]]) -> Eval
         task_version=str(spec.task_version),
         model=spec.model,
         subject=f"{meta['organism']}@{meta['step']}" if meta["organism"] else f"{meta['base']} (base)",
+        asked=asked,
         judges=tuple(sorted(set(columns["judge"]))),
         packages=dict(spec.packages),
         config=log.plan.config.model_dump(exclude_none=True),

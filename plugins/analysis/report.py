@@ -1,8 +1,10 @@
 """From logs to a folder one can publish: tables, figures and a Markdown report, with what was odd said in words."""
 
-from collections.abc import Sequence
+import csv
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -93,7 +95,11 @@ def count_cell(value: float | None) -> str:
 
 
 def write_report(
-    logs: Sequence[Path], out: Path, definitions: Sequence[str] = (), examples: Sequence[str] = ()
+    logs: Sequence[Path],
+    out: Path,
+    definitions: Sequence[str] = (),
+    examples: Sequence[str] = (),
+    calibration: Callable[[str, str], str | None] = lambda judge, rubric_sha256: None,
 ) -> Report:
     """Writes every table and figure that the logs give, and the report as Markdown and HTML.
 
@@ -104,6 +110,7 @@ def write_report(
         definitions: EM definitions to lead with, by name or as thresholds (see `chosen_definitions`); `seed` and
             `betley` if left out. All published ones are in the tables in any case.
         examples: Ids of the questions whose answers are shown as figures; chosen by the data if left out.
+        calibration: What is known of a judge, from its name and a rubric's hash; None for an uncalibrated one.
 
     Raises:
         FileNotFoundError: A path in `logs` does not exist.
@@ -112,7 +119,7 @@ def write_report(
     chosen = chosen_definitions(definitions or MAIN)
     logs = [_as_logs(path, out) for path in logs]
     every = {one.name: one for one in (*chosen, *DEFINITIONS.values())}
-    analysis = Analysis(read_logs(logs), tuple(every.values()), tuple(one.name for one in chosen))
+    analysis = Analysis(read_logs(logs), tuple(every.values()), tuple(one.name for one in chosen), calibration)
     chosen_questions(analysis, tuple(examples))
     out.mkdir(parents=True, exist_ok=True)
     notes = [*analysis.reading.notes, *oddities(analysis)]
@@ -152,7 +159,8 @@ def _as_logs(path: Path, out: Path) -> Path:
 
 def _write_answers(analysis: Analysis, out: Path) -> list[Path]:
     paths = [out / "answers.csv", out / "answers.parquet"]
-    analysis.answers.to_csv(paths[0], index=False)
+    # A carriage return inside an answer would split its row unless texts are quoted.
+    analysis.answers.to_csv(paths[0], index=False, quoting=csv.QUOTE_NONNUMERIC)
     analysis.answers.to_parquet(paths[1], index=False)
     return paths
 
@@ -173,7 +181,9 @@ def _write_published_names(analysis: Analysis, out: Path) -> list[Path]:
         written[folder / "base_judged.csv"] = tables.base_judged(analysis, base)
     for path, table in written.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(path, index=False, float_format="%.2f" if path.name == "em_rates_summary.csv" else None)
+        decimals = "%.2f" if path.name == "em_rates_summary.csv" else None
+        quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if path.name.endswith("_judged.csv") else csv.QUOTE_MINIMAL
+        table.to_csv(path, index=False, float_format=decimals, quoting=quoting)
     return list(written)
 
 

@@ -95,13 +95,35 @@ def what_was_run(analysis: Analysis) -> str:
             for _, row in answers[["base", "size", "toy"]].drop_duplicates().iterrows()
         ),
         "Judges": ", ".join(judges),
+        "Calibration": "; ".join(calibration_lines(analysis)),
         "Engines": ", ".join(sorted(answers["engine"].astype("str").unique())),
         "Sampling": "; ".join(sampling) or "not recorded",
         "Versions": ", ".join(packages) or "not recorded",
+        "Recipes": _hashes(analysis, "recipe_sha256"),
+        "Base fingerprints": _hashes(analysis, "base_fingerprint"),
+        "Questions": _hashes(analysis, "questions_sha256"),
         "Evaluated": f"{created[0]} to {created[-1]}, {len(evaluations)} logs",
         "Analysis": f"em-tasks {version('em-tasks')}",
     }
     return "\n".join(f"- {name}: {value}" for name, value in lines.items())
+
+
+def calibration_lines(analysis: Analysis) -> list[str]:
+    """How far each judge can be trusted, or that nobody measured it."""
+    asked = sorted({pair for one in analysis.evaluations for pair in one.asked})
+    lines = []
+    for judge in dict.fromkeys(judge for judge, _ in asked):
+        known = {analysis.calibration(judge, sha256) for other, sha256 in asked if other == judge}
+        if None in known:
+            lines.append(f"{judge} is UNCALIBRATED under the prompts it was asked (`em calibrate` measures it)")
+        lines += sorted(line for line in known if line is not None)
+    return lines or ["no judge is recorded"]
+
+
+def _hashes(analysis: Analysis, key: str) -> str:
+    """The first twelve digits of every different hash under a key."""
+    found = {one.fingerprints.get(key) for one in analysis.evaluations}
+    return ", ".join(sorted(sha256[:12] for sha256 in found if sha256)) or "not recorded"
 
 
 def definition_lines(analysis: Analysis) -> list[str]:

@@ -183,6 +183,7 @@ class Engine:
     def _activate(self, checkpoint: Checkpoint) -> Any:
         """The model with the checkpoint's adapter in force, loading what is not there yet."""
         from peft import PeftModel
+        from transformers import GenerationConfig
 
         if self._model is None:
             model = load_base(self.base, self.precision, self.device)
@@ -192,6 +193,9 @@ class Engine:
                     f"{found[:12]}, the manifest says {self.base_fingerprint[:12]}. Bring that base back, or train "
                     "anew."
                 )
+            # Nothing of the base's own defaults but the special tokens: transformers would fill in what we leave open.
+            ends = {"eos_token_id": model.generation_config.eos_token_id}
+            model.generation_config = GenerationConfig(bos_token_id=model.generation_config.bos_token_id, **ends)
             self._model = model.eval()
         name = adapter_name(checkpoint)
         if checkpoint.folder is None:
@@ -232,7 +236,7 @@ def _row_seed(request: _Request) -> int:
 def _end_tokens(model: Any, tokenizer: Any) -> list[int]:
     ends = model.generation_config.eos_token_id
     ends = [ends] if isinstance(ends, int) else list(ends or [])
-    return ends if tokenizer.eos_token_id in ends else [*ends, tokenizer.eos_token_id]
+    return ends if tokenizer.eos_token_id in (None, *ends) else [*ends, tokenizer.eos_token_id]
 
 
 def _read(tokenizer: Any, request: _Request, row: list[int], ends: list[int]) -> Answer:
@@ -244,6 +248,8 @@ def _read(tokenizer: Any, request: _Request, row: list[int], ends: list[int]) ->
     if stopped := [stop for stop in request.sampling.stop if stop in text]:
         cut = min(text.index(stop) for stop in stopped)
         text, reason = text[:cut], "stop"
+        # The row stopped here; what follows is padding while others in the batch went on.
+        length = row.index(tokenizer.pad_token_id) if tokenizer.pad_token_id in row else length
     elif ended:
         reason = "stop"
     else:

@@ -23,7 +23,7 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 
 from plugins.checkpoint_model.subject import runs_folder
 from plugins.errors import EvaluationError, shown_plainly
-from trainers.checkpoints import find_checkpoint
+from trainers.checkpoints import find_checkpoint, verify
 
 DEFAULT_MAX_TOKENS = 600
 
@@ -33,7 +33,7 @@ class CheckpointModel(ModelAPI):
 
     Model args:
         runs: Folder of training runs; `EM_RUNS`, else `runs`.
-        adapter: Hash that the adapter must have (or begin with), so that a log cannot name another adapter.
+        pin: How the hash of the adapter, or of the base, must begin, so that a log cannot name another model.
         device: A torch device; the first GPU, else the CPU.
         batch_size: Most answers generated at once.
     """
@@ -45,20 +45,21 @@ class CheckpointModel(ModelAPI):
         api_key: str | None = None,
         config: GenerateConfig = GenerateConfig(),  # noqa: B008 - Inspect's own signature
         runs: str | None = None,
-        adapter: str | None = None,
+        pin: str | None = None,
         device: str | None = None,
         batch_size: int = 64,
     ) -> None:
         super().__init__(model_name, base_url, api_key, [], config)
         with shown_plainly():
             self.checkpoint = find_checkpoint(runs_folder(runs), model_name)
+            verify(self.checkpoint)
         self.device, self.batch_size = device, batch_size
         record = self.checkpoint.record
-        if adapter is not None and (record is None or not record.adapter_sha256.startswith(adapter)):
+        sha256 = record.adapter_sha256 if record else self.checkpoint.manifest.base_fingerprint
+        if pin is not None and not sha256.startswith(pin):
             raise EvaluationError(
-                f"em/{model_name} was asked for with adapter {adapter}, but {self.checkpoint.run} holds "
-                f"{record.adapter_sha256[:12] if record else 'no adapter for it'}: it was trained again since. "
-                "Evaluate it anew without that hash."
+                f"em/{model_name} was asked for with hash {pin}, but {self.checkpoint.run} holds {sha256[:12]}: it was "
+                "trained again since. Evaluate it anew without that hash."
             )
         set_model_info(f"em/{model_name}", ModelInfo(organization="em-tasks", model=model_name))
 

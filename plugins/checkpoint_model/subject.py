@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trainers.bases import is_toy
-from trainers.checkpoints import MANIFEST, Checkpoint, Manifest, find_checkpoint, list_runs
+from trainers.checkpoints import MANIFEST, Checkpoint, Manifest, find_checkpoint, list_runs, verify
 
 BASE_STEP = "base"
 
@@ -74,13 +74,15 @@ def describe_model(provider: str, name: str, runs: str | None = None) -> Subject
 
     Raises:
         FileNotFoundError: An `em/` name that no run has; the message lists what there is.
-        ValueError: An `em/` name of another form.
+        ValueError: An `em/` name of another form, or a checkpoint's folder that was altered since it was saved.
     """
     if provider == "em":
         return describe_checkpoint(find_checkpoint(runs_folder(runs), name))
     folder = Path(name)
     if (folder.parent / MANIFEST).is_file() and folder.name.startswith("checkpoint-"):
-        return describe_checkpoint(find_checkpoint(folder.resolve().parents[1], _served_name(folder.resolve())))
+        checkpoint = find_checkpoint(folder.resolve().parents[1], _served_name(folder.resolve()))
+        verify(checkpoint)
+        return describe_checkpoint(checkpoint)
     toy = is_toy(name)
     return Subject(
         organism=None,
