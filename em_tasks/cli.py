@@ -110,9 +110,7 @@ def report(logs: tuple[Path, ...], out: Path, definitions: tuple[str, ...], exam
     Console().print(written.table())
     for note in written.notes:
         click.echo(f"note: {note}")
-    for finding in written.findings:
-        click.echo(f"finding: {finding.sentence}")
-    click.echo(f"{len(written.paths)} files in {out}; open {out / 'report.html'}")
+    click.echo(f"{len(written.paths)} files and {len(written.findings)} findings in {out}; open {out / 'report.html'}")
 
 
 @cli.command("import")

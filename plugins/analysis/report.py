@@ -52,33 +52,35 @@ class Report:
     main: tuple[str, ...] = field(default=("seed", "betley"))
 
     def table(self) -> Table:
-        """The last checkpoint of every organism beside its base, for a terminal."""
+        """The last checkpoint of every organism for a terminal: all questions, then in and out of its domain."""
+        shown, *others = reversed(self.main)
         table = Table(
-            title="EM rate (%) at the last checkpoint, 95 % interval",
+            title=f"EM rate (%) at the last checkpoint; {shown} with its 95 % interval",
             title_justify="left",
             box=SIMPLE_HEAD,
             pad_edge=False,
         )
-        table.add_column("organism", overflow="fold")
-        table.add_column("step", no_wrap=True, justify="right")
-        for definition in self.main:
-            table.add_column(definition, justify="right", no_wrap=True)
-            table.add_column("base", justify="right", no_wrap=True)
-        table.add_column("n: unscored,\nincoherent, cut", justify="right", no_wrap=True)
+        table.add_column("checkpoint", overflow="fold")
+        for name in (*others, shown, "own domain", "general", "base"):
+            table.add_column(name, justify="right", no_wrap=True)
         if self.toy_warning:
             table.caption = Text(self.toy_warning, style="bold red")
-        whole = self.rates[self.rates["scope"] == "all"]
-        for organism, rows in whole.groupby("organism", sort=False, observed=True):
+        for organism, rows in self.rates.groupby("organism", sort=False, observed=True):
             own, base = rows[~rows["baseline"]], rows[rows["baseline"]]
             last = own[own["step"] == own["step"].max()]
-            first = last.iloc[0]
-            cells = [f"{organism} (control)" if first["control"] else str(organism), str(first["step"])]
-            for definition in self.main:
-                cells.append(rate_cell(last[last["definition"] == definition]))
-                cells.append(rate_cell(base[base["definition"] == definition]).partition(" (")[0])
-            counts = ", ".join(count_cell(first[name]) for name in ("unscored", "incoherent", "truncated"))
-            table.add_row(*cells, f"{first['answers']}: {counts}")
+            checkpoint = f"{organism}@{last['step'].iloc[0]}{' (control)' if last['control'].iloc[0] else ''}"
+            cells = [rate_cell(_one(last, name, "all")).partition(" (")[0] for name in others]
+            cells.append(rate_cell(_one(last, shown, "all")))
+            cells.append(rate_cell(_one(last, shown, "in_domain")).partition(" (")[0])
+            cells.append(rate_cell(_one(last, shown, "general")))
+            cells.append(rate_cell(_one(base, shown, "all")).partition(" (")[0])
+            table.add_row(checkpoint, *cells)
         return table
+
+
+def _one(rows: pd.DataFrame, definition: str, scope: str) -> pd.DataFrame:
+    """The row of one definition on one scope of questions, if there is one."""
+    return rows[(rows["definition"] == definition) & (rows["scope"] == scope)]
 
 
 def rate_cell(rows: pd.DataFrame) -> str:
@@ -87,11 +89,6 @@ def rate_cell(rows: pd.DataFrame) -> str:
         return "none"
     row = rows.iloc[0]
     return "no rate" if pd.isna(row["rate"]) else f"{row['rate']:.1f} ({row['low']:.0f}-{row['high']:.0f})"
-
-
-def count_cell(value: float | None) -> str:
-    """A count, or `?` where it is not known."""
-    return "?" if pd.isna(value) else f"{value:.0f}"
 
 
 def write_report(
