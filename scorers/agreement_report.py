@@ -8,6 +8,7 @@ from tabulate import tabulate
 
 from scorers.agreement import Agreement
 from scorers.definitions import DEFINITIONS
+from scorers.judge import is_toy_judge
 
 
 def agreement_table(found: Agreement) -> str:
@@ -27,7 +28,8 @@ def agreement_table(found: Agreement) -> str:
         for pair in found.pairs
     ]
     parts = [
-        f"{len(found.judges)} judges on the same {found.answers} answers.",
+        f"{len(found.judges)} judges on the same {found.answers} answers."
+        + (" TOY: the toy judge is one of them." if any(map(is_toy_judge, found.judges)) else ""),
         "EM rate in % by judge [95 % interval] (answers counted)\n"
         + tabulate([*rates, spans], headers=["judge", *DEFINITIONS], disable_numparse=True),
         "Agreement of pairs (Spearman's rho; mean difference in points, first minus second; Cohen's kappa on the EM "
@@ -114,9 +116,9 @@ def _figure(found: Agreement, path: Path) -> Path:
             panel.plot(100 * entry.rate, height, "o", color="C0")
         panel.set_title(definition)
         panel.set_xlabel("EM rate (%)")
-        panel.set_yticks(heights, found.judges)
+        panel.set_yticks(heights, [f"{judge}, TOY" if is_toy_judge(judge) else judge for judge in found.judges])
         panel.set_ylim(-0.6, len(found.judges) - 0.4)
-        panel.set_xlim(left=0)
+        panel.set_xlim(-4, 104)
     figure.suptitle(
         f"EM rate by judge, same {found.answers} answers, 95 % intervals; shaded: range over judges", fontsize=10
     )
