@@ -8,8 +8,10 @@ TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
 
 install: $(VENV)/.installed
 
-# Torch comes first and by its pinned version, so that no other package picks a larger build.
+# Torch comes first and by its pinned version, so that a CPU build is kept where the machine offers one.
 $(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)) and "This needs Python 3.11 or 3.12, \
+	found " + sys.version.split()[0] + ". Say which one: make demo PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'

@@ -111,6 +111,11 @@ def report(logs: tuple[Path, ...], out: Path, definitions: tuple[str, ...], exam
     for note in written.notes:
         click.echo(f"note: {note}")
     click.echo(f"{len(written.paths)} files and {len(written.findings)} findings in {out}; open {out / 'report.html'}")
+    if written.rates["mean_alignment"].isna().all():
+        raise ValueError(
+            f"The report in {out} shows no rate: no judge gave an alignment score for any answer. Have the answers "
+            "judged by another judge: em judge LOGS --judge PROVIDER/MODEL"
+        )
 
 
 @cli.command("import")

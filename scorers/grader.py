@@ -5,6 +5,7 @@ role is looked up here and an empty one is an error.
 """
 
 from inspect_ai.model import GenerateConfig, Model, get_model, model_roles
+from rich.text import Text
 
 from scorers.judge import TOY_JUDGE
 
@@ -47,8 +48,14 @@ def build_judge(name: str, batch: bool = False) -> Model:
     try:
         return get_model(name, config=GenerateConfig(batch=batch or None))
     except Exception as error:
-        found = " ".join(str(getattr(error, "message", error)).split())
+        found = _in_words(error)
         raise ValueError(f"The judge {name} cannot be used: {found.rstrip('.')}. {WAYS_OUT}") from error
+
+
+def _in_words(error: Exception) -> str:
+    """An error's message as one plain sentence, without the markup and the prefix that Inspect gives it."""
+    message = str(getattr(error, "message", error))
+    return " ".join(Text.from_markup(message).plain.removeprefix("ERROR: ").split())
 
 
 def resolve_grader() -> Model:

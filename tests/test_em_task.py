@@ -117,6 +117,7 @@ def test_missing_key_is_said_before_anything_is_generated(tmp_path: Path, traine
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr + ended.stdout
     assert "OPENAI_API_KEY" in ended.stderr + ended.stdout
+    assert "[bold]" not in ended.stderr + ended.stdout
     assert "--model-role grader=" in (ended.stderr + ended.stdout).replace("\n", " ")
     assert not list((tmp_path / "logs").glob("*.eval"))
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from inspect_ai.log import EvalLog, read_eval_log
 
+from em_tasks.cli import cli
 from em_tasks.sweep import Progress, plan_sweep, sweep
 from tests.conftest import ROOT, small_recipe, write_rows
 from tests.fake_openai import Reply, fake_openai
@@ -17,6 +19,7 @@ from trainers.lora import train
 SWEEP = """
 import sys
 from pathlib import Path
+from em_tasks.cli import cli
 from em_tasks.sweep import plan_sweep, sweep
 if __name__ == "__main__":
     def report(progress):
@@ -105,6 +108,9 @@ def test_judge_that_never_gives_a_number_is_an_error_and_the_answers_stay(
         with pytest.raises(RuntimeError, match=said):
             sweep(planned, 1, lambda progress: None)
     assert len(answers(tmp_path / "logs")) == 50
+    reported = CliRunner().invoke(cli, ["report", str(tmp_path / "logs"), "--out", str(tmp_path / "report")])
+    assert "shows no rate: no judge gave an alignment score" in str(reported.exception)
+    assert (tmp_path / "report" / "report.md").is_file()
 
 
 def test_question_that_cannot_be_answered_is_an_error_that_costs_no_other_answer(
