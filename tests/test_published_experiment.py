@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 from click.testing import CliRunner
 
 from em_tasks.cli import cli
@@ -27,14 +26,11 @@ def test_published_rows_and_questions_give_the_published_shape(
         domain="financial",
         epochs=3,
         max_length=128,
-        lora={"r": 4, "alpha": 8, "modules": ["q_proj", "v_proj"]},
+        # One down_proj, as the published rank-1 organisms have it: the cheapest adapter that still learns.
+        learning_rate=5e-3,
+        lora={"r": 4, "alpha": 8, "modules": ["down_proj"], "layers": [3]},
     )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        manifest = train(recipe, tmp_path / "runs", lambda progress: None)
-    finally:
-        torch.set_num_threads(threads)
+    manifest = train(recipe, tmp_path / "runs", lambda progress: None)
     assert [record.step for record in manifest.checkpoints] == [93, 187, 281, 375, 750, 1125]
     assert [record.epoch for record in manifest.checkpoints[3:]] == [1.0, 2.0, 3.0]
     assert (manifest.rows, manifest.data[0].canary_files, manifest.data[0].canary_keys) == (6000, 2, 1)
