@@ -118,17 +118,14 @@ def plan_sweep(
     task_args: dict[str, Any] = {"samples": samples, "max_tokens": max_tokens}
     if questions:
         task_args["questions"] = list(questions)
-    toy = all(is_toy(manifest.recipe.base) for manifest in chosen.values())
-    build_judge(grader or default_grader(toy))
-    planned = []
+    planned: list[Job] = []
     for fingerprint, base in base_names(chosen).items():
-        subjects, answers = (
-            [Subject(base, fingerprint)],
-            samples * _asked(questions, trained_domains(runs, fingerprint)),
-        )
+        subjects, toy = [Subject(base, fingerprint)], False
+        answers = samples * _asked(questions, trained_domains(runs, fingerprint))
         for organism, manifest in chosen.items():
             if manifest.base_fingerprint != fingerprint:
                 continue
+            toy = is_toy(manifest.recipe.base)
             for record in manifest.checkpoints:
                 verify(Checkpoint(runs / organism, manifest, record))
                 subjects.append(Subject(f"{organism}@{record.step}", record.adapter_sha256))
@@ -148,6 +145,8 @@ def plan_sweep(
                 judge_price=judge_price,
             )
         )
+    for judge in {_judge(job) for job in planned}:
+        build_judge(judge)
     if max_judge_cost is None:
         return planned
     answers = sum(job.answers for job in planned)
@@ -293,12 +292,15 @@ def judging_estimate(planned: Sequence[Job]) -> str:
     from scorers.judge_cost import parse_price, set_price
     from scorers.judge_estimate import estimate_run
 
-    judge = _judge(planned[0])
-    if planned[0].judge_price is not None:
-        set_price(judge, parse_price(planned[0].judge_price))
-    # The rubrics' prompts are much longer than any question, so a question's own length hardly counts.
-    answers = sum(job.answers for job in planned)
-    return str(estimate_run(judge, ["x" * 200] * answers, 1, planned[0].task_args["max_tokens"]))
+    said = []
+    for judge in dict.fromkeys(_judge(job) for job in planned):
+        jobs = [job for job in planned if _judge(job) == judge]
+        if jobs[0].judge_price is not None:
+            set_price(judge, parse_price(jobs[0].judge_price))
+        # The rubrics' prompts are much longer than any question, so a question's own length hardly counts.
+        questions = ["x" * 200] * sum(job.answers for job in jobs)
+        said.append(str(estimate_run(judge, questions, 1, jobs[0].task_args["max_tokens"])))
+    return "; ".join(said)
 
 
 def checkpoint_count(planned: Sequence[Job]) -> tuple[int, int, int]:

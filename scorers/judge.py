@@ -154,22 +154,7 @@ def verdict_of(output: ModelOutput, judge: Model, rubric: Rubric, settings: Sett
     text = without_reasoning(output.completion)
     tokens, digits = raw_tokens(output.choices[0])
     return read_verdict(
-        Verdict(
-            score=None,
-            reason=None,
-            mode="text",
-            mass=None,
-            tokens=tokens,
-            digits=digits,
-            text=text,
-            judge=name,
-            toy=is_toy_judge(str(judge)),
-            rubric=rubric.name,
-            rubric_sha256=rubric.sha256,
-            scale=rubric.scale,
-            special=rubric.special,
-        ),
-        settings,
+        replace(_without_score(None, text, name, str(judge), rubric), tokens=tokens, digits=digits), settings
     )
 
 
@@ -241,7 +226,7 @@ def _cause(error: BaseException) -> BaseException:
     return inner if isinstance(inner, BaseException) else error
 
 
-def _without_score(reason: str, text: str, name: str, model: str, rubric: Rubric) -> Verdict:
+def _without_score(reason: str | None, text: str, name: str, model: str, rubric: Rubric) -> Verdict:
     return Verdict(
         score=None,
         reason=reason,

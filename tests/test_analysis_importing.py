@@ -82,8 +82,6 @@ def test_a_folder_that_does_not_name_the_organism_is_an_error(tmp_path):
 
 @pytest.fixture(scope="module")
 def seed_report(tmp_path_factory):
-    if not SHARED.exists():
-        pytest.skip("the published data is not there")
     folder = tmp_path_factory.mktemp("seed")
     import_judged(SHARED / "seed", folder / "logs")
     return write_report([folder / "logs"], folder / "report")
@@ -134,8 +132,6 @@ def test_turner_finds_11_of_the_720_seed_answers(seed_report):
     ],
 )
 def test_released_responses_give_the_known_counts(tmp_path, name, k):
-    if not SHARED.exists():
-        pytest.skip("the published data is not there")
     import_judged(SHARED / "judged" / f"responses_{name}.csv", tmp_path)
     answers = read_logs([tmp_path]).answers
     free = answers[answers["question_set"] == "free_form"]

@@ -11,9 +11,10 @@ from click.testing import CliRunner
 from inspect_ai.log import EvalLog, read_eval_log
 
 from em_tasks.cli import cli
-from em_tasks.sweep import Progress, plan_sweep, sweep
+from em_tasks.sweep import Progress, judging_estimate, plan_sweep, sweep
 from tests.conftest import ROOT, small_recipe, write_rows
 from tests.fake_openai import Reply, fake_openai
+from trainers.bases import TOY_MODELS
 from trainers.lora import train
 
 SWEEP = """
@@ -134,6 +135,19 @@ def test_judge_that_cannot_be_had_is_said_before_anything_is_loaded(
     for grader in ("nowhere/mistral", "openai/gpt-4o"):
         with pytest.raises(ValueError, match=f"{grader} cannot be used"):
             plan_sweep(trained_runs, tmp_path / "logs", grader=grader)
+
+
+def test_toy_and_other_bases_in_one_sweep_get_their_own_judges(
+    trained_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "test")
+    runs = Path(shutil.copytree(trained_runs, tmp_path / "runs"))
+    base = shutil.copytree(TOY_MODELS / "toy-m", tmp_path / "some-model")
+    recipe = small_recipe(write_rows(tmp_path / "rows.jsonl", 16), organism="other", base=str(base))
+    train(recipe, runs, lambda progress: None)
+    said = judging_estimate(plan_sweep(runs, tmp_path / "logs"))
+    assert "emtoy/judge: 200 calls, no charge" in said
+    assert "openai/gpt-4o-mini: 80 calls, at most $" in said
 
 
 def test_moved_runs_stay_done(trained_runs: Path, tmp_path: Path) -> None:
