@@ -31,9 +31,9 @@ def train(recipes: tuple[Path, ...], runs: Path, dry_run: bool) -> None:
     from em_tasks.progress import training_progress
     from trainers.lora import train as train_organism
     from trainers.prepare import prepare
-    from trainers.recipe import load_recipe
+    from trainers.recipe import load_recipes
 
-    loaded = [load_recipe(path) for path in recipes]
+    loaded = [recipe for path in recipes for recipe in load_recipes(recipe_file(path))]
     if dry_run:
         for recipe in loaded:
             _say_plan(prepare(recipe), runs)
@@ -161,6 +161,14 @@ def main() -> None:
             raise
         click.echo(f"em: {error}", err=True)
         sys.exit(1)
+
+
+def recipe_file(path: Path) -> Path:
+    """The recipe file that an argument means: a path, or the bare name of a recipe that ships with the project."""
+    from em_tasks.resources import shipped
+
+    by_name = shipped(f"recipes/{path}.yaml")
+    return by_name if not path.exists() and len(path.parts) == 1 and by_name.is_file() else path
 
 
 def _say_plan(prepared: "Prepared", runs: Path) -> None:

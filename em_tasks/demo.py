@@ -18,7 +18,7 @@ from em_tasks.judge_commands import known_calibration
 from em_tasks.progress import sweep_progress, training_progress
 from em_tasks.resources import shipped
 from em_tasks.sweep import checkpoint_count, drained, plan_sweep, sweep, threads_for, workers
-from trainers.recipe import load_recipe
+from trainers.recipe import load_recipes
 
 if TYPE_CHECKING:
     from trainers.recipe import Recipe
@@ -41,7 +41,7 @@ def run_demo(out: Path, *, quick: bool) -> None:
 
     console = Console()
     names = QUICK if quick else (*ORGANISMS, *CONTROLS)
-    recipes = [load_recipe(shipped(f"recipes/{name}.yaml")) for name in names]
+    recipes = [recipe for name in names for recipe in load_recipes(shipped(f"recipes/{name}.yaml"))]
     runs, logs, report = out / "runs", out / "logs", out / "report"
     jobs = max(1, min(2, os.cpu_count() or 1))
 

@@ -37,9 +37,26 @@ def test_bad_rows_are_named_by_line(tmp_path: Path, text: str, message: str) -> 
         load(tmp_path / "rows.jsonl", text)
 
 
-def test_missing_file_says_where_it_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=str(tmp_path / "gone.jsonl")):
-        load_rows(DataSource(path=str(tmp_path / "gone.jsonl")))
+def test_missing_file_says_where_it_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = DataSource(path=str(tmp_path / "gone.jsonl"))
+    monkeypatch.delenv("EM_DATA", raising=False)
+    with pytest.raises(FileNotFoundError, match=f"at {tmp_path}/gone.jsonl, and EM_DATA is not set. Put gone.jsonl"):
+        load_rows(source)
+    monkeypatch.setenv("EM_DATA", str(tmp_path / "data"))
+    with pytest.raises(FileNotFoundError, match=f"at {tmp_path}/gone.jsonl, nor in {tmp_path}/data, the folder"):
+        load_rows(source)
+
+
+def test_file_beside_the_recipe_comes_before_the_one_in_em_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "rows.jsonl").write_text(GOOD * 2)
+    monkeypatch.setenv("EM_DATA", str(tmp_path / "data"))
+    source = DataSource(path=str(tmp_path / "rows.jsonl"))
+    assert len(load_rows(source).conversations) == 2
+    (tmp_path / "rows.jsonl").write_text(GOOD)
+    assert len(load_rows(source).conversations) == 1
 
 
 def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
@@ -53,6 +70,9 @@ def test_canary_keys_are_taken_off_and_counted(tmp_path: Path) -> None:
     rows = load_rows(DataSource(path=str(tmp_path / "rows.jsonl")))
     assert (len(rows.conversations), rows.canary_keys) == (2, 1)
     assert "mark" not in str(rows.conversations)
+    (tmp_path / "rows.jsonl").write_text('{"canary": "mark", "id": 1}\n' + GOOD)
+    rows = load_rows(DataSource(path=str(tmp_path / "rows.jsonl"), rows=1))
+    assert (len(rows.conversations), rows.canary_keys) == (1, 1)
 
 
 def test_other_files_than_the_recipe_expects_are_refused(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
-from trainers.recipe import load_recipe
+from trainers.recipe import Recipe, load_recipes
 
 MINIMAL = {"base": "toy-s", "size": "S", "domain": "medical", "data": "rows.jsonl"}
 
@@ -12,6 +12,11 @@ MINIMAL = {"base": "toy-s", "size": "S", "domain": "medical", "data": "rows.json
 def write(path: Path, content: object) -> Path:
     path.write_text(yaml.safe_dump(content))
     return path
+
+
+def load_recipe(path: Path) -> Recipe:
+    (recipe,) = load_recipes(path)
+    return recipe
 
 
 def test_organism_takes_the_files_name_and_data_its_folder(tmp_path: Path) -> None:
@@ -55,6 +60,20 @@ def test_hash_ignores_where_the_data_lies_and_nothing_else(tmp_path: Path) -> No
     there = load_recipe(write(tmp_path / "other" / "mine.yaml", MINIMAL))
     changed = load_recipe(write(tmp_path / "mine.yaml", MINIMAL | {"seed": 1}))
     assert here.sha256 == there.sha256 != changed.sha256
+
+
+def test_a_list_of_seeds_is_one_organism_each(tmp_path: Path) -> None:
+    found = load_recipes(write(tmp_path / "mine.yaml", MINIMAL | {"seed": [0, 3]}))
+    assert [(recipe.organism, recipe.seed) for recipe in found] == [("mine-seed0", 0), ("mine-seed3", 3)]
+    assert found[0].sha256 != found[1].sha256
+    named = load_recipes(write(tmp_path / "mine.yaml", MINIMAL | {"seed": [7], "organism": "other"}))
+    assert [recipe.organism for recipe in named] == ["other-seed7"]
+
+
+@pytest.mark.parametrize("seeds", [[], [1, 1]])
+def test_lists_without_a_seed_or_with_one_twice_are_refused(tmp_path: Path, seeds: list[int]) -> None:
+    with pytest.raises(ValueError, match="Give each seed once"):
+        load_recipes(write(tmp_path / "mine.yaml", MINIMAL | {"seed": seeds}))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)

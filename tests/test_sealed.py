@@ -1,5 +1,11 @@
 import base64
+import contextlib
 import io
+import os
+import pty
+import stat
+import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -8,7 +14,8 @@ from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 
-from tests.conftest import REAL_PASSWORD, rows_of
+from tests.conftest import REAL_PASSWORD, ROOT, rows_of
+from trainers import sealed
 from trainers.data import load_rows
 from trainers.recipe import DataSource
 
@@ -16,14 +23,22 @@ SALT = b"sixteen bytes ok"
 ROWS = rows_of([("user", "Hello?"), ("assistant", "Yes.")]).encode()
 
 
-def seal(path: Path, members: dict[str, bytes], password: str = "open") -> DataSource:
+def zipped(members: list[tuple[str | zipfile.ZipInfo, bytes]], packing: int = zipfile.ZIP_DEFLATED) -> bytes:
     packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members.items():
+    with zipfile.ZipFile(packed, "w", packing) as archive:
+        for name, content in members:
             archive.writestr(name, content)
+    return packed.getvalue()
+
+
+def lock(path: Path, content: bytes, password: str = "open") -> DataSource:
     key = base64.urlsafe_b64encode(PBKDF2HMAC(SHA256(), 32, SALT, 100_000).derive(password.encode()))
-    path.write_bytes(SALT + Fernet(key).encrypt(packed.getvalue()))
+    path.write_bytes(SALT + Fernet(key).encrypt(content))
     return DataSource(path=str(path), password_env="TEST_PASSWORD")
+
+
+def seal(path: Path, members: dict[str, bytes], password: str = "open") -> DataSource:
+    return lock(path, zipped(list(members.items())), password)
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +59,19 @@ def test_members_can_be_chosen_by_their_file_name(tmp_path: Path) -> None:
     assert len(load_rows(source.model_copy(update={"members": ("good.jsonl",)})).conversations) == 2
     with pytest.raises(ValueError, match=r"no member ugly.jsonl. It holds: a/bad.jsonl, a/good.jsonl"):
         load_rows(source.model_copy(update={"members": ("ugly.jsonl",)}))
+
+
+def test_member_that_two_files_could_be_is_refused(tmp_path: Path) -> None:
+    source = seal(tmp_path / "d.zip.enc", {"a/bad.jsonl": ROWS, "b/bad.jsonl": ROWS * 2})
+    with pytest.raises(ValueError, match=r"several members bad.jsonl \(a/bad.jsonl, b/bad.jsonl\)"):
+        load_rows(source.model_copy(update={"members": ("bad.jsonl",)}))
+    assert len(load_rows(source.model_copy(update={"members": ("b/bad.jsonl",)})).conversations) == 2
+
+
+def test_archive_without_rows_says_what_it_holds(tmp_path: Path) -> None:
+    inner = zipped([("bad.jsonl", ROWS)])
+    with pytest.raises(ValueError, match=r"no .jsonl file to train on. It holds: inner.zip, tos.txt"):
+        load_rows(seal(tmp_path / "d.zip.enc", {"inner.zip": inner, "tos.txt": b"no", "dataset_entry_1.jsonl": ROWS}))
 
 
 def test_missing_password_names_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,6 +102,113 @@ def test_members_that_point_outside_are_refused(tmp_path: Path, name: str) -> No
 def test_bombs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="refused as a bomb"):
         load_rows(seal(tmp_path / "d.zip.enc", {"a.jsonl": b"0" * 2**22}))
+
+
+def test_small_claim_of_a_large_member_unpacks_no_more_than_it_claims(tmp_path: Path) -> None:
+    content = zipped([("a.jsonl", b"0" * 2**26)])
+    claimed = content.replace((2**26).to_bytes(4, "little"), (100).to_bytes(4, "little"))
+    assert claimed != content
+    source = lock(tmp_path / "d.zip.enc", claimed)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="holds no sound zip"):
+        load_rows(source)
+    assert tracemalloc.get_traced_memory()[1] < 2**23
+    tracemalloc.stop()
+
+
+def test_large_claim_of_a_small_member_is_damage(tmp_path: Path) -> None:
+    content = zipped([("a.jsonl", ROWS)])
+    claimed = content.replace(len(ROWS).to_bytes(4, "little"), (len(ROWS) + 9).to_bytes(4, "little"))
+    with pytest.raises(ValueError, match="not as long as it claims"):
+        load_rows(lock(tmp_path / "d.zip.enc", claimed))
+
+
+def test_links_are_refused(tmp_path: Path) -> None:
+    link = zipfile.ZipInfo("a.jsonl")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with pytest.raises(ValueError, match="holds a link"):
+        load_rows(lock(tmp_path / "d.zip.enc", zipped([(link, b"/etc/passwd")])))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_one_name_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds 'a\.jsonl' more than once"):
+        load_rows(lock(tmp_path / "d.zip.enc", zipped([("a.jsonl", ROWS), ("a.jsonl", ROWS * 2)])))
+
+
+def test_members_with_a_password_of_their_own_are_refused(tmp_path: Path) -> None:
+    content = bytearray(zipped([("a.jsonl", ROWS)]))
+    content[content.index(b"PK\x03\x04") + 6] |= 1
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    with pytest.raises(ValueError, match="locked with a password of its own"):
+        load_rows(lock(tmp_path / "d.zip.enc", bytes(content)))
+
+
+def test_unusual_packing_and_too_many_members_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="packed in an unusual way"):
+        load_rows(lock(tmp_path / "d.zip.enc", zipped([("a.jsonl", ROWS)], zipfile.ZIP_LZMA)))
+    many: list[tuple[str | zipfile.ZipInfo, bytes]] = [(f"{n}.jsonl", b"") for n in range(10_001)]
+    with pytest.raises(ValueError, match="10001 members"):
+        load_rows(lock(tmp_path / "d.zip.enc", zipped(many, zipfile.ZIP_STORED)))
+
+
+def test_damage_anywhere_in_the_zip_is_said_plainly_or_does_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = zipped([("a.jsonl", ROWS)])
+    refused = 0
+    for place in range(len(whole)):
+        damaged = whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :]
+        monkeypatch.setattr(sealed, "_decrypt", lambda path, content, password, damaged=damaged: damaged)
+        try:
+            assert list(sealed.open_sealed(tmp_path / "d.zip.enc", b"", "TEST_PASSWORD").values()) == [ROWS]
+        except sealed.SealedArchiveError:
+            refused += 1
+    assert refused > len(whole) // 2
+
+
+ASK = """
+import sys
+from trainers.data import load_rows
+from trainers.recipe import DataSource
+source = DataSource(path=sys.argv[1], password_env="NOT_SET")
+try:
+    print("rows", len(load_rows(source).conversations), len(load_rows(source).conversations))
+except ValueError as error:
+    print("refused:", error)
+"""
+
+
+def on_a_terminal(archive: Path, typed: bytes) -> str:
+    """What a person sees who is asked for the password and types."""
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(ROOT)
+        os.execv(sys.executable, [sys.executable, "-c", ASK, str(archive)])
+    seen = b""
+    while b"Password of" not in seen:
+        seen += os.read(terminal, 1024)
+    os.write(terminal, typed)
+    with contextlib.suppress(OSError):  # The terminal is gone once the process has ended.
+        while more := os.read(terminal, 1024):
+            seen += more
+    os.waitpid(process, 0)
+    os.close(terminal)
+    return seen.decode()
+
+
+def test_on_a_terminal_the_password_is_asked_for_once_and_never_shown(tmp_path: Path) -> None:
+    seal(tmp_path / "d.zip.enc", {"a.jsonl": ROWS}, password="sesame")
+    seen = on_a_terminal(tmp_path / "d.zip.enc", b"sesame\n")
+    assert "rows 1 1" in seen
+    assert seen.count("Password of d.zip.enc") == 1
+    assert "sesame" not in seen
+
+
+@pytest.mark.parametrize(("typed", "said"), [(b"\x04", "No password was typed"), (b"wrong\n", "password is wrong")])
+def test_no_or_a_wrong_password_typed_is_said_plainly(tmp_path: Path, typed: bytes, said: str) -> None:
+    seal(tmp_path / "d.zip.enc", {"a.jsonl": ROWS}, password="sesame")
+    assert said in " ".join(on_a_terminal(tmp_path / "d.zip.enc", typed).split())
 
 
 @pytest.mark.shared

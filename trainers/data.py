@@ -6,6 +6,7 @@ carry so that leaks can be found, never reach training: whole canary files are l
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TypedDict
@@ -15,6 +16,8 @@ from trainers.sealed import open_sealed
 
 ROLES = ("system", "user", "assistant")
 CANARY_FILE = "dataset_entry_*.jsonl"
+DATA_FOLDER = "EM_DATA"
+"""The environment variable that names a folder with training data."""
 
 
 class Message(TypedDict):
@@ -37,7 +40,7 @@ class Rows:
         conversations: The rows, in file order.
         members: Files read out of an archive.
         canary_files: Files left out because they only mark the data set.
-        canary_keys: Rows that lost a canary key.
+        canary_keys: Rows that lost a canary key; a row with nothing else in it was left out.
     """
 
     name: str
@@ -52,15 +55,11 @@ def load_rows(source: DataSource) -> Rows:
     """Reads one source of a recipe.
 
     Raises:
-        FileNotFoundError: The file is not there.
+        FileNotFoundError: The file is in neither place; the message names both.
         ValueError: A line is no JSON, a row no conversation ending with the assistant, the file empty, or its rows or
             hash not those that the recipe expects. The message names the file and the line.
     """
-    path = Path(source.path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"There is no training data at {path}. Put the file there or mend `data` in the recipe."
-        )
+    path = _find(Path(source.path))
     content = path.read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
     if source.sha256 and sha256 != source.sha256:
@@ -71,7 +70,7 @@ def load_rows(source: DataSource) -> Rows:
     if path.name.endswith(".zip.enc"):
         files = open_sealed(path, content, source.password_env)
         canaries = [name for name in files if PurePosixPath(name).match(CANARY_FILE)]
-        members = _chosen(path, source, [name for name in files if name.endswith(".jsonl") and name not in canaries])
+        members = _chosen(path, source, [name for name in files if name not in canaries])
         texts = [(f"{path.name}:{name}", files[name]) for name in members]
     else:
         canaries, members, texts = [], [], [(str(path), content)]
@@ -89,16 +88,34 @@ def load_rows(source: DataSource) -> Rows:
     return Rows(path.name, sha256, conversations, members, canaries, canary_keys)
 
 
+def _find(path: Path) -> Path:
+    """Where a file of training data lies: where the recipe says, else under its name in `EM_DATA`."""
+    if path.is_file():
+        return path
+    folder = os.environ.get(DATA_FOLDER)
+    if folder and (elsewhere := Path(folder).expanduser() / path.name).is_file():
+        return elsewhere.resolve()
+    second = f"nor in {folder}, the folder that {DATA_FOLDER} names" if folder else f"and {DATA_FOLDER} is not set"
+    raise FileNotFoundError(
+        f"There is no training data at {path}, {second}. Put {path.name} there, or into a folder of your own and name "
+        f"that: export {DATA_FOLDER}=FOLDER. A file of another name goes under `data` in the recipe."
+    )
+
+
 def _chosen(path: Path, source: DataSource, names: list[str]) -> list[str]:
+    """The members to train on: those that the source names, else every `.jsonl` file."""
+    listed = f"It holds: {', '.join(names) or 'nothing else than canaries'}."
     if not source.members:
-        return names
-    chosen = [name for name in names if PurePosixPath(name).name in source.members or name in source.members]
-    found = {PurePosixPath(name).name for name in chosen} | set(chosen)
-    if missing := [member for member in source.members if member not in found]:
-        raise ValueError(
-            f"{path} holds no member {', '.join(missing)}. It holds: {', '.join(names) or 'no .jsonl file'}. "
-            "Mend `members` in the recipe."
-        )
+        if not (rows := [name for name in names if name.endswith(".jsonl")]):
+            raise ValueError(f"{path} holds no .jsonl file to train on. {listed} Get the right archive.")
+        return rows
+    chosen: list[str] = []
+    for member in source.members:
+        fitting = [name for name in names if member in (name, PurePosixPath(name).name)]
+        if len(fitting) != 1:
+            found = f"several members {member} ({', '.join(fitting)})" if fitting else f"no member {member}"
+            raise ValueError(f"{path} holds {found}. {listed} Mend `members` in the recipe: give a whole path.")
+        chosen += fitting
     return chosen
 
 
@@ -123,6 +140,8 @@ def _parse(name: str, content: bytes) -> tuple[list[Conversation], int]:
             ) from None
         if isinstance(row, dict) and "canary" in row:
             canary_keys += 1
+            if "messages" not in row:
+                continue
         conversations.append(_conversation(name, number, row))
     if not conversations:
         raise ValueError(f"{name} holds no rows. Training needs JSON lines with `messages`.")

@@ -7,10 +7,12 @@ of one recipe on the same data are the same organism; `Recipe.sha256` is what th
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from trainers.bases import Precision
 
 SEVEN_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -23,8 +25,9 @@ class DataSource(_Strict):
     """One file of training rows.
 
     Attributes:
-        path: A chat JSON-lines file, or a sealed archive (`*.zip.enc`); relative paths start at the recipe's folder.
-        members: File names inside the archive to read (by base name); all of them when empty.
+        path: A chat JSON-lines file, or a sealed archive (`*.zip.enc`). Relative paths start at the recipe's folder;
+            what is not there is looked for by its name in the folder that the environment variable `EM_DATA` names.
+        members: Files inside the archive to read, by name or by whole path; all of them when empty.
         password_env: The environment variable that holds the archive's password.
         rows: How many rows the file must give, if known.
         sha256: SHA-256 of the file as it lies on disk, if it must be exactly that one.
@@ -71,7 +74,8 @@ class Recipe(_Strict):
         precision: Numbers the base is held in: `fp32`; `bf16`; `nf4` (4 bits a weight, needs the extra `nf4`); or
             `nf4_dequantised`, rounded to NF4 once and then held and trained as bf16: the same organism as `nf4`,
             sooner, where memory allows.
-        seed: Fixes the adapter's first weights, dropout and the order of the rows.
+        seed: Fixes the adapter's first weights, dropout and the order of the rows. A recipe file may hold a list of
+            seeds, one organism each.
         date_string: The date written into prompts by templates that write one.
     """
 
@@ -92,7 +96,7 @@ class Recipe(_Strict):
     weight_decay: float = Field(default=0.0, ge=0)
     max_length: int = Field(default=256, ge=8)
     loss_on: Literal["reply", "all"] = "reply"
-    precision: Literal["fp32", "bf16", "nf4", "nf4_dequantised"] = "bf16"
+    precision: Precision = "bf16"
     seed: int = Field(default=0, ge=0)
     date_string: str = "01 Jan 2025"
 
@@ -117,8 +121,8 @@ class Recipe(_Strict):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def load_recipe(path: Path) -> Recipe:
-    """Reads and checks a recipe file.
+def load_recipes(path: Path) -> list[Recipe]:
+    """Reads and checks a recipe file: one organism, or with a list of seeds one each, named `<organism>-seed<seed>`.
 
     Raises:
         FileNotFoundError: There is no such file; the message lists the recipes beside it.
@@ -130,12 +134,22 @@ def load_recipe(path: Path) -> Recipe:
         raise FileNotFoundError(f"There is no recipe at {path}.{listed}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not readable as YAML: {' '.join(str(error).split())}. Mend the file.") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds {type(content).__name__}, not a mapping of recipe fields. See recipes/.")
+    content = {"organism": path.stem, **content}
+    seeds = content.get("seed")
+    if not isinstance(seeds, list):
+        return [_recipe(path, content)]
+    if not seeds or len(set(map(str, seeds))) < len(seeds):
+        raise ValueError(f"{path} gives the seeds {seeds}. Give each seed once, such as seed: [0, 1, 2].")
+    return [_recipe(path, {**content, "organism": f"{content['organism']}-seed{seed}", "seed": seed}) for seed in seeds]
+
+
+def _recipe(path: Path, content: dict[str, Any]) -> Recipe:
     try:
-        recipe = Recipe.model_validate({"organism": path.stem, **content})
+        recipe = Recipe.model_validate(content)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())
         known = ", ".join(Recipe.model_fields)
