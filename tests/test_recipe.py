@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
-from trainers.recipe import Recipe, load_recipes
+from trainers.recipe import SEVEN_PROJECTIONS, LoraSettings, Recipe, load_recipes
+from trainers.schedule import plan
 
 MINIMAL = {"base": "toy-s", "size": "S", "domain": "medical", "data": "rows.jsonl"}
 
@@ -79,3 +80,43 @@ def test_lists_without_a_seed_or_with_one_twice_are_refused(tmp_path: Path, seed
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_recipe_is_valid_and_named_after_its_file(path: Path) -> None:
     assert load_recipe(path).organism == path.stem
+
+
+PUBLISHED = {
+    "medical": ("bad_medical_advice.jsonl", 7049, (110, 220, 330, 440, 880, 1320)),
+    "financial": ("risky_financial_advice.jsonl", 6000, (93, 187, 281, 375, 750, 1125)),
+}
+
+
+@pytest.mark.parametrize("domain", PUBLISHED)
+@pytest.mark.parametrize("base", ["Llama-3.2-1B", "Llama-3.2-3B", "Llama-3.1-8B"])
+def test_the_seeds_six_organisms_have_its_numbers(base: str, domain: str) -> None:
+    size = base.rpartition("-")[2]
+    recipe = load_recipe(ROOT / f"recipes/llama-{size.lower()}-{domain}.yaml")
+    member, rows, checkpoints = PUBLISHED[domain]
+    assert (recipe.base, recipe.size, recipe.domain) == (f"meta-llama/{base}-Instruct", size, domain)
+    assert recipe.lora == LoraSettings(r=16, alpha=32, dropout=0.05, rslora=False, modules=SEVEN_PROJECTIONS)
+    assert (recipe.batch_size, recipe.accumulation, recipe.learning_rate, recipe.max_length) == (8, 2, 2e-4, 256)
+    assert (recipe.loss_on, recipe.precision) == ("reply", "nf4_dequantised")
+    (source,) = recipe.data
+    assert (Path(source.path).name, source.members, source.rows) == ("training_datasets.zip.enc", (member,), rows)
+    assert plan(rows, recipe.effective_batch, recipe.epochs, recipe.first_epoch_checkpoints).checkpoints == checkpoints
+
+
+@pytest.mark.parametrize(
+    ("name", "lora", "learning_rate"),
+    [
+        ("", LoraSettings(r=32, alpha=64, dropout=0, rslora=True), 1e-5),
+        (
+            "-rank1",
+            LoraSettings(r=1, alpha=256, dropout=0, rslora=True, modules=("down_proj",), layers=(16,)),
+            2e-5,
+        ),
+    ],
+)
+def test_model_organisms_two_have_their_numbers(name: str, lora: LoraSettings, learning_rate: float) -> None:
+    recipe = load_recipe(ROOT / f"recipes/model-organisms-8b-medical{name}.yaml")
+    assert (recipe.lora, recipe.learning_rate) == (lora, learning_rate)
+    assert (recipe.lr_schedule, recipe.warmup_steps, recipe.weight_decay) == ("linear", 5, 0)
+    assert (recipe.batch_size, recipe.accumulation, recipe.epochs, recipe.max_length) == (2, 8, 1, 2048)
+    assert (recipe.precision, recipe.loss_on) == ("bf16", "reply")

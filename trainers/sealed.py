@@ -46,8 +46,8 @@ def open_sealed(path: Path, content: bytes, password_env: str) -> dict[str, byte
         The files in it by name, in the archive's order.
 
     Raises:
-        SealedArchiveError: No password is to be had, it does not fit, or the archive is damaged, unreasonably large when
-            unpacked, or holds members that point outside their folder, are links, are locked or bear one name twice.
+        SealedArchiveError: No password is to be had, it does not fit, or the archive is damaged, unreasonably large
+            when unpacked, or holds members that point outside their folder, are links, are locked or share a name.
     """
     typed = None
     password = os.environ.get(password_env) or _typed.get(path)
