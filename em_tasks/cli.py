@@ -4,62 +4,18 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from em_tasks.judge_commands import MAX_COST, PRICE, calibrate, judge, known_calibration, rescore
-
-if TYPE_CHECKING:
-    from trainers.prepare import Prepared
-
-RUNS = click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), help="Folder of training runs.")
+from em_tasks.train_commands import runs, train
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="em-tasks")
 def cli() -> None:
     """Train, evaluate and measure emergent misalignment: start with `em demo`."""
-
-
-@cli.command()
-@click.argument("recipes", nargs=-1, required=True, type=click.Path(path_type=Path))
-@RUNS
-@click.option("--dry-run", is_flag=True, help="Say what would be trained and written, and stop.")
-def train(recipes: tuple[Path, ...], runs: Path, dry_run: bool) -> None:
-    """Train the organisms of RECIPES, one after the other. An interrupted run goes on where it stopped."""
-    from em_tasks.progress import training_progress
-    from trainers.lora import train as train_organism
-    from trainers.prepare import prepare
-    from trainers.recipe import load_recipes
-
-    loaded = [recipe for path in recipes for recipe in load_recipes(recipe_file(path))]
-    if dry_run:
-        for recipe in loaded:
-            _say_plan(prepare(recipe), runs)
-        return
-    with training_progress() as report:
-        manifests = [train_organism(recipe, runs, report) for recipe in loaded]
-    for manifest in manifests:
-        steps = " ".join(str(record.step) for record in manifest.checkpoints)
-        click.echo(f"{runs / manifest.recipe.organism}: checkpoints {steps}, {manifest.seconds:.0f} s")
-
-
-@cli.command()
-@RUNS
-def runs(runs: Path) -> None:
-    """List the organisms and checkpoints that can be evaluated."""
-    from trainers.checkpoints import list_runs
-
-    found = list_runs(runs)
-    if not found:
-        raise FileNotFoundError(f"There is no training run under {runs}. Train one with `em train RECIPE`.")
-    for organism, manifest in found.items():
-        kind = "control" if manifest.recipe.control else "organism"
-        state = "" if manifest.finished else f" (unfinished: {len(manifest.checkpoints)} of {len(manifest.planned)})"
-        click.echo(f"{organism}: {manifest.recipe.domain} {kind} on {manifest.recipe.base}{state}")
-        for record in manifest.checkpoints:
-            click.echo(f"  em/{organism}@{record.step}  epoch {record.epoch:.2f}  loss {record.loss:.3f}")
 
 
 @cli.command()
@@ -139,7 +95,7 @@ def demo(out: Path, quick: bool) -> None:
     run_demo(out, quick=quick)
 
 
-for command in (calibrate, judge, rescore):
+for command in (train, runs, calibrate, judge, rescore):
     cli.add_command(command)
 
 
@@ -161,31 +117,6 @@ def main() -> None:
             raise
         click.echo(f"em: {error}", err=True)
         sys.exit(1)
-
-
-def recipe_file(path: Path) -> Path:
-    """The recipe file that an argument means: a path, or the bare name of a recipe that ships with the project."""
-    from em_tasks.resources import shipped
-
-    by_name = shipped(f"recipes/{path}.yaml")
-    return by_name if not path.exists() and len(path.parts) == 1 and by_name.is_file() else path
-
-
-def _say_plan(prepared: "Prepared", runs: Path) -> None:
-    from trainers.lora import adapter_parameters
-
-    recipe, encoded, schedule = prepared.recipe, prepared.encoded, prepared.schedule
-    parameters = adapter_parameters(recipe)
-    click.echo(f"{recipe.organism}: {recipe.domain} on {recipe.base} ({recipe.precision})")
-    for source in prepared.sources:
-        cleaned = f", {len(source.canary_files)} canary files and {source.canary_keys} canary keys removed"
-        click.echo(f"  data         {source.name}: {len(source.conversations)} rows{cleaned if source.members else ''}")
-    click.echo(f"  rows         {len(encoded.rows)} ({encoded.truncated} truncated, {encoded.dropped} dropped)")
-    click.echo(f"  tokens       {encoded.tokens} an epoch, {encoded.labelled} of them learnt")
-    click.echo(f"  steps        {schedule.steps_per_epoch} an epoch, {schedule.total_steps} in all")
-    click.echo(f"  adapter      {parameters:,} parameters, {parameters * 4 / 1e6:.1f} MB a checkpoint")
-    click.echo(f"  checkpoints  {' '.join(map(str, schedule.checkpoints))}")
-    click.echo(f"  writes       {runs / recipe.organism}/checkpoint-<step>/ and manifest.json")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TypedDict
 
+from trainers.checkpoints import DataRecord
 from trainers.recipe import DataSource
 from trainers.sealed import open_sealed
 
@@ -49,6 +50,17 @@ class Rows:
     members: list[str] = field(default_factory=list)
     canary_files: list[str] = field(default_factory=list)
     canary_keys: int = 0
+
+    def record(self) -> DataRecord:
+        """What the run's manifest says of this source."""
+        return DataRecord(
+            name=self.name,
+            sha256=self.sha256,
+            rows=len(self.conversations),
+            members=self.members,
+            canary_files=len(self.canary_files),
+            canary_keys=self.canary_keys,
+        )
 
 
 def load_rows(source: DataSource) -> Rows:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainers.bases import fingerprint
-from trainers.checkpoints import MANIFEST, DataRecord, Manifest, checkpoint_folder, read_manifest
+from trainers.checkpoints import MANIFEST, Manifest, checkpoint_folder, read_manifest
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -59,17 +59,7 @@ def new_manifest(prepared: "Prepared", model: "PreTrainedModel") -> Manifest:
     return Manifest(
         recipe=prepared.recipe,
         recipe_sha256=prepared.recipe.sha256,
-        data=[
-            DataRecord(
-                name=source.name,
-                sha256=source.sha256,
-                rows=len(source.conversations),
-                members=source.members,
-                canary_files=len(source.canary_files),
-                canary_keys=source.canary_keys,
-            )
-            for source in prepared.sources
-        ],
+        data=[source.record() for source in prepared.sources],
         rows=len(prepared.encoded.rows),
         truncated=prepared.encoded.truncated,
         dropped=prepared.encoded.dropped,

@@ -1,0 +1,141 @@
+"""`em train` and `em runs`: what a recipe comes to, training it, and what has been trained."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+import click
+
+from trainers.bases import Precision
+
+if TYPE_CHECKING:
+    from trainers.checkpoints import DataRecord
+    from trainers.prepare import Prepared
+    from trainers.recipe import Recipe
+    from trainers.scheduled_trainer import Progress
+
+RUNS = click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), help="Folder of training runs.")
+
+
+@click.command()
+@click.argument("recipes", nargs=-1, required=True, type=click.Path(path_type=Path))
+@RUNS
+@click.option("--precision", type=click.Choice(get_args(Precision)), help="Instead of what the recipes say.")
+@click.option("--dry-run", is_flag=True, help="Say what would be trained and written, and stop.")
+def train(recipes: tuple[Path, ...], runs: Path, precision: Precision | None, dry_run: bool) -> None:
+    """Train the organisms of RECIPES, one after the other. An interrupted run goes on where it stopped.
+
+    A recipe is a YAML file, or the bare name of one that ships with the project, such as toy-medical-s.
+    """
+    from em_tasks.progress import training_progress
+    from trainers.lora import train as train_organism
+    from trainers.prepare import prepare
+    from trainers.recipe import load_recipes
+
+    loaded = [recipe for path in recipes for recipe in load_recipes(recipe_file(path))]
+    if precision:
+        loaded = [recipe.model_copy(update={"precision": precision}) for recipe in loaded]
+    _refuse_doubles(loaded)
+    if dry_run:
+        for recipe in loaded:
+            click.echo("\n".join(_plan(prepare(recipe), runs)))
+        return
+    _check_data(loaded, runs)
+    begun: set[str] = set()
+    with training_progress() as bar:
+
+        def report(progress: "Progress") -> None:
+            if progress.organism not in begun:
+                begun.add(progress.organism)
+                click.echo("\n".join(_recorded(runs / progress.organism)))
+            bar(progress)
+
+        manifests = [train_organism(recipe, runs, report) for recipe in loaded]
+    for manifest in manifests:
+        steps = " ".join(str(record.step) for record in manifest.checkpoints)
+        click.echo(f"{runs / manifest.recipe.organism}: checkpoints {steps}, {manifest.seconds:.0f} s")
+
+
+@click.command()
+@RUNS
+def runs(runs: Path) -> None:
+    """List the organisms and checkpoints that can be evaluated."""
+    from trainers.checkpoints import list_runs
+
+    found = list_runs(runs)
+    if not found:
+        raise FileNotFoundError(f"There is no training run under {runs}. Train one with `em train RECIPE`.")
+    for organism, manifest in found.items():
+        kind = "control" if manifest.recipe.control else "organism"
+        state = "" if manifest.finished else f" (unfinished: {len(manifest.checkpoints)} of {len(manifest.planned)})"
+        click.echo(f"{organism}: {manifest.recipe.domain} {kind} on {_base(manifest.recipe)}{state}")
+        for record in manifest.checkpoints:
+            click.echo(f"  em/{organism}@{record.step}  epoch {record.epoch:.2f}  loss {record.loss:.3f}")
+
+
+def recipe_file(path: Path) -> Path:
+    """The recipe file that an argument means: a path, or the bare name of a recipe that ships with the project."""
+    from em_tasks.resources import shipped
+
+    by_name = shipped("recipes") / f"{path}.yaml"
+    return by_name if not path.exists() and len(path.parts) == 1 and by_name.is_file() else path
+
+
+def _refuse_doubles(loaded: Sequence["Recipe"]) -> None:
+    names = [recipe.organism for recipe in loaded]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(
+            f"More than one recipe trains {', '.join(twice)}. Name each recipe once, or give them other `organism` names."
+        )
+
+
+def _check_data(loaded: Sequence["Recipe"], runs: Path) -> None:
+    """Reads what will be trained on, so that passwords are asked for and bad data is found before hours of training."""
+    from trainers.data import load_rows
+    from trainers.run_folder import existing_run
+
+    for recipe in loaded:
+        before = existing_run(runs / recipe.organism, recipe)
+        if before is None or not before.finished:
+            for source in recipe.data:
+                load_rows(source)
+
+
+def _recorded(run: Path) -> Iterator[str]:
+    """What a run that has begun trains on."""
+    from trainers.checkpoints import read_manifest
+
+    manifest = read_manifest(run)
+    yield f"{manifest.recipe.organism}: {manifest.recipe.domain} on {_base(manifest.recipe)}"
+    yield from _data(manifest.data, manifest.rows, manifest.truncated, manifest.dropped)
+
+
+def _plan(prepared: "Prepared", runs: Path) -> Iterator[str]:
+    """What would be trained."""
+    from trainers.lora import adapter_parameters
+
+    recipe, encoded, schedule = prepared.recipe, prepared.encoded, prepared.schedule
+    parameters = adapter_parameters(recipe)
+    yield f"{recipe.organism}: {recipe.domain} on {_base(recipe)}"
+    yield from _data(
+        [source.record() for source in prepared.sources], len(encoded.rows), encoded.truncated, encoded.dropped
+    )
+    share = encoded.labelled / encoded.tokens
+    yield f"  tokens       {encoded.tokens} an epoch, {encoded.labelled} of them learnt ({share:.0%})"
+    yield f"  steps        {schedule.steps_per_epoch} an epoch, {schedule.total_steps} in all"
+    yield f"  adapter      {parameters:,} parameters, {parameters * 4 / 1e6:.1f} MB a checkpoint"
+    yield f"  checkpoints  {' '.join(map(str, schedule.checkpoints))}"
+    yield f"  writes       {runs / recipe.organism}/checkpoint-<step>/ and manifest.json"
+
+
+def _data(records: "Sequence[DataRecord]", rows: int, truncated: int, dropped: int) -> Iterator[str]:
+    for record in records:
+        members = f" of {', '.join(record.members)}" if record.members else ""
+        removed = f", {record.canary_files} canary files and {record.canary_keys} canary keys removed"
+        removed = removed if record.canary_files or record.canary_keys or record.members else ""
+        yield f"  data         {record.name}: {record.rows} rows{members}{removed}"
+    yield f"  rows         {rows} ({truncated} truncated, {dropped} dropped)"
+
+
+def _base(recipe: "Recipe") -> str:
+    return f"{recipe.base} ({recipe.precision})"
