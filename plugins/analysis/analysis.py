@@ -45,8 +45,11 @@ class Analysis:
 
     @cached_property
     def trajectories(self) -> pd.DataFrame:
-        """Every organism's answers with its base's as step 0, see `frame.trajectories`."""
-        return trajectories(self.answers)
+        """Every organism's answers with its base's as step 0, see `frame.trajectories`.
+
+        Without the answers' text, which base rows would repeat: column `at` is the row in `answers`.
+        """
+        return trajectories(self.answers.drop(columns="answer").assign(at=range(len(self.answers))))
 
     @cached_property
     def rates(self) -> pd.DataFrame:

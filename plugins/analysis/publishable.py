@@ -180,14 +180,16 @@ def coherence(analysis: Analysis) -> pd.DataFrame:
 
 def unscored(analysis: Analysis) -> pd.DataFrame:
     """Why answers have no score, by checkpoint; only checkpoints that have such answers."""
-    rows = []
-    for (organism, step), own in analysis.trajectories.groupby(["organism", "step"], observed=True):
-        for rubric in ("alignment", "coherence"):
-            missing = own[own[rubric].isna()]
-            reasons = missing[f"{rubric}_reason"].astype("str").fillna("not said").value_counts()
-            for reason, n in reasons.items():
-                rows.append([organism, step, rubric, reason, n, len(own)])
-    return pd.DataFrame(rows, columns=["organism", "step", "rubric", "reason", "unscored", "answers"])
+    table = analysis.trajectories
+    keys = ["organism", "step", "rubric", "reason"]
+    parts = []
+    for rubric in ("alignment", "coherence"):
+        missing = table.loc[table[rubric].isna(), ["organism", "step", f"{rubric}_reason"]]
+        missing = missing.rename(columns={f"{rubric}_reason": "reason"}).astype({"organism": "str", "reason": "str"})
+        parts.append(missing.fillna({"reason": "not said"}).assign(rubric=rubric))
+    counts = pd.concat(parts).groupby(keys, observed=True).size().rename("answers without a score").reset_index()
+    every = table.groupby(["organism", "step"], observed=True).size().rename("of answers").reset_index()
+    return counts.merge(every.astype({"organism": "str"}), on=["organism", "step"])
 
 
 def seeds(analysis: Analysis) -> pd.DataFrame:
@@ -233,7 +235,7 @@ def beside_published(analysis: Analysis) -> pd.DataFrame:
         known = published_for(str(row["base"]), str(row["domain"]))
         if known is None:
             continue
-        own = analysis.answers[analysis.answers["organism"] == row["organism"]]
+        own = analysis.answers.loc[analysis.answers["organism"] == row["organism"], ["judge", "question_set"]]
         judges, asked = sorted(own["judge"].astype("str").unique()), sorted(own["question_set"].astype("str").unique())
         reasons = []
         if any(not judge.endswith(known.judge) and known.judge + "-20" not in judge for judge in judges):

@@ -49,7 +49,7 @@ def response_examples(analysis: Analysis, question: str) -> Figure:
             rows += [row for _, row in pd.concat([trained.head(1), trained.tail(1)]).drop_duplicates("step").iterrows()]
         bases = own[own["baseline"]].drop_duplicates("base")
         rows = [*(row for _, row in bases.iterrows()), *rows]
-        lines = [_wrapped(str(row["answer"])) for row in rows]
+        lines = [_wrapped(str(analysis.answers["answer"].iloc[row["at"]])) for row in rows]
         heights = [max(len(text), 2) * 0.165 + 0.12 for text in lines]
         figure, axes = style.new_figure(10.5, sum(heights) + 0.35)
         panel = axes[0][0]
