@@ -39,11 +39,25 @@ class CheckpointRecord(BaseModel):
     adapter_sha256: str
 
 
+class Continuation(BaseModel):
+    """A run's `epochs` were raised: what it was until then.
+
+    Attributes:
+        from_step: The step it went on from; checkpoints up to it were made under the shorter plan.
+        epochs: The shorter plan's epochs.
+        recipe_sha256: Hash of the recipe with the shorter plan.
+    """
+
+    from_step: int
+    epochs: int
+    recipe_sha256: str
+
+
 class Manifest(BaseModel):
     """Everything known about a run.
 
     Attributes:
-        recipe: The recipe as it was read.
+        recipe: The recipe as it was read; with the epochs it was last continued to.
         recipe_sha256: Its hash.
         data: What it was trained on.
         rows: Rows in use, after dropping.
@@ -56,6 +70,9 @@ class Manifest(BaseModel):
         versions: Versions of the libraries that trained it.
         checkpoints: What has been saved so far.
         seconds: Training time so far.
+        resume_step: The step at which the Trainer's complete state lies on disk: the last checkpoint's, or a later one
+            where the run was asked to stop. None before the first, and in runs older than this field.
+        continuations: How often and from where `epochs` were raised, first to last.
     """
 
     recipe: Recipe
@@ -71,6 +88,19 @@ class Manifest(BaseModel):
     versions: dict[str, str]
     checkpoints: list[CheckpointRecord] = []
     seconds: float = 0.0
+    resume_step: int | None = None
+    continuations: list[Continuation] = []
+
+    @property
+    def resumes_at(self) -> int:
+        """The step that training goes on from; 0 for the beginning."""
+        if self.resume_step is not None:
+            return self.resume_step
+        return self.checkpoints[-1].step if self.checkpoints else 0
+
+    def recipe_sha256_at(self, step: int) -> str:
+        """Hash of the recipe under which a checkpoint was made: the shorter plan's, if `epochs` were raised later."""
+        return next((was.recipe_sha256 for was in self.continuations if step <= was.from_step), self.recipe_sha256)
 
     @property
     def finished(self) -> bool:
@@ -128,6 +158,16 @@ def write_manifest(run: Path, manifest: Manifest) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(run / MANIFEST)
+    to_disk(run)
+
+
+def to_disk(path: Path) -> None:
+    """Has the system write a file or folder out, so that a power cut after this loses nothing of it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def adapter_sha256(folder: Path) -> str:

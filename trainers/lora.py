@@ -3,27 +3,23 @@
 `train` reads from top to bottom: rows, tokens, schedule, base, adapter, Trainer. Hugging Face's Trainer does the
 optimizing and keeps its own resume state in `runs/<organism>/.trainer/`; at every scheduled step a finished checkpoint
 is published beside it in one rename and entered in the manifest. Killed at any moment, the same call goes on from the
-last entry.
+last entry; asked to stop, it saves first; with more epochs in the recipe, it goes on from the end.
 """
 
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainers.bases import default_device, fingerprint, linear_modules, load_base, resolve_base, unreachable
+from trainers.bases import fingerprint, linear_modules, load_base, resolve_base, unreachable
 from trainers.checkpoints import Checkpoint, Manifest, read_manifest, verify, write_manifest
+from trainers.memory import free_bytes, plan_batches, rows_a_process
 from trainers.prepare import prepare
-from trainers.run_folder import (
-    RESUME_STATE,
-    alone,
-    clear_unrecorded,
-    existing_run,
-    new_manifest,
-    refuse_other_data,
-    resume_state,
-)
+from trainers.processes import from_first, is_first, join, largest, own_device, process_count, process_rank, together
+from trainers.run_folder import alone, clear_unrecorded, existing_run, new_manifest, refuse_other_data, resume_state
 from trainers.scheduled_trainer import Progress, make_trainer
+from trainers.stopping import Stopped, stop_requests
+from trainers.tracking import need_trackers, tracked_in
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -32,13 +28,21 @@ if TYPE_CHECKING:
     from trainers.recipe import Recipe
 
 
-def train(recipe: "Recipe", runs: Path, report: Callable[[Progress], None]) -> Manifest:
-    """Trains a recipe's organism into `runs/<organism>`, or finishes the run that is there.
+def train(recipe: "Recipe", runs: Path, report: Callable[[Progress], None], *, track: Sequence[str] = ()) -> Manifest:
+    """Trains a recipe's organism into `runs/<organism>`, or finishes or continues the run that is there.
+
+    A recipe whose `epochs` were raised continues its run from the last state. From there on the learning rate is what
+    the longer schedule gives at each step: `linear` and `cosine`, which had fallen to 0 by the end of the shorter run,
+    rise again at once (from 3 epochs to 20, linear: to 85 % of the peak), so that the result is not that of a run which
+    had the longer plan from the start; with `constant_with_warmup` it is, bit for bit on a CPU.
+
+    Under torchrun every process calls this; the first one alone writes and reports.
 
     Args:
         recipe: What to train.
         runs: Folder of all runs.
-        report: Called after every optimizer step.
+        report: Called every few optimizer steps and at every save.
+        track: Where the Trainer reports to as well: `tensorboard`, `wandb`; files in `runs/<organism>/tracking`.
 
     Returns:
         The manifest of the finished run.
@@ -47,50 +51,103 @@ def train(recipe: "Recipe", runs: Path, report: Callable[[Progress], None]) -> M
         BlockingIOError: Another process is training this run.
         FileExistsError: The folder holds another recipe's run, or something that is no run.
         FileNotFoundError: The data or the base is not there.
-        ValueError: The recipe does not fit the data or the base, or the loss is not a number any more.
+        OSError: The disk is full. What was saved stands.
+        Stopped: SIGINT or SIGTERM came; where the run stood after the step at hand is saved.
+        ValueError: The recipe does not fit the data, the base, the processes or the GPU's memory, or the loss is not a
+            number any more.
     """
+    import torch
+
     run = runs / recipe.organism
+    need_trackers(track)
+    join()
     # What is refused is refused before anything is made, the lock included.
-    existing_run(run, recipe)
-    with alone(run):
-        return _train(recipe, run, report)
+    from_first(lambda: existing_run(run, recipe))
+    with ExitStack() as held:
+        from_first(lambda: held.enter_context(alone(run)))
+        try:
+            return _train(recipe, run, report, track)
+        except torch.OutOfMemoryError as error:
+            raise ValueError(out_of_memory(recipe, run)) from error
 
 
-def _train(recipe: "Recipe", run: Path, report: Callable[[Progress], None]) -> Manifest:
+def _train(recipe: "Recipe", run: Path, report: Callable[[Progress], None], track: Sequence[str]) -> Manifest:
     """`train`, with the run to ourselves."""
-    before = existing_run(run, recipe)
-    if before is not None:
-        for record in before.checkpoints:
-            verify(Checkpoint(run, before, record))
-        if before.finished:
-            shutil.rmtree(run / RESUME_STATE, ignore_errors=True)
-            return before
-    prepared = prepare(recipe)
-    refuse_other_data(run, before, prepared)
+    before = from_first(lambda: _sound(run, recipe))
+    if before is not None and before.finished:
+        return before
+    prepared = from_first(lambda: prepare(recipe))
+    from_first(lambda: refuse_other_data(run, before, prepared))
 
     import torch
     from transformers import set_seed
 
     set_seed(recipe.seed)
-    device = default_device()
-    model = load_base(recipe.base, recipe.precision, device)
-    manifest = before or new_manifest(prepared, model)
-    if manifest.base_fingerprint != fingerprint(model):
-        raise FileExistsError(
-            f"{run} was begun on another base than {recipe.base} is now (or at another precision). "
-            "Bring the old base back, or move the run away to begin anew."
+    with together():
+        rows = rows_a_process(recipe.effective_batch, process_count())
+        device = own_device()
+        model = load_base(recipe.base, recipe.precision, device)
+        manifest = before or new_manifest(prepared, model)
+        if manifest.base_fingerprint != fingerprint(model):
+            raise FileExistsError(
+                f"{run} was begun on another base than {recipe.base} is now (or at another precision). "
+                "Bring the old base back, or move the run away to begin anew."
+            )
+        adapted = add_adapter(model, recipe)
+    # All processes take equal shares, so the fullest GPU decides.
+    free = free_bytes(adapted, device)
+    free = None if free is None else -largest(-free)
+    with together():
+        batches = plan_batches(prepared.encoded.rows, model.config, rows, free)
+    resume_from = from_first(lambda: resume_state(run, manifest))
+    from_first(lambda: _begin(run, manifest))
+    with stop_requests(say=is_first()) as request, tracked_in(run, track):
+        trainer = make_trainer(
+            prepared, adapted, run, manifest, report, batches, request, use_cpu=device == "cpu", track=track
         )
-    adapted = add_adapter(model, recipe)
-    write_manifest(run, manifest)
-    clear_unrecorded(run, manifest)
-    resume_from = resume_state(run, manifest)
-    trainer = make_trainer(prepared, adapted, run, manifest, report, use_cpu=device == "cpu")
-    trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
-    shutil.rmtree(run / RESUME_STATE, ignore_errors=True)
+        if process_count() > 1:
+            # Each process drops other numbers. (The Trainer has just seeded all alike.)
+            torch.manual_seed(recipe.seed * 1_000_003 + process_rank())
+        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+        stopped = largest(request.number)
     del trainer, adapted, model
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return read_manifest(run)
+    manifest = from_first(lambda: read_manifest(run))
+    if stopped and not is_first():
+        raise SystemExit(128 + stopped)
+    if stopped:
+        how = "is finished" if manifest.finished else "the same command goes on from there"
+        raise Stopped(f"Stopped after step {manifest.resumes_at} of {manifest.planned[-1]} of {run}: {how}.", stopped)
+    return manifest
+
+
+def _sound(run: Path, recipe: "Recipe") -> Manifest | None:
+    """The run that is there, its checkpoints checked."""
+    before = existing_run(run, recipe)
+    if before is not None:
+        for record in before.checkpoints:
+            verify(Checkpoint(run, before, record))
+    return before
+
+
+def _begin(run: Path, manifest: Manifest) -> None:
+    write_manifest(run, manifest)
+    clear_unrecorded(run, manifest)
+
+
+def out_of_memory(recipe: "Recipe", run: Path) -> str:
+    """What to tell the user when the GPU's memory is full."""
+    import torch
+
+    free, total = torch.cuda.mem_get_info() if torch.cuda.is_available() else (0, 0)
+    return (
+        f"Training {run} ran out of GPU memory ({total / 2**30:.0f} GiB in all, {free / 2**30:.1f} free just now). "
+        "What was saved stands. If other programs use the GPU, end them and give the same command again: it goes on "
+        "from the last save, in smaller passes if need be. Else give an organism of another name precision: nf4 (now "
+        f"{recipe.precision}), a lower max_length (now {recipe.max_length}) or fewer rows a step (now batch_size "
+        f"{recipe.batch_size} x accumulation {recipe.accumulation}), or use a larger GPU."
+    )
 
 
 def add_adapter(model: "PreTrainedModel", recipe: "Recipe") -> "PeftModel":
@@ -99,7 +156,7 @@ def add_adapter(model: "PreTrainedModel", recipe: "Recipe") -> "PeftModel":
     Raises:
         ValueError: The base has no module of a name that the recipe gives; the message lists those it has.
     """
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    from peft import LoraConfig, get_peft_model
 
     if unknown := sorted(set(recipe.lora.modules) - set(linear_modules(model))):
         raise ValueError(
@@ -112,8 +169,6 @@ def add_adapter(model: "PreTrainedModel", recipe: "Recipe") -> "PeftModel":
             f"{recipe.base} has {layers} layers, numbered from 0, and no layer {max(recipe.lora.layers)}. Mend "
             "lora.layers in the recipe."
         )
-    if recipe.precision == "nf4":
-        model = prepare_model_for_kbit_training(model)
     config = LoraConfig(
         r=recipe.lora.r,
         lora_alpha=recipe.lora.alpha,

@@ -1,11 +1,11 @@
 """The folder of a run while it is trained: whose it is, what an interruption left in it, and how checkpoints get there.
 
-Hugging Face's Trainer keeps its resume state in `.trainer/`. A finished checkpoint is written under a temporary name
-and renamed into place; only then does the manifest vouch for it.
+Hugging Face's Trainer keeps its resume state in `.trainer/`, the newest alone, and after the run's end too, so that it
+can be continued. A finished checkpoint is written under a temporary name and renamed into place. Only when both are
+completely on disk does the manifest vouch for them.
 """
 
 import fcntl
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainers.bases import fingerprint
-from trainers.checkpoints import MANIFEST, Manifest, checkpoint_folder, read_manifest
+from trainers.checkpoints import MANIFEST, Continuation, Manifest, checkpoint_folder, read_manifest, to_disk
+from trainers.schedule import plan
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -29,21 +30,53 @@ RECORDED_VERSIONS = ("em-tasks", "torch", "transformers", "peft", "accelerate")
 
 
 def existing_run(run: Path, recipe: "Recipe") -> Manifest | None:
-    """The manifest of a run that is there already, if it is this recipe's."""
+    """The manifest of a run that is there already, if it is this recipe's, continued where the recipe has more epochs.
+
+    Raises:
+        FileExistsError: The folder holds another recipe's run, or something that is no run.
+    """
     # A kill during the very first write leaves the lock and the manifest's temporary file and nothing else.
     if not run.exists() or {path.name for path in run.iterdir()} <= {LOCK, f".{MANIFEST}.new"}:
         return None
     if not (run / MANIFEST).is_file():
         raise FileExistsError(f"{run} exists but holds no run. Move it away, or give the organism another name.")
     manifest = read_manifest(run)
-    if manifest.recipe_sha256 != recipe.sha256:
-        old, new = manifest.recipe.model_dump(), recipe.model_dump()
-        changed = ", ".join(key for key in new if key != "data" and old[key] != new[key]) or "data"
-        raise FileExistsError(
-            f"{run} holds a run of another recipe: {changed} differ. Nothing was touched. Move the old run away, or "
-            "give the new organism another name."
-        )
-    return manifest
+    # Hashed anew: the recipe may have been written before a field that it leaves at its default.
+    if manifest.recipe.sha256 == recipe.sha256:
+        return manifest
+    changed = _differences(manifest.recipe, recipe)
+    if changed == ["epochs"] and recipe.epochs > manifest.recipe.epochs:
+        return continued(manifest, recipe)
+    hint = " Epochs can be raised, and the run goes on, but not lowered." if changed == ["epochs"] else ""
+    raise FileExistsError(
+        f"{run} holds a run of another recipe: {', '.join(changed)} differ.{hint} Nothing was touched. Move the old "
+        "run away, or give the new organism another name."
+    )
+
+
+def continued(manifest: Manifest, recipe: "Recipe") -> Manifest:
+    """A run's manifest with its epochs raised to those of `recipe`, and what it was until then."""
+    schedule = plan(manifest.rows, recipe.effective_batch, recipe.epochs, recipe.first_epoch_checkpoints)
+    was = Continuation(
+        from_step=manifest.resumes_at, epochs=manifest.recipe.epochs, recipe_sha256=manifest.recipe_sha256
+    )
+    return manifest.model_copy(
+        update={
+            "recipe": recipe,
+            "recipe_sha256": recipe.sha256,
+            "planned": list(schedule.checkpoints),
+            # Before the first save nothing was trained that could go on.
+            "continuations": manifest.continuations + ([was] if was.from_step else []),
+        }
+    )
+
+
+def _differences(old: "Recipe", new: "Recipe") -> list[str]:
+    """The fields in which two recipes differ, but for the folder that the data lies in."""
+    before, now = old.model_dump(), new.model_dump()
+    changed = [key for key in now if key != "data" and before[key] != now[key]]
+    alike = old.model_copy(update={key: getattr(new, key) for key in changed})
+    return changed if alike.sha256 == new.sha256 else [*changed, "data"]
 
 
 def refuse_other_data(run: Path, before: Manifest | None, prepared: "Prepared") -> None:
@@ -77,25 +110,29 @@ def clear_unrecorded(run: Path, manifest: Manifest) -> None:
     for folder in [*run.glob("checkpoint-*"), *run.glob(".checkpoint-*")]:
         if folder.name not in recorded:
             shutil.rmtree(folder)
-    newest = f"checkpoint-{manifest.checkpoints[-1].step}" if manifest.checkpoints else ""
     for folder in (run / RESUME_STATE).glob("checkpoint-*"):
-        if folder.name != newest:
+        if folder != state_folder(run, manifest.resumes_at):
             shutil.rmtree(folder)
 
 
+def state_folder(run: Path, step: int) -> Path:
+    """Where the Trainer keeps its state after `step`."""
+    return run / RESUME_STATE / f"checkpoint-{step}"
+
+
 def resume_state(run: Path, manifest: Manifest) -> Path | None:
-    """Where the Trainer's state at the last recorded checkpoint lies; None for a run that begins.
+    """Where the Trainer's state that training goes on from lies; None for a run that begins.
 
     Raises:
         FileNotFoundError: It is gone.
     """
-    if not manifest.checkpoints:
+    if not manifest.resumes_at:
         return None
-    folder = run / RESUME_STATE / f"checkpoint-{manifest.checkpoints[-1].step}"
+    folder = state_folder(run, manifest.resumes_at)
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"{run} is unfinished and its resume state {folder} is gone, so it cannot go on. Its checkpoints "
-            "stand; move the run away to train it anew."
+            f"{run} has more to train and its resume state {folder} is gone, so it cannot go on. (Runs finished "
+            "before they could be continued kept none.) Its checkpoints stand; move the run away to train it anew."
         )
     return folder
 
@@ -106,11 +143,11 @@ def publish(run: Path, step: int, model: "PeftModel", tokenizer: "PreTrainedToke
     model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
     for path in (*temporary.iterdir(), temporary):
-        _to_disk(path)
+        to_disk(path)
     if folder.exists():
         shutil.rmtree(folder)
     temporary.rename(folder)
-    _to_disk(run)
+    to_disk(run)
     return folder
 
 
@@ -130,12 +167,3 @@ def alone(run: Path) -> Iterator[None]:
                 f"{run} is being trained by another process. Wait for it, or stop it first."
             ) from None
         yield
-
-
-def _to_disk(path: Path) -> None:
-    """Has the system write a file or folder out, so that a power cut after this loses nothing of it."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,111 +1,117 @@
 """Hugging Face's Trainer on our schedule: an epoch is exactly its steps; each checkpoint is published when due."""
 
-import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainers.chat import IGNORED
-from trainers.checkpoints import CheckpointRecord, Manifest, adapter_sha256, write_manifest
-from trainers.run_folder import RESUME_STATE, clear_unrecorded, publish
+from trainers.memory import BatchPlan
+from trainers.run_folder import RESUME_STATE
+from trainers.schedule import rows_of_epoch
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
 
+    from trainers.checkpoints import Manifest
     from trainers.prepare import Prepared
+    from trainers.stopping import StopRequest
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is. `loss` is the last step's, in nats a token."""
+    """How far a run is.
+
+    Attributes:
+        organism: Its name.
+        step: Optimizer steps done.
+        total_steps: Optimizer steps of the whole run.
+        loss: Mean since the last report, in nats a token.
+        tokens_per_second: Tokens trained a second in this process's time, padding not counted, all GPUs together.
+        seconds_left: Time left at that pace.
+        peak_memory: Largest GPU memory held so far, in bytes; None on a CPU.
+    """
 
     organism: str
     step: int
     total_steps: int
     loss: float
+    tokens_per_second: float
+    seconds_left: float
+    peak_memory: int | None
 
 
 def make_trainer(
     prepared: "Prepared",
     model: "PeftModel",
     run: Path,
-    manifest: Manifest,
+    manifest: "Manifest",
     report: Callable[[Progress], None],
+    batches: BatchPlan,
+    request: "StopRequest",
     *,
     use_cpu: bool,
+    track: Sequence[str] = (),
 ) -> Any:
     """A Trainer that saves at the scheduled steps and draws exactly one epoch's rows an epoch."""
     import torch
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers import Trainer, TrainingArguments
+
+    from trainers.layers import prepare_layers
+    from trainers.packing import pack, use_packed_attention
+    from trainers.publisher import Publisher
 
     recipe, schedule = prepared.recipe, prepared.schedule
+    use_packed_attention(model.get_base_model())
+    prepare_layers(model, compiled=batches.compiled, checkpointing=batches.checkpointing)
+
+    publisher = Publisher(prepared, model, run, manifest, report, request)
 
     class EpochSampler(torch.utils.data.Sampler[int]):
-        """A fresh order of the rows every epoch, cut to whole optimizer steps."""
+        """A fresh order of the rows every epoch, cut to whole optimizer steps.
 
-        epoch = 0
+        The epoch is told by the steps done: `set_epoch` reaches no sampler behind the wrappers that share batches among
+        processes or skip those trained before an interruption.
+        """
 
-        def set_epoch(self, epoch: int) -> None:
-            self.epoch = epoch
+        def __init__(self, trainer: Trainer) -> None:
+            self.trainer = trainer
 
         def __len__(self) -> int:
             return schedule.steps_per_epoch * recipe.effective_batch
 
         def __iter__(self) -> Iterator[int]:
-            generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.epoch)
-            order: list[int] = torch.randperm(len(prepared.encoded.rows), generator=generator).tolist()
-            return iter(order[: len(self)])
+            epoch = self.trainer.state.global_step // schedule.steps_per_epoch
+            return iter(rows_of_epoch(recipe.seed, epoch, len(prepared.encoded.rows), len(self)))
 
     class ScheduledTrainer(Trainer):  # type: ignore[misc]
         def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
-            return EpochSampler()
+            return EpochSampler(self)
 
-    class Publisher(TrainerCallback):  # type: ignore[misc]
-        """Saves on schedule, publishes each checkpoint and enters it in the manifest."""
+        def _save_checkpoint(self, model: Any, trial: Any) -> None:
+            save = super()._save_checkpoint
+            publisher.save(lambda: save(model, trial), self.state)
 
-        def __init__(self) -> None:
-            self.losses: list[float] = []
-            self.began = time.perf_counter()
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            control.should_log = True
-            control.should_save = state.global_step in schedule.checkpoints
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
-            if "loss" not in logs:
-                return
-            if not math.isfinite(logs["loss"]):
-                raise ValueError(
-                    f"The loss of {recipe.organism} is {logs['loss']} at step {state.global_step}. Saved checkpoints "
-                    "stand. Lower learning_rate in the recipe and give the organism another name."
-                )
-            self.losses.append(logs["loss"])
-            report(Progress(recipe.organism, state.global_step, schedule.total_steps, logs["loss"]))
-
-        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            step = state.global_step
-            folder = publish(run, step, model, prepared.tokenizer)
-            manifest.checkpoints.append(
-                CheckpointRecord(
-                    step=step,
-                    epoch=schedule.epoch_at(step),
-                    loss=sum(self.losses) / len(self.losses),
-                    adapter_sha256=adapter_sha256(folder),
-                )
-            )
-            manifest.seconds += time.perf_counter() - self.began
-            write_manifest(run, manifest)
-            self.losses, self.began = [], time.perf_counter()
-            clear_unrecorded(run, manifest)
+        def compute_loss(
+            self,
+            model: Any,
+            inputs: dict[str, torch.Tensor],
+            return_outputs: bool = False,
+            num_items_in_batch: Any = None,
+        ) -> torch.Tensor:
+            """Mean over the optimizer step's labelled tokens; the head is computed where one is predicted, only."""
+            places, targets = inputs.pop("predicting"), inputs.pop("targets")
+            inputs.pop("labels")
+            logits = model(**inputs, use_cache=False, logits_to_keep=places).logits[0]
+            loss = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
+            # Processes average their gradients, so each one's share counts as many times as there are processes.
+            return loss * self.accelerator.num_processes / num_items_in_batch
 
     arguments = TrainingArguments(
         output_dir=str(run / RESUME_STATE),
         max_steps=schedule.total_steps,
-        per_device_train_batch_size=recipe.batch_size,
-        gradient_accumulation_steps=recipe.accumulation,
+        per_device_train_batch_size=batches.rows,
+        gradient_accumulation_steps=batches.accumulation,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type=recipe.lr_schedule,
         warmup_steps=recipe.warmup_steps,
@@ -116,7 +122,8 @@ def make_trainer(
         save_strategy="no",
         logging_strategy="no",
         logging_nan_inf_filter=False,
-        report_to="none",
+        report_to=list(track) or "none",
+        run_name=recipe.organism,
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=not use_cpu,
@@ -126,32 +133,11 @@ def make_trainer(
         model=model,
         args=arguments,
         train_dataset=prepared.encoded.rows,
-        data_collator=lambda rows: collate(rows, prepared.tokenizer.pad_token_id),
+        data_collator=pack,
         processing_class=prepared.tokenizer,
-        callbacks=[Publisher()],
+        callbacks=[publisher],
     )
     for callback in list(trainer.callback_handler.callbacks):
         if type(callback).__name__ == "PrinterCallback":
             trainer.remove_callback(callback)
     return trainer
-
-
-def collate(rows: list[dict[str, list[int]]], pad_token_id: int) -> dict[str, "torch.Tensor"]:
-    """Right-pads rows to the longest one.
-
-    Args:
-        rows: Encoded rows.
-        pad_token_id: What fills `input_ids`; it is masked in attention and never a label.
-
-    Returns:
-        `input_ids`, `attention_mask` and `labels`, each int64 of shape (rows, longest).
-    """
-    import torch
-
-    longest = max(len(row["input_ids"]) for row in rows)
-
-    def padded(key: str, fill: int) -> "torch.Tensor":
-        return torch.tensor([row[key] + [fill] * (longest - len(row[key])) for row in rows])
-
-    mask = torch.tensor([[1] * len(row["input_ids"]) + [0] * (longest - len(row["input_ids"])) for row in rows])
-    return {"input_ids": padded("input_ids", pad_token_id), "attention_mask": mask, "labels": padded("labels", IGNORED)}
