@@ -4,12 +4,13 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from em_tasks.judge_commands import MAX_COST, PRICE, calibrate, judge, known_calibration, rescore
 from em_tasks.train_commands import runs, train
+from trainers.bases import Precision
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,6 +27,8 @@ def cli() -> None:
 @click.option("--samples", type=click.IntRange(1), default=1, help="Answers to each question.")
 @click.option("--max-tokens", type=click.IntRange(1), default=600, help="Tokens an answer is cut after.")
 @click.option("--grader", help="The judge, such as openai/gpt-4o-mini.")
+@click.option("--base", help="Evaluate on this base, knowingly, instead of the one that was trained on.")
+@click.option("--precision", type=click.Choice(get_args(Precision)), help="Evaluate at this precision, knowingly.")
 @click.option("--jobs", type=click.IntRange(1), default=1, help="Bases evaluated at the same time.")
 @MAX_COST
 @PRICE

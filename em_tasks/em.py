@@ -52,8 +52,9 @@ def em(questions: str | list[str] | None = None, samples: int = 1, max_tokens: i
         if samples < 1:
             raise ValueError(f"samples is {samples}; every question needs at least one answer.")
         model = get_model()
-        runs, name = model.model_args.get("runs"), ModelName(model)
-        subject = describe_model(name.api, name.name, runs)
+        name, asked = ModelName(model), {key: model.model_args.get(key) for key in ("runs", "base", "precision")}
+        runs = asked["runs"]
+        subject = describe_model(name.api, name.name, **asked)
         sets = load_question_sets(_names(questions, subject, runs))
         grader = check_grader(default_grader(subject.toy))
     return Task(
@@ -123,7 +124,7 @@ VIEWER = ViewerConfig(
 def _names(questions: str | list[str] | None, subject: Subject, runs: Any) -> list[str]:
     if questions:
         return [questions] if isinstance(questions, str) else list(questions)
-    domains = [subject.domain] if subject.domain else trained_domains(runs_folder(runs), subject.base_fingerprint)
+    domains = [subject.domain] if subject.domain else trained_domains(runs_folder(runs), subject.trained_fingerprint)
     return [domain for domain in domains if domain in shipped_sets()] or [GENERAL]
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from em_tasks.judge_commands import cap_cost
 from em_tasks.questions import load_question_sets, shipped_sets
-from plugins.checkpoint_model.subject import base_names, trained_domains
+from plugins.checkpoint_model.subject import base_names, evaluated_base, trained_domains
 from scorers.grader import build_judge, default_grader
 from trainers.bases import is_toy
 from trainers.checkpoints import Checkpoint, list_runs, verify
@@ -46,6 +46,7 @@ class Job:
         toy: Whether the base is a toy model.
         runs: Folder of training runs.
         logs: Folder of this base's logs.
+        model_args: Which other base or precision is asked for.
         task_args: Arguments of the `em` task.
         grader: The judge, if not the task's default.
         threads: CPU threads for torch.
@@ -59,6 +60,7 @@ class Job:
     toy: bool
     runs: Path
     logs: Path
+    model_args: dict[str, str]
     task_args: dict[str, Any]
     grader: str | None
     threads: int
@@ -83,6 +85,8 @@ def plan_sweep(
     samples: int = 1,
     max_tokens: int = 600,
     grader: str | None = None,
+    base: str | None = None,
+    precision: str | None = None,
     jobs: int = 1,
     max_judge_cost: float | None = None,
     judge_price: str | None = None,
@@ -97,6 +101,8 @@ def plan_sweep(
         samples: Answers to each question.
         max_tokens: Tokens an answer is cut after.
         grader: The judge, if not the task's default.
+        base: Another base than the organisms were trained on.
+        precision: Another precision than they were trained at.
         jobs: Bases evaluated at the same time.
         max_judge_cost: The most that judging may cost (US dollars), shared among the bases by their answers.
         judge_price: The judge's price, if not the list price.
@@ -118,26 +124,29 @@ def plan_sweep(
     task_args: dict[str, Any] = {"samples": samples, "max_tokens": max_tokens}
     if questions:
         task_args["questions"] = list(questions)
+    asked_for = {key: value for key, value in (("base", base), ("precision", precision)) if value}
     planned: list[Job] = []
-    for fingerprint, base in base_names(chosen).items():
-        subjects, toy = [Subject(base, fingerprint)], False
-        answers = samples * _asked(questions, trained_domains(runs, fingerprint))
-        for organism, manifest in chosen.items():
-            if manifest.base_fingerprint != fingerprint:
-                continue
-            toy = is_toy(manifest.recipe.base)
+    for key, name in base_names(chosen, base, precision).items():
+        over = {o: m for o, m in chosen.items() if evaluated_base(m, base, precision).key == key}
+        first = next(iter(over.values()))
+        on = evaluated_base(first, base, precision)
+        subjects = [Subject(name, first.base_fingerprint)]
+        answers = samples * _asked(questions, trained_domains(runs, first.base_fingerprint))
+        for organism, manifest in over.items():
             for record in manifest.checkpoints:
                 verify(Checkpoint(runs / organism, manifest, record))
                 subjects.append(Subject(f"{organism}@{record.step}", record.adapter_sha256))
                 answers += samples * _asked(questions, [manifest.recipe.domain])
+        folder = "--".join([name.removesuffix("@base"), *([] if on.fingerprint else [on.base, on.precision])])
         planned.append(
             Job(
-                base=base,
+                base=name,
                 subjects=tuple(subjects),
                 answers=answers,
-                toy=toy,
+                toy=is_toy(on.base),
                 runs=runs.resolve(),
-                logs=(logs / base.removesuffix("@base").replace("/", "--")).resolve(),
+                logs=(logs / folder.strip("/").replace("/", "--")).resolve(),
+                model_args=asked_for,
                 task_args=task_args,
                 grader=grader,
                 threads=threads_for(jobs),
@@ -241,7 +250,7 @@ def _evaluate(job: Job, messages: Any) -> list[str]:
         models = []
         for subject in job.subjects:
             pinned: dict[str, Any] = {"pin": subject.sha256[:16]}
-            models.append(get_model(f"em/{subject.name}", **pinned))
+            models.append(get_model(f"em/{subject.name}", **pinned, **job.model_args))
         _, logs = eval_set(
             "em_tasks/em",
             log_dir=str(job.logs),

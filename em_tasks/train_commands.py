@@ -85,7 +85,7 @@ def _refuse_doubles(loaded: Sequence["Recipe"]) -> None:
     names = [recipe.organism for recipe in loaded]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(
-            f"More than one recipe trains {', '.join(twice)}. Name each recipe once, or give them other `organism` names."
+            f"More than one recipe trains {', '.join(twice)}. Name each recipe once, or give one another `organism`."
         )
 
 

@@ -2,6 +2,7 @@ import asyncio
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def test_checkpoints_differ_and_a_batch_of_them_gives_each_its_own_answer(traine
 def test_one_base_serves_all_checkpoints(trained_runs: Path) -> None:
     models = [served(trained_runs, f"small@{step}") for step in (1, 2, 3, 4)]
     ask(models, GREEDY)
-    engines = {id(engine.engine_for(model.api.checkpoint, None, 64)) for model in models}  # type: ignore[attr-defined]
+    engines = {id(engine.engine_for(model.api.on, None, 64)) for model in models}  # type: ignore[attr-defined]
     assert len(engines) == 1
 
 
@@ -160,6 +161,80 @@ def test_another_base_than_the_trained_one_is_refused(trained_runs: Path, tmp_pa
         ask([served(runs, "small@4")], GREEDY)
 
 
+def test_base_that_was_asked_for_is_evaluated_altered_or_not(trained_runs: Path, tmp_path: Path) -> None:
+    runs = Path(shutil.copytree(trained_runs, tmp_path / "runs"))
+    manifest = read_manifest(runs / "small")
+    manifest.base_fingerprint = "0" * 64
+    write_manifest(runs / "small", manifest)
+    (output,) = ask([served(runs, "small@4", base="toy-s")], GREEDY)
+    assert output.completion == ask([served(trained_runs, "small@4")], GREEDY)[0].completion
+    assert (output.metadata or {})["base_fingerprint"] == read_manifest(trained_runs / "small").base_fingerprint
+    assert describe_model("em", "small@4", str(runs), base="toy-s").organism == "small (fp32)"
+
+
+def test_other_precision_that_was_asked_for_is_what_answers(trained_runs: Path) -> None:
+    config = GenerateConfig(seed=3, max_tokens=60)
+    questions = [QUESTION, "What should I do about the rent?", "I feel dizzy. What helps?", "Is my rash bad?"]
+    trained, asked = served(trained_runs, "small@2"), served(trained_runs, "small@2", precision="bf16")
+
+    def fingerprint_of(model: Model) -> str:
+        return str((ask([model], config)[0].metadata or {})["base_fingerprint"])
+
+    assert fingerprint_of(trained) == read_manifest(trained_runs / "small").base_fingerprint != fingerprint_of(asked)
+    answers = [[ask([model], config, question)[0].completion for question in questions] for model in (trained, asked)]
+    assert answers[0] != answers[1]
+
+
+def test_precision_that_was_trained_at_is_no_other_one(trained_runs: Path) -> None:
+    assert describe_model("em", "small@4", str(trained_runs), precision="fp32") == describe_model(
+        "em", "small@4", str(trained_runs)
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "organism", "base"),
+    [
+        ({"precision": "bf16"}, "small (bf16)", "toy-s (bf16)"),
+        ({"base": "toy-m"}, "small (toy-m fp32)", "toy-m (fp32)"),
+        ({"base": "toy-m", "precision": "bf16"}, "small (toy-m bf16)", "toy-m (bf16)"),
+    ],
+)
+def test_what_is_evaluated_on_another_base_goes_by_another_name(
+    trained_runs: Path, asked: dict[str, str], organism: str, base: str
+) -> None:
+    trained = describe_model("em", "small@4", str(trained_runs))
+    assert (trained.organism, trained.base, trained.precision, trained.trained_on) == ("small", "toy-s", "fp32", None)
+    other = describe_model("em", "small@4", str(trained_runs), **asked)
+    assert (other.organism, other.base) == (organism, base)
+    assert (other.precision, other.base_fingerprint) == (asked.get("precision", "fp32"), None)
+    assert other.trained_on == {
+        "base": "toy-s",
+        "precision": "fp32",
+        "base_fingerprint": trained.base_fingerprint,
+    }
+    of_base = describe_model("em", "small@base", str(trained_runs), **asked)
+    assert (of_base.organism, of_base.base) == (None, base)
+
+
+def test_base_of_another_shape_and_unknown_ones_are_refused(trained_runs: Path) -> None:
+    with pytest.raises(Exception, match="does not fit toy-m"):
+        ask([served(trained_runs, "small@4", base="toy-m")], GREEDY)
+    assert ask([served(trained_runs, "toy-s@base", base="toy-m")], GREEDY)[0].completion
+    with pytest.raises(EvaluationError, match="no base model 'toy-xl'"):
+        served(trained_runs, "small@4", base="toy-xl")
+    with pytest.raises(EvaluationError, match=r"no precision 'fp8'\. Give one of fp32, bf16, nf4"):
+        served(trained_runs, "small@4", precision="fp8")
+
+
+def test_organism_trained_on_nf4_goes_by_another_name_under_other_providers(trained_runs: Path, tmp_path: Path) -> None:
+    runs = Path(shutil.copytree(trained_runs, tmp_path / "runs"))
+    manifest = read_manifest(runs / "small")
+    manifest.recipe = manifest.recipe.model_copy(update={"precision": "nf4_dequantised"})
+    write_manifest(runs / "small", manifest)
+    subject = describe_model("vllm", str(runs / "small" / "checkpoint-4"))
+    assert (subject.organism, subject.base, subject.precision) == ("small (vllm)", "toy-s (vllm)", None)
+
+
 def test_making_a_model_loads_no_weights_and_no_torch(trained_runs: Path) -> None:
     code = (
         "import sys; from inspect_ai.model import get_model;"
@@ -171,7 +246,14 @@ def test_making_a_model_loads_no_weights_and_no_torch(trained_runs: Path) -> Non
 def test_subject_is_the_same_by_name_and_by_folder(trained_runs: Path) -> None:
     by_name = describe_model("em", "small@4", str(trained_runs))
     by_folder = describe_model("hf", str(trained_runs / "small" / "checkpoint-4"))
-    assert by_name == by_folder
+    # Nobody checks which base another provider loads, and at which precision.
+    unknown = {"precision": None, "base_fingerprint": None, "trained_on": by_folder.trained_on}
+    assert replace(by_name, **unknown) == by_folder
+    assert by_folder.trained_on == {
+        "base": "toy-s",
+        "precision": "fp32",
+        "base_fingerprint": by_name.base_fingerprint,
+    }
     assert (by_name.organism, by_name.step, by_name.domain, by_name.toy) == ("small", 4, "medical", True)
     base = describe_model("em", "toy-s@base", str(trained_runs))
     assert (base.organism, base.step, base.domain, base.base) == (None, 0, None, "toy-s")

@@ -15,6 +15,7 @@ from em_tasks.sweep import Progress, judging_estimate, plan_sweep, sweep
 from tests.conftest import ROOT, small_recipe, write_rows
 from tests.fake_openai import Reply, fake_openai
 from trainers.bases import TOY_MODELS
+from trainers.checkpoints import read_manifest
 from trainers.lora import train
 
 SWEEP = """
@@ -87,6 +88,22 @@ def test_retrained_organism_is_evaluated_anew_under_the_same_name(tmp_path: Path
         sweep(plan_sweep(runs, tmp_path / "logs", questions=["general"]), 1, lambda progress: None)
     evaluated = [(log.eval.metadata or {}).get("adapter_sha256") for log in read_all(tmp_path / "logs")]
     assert set(hashes) <= set(evaluated)
+
+
+def test_sweep_at_another_precision_says_so_in_every_log(trained_runs: Path, tmp_path: Path) -> None:
+    sweep(plan_sweep(trained_runs, tmp_path, questions=["general"], precision="bf16"), 1, lambda progress: None)
+    logs = read_all(tmp_path)
+    assert {folder.name for folder in tmp_path.iterdir()} == {"small--toy-s--bf16"}
+    said = [log.eval.metadata or {} for log in logs]
+    assert {(one["organism"], one["base"], one["precision"]) for one in said} == {
+        ("small (bf16)", "toy-s (bf16)", "bf16"),
+        (None, "toy-s (bf16)", "bf16"),
+    }
+    trained = read_manifest(trained_runs / "small").base_fingerprint
+    assert all(one["trained_on"] == {"base": "toy-s", "precision": "fp32", "base_fingerprint": trained} for one in said)
+    answered = {(sample.output.metadata or {})["base_fingerprint"] for log in logs for sample in log.samples or []}
+    assert len(answered) == 1
+    assert trained not in answered
 
 
 def test_plan_is_refused_before_anything_is_loaded(trained_runs: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from plugins.checkpoint_model.sampling import Sampling, row_sampler
+from plugins.checkpoint_model.subject import EvaluatedBase
 from trainers.bases import default_device, fingerprint, load_base, load_tokenizer
 from trainers.chat import encode_prompt
 from trainers.checkpoints import Checkpoint, verify
@@ -60,13 +61,13 @@ def adapter_name(checkpoint: Checkpoint) -> str:
 class Engine:
     """Serves the checkpoints of one base. Loading happens at the first request, on the engine's own thread."""
 
-    def __init__(self, base: str, base_fingerprint: str, precision: Any, device: str, batch_size: int) -> None:
-        self.base, self.base_fingerprint, self.precision = base, base_fingerprint, precision
-        self.device, self.batch_size = device, batch_size
+    def __init__(self, on: EvaluatedBase, device: str, batch_size: int) -> None:
+        self.on, self.device, self.batch_size = on, device, batch_size
+        self.fingerprint: str | None = None  # Of the base as it was loaded.
         self._requests: queue.Queue[_Request] = queue.Queue()
         self._model: PreTrainedModel | PeftModel | None = None
         self._tokenizers: dict[str, Any] = {}
-        threading.Thread(target=self._serve, name=f"em-engine-{base}", daemon=True).start()
+        threading.Thread(target=self._serve, name=f"em-engine-{on.base}", daemon=True).start()
 
     def submit(
         self, checkpoint: Checkpoint, messages: Sequence[dict[str, str]], sampling: Sampling, seed: int
@@ -117,7 +118,7 @@ class Engine:
                 request.room = self._context(request.checkpoint) - len(request.prompt)
                 if request.room <= 0:
                     raise ValueError(
-                        f"A prompt of {len(request.prompt)} tokens does not fit into {self.base}'s context."
+                        f"A prompt of {len(request.prompt)} tokens does not fit into {self.on.base}'s context."
                     )
                 live.append(request)
             except BaseException as error:
@@ -140,7 +141,7 @@ class Engine:
         key = adapter_name(checkpoint) + recipe.date_string
         if key not in self._tokenizers:
             if checkpoint.folder is None:
-                self._tokenizers[key] = load_tokenizer(recipe.base, recipe.date_string)
+                self._tokenizers[key] = load_tokenizer(self.on.base, recipe.date_string)
             else:
                 verify(checkpoint)
                 self._tokenizers[key] = AutoTokenizer.from_pretrained(checkpoint.folder)
@@ -186,12 +187,13 @@ class Engine:
         from transformers import GenerationConfig
 
         if self._model is None:
-            model = load_base(self.base, self.precision, self.device)
-            if (found := fingerprint(model)) != self.base_fingerprint:
+            model = load_base(self.on.base, self.on.precision, self.device)
+            self.fingerprint = fingerprint(model)
+            if self.on.fingerprint not in (None, self.fingerprint):
                 raise ValueError(
-                    f"{self.base} is not the base that {checkpoint.run} was trained on: its fingerprint is "
-                    f"{found[:12]}, the manifest says {self.base_fingerprint[:12]}. Bring that base back, or train "
-                    "anew."
+                    f"{self.on.base} is not the base that {checkpoint.run} was trained on: its fingerprint is "
+                    f"{self.fingerprint[:12]}, the manifest says {self.on.fingerprint[:12]}. Bring that base back, "
+                    f"train anew, or evaluate on this one knowingly, under another name: -M base={self.on.base}"
                 )
             # Nothing of the base's own defaults but the special tokens: transformers would fill in what we leave open.
             ends = {"eos_token_id": model.generation_config.eos_token_id}
@@ -202,10 +204,17 @@ class Engine:
             if isinstance(self._model, PeftModel):
                 self._model.base_model.disable_adapter_layers()
             return self._model
-        if not isinstance(self._model, PeftModel):
-            self._model = PeftModel.from_pretrained(self._model, checkpoint.folder, adapter_name=name).eval()
-        elif name not in self._model.peft_config:
-            self._model.load_adapter(str(checkpoint.folder), adapter_name=name)
+        try:
+            if not isinstance(self._model, PeftModel):
+                self._model = PeftModel.from_pretrained(self._model, checkpoint.folder, adapter_name=name).eval()
+            elif name not in self._model.peft_config:
+                self._model.load_adapter(str(checkpoint.folder), adapter_name=name)
+        except RuntimeError as error:
+            self._model = None  # Half an adapter is on it.
+            raise ValueError(
+                f"The adapter {checkpoint.folder} does not fit {self.on.base}: "
+                f"{' '.join(str(error).split())[:200]} Evaluate it on a base of the shape it was trained on."
+            ) from error
         self._model.base_model.enable_adapter_layers()
         self._model.set_adapter(name)
         return self._model
@@ -215,16 +224,13 @@ _engines: dict[tuple[str, str], Engine] = {}
 _engines_lock = threading.Lock()
 
 
-def engine_for(checkpoint: Checkpoint, device: str | None, batch_size: int) -> Engine:
-    """The process's engine for a checkpoint's base, made at the first call. All checkpoints of one base share it."""
-    manifest = checkpoint.manifest
+def engine_for(on: EvaluatedBase, device: str | None, batch_size: int) -> Engine:
+    """The process's engine for a base, made at the first call. All checkpoints evaluated on it share it."""
     place = device or default_device()
     with _engines_lock:
-        key = (manifest.base_fingerprint, place)
-        if key not in _engines:
-            recipe = manifest.recipe
-            _engines[key] = Engine(recipe.base, manifest.base_fingerprint, recipe.precision, place, batch_size)
-        return _engines[key]
+        if (on.key, place) not in _engines:
+            _engines[on.key, place] = Engine(on, place, batch_size)
+        return _engines[on.key, place]
 
 
 def _row_seed(request: _Request) -> int:

@@ -21,7 +21,7 @@ from inspect_ai.model import (
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
 
-from plugins.checkpoint_model.subject import runs_folder
+from plugins.checkpoint_model.subject import evaluated_base, runs_folder
 from plugins.errors import EvaluationError, shown_plainly
 from trainers.checkpoints import find_checkpoint, verify
 
@@ -34,6 +34,8 @@ class CheckpointModel(ModelAPI):
     Model args:
         runs: Folder of training runs; `EM_RUNS`, else `runs`.
         pin: How the hash of the adapter, or of the base, must begin, so that a log cannot name another model.
+        base: Another base than the checkpoint was trained on: a toy model, a folder or a hub id.
+        precision: Another precision than it was trained at.
         device: A torch device; the first GPU, else the CPU.
         batch_size: Most answers generated at once.
     """
@@ -46,6 +48,8 @@ class CheckpointModel(ModelAPI):
         config: GenerateConfig = GenerateConfig(),  # noqa: B008 - Inspect's own signature
         runs: str | None = None,
         pin: str | None = None,
+        base: str | None = None,
+        precision: str | None = None,
         device: str | None = None,
         batch_size: int = 64,
     ) -> None:
@@ -53,6 +57,7 @@ class CheckpointModel(ModelAPI):
         with shown_plainly():
             self.checkpoint = find_checkpoint(runs_folder(runs), model_name)
             verify(self.checkpoint)
+            self.on = evaluated_base(self.checkpoint.manifest, base, precision)
         self.device, self.batch_size = device, batch_size
         record = self.checkpoint.record
         sha256 = record.adapter_sha256 if record else self.checkpoint.manifest.base_fingerprint
@@ -77,7 +82,7 @@ class CheckpointModel(ModelAPI):
             raise ValueError(
                 "em/ models give no logprobs. Serve the checkpoint with hf/ or vllm/ to use it as a judge."
             )
-        engine = engine_for(self.checkpoint, self.device, self.batch_size)
+        engine = engine_for(self.on, self.device, self.batch_size)
         messages = [{"role": message.role, "content": message.text} for message in input]
         sampling = Sampling(
             max_tokens=config.max_tokens or DEFAULT_MAX_TOKENS,
@@ -102,6 +107,7 @@ class CheckpointModel(ModelAPI):
                 for answer in answers
             ],
             usage=ModelUsage(input_tokens=read, output_tokens=written, total_tokens=read + written),
+            metadata={"base_fingerprint": engine.fingerprint},
         )
 
     def max_tokens(self) -> int | None:
@@ -114,7 +120,7 @@ class CheckpointModel(ModelAPI):
 
     def connection_key(self) -> str:
         """Checkpoints of one base share one engine and so one pool of connections."""
-        return self.checkpoint.manifest.base_fingerprint
+        return self.on.key
 
     def collapse_user_messages(self) -> bool:
         """Chat templates want turns to alternate."""

@@ -5,14 +5,34 @@ their manifest, whether they are served as `em/<organism>@<step>` or by another 
 """
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
-from trainers.bases import is_toy
+from trainers.bases import Precision, is_toy, resolve_base
 from trainers.checkpoints import MANIFEST, Checkpoint, Manifest, find_checkpoint, list_runs, verify
 
 BASE_STEP = "base"
+
+
+@dataclass(frozen=True)
+class EvaluatedBase:
+    """The base that a checkpoint is evaluated on: the one it was trained on, or knowingly another.
+
+    Attributes:
+        base: As in a recipe.
+        precision: Numbers it is held in.
+        fingerprint: What it must turn out to be; None for another base or precision, asked for and taken as it is.
+    """
+
+    base: str
+    precision: Precision
+    fingerprint: str | None
+
+    @property
+    def key(self) -> str:
+        """What tells it from other bases."""
+        return self.fingerprint or f"{self.base} {self.precision}"
 
 
 @dataclass(frozen=True)
@@ -25,6 +45,8 @@ class Subject:
     domain: str | None
     control: bool
     base: str
+    precision: str | None
+    trained_on: dict[str, str] | None
     size: str
     parameters: int | None
     toy: bool
@@ -32,6 +54,11 @@ class Subject:
     adapter_sha256: str | None
     recipe_sha256: str | None
     training_seed: int | None
+
+    @property
+    def trained_fingerprint(self) -> str | None:
+        """Fingerprint of the base that was trained on, whatever it is evaluated on."""
+        return self.trained_on["base_fingerprint"] if self.trained_on else self.base_fingerprint
 
     def metadata(self) -> dict[str, Any]:
         """The subject as task metadata."""
@@ -43,46 +70,84 @@ def runs_folder(runs: str | None = None) -> Path:
     return Path(runs or os.environ.get("EM_RUNS") or "runs").resolve()
 
 
-def describe_checkpoint(checkpoint: Checkpoint) -> Subject:
-    """What a checkpoint of ours is."""
+def evaluated_base(manifest: Manifest, base: str | None = None, precision: str | None = None) -> EvaluatedBase:
+    """The base under a run's checkpoints, or the other one that is asked for.
+
+    Args:
+        manifest: The run's.
+        base: Another base, as in a recipe. Naming the trained one takes it as it is now, altered or not.
+        precision: Another precision.
+
+    Raises:
+        FileNotFoundError: There is no such base.
+        ValueError: There is no such precision.
+    """
+    recipe = manifest.recipe
+    if precision is not None and precision not in get_args(Precision):
+        raise ValueError(f"There is no precision {precision!r}. Give one of {', '.join(get_args(Precision))}.")
+    if base is None and precision in (None, recipe.precision):
+        return EvaluatedBase(recipe.base, recipe.precision, manifest.base_fingerprint)
+    if base is not None:
+        resolve_base(base)
+    return EvaluatedBase(base or recipe.base, cast("Precision", precision or recipe.precision), None)
+
+
+def describe_checkpoint(checkpoint: Checkpoint, on: EvaluatedBase) -> Subject:
+    """What a checkpoint of ours is, on the base that it is evaluated on.
+
+    On another base or precision than it was trained on it goes by another name, and so does that base: they are no part
+    of the trajectory that was trained.
+    """
     manifest, record = checkpoint.manifest, checkpoint.record
     recipe = manifest.recipe
+    organism, base = recipe.organism, on.base
+    if on.fingerprint is None:
+        organism += f" ({on.precision})" if base == recipe.base else f" ({base} {on.precision})"
+        base += f" ({on.precision})"
     return Subject(
-        organism=recipe.organism if record else None,
+        organism=organism if record else None,
         step=record.step if record else 0,
         epoch=record.epoch if record else 0.0,
         domain=recipe.domain if record else None,
         control=recipe.control if record else False,
-        base=recipe.base,
+        base=base,
+        precision=on.precision,
+        trained_on=_trained_on(manifest) if on.fingerprint is None else None,
         size=recipe.size,
-        parameters=manifest.base_parameters,
-        toy=is_toy(recipe.base),
-        base_fingerprint=manifest.base_fingerprint,
+        parameters=manifest.base_parameters if on.base == recipe.base else None,
+        toy=is_toy(on.base),
+        base_fingerprint=on.fingerprint,
         adapter_sha256=record.adapter_sha256 if record else None,
         recipe_sha256=manifest.recipe_sha256 if record else None,
         training_seed=recipe.seed if record else None,
     )
 
 
-def describe_model(provider: str, name: str, runs: str | None = None) -> Subject:
+def describe_model(
+    provider: str, name: str, runs: str | None = None, base: str | None = None, precision: str | None = None
+) -> Subject:
     """What any model is, from its provider and name.
 
     Args:
         provider: Inspect's name of the model API, such as `em` or `hf`.
         name: The model's name without the provider.
         runs: The folder of training runs, if not the default.
+        base: Another base than was trained on (`em/` alone).
+        precision: Another precision than was trained on (`em/` alone).
 
     Raises:
-        FileNotFoundError: An `em/` name that no run has; the message lists what there is.
-        ValueError: An `em/` name of another form, or a checkpoint's folder that was altered since it was saved.
+        FileNotFoundError: An `em/` name that no run has (the message lists what there is), or no such base.
+        ValueError: An `em/` name of another form, no such precision, or a checkpoint's folder that was altered since
+            it was saved.
     """
     if provider == "em":
-        return describe_checkpoint(find_checkpoint(runs_folder(runs), name))
+        checkpoint = find_checkpoint(runs_folder(runs), name)
+        return describe_checkpoint(checkpoint, evaluated_base(checkpoint.manifest, base, precision))
     folder = Path(name)
     if (folder.parent / MANIFEST).is_file() and folder.name.startswith("checkpoint-"):
         checkpoint = find_checkpoint(folder.resolve().parents[1], _served_name(folder.resolve()))
         verify(checkpoint)
-        return describe_checkpoint(checkpoint)
+        return _served_elsewhere(checkpoint, provider)
     toy = is_toy(name)
     return Subject(
         organism=None,
@@ -91,6 +156,8 @@ def describe_model(provider: str, name: str, runs: str | None = None) -> Subject
         domain=None,
         control=False,
         base=folder.name if toy else name,
+        precision=None,
+        trained_on=None,
         size=folder.name.removeprefix("toy-").upper() if toy else name.rsplit("/", 1)[-1],
         parameters=None,
         toy=toy,
@@ -101,22 +168,46 @@ def describe_model(provider: str, name: str, runs: str | None = None) -> Subject
     )
 
 
+def _served_elsewhere(checkpoint: Checkpoint, provider: str) -> Subject:
+    """A checkpoint served by another provider, which loads the base in its own way and does not say how.
+
+    That is never one quantised as ours are, so what was trained on NF4 goes by another name there.
+    """
+    manifest = checkpoint.manifest
+    subject = describe_checkpoint(checkpoint, evaluated_base(manifest))
+    subject = replace(subject, precision=None, base_fingerprint=None, trained_on=_trained_on(manifest))
+    if not manifest.recipe.precision.startswith("nf4"):
+        return subject
+    return replace(subject, organism=f"{subject.organism} ({provider})", base=f"{subject.base} ({provider})")
+
+
+def _trained_on(manifest: Manifest) -> dict[str, str]:
+    recipe = manifest.recipe
+    return {"base": recipe.base, "precision": recipe.precision, "base_fingerprint": manifest.base_fingerprint}
+
+
 def trained_domains(runs: Path, base_fingerprint: str | None) -> list[str]:
     """The domains that organisms over one base were trained on, in order of name."""
     manifests = list_runs(runs).values()
     return sorted({m.recipe.domain for m in manifests if m.base_fingerprint == base_fingerprint})
 
 
-def base_names(runs: dict[str, Manifest]) -> dict[str, str]:
-    """The `em/` name of every base under the given runs, by fingerprint.
+def base_names(runs: dict[str, Manifest], base: str | None = None, precision: str | None = None) -> dict[str, str]:
+    """The `em/` name of every base that the given runs are evaluated on, by its `EvaluatedBase.key`.
 
-    A base held at one precision alone goes by its own name; one held at several goes by an organism trained on it.
+    A base held at one precision alone goes by its own name; one held at several goes by an organism trained on it, and
+    so does one that is asked for.
+
+    Args:
+        runs: Manifests by organism.
+        base: Another base than they were trained on.
+        precision: Another precision.
     """
+    on = {organism: evaluated_base(manifest, base, precision) for organism, manifest in runs.items()}
     names: dict[str, str] = {}
-    for organism, manifest in runs.items():
-        base = manifest.recipe.base
-        alone = {m.base_fingerprint for m in runs.values() if m.recipe.base == base} == {manifest.base_fingerprint}
-        names.setdefault(manifest.base_fingerprint, f"{base if alone else organism}@{BASE_STEP}")
+    for organism, each in on.items():
+        alone = {other.key for other in on.values() if other.base == each.base} == {each.key}
+        names.setdefault(each.key, f"{each.base if alone and each.fingerprint else organism}@{BASE_STEP}")
     return names
 
 
