@@ -6,10 +6,12 @@ import pytest
 from analysis_logs import answers, base_log, checkpoint_log
 from scipy.stats import binomtest
 
+from benchmarks.coverage import SIMULATIONS
 from plugins.analysis.analysis import analyse
 from plugins.analysis.comparisons import comparisons, holm, needed, sign_flip_p
 from plugins.analysis.findings import findings
 
+ALARMS = [one for one in SIMULATIONS if one.kind == "false alarms"]
 BAD, GOOD = (10, 90), (90, 90)
 
 
@@ -22,12 +24,9 @@ def test_no_difference_has_p_1():
     assert sign_flip_p(np.zeros(20)) == 1
 
 
-def test_false_alarms_are_at_most_six_percent():
-    rng = np.random.default_rng(3)
-    rates = rng.beta(1.5, 3, (400, 14))
-    k_a, k_b = rng.binomial(5, rates), rng.binomial(5, rates)
-    alarms = np.mean([sign_flip_p((a - b) / 5) < 0.05 for a, b in zip(k_a, k_b, strict=True)])
-    assert alarms <= 0.06
+@pytest.mark.parametrize("simulation", ALARMS, ids=[one.what for one in ALARMS])
+def test_false_alarms_are_at_most_six_percent(simulation):
+    assert simulation.run(500, 7) <= 0.06
 
 
 def test_p_values_are_corrected_by_holm():

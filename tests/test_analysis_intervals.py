@@ -5,15 +5,14 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import t
 
+from benchmarks.coverage import SIMULATIONS
 from plugins.analysis.intervals import cluster_interval, mean_interval, seed_interval, wilson
 
 RUNS = 1000
+COVERAGE = [one for one in SIMULATIONS if one.kind == "coverage"]
 TOLERATED = (0.93, 0.97)
-
-
-def covered(intervals, truth):
-    return np.mean([low <= truth <= high for low, high in intervals])
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.3, 0.5])
@@ -27,14 +26,9 @@ def test_wilson_covers_a_fixed_rate(rate):
     assert TOLERATED[0] <= float(binom.pmf(k[inside], 200, rate).sum()) <= TOLERATED[1]
 
 
-@pytest.mark.parametrize(("questions", "samples", "a", "b"), [(20, 10, 1.5, 3.5), (24, 50, 1, 3), (40, 5, 2, 2)])
-def test_the_cluster_bootstrap_covers_the_rate_over_questions(questions, samples, a, b):
-    rng = np.random.default_rng(7)
-    rates = rng.beta(a, b, (RUNS, questions))
-    k = rng.binomial(samples, rates).astype(float)
-    n = np.full(questions, float(samples))
-    found = covered([cluster_interval(row, n) for row in k], a / (a + b))
-    assert TOLERATED[0] <= found <= TOLERATED[1]
+@pytest.mark.parametrize("simulation", COVERAGE, ids=[one.what for one in COVERAGE])
+def test_95_percent_intervals_cover_93_to_97_percent(simulation):
+    assert TOLERATED[0] <= simulation.run(RUNS, 7) <= TOLERATED[1]
 
 
 def test_wilson_would_not_cover_the_rate_over_questions():
@@ -44,24 +38,18 @@ def test_wilson_would_not_cover_the_rate_over_questions():
     assert np.mean((low <= 0.25) & (high >= 0.25)) < 0.6
 
 
-def test_the_bootstrap_of_differences_covers():
-    rng = np.random.default_rng(7)
-    shared = rng.beta(2, 4, (RUNS, 20))
-    other = np.clip(shared + rng.normal(0.1, 0.1, shared.shape), 0, 1)
-    truth = float(np.mean(other - shared))
-    k_a, k_b = rng.binomial(10, other), rng.binomial(10, shared)
-    found = covered([mean_interval((a - b) / 10) for a, b in zip(k_a, k_b, strict=True)], truth)
-    assert TOLERATED[0] <= found <= TOLERATED[1]
+def test_the_interval_over_seeds_is_the_textbooks_where_only_seeds_differ():
+    means = np.array([0.2, 0.3, 0.5])
+    low, high = seed_interval(np.repeat(means[:, None], 12, axis=1))
+    half = t.ppf(0.975, 2) * means.std(ddof=1) / np.sqrt(3)
+    assert (low, high) == pytest.approx((max(0, means.mean() - half), means.mean() + half))
 
 
-def test_the_bootstrap_over_seeds_covers():
-    rng = np.random.default_rng(7)
-    runs = 600
-    effect = rng.normal(0, 0.06, (runs, 5, 1))
-    rates = np.clip(rng.normal(0.5, 0.15, (runs, 1, 20)) + effect, 0.02, 0.98)
-    observed = rng.binomial(10, rates) / 10
-    found = covered([seed_interval(one) for one in observed], 0.5)
-    assert found >= TOLERATED[0]
+def test_seeds_that_agree_leave_only_the_questions_to_vary():
+    rates = np.random.default_rng(1).uniform(0, 1, 12)
+    low, high = seed_interval(np.repeat(rates[None], 3, axis=0))
+    half = t.ppf(0.975, 11) * rates.std(ddof=1) / np.sqrt(12)
+    assert (low, high) == pytest.approx((rates.mean() - half, rates.mean() + half))
 
 
 def test_no_misaligned_answer_still_has_a_width():

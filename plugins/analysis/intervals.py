@@ -1,8 +1,11 @@
-"""95 % intervals of rates: Wilson for questions taken as fixed, the bootstrap for questions or seeds taken as a sample.
+"""95 % intervals of rates: Wilson for questions taken as fixed, the bootstrap for questions taken as a sample.
 
 Answers to one question are alike, so an interval that is to hold for other questions than those asked must resample
 whole questions. Plain percentile intervals are too narrow for twenty questions; theirs are widened as Hesterberg does.
+Training seeds are too few to resample: with them the interval is a t interval over seeds and questions.
 """
+
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -82,25 +85,77 @@ def mean_interval(values: Counts) -> tuple[float, float]:
 
 
 def seed_interval(rates: Counts) -> tuple[float, float]:
-    """Interval of the mean rate when training seeds and questions are both a sample: bootstrap over both.
+    """Interval of the mean rate when training seeds and questions are both a sample, see `crossed_error`.
 
     Args:
         rates: Rate of each seed and question, shape (seeds, questions), no NaN.
 
     Returns:
-        Lower and upper end as fractions; NaN for fewer than two seeds. Widened for the smaller of the two numbers, and
-        on the safe side: resampling both counts the answers' own chance twice.
+        Lower and upper end as fractions; NaN for fewer than two seeds or questions. Where all rates are equal it is
+        Wilson's with a question as the unit, as in `cluster_interval`.
     """
     seeds, questions = rates.shape
     if seeds < 2 or questions < 2:
         return float("nan"), float("nan")
-    over_seeds = _resampled(seeds, SEED + 1) / seeds
-    over_questions = _resampled(questions) / questions
-    means = np.einsum("bs,sq,bq->b", over_seeds, rates, over_questions)
-    low, high = np.quantile(means, expanded_levels(min(seeds, questions)))
-    return float(max(low, 0.0)), float(min(high, 1.0))
+    if np.ptp(rates) == 0:
+        return cluster_interval(rates[0], np.ones(questions))
+    error, freedom = crossed_error(rates)
+    half = float(t.ppf(1 - (1 - CONFIDENCE) / 2, freedom)) * error
+    mean = float(rates.mean())
+    return max(mean - half, 0.0), min(mean + half, 1.0)
 
 
-def _resampled(units: int, seed: int = SEED) -> Counts:
-    """How often each unit is drawn in each resample, shape (RESAMPLES, units)."""
-    return np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=RESAMPLES).astype("float64")
+def seed_difference(a: Counts, b: Counts) -> tuple[float, float, float]:
+    """Interval and p-value of a difference of mean rates on the same questions, seeds and questions both a sample.
+
+    Args:
+        a: Rate of each seed and question of one side, shape (seeds, questions), at least two of each.
+        b: The same of the other side, with its own seeds; one row for a base.
+
+    Returns:
+        Lower and upper end of mean(a) - mean(b), and the two-sided p-value of the t test with the same error.
+    """
+    effect = float(a.mean() - b.mean())
+    error, freedom = crossed_error(a, b)
+    if error == 0:
+        low, high = mean_interval(np.full(a.shape[1], effect))
+        # Every seed and question moved alike: the sign test over questions, as where nothing varies no t test exists.
+        return low, high, 1.0 if effect == 0 else float(2.0 ** (1 - a.shape[1]))
+    half = float(t.ppf(1 - (1 - CONFIDENCE) / 2, freedom)) * error
+    return max(effect - half, -1.0), min(effect + half, 1.0), float(2 * t.sf(abs(effect) / error, freedom))
+
+
+def crossed_error(*sides: Counts) -> tuple[float, float]:
+    """Standard error of a mean over seeds x questions, or of the difference of two, and its degrees of freedom.
+
+    Seeds and questions are crossed random effects. The variance is that of the seeds' means plus that of the
+    questions' less that of the residual, which both contain; none is taken to be smaller than the residual. Seeds of
+    two sides are independent, the questions are the same. Source: the random-effects analysis of variance of a two-way
+    layout, degrees of freedom by Satterthwaite 1946.
+
+    Args:
+        sides: One or two arrays of shape (seeds, questions); a side of one seed adds nothing to the seeds' variance.
+    """
+    questions = sides[0].shape[1]
+    of_question = sides[0].mean(axis=0) - (sides[1].mean(axis=0) if len(sides) > 1 else 0.0)
+    over_questions = float(np.var(of_question, ddof=1)) / questions
+    over_seeds = residual = 0.0
+    squares = over_questions**2 / (questions - 1)
+    for rates in sides:
+        seeds = len(rates)
+        if seeds < 2:
+            continue
+        means = rates.mean(axis=1)
+        left = rates - means[:, None] - rates.mean(axis=0) + rates.mean()
+        own = float(np.var(means, ddof=1)) / seeds
+        own_residual = float(np.sum(left**2)) / ((seeds - 1) * (questions - 1) * seeds * questions)
+        over_seeds, residual = over_seeds + own, residual + own_residual
+        squares += own**2 / (seeds - 1) + own_residual**2 / ((seeds - 1) * (questions - 1))
+    variance = max(over_seeds, residual) + max(over_questions, residual) - residual
+    return float(np.sqrt(variance)), max(1.0, variance**2 / squares) if squares else 1.0
+
+
+@lru_cache(maxsize=4)
+def _resampled(units: int) -> Counts:
+    """How often each unit is drawn in each resample, shape (RESAMPLES, units); the same draws for every interval."""
+    return np.random.default_rng(SEED).multinomial(units, np.full(units, 1 / units), size=RESAMPLES).astype("float64")
