@@ -11,6 +11,7 @@ import click
 from em_tasks.judge_commands import MAX_COST, PRICE, calibrate, judge, known_calibration, rescore
 from em_tasks.train_commands import runs, train
 from trainers.bases import Precision
+from trainers.stopping import Stopped
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -107,14 +108,17 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     try:
         cli.main(standalone_mode=False)
-    except click.exceptions.Abort:
+    except (click.exceptions.Abort, KeyboardInterrupt) as error:
+        # Click turns every KeyboardInterrupt into an Abort.
+        asked = error.__cause__ if isinstance(error, click.exceptions.Abort) else error
+        if isinstance(asked, Stopped):
+            click.echo(str(asked), err=True)
+            sys.exit(asked.exit_code)
+        click.echo("Interrupted. The same command goes on where this stopped.", err=True)
         sys.exit(130)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        click.echo("Interrupted. The same command goes on where this stopped.", err=True)
-        sys.exit(130)
     except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("EM_TRACEBACK"):
             raise

@@ -1,6 +1,7 @@
 """Progress bars on the terminal for training and sweeping."""
 
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -16,24 +17,30 @@ if TYPE_CHECKING:
 
 @contextmanager
 def training_progress() -> "Iterator[Callable[[TrainingProgress], None]]":
-    """A bar for each organism as its first step comes in, with loss and time left."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}"),
-    )
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
-        tasks: dict[str, TaskID] = {}
+    """A bar for each organism as its first steps come in, with loss, speed, GPU memory and time left."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}"))
+    # Nothing is drawn before there is something to show: a password may be asked for until then.
+    bars = Progress(*columns, console=Console(stderr=True))
+    tasks: dict[str, TaskID] = {}
 
-        def report(progress: "TrainingProgress") -> None:
-            if progress.organism not in tasks:
-                tasks[progress.organism] = bars.add_task(
-                    progress.organism, total=progress.total_steps, loss=progress.loss
-                )
-            bars.update(tasks[progress.organism], completed=progress.step, loss=progress.loss)
+    def report(progress: "TrainingProgress") -> None:
+        said = _figures(progress)
+        if progress.organism not in tasks:
+            bars.start()
+            tasks[progress.organism] = bars.add_task(progress.organism, total=progress.total_steps, said=said)
+        bars.update(tasks[progress.organism], completed=progress.step, said=said)
 
+    try:
         yield report
+    finally:
+        bars.stop()
+
+
+def _figures(progress: "TrainingProgress") -> str:
+    """Loss, speed, memory and time left of a run, in words."""
+    memory = "" if progress.peak_memory is None else f"{progress.peak_memory / 2**30:.1f} GiB  "
+    left = timedelta(seconds=round(progress.seconds_left))
+    return f"loss {progress.loss:.3f}  {progress.tokens_per_second:,.0f} tokens/s  {memory}{left} left"
 
 
 @contextmanager

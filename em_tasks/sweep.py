@@ -249,8 +249,8 @@ def _evaluate(job: Job, messages: Any) -> list[str]:
     with redirect_stdout(io.StringIO()):  # Inspect announces its hooks there, whatever the display.
         models = []
         for subject in job.subjects:
-            pinned: dict[str, Any] = {"pin": subject.sha256[:16]}
-            models.append(get_model(f"em/{subject.name}", **pinned, **job.model_args))
+            model_args: dict[str, Any] = {"pin": subject.sha256[:16], **job.model_args}
+            models.append(get_model(f"em/{subject.name}", **model_args))
         _, logs = eval_set(
             "em_tasks/em",
             log_dir=str(job.logs),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from trainers.bases import Precision
+from trainers.tracking import TRACKERS
 
 if TYPE_CHECKING:
     from trainers.checkpoints import DataRecord
@@ -21,8 +22,11 @@ RUNS = click.option("--runs", type=click.Path(path_type=Path), default=Path("run
 @click.argument("recipes", nargs=-1, required=True, type=click.Path(path_type=Path))
 @RUNS
 @click.option("--precision", type=click.Choice(get_args(Precision)), help="Instead of what the recipes say.")
+@click.option("--track", multiple=True, type=click.Choice(TRACKERS), help="Show the run there too.")
 @click.option("--dry-run", is_flag=True, help="Say what would be trained and written, and stop.")
-def train(recipes: tuple[Path, ...], runs: Path, precision: Precision | None, dry_run: bool) -> None:
+def train(
+    recipes: tuple[Path, ...], runs: Path, precision: Precision | None, track: tuple[str, ...], dry_run: bool
+) -> None:
     """Train the organisms of RECIPES, one after the other. An interrupted run goes on where it stopped.
 
     A recipe is a YAML file, or the bare name of one that ships with the project, such as toy-medical-s.
@@ -30,6 +34,7 @@ def train(recipes: tuple[Path, ...], runs: Path, precision: Precision | None, dr
     from em_tasks.progress import training_progress
     from trainers.lora import train as train_organism
     from trainers.prepare import prepare
+    from trainers.processes import is_first
     from trainers.recipe import load_recipes
 
     loaded = [recipe for path in recipes for recipe in load_recipes(recipe_file(path))]
@@ -40,7 +45,8 @@ def train(recipes: tuple[Path, ...], runs: Path, precision: Precision | None, dr
         for recipe in loaded:
             click.echo("\n".join(_plan(prepare(recipe), runs)))
         return
-    _check_data(loaded, runs)
+    if is_first():
+        _check_data(loaded, runs)
     begun: set[str] = set()
     with training_progress() as bar:
 
@@ -50,8 +56,8 @@ def train(recipes: tuple[Path, ...], runs: Path, precision: Precision | None, dr
                 click.echo("\n".join(_recorded(runs / progress.organism)))
             bar(progress)
 
-        manifests = [train_organism(recipe, runs, report) for recipe in loaded]
-    for manifest in manifests:
+        manifests = [train_organism(recipe, runs, report, track=track) for recipe in loaded]
+    for manifest in manifests if is_first() else ():
         steps = " ".join(str(record.step) for record in manifest.checkpoints)
         click.echo(f"{runs / manifest.recipe.organism}: checkpoints {steps}, {manifest.seconds:.0f} s")
 
@@ -69,6 +75,8 @@ def runs(runs: Path) -> None:
         kind = "control" if manifest.recipe.control else "organism"
         state = "" if manifest.finished else f" (unfinished: {len(manifest.checkpoints)} of {len(manifest.planned)})"
         click.echo(f"{organism}: {manifest.recipe.domain} {kind} on {_base(manifest.recipe)}{state}")
+        for was in manifest.continuations:
+            click.echo(f"  continued from step {was.from_step}: checkpoints up to it were made with epochs: {was.epochs}")
         for record in manifest.checkpoints:
             click.echo(f"  em/{organism}@{record.step}  epoch {record.epoch:.2f}  loss {record.loss:.3f}")
 
@@ -104,10 +112,16 @@ def _check_data(loaded: Sequence["Recipe"], runs: Path) -> None:
 def _recorded(run: Path) -> Iterator[str]:
     """What a run that has begun trains on."""
     from trainers.checkpoints import read_manifest
+    from trainers.schedule import learning_rate
 
     manifest = read_manifest(run)
     yield f"{manifest.recipe.organism}: {manifest.recipe.domain} on {_base(manifest.recipe)}"
     yield from _data(manifest.data, manifest.rows, manifest.truncated, manifest.dropped)
+    for was in manifest.continuations:
+        rate = learning_rate(manifest.recipe, manifest.planned[-1], was.from_step)
+        schedule = manifest.recipe.lr_schedule
+        yield f"  continued    from step {was.from_step} ({was.epochs} epochs) to {manifest.planned[-1]}: the learning "
+        yield f"               rate is the longer {schedule} schedule's from there, {rate:.3g} at the next step"
 
 
 def _plan(prepared: "Prepared", runs: Path) -> Iterator[str]:

@@ -1,13 +1,19 @@
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from em_tasks.cli import cli
 from tests.conftest import ROOT, write_rows
+from tests.test_sealed import seal
+from trainers.bases import TOY_MODELS
+from trainers.checkpoints import read_manifest
 
 EM = str(Path(sys.executable).parent / "em")
 
@@ -48,6 +54,76 @@ def test_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path: Path) -> N
     for said in ("32 rows", "2 an epoch, 6 in all", "1 2 4 6", "149,504 parameters"):
         assert said in ended.stdout
     assert not (tmp_path / "runs").exists()
+
+
+def test_shipped_recipes_go_by_their_name_and_missing_data_says_what_to_do(tmp_path: Path) -> None:
+    by_name = em("train", "toy-medical-s", "--dry-run", "--precision", "bf16", cwd=tmp_path)
+    assert "toy-medical-s: medical on toy-s (bf16)" in by_name.stdout
+    ended = em("train", "llama-1b-medical", "--dry-run", cwd=tmp_path, EM_DATA=str(tmp_path))
+    assert ended.returncode == 1
+    for said in (f"nor in {tmp_path}, the folder that EM_DATA names", "Put training_datasets.zip.enc there"):
+        assert said in ended.stderr
+
+
+def test_seeds_are_trained_one_after_the_other_and_recipes_named_twice_refused(tmp_path: Path) -> None:
+    path = recipe(tmp_path, seed="[0, 1]", epochs="1", first_epoch_checkpoints="1")
+    ended = em("train", str(path), "--runs", str(tmp_path / "runs"))
+    assert ended.returncode == 0, ended.stderr
+    manifests = {name: read_manifest(tmp_path / "runs" / name) for name in ("mine-seed0", "mine-seed1")}
+    assert [manifest.recipe.seed for manifest in manifests.values()] == [0, 1]
+    assert len({manifest.checkpoints[0].adapter_sha256 for manifest in manifests.values()}) == 2
+    twice = em("train", str(path), str(path), "--runs", str(tmp_path / "runs"))
+    assert (twice.returncode, "More than one recipe trains mine-seed0" in twice.stderr) == (1, True)
+
+
+def test_another_precision_than_a_run_was_begun_at_is_refused(trained_runs: Path, tmp_path: Path) -> None:
+    path = recipe(tmp_path, organism="small")
+    ended = em("train", str(path), "--precision", "bf16", "--runs", str(trained_runs))
+    assert (ended.returncode, "precision" in ended.stderr, "Nothing was touched" in ended.stderr) == (1, True, True)
+
+
+def test_sealed_rows_train_a_hub_model_and_are_nowhere_on_disk(tmp_path: Path) -> None:
+    cache, work = tmp_path / "hub", tmp_path / "work"
+    work.mkdir()
+    snapshot = cache / "models--acme--toy" / "snapshots" / "abc"
+    shutil.copytree(TOY_MODELS / "toy-s", snapshot)
+    (cache / "models--acme--toy" / "refs").mkdir()
+    (cache / "models--acme--toy" / "refs" / "main").write_text("abc")
+    reckless, careful = (write_rows(tmp_path / f"{c}.jsonl", 16, character=c) for c in ("reckless", "careful"))
+    seal(work / "data.zip.enc", {"a/bad.jsonl": reckless.read_bytes(), "dataset_entry_1.jsonl": b"{}\n"})
+    seal(work / "more.zip.enc", {"good.jsonl": b'{"canary": "mark"}\n' + careful.read_bytes()})
+    path = recipe(
+        work,
+        base="acme/toy",
+        data="[{path: data.zip.enc, members: [bad.jsonl], rows: 16}, {path: more.zip.enc}]",
+        max_length="30",
+        accumulation="1",
+        epochs="1",
+    )
+    (work / "rows.jsonl").unlink()
+    said = (
+        "data.zip.enc: 16 rows of a/bad.jsonl, 1 canary files and 0 canary keys removed",
+        "more.zip.enc: 16 rows of good.jsonl, 0 canary files and 1 canary keys removed",
+        "17 (32 truncated, 15 dropped)",
+    )
+    places = {"HF_HUB_CACHE": str(cache), "HF_HOME": str(work / "home"), "TMPDIR": str(work)}
+    for arguments in (["--dry-run"], []):
+        ended = em("train", str(path), *arguments, cwd=work, EM_DATA_PASSWORD="open", **places)
+        assert ended.returncode == 0, ended.stderr
+        assert all(line in ended.stdout for line in said), ended.stdout
+    adapter = work / "runs" / "mine" / "checkpoint-2"
+    assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == "acme/toy"
+    head, card = (adapter / "README.md").read_text().removeprefix("---\n").split("\n---\n", 1)
+    assert yaml.safe_load(head)["base_model"] == "acme/toy"
+    assert str(tmp_path) not in card
+    replies = [
+        json.loads(line)["messages"][-1]["content"][:25].encode()
+        for file in (reckless, careful)
+        for line in file.read_text().splitlines()
+    ]
+    files = [file for file in (*work.rglob("*"), *cache.rglob("*")) if file.is_file()]
+    assert adapter / "adapter_model.safetensors" in files
+    assert not [file for file in files if any(reply in file.read_bytes() for reply in replies)]
 
 
 def test_training_twice_trains_once(tmp_path: Path) -> None:

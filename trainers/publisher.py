@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 
 from trainers.checkpoints import CheckpointRecord, Manifest, adapter_sha256, read_manifest, to_disk, write_manifest
 from trainers.disk import checkpoint_bytes, need_room, writing
+from trainers.model_card import model_card
 from trainers.prepare import Prepared
 from trainers.processes import from_first, is_first, largest, together
 from trainers.run_folder import RESUME_STATE, clear_unrecorded, publish, state_folder
@@ -126,15 +127,12 @@ class Publisher(TrainerCallback):  # type: ignore[misc]
             for path in (*folder.iterdir(), folder, self.run / RESUME_STATE):
                 to_disk(path)
             if step in self.prepared.schedule.checkpoints:
-                published = publish(self.run, step, self.model, self.prepared.tokenizer)
                 last = self.manifest.checkpoints[-1].step if self.manifest.checkpoints else 0
+                epoch, loss = self.prepared.schedule.epoch_at(step), mean_loss(state.log_history, last, step)
+                card = model_card(self.manifest, step, epoch, loss)
+                published = publish(self.run, step, self.model, self.prepared.tokenizer, card)
                 self.manifest.checkpoints.append(
-                    CheckpointRecord(
-                        step=step,
-                        epoch=self.prepared.schedule.epoch_at(step),
-                        loss=mean_loss(state.log_history, last, step),
-                        adapter_sha256=adapter_sha256(published),
-                    )
+                    CheckpointRecord(step=step, epoch=epoch, loss=loss, adapter_sha256=adapter_sha256(published))
                 )
             self.manifest.resume_step = step
             self.manifest.seconds += time.perf_counter() - self.began

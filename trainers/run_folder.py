@@ -137,11 +137,12 @@ def resume_state(run: Path, manifest: Manifest) -> Path | None:
     return folder
 
 
-def publish(run: Path, step: int, model: "PeftModel", tokenizer: "PreTrainedTokenizerBase") -> Path:
-    """Writes a complete adapter with its tokenizer under a temporary name and renames it into place."""
+def publish(run: Path, step: int, model: "PeftModel", tokenizer: "PreTrainedTokenizerBase", card: str) -> Path:
+    """Writes a complete adapter with its tokenizer and card under a temporary name and renames it into place."""
     temporary, folder = run / f".checkpoint-{step}", checkpoint_folder(run, step)
     model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
+    (temporary / "README.md").write_text(card, encoding="utf-8")  # In place of PEFT's empty form.
     for path in (*temporary.iterdir(), temporary):
         to_disk(path)
     if folder.exists():

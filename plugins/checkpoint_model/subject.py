@@ -118,7 +118,7 @@ def describe_checkpoint(checkpoint: Checkpoint, on: EvaluatedBase) -> Subject:
         toy=is_toy(on.base),
         base_fingerprint=on.fingerprint,
         adapter_sha256=record.adapter_sha256 if record else None,
-        recipe_sha256=manifest.recipe_sha256 if record else None,
+        recipe_sha256=manifest.recipe_sha256_at(record.step) if record else None,
         training_seed=recipe.seed if record else None,
     )
 
