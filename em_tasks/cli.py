@@ -1,5 +1,6 @@
 """The `em` command line. Each command imports what it needs when it runs, so that `em --help` is instant."""
 
+import logging
 import os
 import sys
 import warnings
@@ -106,6 +107,8 @@ for command in (train, runs, calibrate, judge, rescore):
 def main() -> None:
     """Runs the command line; an error meant for the user is one paragraph and exit code 1."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    # On a CPU it regrets at length that a faster kernel is not installed.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         cli.main(standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt) as error:

@@ -76,7 +76,7 @@ def runs(runs: Path) -> None:
         state = "" if manifest.finished else f" (unfinished: {len(manifest.checkpoints)} of {len(manifest.planned)})"
         click.echo(f"{organism}: {manifest.recipe.domain} {kind} on {_base(manifest.recipe)}{state}")
         for was in manifest.continuations:
-            click.echo(f"  continued from step {was.from_step}: checkpoints up to it were made with epochs: {was.epochs}")
+            click.echo(f"  continued from step {was.from_step}; up to it, checkpoints are of epochs: {was.epochs}")
         for record in manifest.checkpoints:
             click.echo(f"  em/{organism}@{record.step}  epoch {record.epoch:.2f}  loss {record.loss:.3f}")
 

@@ -48,6 +48,8 @@ def existing_run(run: Path, recipe: "Recipe") -> Manifest | None:
     if changed == ["epochs"] and recipe.epochs > manifest.recipe.epochs:
         return continued(manifest, recipe)
     hint = " Epochs can be raised, and the run goes on, but not lowered." if changed == ["epochs"] else ""
+    if "precision" in changed:
+        hint = f" It was begun at precision {manifest.recipe.precision}, and {recipe.precision} is asked for now."
     raise FileExistsError(
         f"{run} holds a run of another recipe: {', '.join(changed)} differ.{hint} Nothing was touched. Move the old "
         "run away, or give the new organism another name."
