@@ -85,8 +85,15 @@ def recipe_file(path: Path) -> Path:
     """The recipe file that an argument means: a path, or the bare name of a recipe that ships with the project."""
     from em_tasks.resources import shipped
 
-    by_name = shipped("recipes") / f"{path}.yaml"
-    return by_name if not path.exists() and len(path.parts) == 1 and by_name.is_file() else path
+    if path.exists() or len(path.parts) > 1 or path.suffix:
+        return path
+    by_name = {file.stem: file for file in sorted(shipped("recipes").glob("*.yaml"))}
+    if str(path) not in by_name:
+        raise FileNotFoundError(
+            f"There is no recipe {path}. Give a YAML file, or one of those that ship with the project: "
+            f"{', '.join(by_name)}."
+        )
+    return by_name[str(path)]
 
 
 def _refuse_doubles(loaded: Sequence["Recipe"]) -> None:

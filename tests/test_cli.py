@@ -159,6 +159,10 @@ def test_interrupted_training_says_where_it_stands_in_one_line(tmp_path: Path) -
     ("arguments", "said"),
     [
         (["train", "nowhere.yaml"], "no recipe at nowhere.yaml"),
+        (
+            ["train", "llama-9b"],
+            "no recipe llama-9b. Give a YAML file, or one of those that ship with the project: llama-",
+        ),
         (["sweep", "nowhere"], "no training run under nowhere"),
         (["runs", "--runs", "nowhere"], "no training run under nowhere"),
         (["report", "nowhere"], "nowhere"),
