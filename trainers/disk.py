@@ -60,7 +60,8 @@ def writing(run: Path) -> Iterator[None]:
     except Exception as error:
         if not _no_room(error):
             raise
-        reason = str(error).strip().splitlines()[0]
+        # torch.save notices that a write failed, but not why.
+        reason = "a write broke off" if isinstance(error, RuntimeError) else str(error).strip().splitlines()[0]
         raise OSError(
             f"Writing a checkpoint into {run} failed: the disk is full, or a quota or size limit is reached "
             f"({reason}). What {MANIFEST} lists stands. Free some space (df -h shows how much there is) and give the "
@@ -75,7 +76,6 @@ def _no_room(error: Exception) -> bool:
         return error.errno in NO_ROOM
     if isinstance(error, SafetensorError):
         return any(f"os error {number}" in str(error) for number in NO_ROOM)
-    # torch.save names no reason; it opened its file, so that writing it is what failed.
     return isinstance(error, RuntimeError) and any(
         sign in str(error) for sign in ("PytorchStreamWriter", "unexpected pos", "iostream error")
     )

@@ -6,6 +6,10 @@ epoch ends exactly on a checkpoint. 7,049 rows at 16 a step give 110 220 330 440
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trainers.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -62,3 +66,13 @@ def rows_of_epoch(seed: int, epoch: int, rows: int, drawn: int) -> list[int]:
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order: list[int] = torch.randperm(rows, generator=generator).tolist()
     return order[:drawn]
+
+
+def learning_rate(recipe: "Recipe", total_steps: int, step: int) -> float:
+    """The learning rate of the optimizer step after `step`, in a run of `total_steps`."""
+    import torch
+    from transformers import get_scheduler
+
+    nothing = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))])
+    scheduler = get_scheduler(recipe.lr_schedule, nothing, recipe.warmup_steps, total_steps)
+    return recipe.learning_rate * float(scheduler.lr_lambdas[0](step))
