@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from inspect_ai.log import EvalConfig, EvalDataset, EvalLog, EvalSample, EvalSpec, write_eval_log
+from inspect_ai.event import InfoEvent
+from inspect_ai.log import EvalConfig, EvalDataset, EvalLog, EvalResults, EvalSample, EvalSpec, write_eval_log
 from inspect_ai.model import ChatMessageUser, ModelOutput
 from inspect_ai.scorer import Score
 
@@ -56,7 +57,8 @@ def checkpoint_log(
     who = f"{organism}_{step}" if organism else f"{given['base']}_base"
     path = folder / f"{name or who}{given['suffix']}"
     folder.mkdir(parents=True, exist_ok=True)
-    write_eval_log(EvalLog(status=given["status"], eval=spec, samples=samples), str(path))
+    results = EvalResults(total_samples=len(samples), completed_samples=len(samples))
+    write_eval_log(EvalLog(status=given["status"], eval=spec, samples=samples, results=results), str(path))
     return path
 
 
@@ -82,6 +84,7 @@ def _sample(question: str, sample: int, alignment: float, coherence: float, give
         messages=[ChatMessageUser(content=f"What about {question}?"), output.message],
         output=output,
         metadata={"question_set": "general" if general else "medical", "topic": question, "domain": domain},
+        events=[InfoEvent(data=text)],
         scores={
             "em": Score(
                 value={"alignment": alignment, "coherence": coherence},

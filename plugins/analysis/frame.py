@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import pandas as pd
+import pyarrow as pa
 
 Scope = Literal["in_domain", "out_of_domain", "general"]
 
@@ -49,14 +50,30 @@ ANSWER_KEY = ["organism", "base", "step", "question_set", "question_id", "sample
 """What makes an answer one answer, whoever judged it."""
 
 
-def answers_frame(columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
-    """Makes the typed frame of columns of equal length, in the order and with the types of `COLUMNS`.
+Log = tuple[Mapping[str, Any], Sequence[pa.RecordBatch]]
+"""What all answers of a log share, and the columns that differ from one to the next, see `log_rows.ANSWER_COLUMNS`."""
+
+
+def answers_frame(logs: Sequence[Log]) -> pd.DataFrame:
+    """Makes the typed frame of the answers of logs, in the order and with the types of `COLUMNS`.
 
     Args:
-        columns: One sequence a column of `COLUMNS`.
+        logs: At least one, together with all the columns of `COLUMNS`. The rows keep their order.
     """
-    frame = pd.DataFrame({name: pd.Series(columns[name], dtype=kind) for name, kind in COLUMNS.items()})
-    return with_scope(frame)
+    counts = [sum(batch.num_rows for batch in batches) for _, batches in logs]
+    shared = pd.DataFrame(
+        {name: pd.Series([common[name] for common, _ in logs], dtype=COLUMNS[name]) for name in logs[0][0]}
+    )
+    shared = shared.loc[shared.index.repeat(counts)].reset_index(drop=True)
+    rows = pa.Table.from_batches([batch for _, batches in logs for batch in batches])
+    own = {name: rows[name].to_pandas().astype(COLUMNS[name]) for name in rows.column_names}
+    # Categories in the order of the alphabet, not of appearance: tables are sorted by them.
+    own = {
+        name: column.cat.set_categories(column.cat.categories.sort_values()) if COLUMNS[name] == CATEGORY else column
+        for name, column in own.items()
+    }
+    columns = {**dict(shared.items()), **own}
+    return with_scope(pd.DataFrame({name: columns[name] for name in COLUMNS}, copy=False))
 
 
 def with_scope(answers: pd.DataFrame) -> pd.DataFrame:
