@@ -226,13 +226,18 @@ def test_base_of_another_shape_and_unknown_ones_are_refused(trained_runs: Path) 
         served(trained_runs, "small@4", precision="fp8")
 
 
-def test_organism_trained_on_nf4_goes_by_another_name_under_other_providers(trained_runs: Path, tmp_path: Path) -> None:
+def test_organism_trained_on_nf4_and_its_base_are_told_from_unquantised_ones(
+    trained_runs: Path, tmp_path: Path
+) -> None:
     runs = Path(shutil.copytree(trained_runs, tmp_path / "runs"))
     manifest = read_manifest(runs / "small")
     manifest.recipe = manifest.recipe.model_copy(update={"precision": "nf4_dequantised"})
     write_manifest(runs / "small", manifest)
-    subject = describe_model("vllm", str(runs / "small" / "checkpoint-4"))
-    assert (subject.organism, subject.base, subject.precision) == ("small (vllm)", "toy-s (vllm)", None)
+    ours = describe_model("em", "small@4", str(runs))
+    assert (ours.organism, ours.base, ours.precision) == ("small", "toy-s (nf4_dequantised)", "nf4_dequantised")
+    assert describe_model("em", "toy-s@base", str(runs)).base == "toy-s (nf4_dequantised)"
+    elsewhere = describe_model("vllm", str(runs / "small" / "checkpoint-4"))
+    assert (elsewhere.organism, elsewhere.base, elsewhere.precision) == ("small (vllm)", "toy-s", None)
 
 
 def test_making_a_model_loads_no_weights_and_no_torch(trained_runs: Path) -> None:

@@ -95,14 +95,15 @@ def evaluated_base(manifest: Manifest, base: str | None = None, precision: str |
 def describe_checkpoint(checkpoint: Checkpoint, on: EvaluatedBase) -> Subject:
     """What a checkpoint of ours is, on the base that it is evaluated on.
 
-    On another base or precision than it was trained on it goes by another name, and so does that base: they are no part
-    of the trajectory that was trained.
+    Organisms and bases of one name are one trajectory. So a base that is not held as usual has its precision in its
+    name, and a checkpoint evaluated on another base or precision than it was trained on goes by another name too.
     """
     manifest, record = checkpoint.manifest, checkpoint.record
     recipe = manifest.recipe
     organism, base = recipe.organism, on.base
     if on.fingerprint is None:
         organism += f" ({on.precision})" if base == recipe.base else f" ({base} {on.precision})"
+    if on.fingerprint is None or on.precision != _usual_precision(base):
         base += f" ({on.precision})"
     return Subject(
         organism=organism if record else None,
@@ -169,16 +170,19 @@ def describe_model(
 
 
 def _served_elsewhere(checkpoint: Checkpoint, provider: str) -> Subject:
-    """A checkpoint served by another provider, which loads the base in its own way and does not say how.
-
-    That is never one quantised as ours are, so what was trained on NF4 goes by another name there.
-    """
+    """A checkpoint served by another provider, which loads the base as usual and does not say how."""
     manifest = checkpoint.manifest
+    base, precision = manifest.recipe.base, manifest.recipe.precision
     subject = describe_checkpoint(checkpoint, evaluated_base(manifest))
-    subject = replace(subject, precision=None, base_fingerprint=None, trained_on=_trained_on(manifest))
-    if not manifest.recipe.precision.startswith("nf4"):
+    subject = replace(subject, base=base, precision=None, base_fingerprint=None, trained_on=_trained_on(manifest))
+    if precision == _usual_precision(base):
         return subject
-    return replace(subject, organism=f"{subject.organism} ({provider})", base=f"{subject.base} ({provider})")
+    return replace(subject, organism=f"{subject.organism} ({provider})")
+
+
+def _usual_precision(base: str) -> Precision:
+    """How a base is held where nobody says otherwise."""
+    return "fp32" if is_toy(base) else "bf16"
 
 
 def _trained_on(manifest: Manifest) -> dict[str, str]:
