@@ -101,7 +101,7 @@ def _train(recipe: "Recipe", run: Path, report: Callable[[Progress], None], trac
         batches = plan_batches(prepared.encoded.rows, model.config, rows, free)
     resume_from = from_first(lambda: resume_state(run, manifest))
     from_first(lambda: _begin(run, manifest))
-    with stop_requests(say=is_first()) as request, tracked_in(run, track):
+    with stop_requests(say=is_first()) as request, tracked_in(run, track if is_first() else ()):
         trainer = make_trainer(
             prepared, adapted, run, manifest, report, batches, request, use_cpu=device == "cpu", track=track
         )

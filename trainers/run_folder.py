@@ -162,6 +162,7 @@ def alone(run: Path) -> Iterator[None]:
         BlockingIOError: Another process is training it.
     """
     run.mkdir(parents=True, exist_ok=True)
+    to_disk(run.parent)
     with (run / LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

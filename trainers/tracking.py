@@ -24,20 +24,31 @@ def need_trackers(track: Sequence[str]) -> None:
 
 @contextmanager
 def tracked_in(run: Path, track: Sequence[str]) -> Iterator[None]:
-    """Has trackers write into `tracking/` of a run meanwhile, unless their own variables name another place."""
-    if not track:
-        yield
-        return
-    (run / FOLDER).mkdir(exist_ok=True)
-    ours = {
-        "TENSORBOARD_LOGGING_DIR": str(run / FOLDER),
-        "WANDB_DIR": str(run / FOLDER),
-        "WANDB_PROJECT": "em-tasks",
-    }
-    added = [name for name in ours if name not in os.environ]
-    os.environ.update({name: ours[name] for name in added})
+    """Has trackers write into `tracking/` of a run meanwhile. Their own variables (`WANDB_PROJECT`, ...) still hold.
+
+    Raises:
+        ValueError: Weights & Biases cannot be reached or does not know the user.
+    """
+    folder = run / FOLDER
+    if track:
+        folder.mkdir(exist_ok=True)
+    before = os.environ.get("TENSORBOARD_LOGGING_DIR")
+    if before is None:
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder)
+    if "wandb" in track:
+        import wandb
+
+        # The Trainer logs into the run that is open; left to itself it would log all organisms of a process into one.
+        try:
+            wandb.init(project=os.environ.get("WANDB_PROJECT", "em-tasks"), name=run.name, dir=folder)
+        except wandb.Error as error:
+            raise ValueError(
+                f"Weights & Biases took no run: {error} Log in (wandb login), or set WANDB_MODE=offline."
+            ) from error
     try:
         yield
     finally:
-        for name in added:
-            os.environ.pop(name, None)
+        if before is None:
+            del os.environ["TENSORBOARD_LOGGING_DIR"]
+        if "wandb" in track:
+            wandb.finish()
