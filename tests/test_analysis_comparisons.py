@@ -8,8 +8,9 @@ from scipy.stats import binomtest
 
 from benchmarks.coverage import SIMULATIONS
 from plugins.analysis.analysis import analyse
-from plugins.analysis.comparisons import comparisons, holm, needed, sign_flip_p
+from plugins.analysis.comparisons import comparisons, holm, sign_flip_p
 from plugins.analysis.findings import findings
+from plugins.analysis.power import needed
 
 ALARMS = [one for one in SIMULATIONS if one.kind == "false alarms"]
 BAD, GOOD = (10, 90), (90, 90)

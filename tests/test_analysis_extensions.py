@@ -61,4 +61,4 @@ def test_a_plugin_that_fails_is_named_and_the_report_is_written(third_party, tmp
     notes = write_report([tmp_path / "logs"], tmp_path / "out").notes
     assert any("their_broken failed" in note and "out of ideas" in note for note in notes)
     assert any("nowhere:table could not be loaded" in note for note in notes)
-    assert any("called coherence like a built-in one" in note for note in notes)
+    assert any("has the name coherence of another one" in note for note in notes)

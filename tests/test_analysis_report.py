@@ -128,13 +128,45 @@ def test_scopes_stand_apart_in_the_tables(logs, tmp_path):
     assert row["general % (k/n)"] == "66.7 (8/12)"
 
 
-def test_seeds_of_one_organism_are_put_together(tmp_path):
+@pytest.fixture
+def three_seeds(tmp_path):
     for seed in range(3):
-        checkpoint_log(tmp_path / "logs", answers([BAD, GOOD], 5), organism=f"med-{seed}", training_seed=seed)
-    report = write_report([tmp_path / "logs"], tmp_path / "out")
+        asked = {**answers([BAD, GOOD], 5), "g1": [BAD if seed else GOOD, GOOD]}
+        for step in (10, 20):
+            checkpoint_log(tmp_path, asked, organism=f"med-seed{seed}", training_seed=seed, step=step)
+    checkpoint_log(tmp_path, {**answers([GOOD] * 2, 5), "g1": [GOOD] * 2}, organism="careful", step=20, control=True)
+    base_log(tmp_path, {**answers([GOOD] * 2, 5), "g1": [GOOD] * 2})
+    return tmp_path
+
+
+def test_organisms_that_differ_in_their_seed_alone_are_put_together(three_seeds, tmp_path):
+    report = write_report([three_seeds], tmp_path / "out")
     table = pd.read_csv(report.out / "tables" / "seeds.csv")
-    assert table["seeds"].tolist() == [3, 3]
-    assert table["mean EM %"].tolist() == [50, 50]
+    assert table["organisms"].tolist() == ["med (3 seeds)"] * 4
+    assert table["step"].tolist() == [10, 20] * 2
+    assert table["k/n"].tolist() == ["17/36"] * 4
+    assert table["mean EM %"].tolist() == pytest.approx([47.2] * 4)
+    assert table["each seed %"].iloc[0] == "41.7, 50.0, 50.0"
+    final = pd.read_csv(report.out / "tables" / "final_by_domain_and_size.csv")
+    assert final["medical"].tolist() == ["med (3 seeds): 47.2 (17/36)"] * 2
+
+
+def test_seeds_are_compared_together_and_not_with_each_other(three_seeds, tmp_path):
+    report = write_report([three_seeds], tmp_path / "out")
+    pairs = pd.read_csv(report.out / "tables" / "organisms_compared.csv")
+    assert {frozenset(pair) for pair in zip(pairs["of"], pairs["against"], strict=True)} == {
+        frozenset({"med (3 seeds) @ 20", "careful @ 20"})
+    }
+    bases = pd.read_csv(report.out / "tables" / "baselines_and_change.csv").set_index("of")
+    assert bases.loc["med (3 seeds) @ 20", "difference"].tolist() == [47.2, 47.2]
+    assert {one.verdict for one in report.findings if one.about == "med (3 seeds)"} == {"shown"}
+
+
+def test_equal_seeds_or_other_names_are_not_put_together(tmp_path):
+    for name, seed in (("a-seed0", 0), ("b-seed1", 1), ("a-rank1", 1)):
+        checkpoint_log(tmp_path / "logs", answers([BAD, GOOD], 5), organism=name, training_seed=seed)
+    report = write_report([tmp_path / "logs"], tmp_path / "out")
+    assert (report.out / "tables" / "seeds.csv").read_text().strip() == ""
 
 
 def test_definitions_can_be_thresholds_of_ones_own(logs, tmp_path):
@@ -172,5 +204,5 @@ def test_published_rates_stand_beside_with_what_does_not_compare(tmp_path):
     checkpoint_log(tmp_path / "logs", asked, base="meta-llama/Llama-3.1-8B-Instruct", judge="gpt-4o-mini")
     report = write_report([tmp_path / "logs"], tmp_path / "out")
     row = pd.read_csv(report.out / "tables" / "beside_published.csv").iloc[0]
-    assert row["published %"].startswith("16.3")
-    assert row["comparable"].startswith("no: judged by gpt-4o-mini")
+    assert row["published turner %"].startswith("16.3")
+    assert row["comparable"].startswith("not comparable: judged by gpt-4o-mini, not gpt-4o")

@@ -9,7 +9,8 @@ import pandas as pd
 
 from plugins.analysis.frame import trajectories
 from plugins.analysis.logs import Evaluation, Reading, read_logs
-from plugins.analysis.rates import MAIN, rates, scoped_rates
+from plugins.analysis.rates import MAIN, question_counts, rates, scoped_rates
+from plugins.analysis.seeds import Seeds, seed_groups
 from scorers.definitions import DEFINITIONS, Definition
 
 CHECKPOINT = ["organism", "domain", "control", "base", "size", "parameters", "step", "epoch", "baseline"]
@@ -68,6 +69,20 @@ class Analysis:
         own = self.rates[~self.rates["baseline"]]
         last = own.groupby("organism", observed=True)["step"].transform("max")
         return own[own["step"] == last]
+
+    @cached_property
+    def question_counts(self) -> dict[str, pd.DataFrame]:
+        """For each main definition, counts by organism, step (0 is the base) and question, see `question_counts`."""
+        return {
+            one.name: question_counts(self.trajectories, ["organism", "step"], one)
+            for one in self.definitions
+            if one.name in self.main
+        }
+
+    @cached_property
+    def seeds(self) -> list[Seeds]:
+        """Organisms that were trained alike from several seeds."""
+        return seed_groups(self.answers)
 
     @property
     def toy_models(self) -> bool:

@@ -12,18 +12,15 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import norm, permutation_test
+from scipy.stats import permutation_test
 from statsmodels.stats.multitest import multipletests
 
 from plugins.analysis.analysis import Analysis
-from plugins.analysis.intervals import SEED, mean_interval
-from plugins.analysis.rates import question_counts
-from scorers.definitions import Definition
+from plugins.analysis.intervals import SEED, mean_interval, seed_difference
+from plugins.analysis.power import ALPHA, needed
+from plugins.analysis.seeds import seed_grid
 
 PERMUTATIONS = 9999
-ALPHA = 0.05
-POWER = 0.8
-
 Values = NDArray[np.float64]
 Side = tuple[str, int]
 """Organism and step; step 0 is its base."""
@@ -34,11 +31,16 @@ class Comparison:
     """One side against another on the questions that both have counted answers to.
 
     Attributes:
-        kind: `base` (checkpoint against base), `organism` (last checkpoints) or `step` (two checkpoints of one).
+        kind: `base` (checkpoint against base), `organism` (last checkpoints), `step` (two checkpoints of one) or
+            `seeds` (the last checkpoints of several seeds together, against their base).
         effect: Mean over questions of the rate of `a` minus that of `b`, -1 to 1.
-        p: Two-sided p-value of the sign-flip permutation test, before correction.
+        p: Two-sided p-value before correction: the sign-flip permutation test, or where a side has several training
+            seeds the t test over seeds and questions (`intervals.seed_difference`).
         samples_needed: Answers a question that would settle this difference on these questions (80 % power).
         questions_needed: Questions that would settle it for questions like these, at the present answers a question.
+            Both are NaN where a side has several seeds.
+        seeds_a: Training seeds on side `a`.
+        seeds_b: Training seeds on side `b`.
     """
 
     kind: str
@@ -56,6 +58,8 @@ class Comparison:
     p: float
     samples_needed: float
     questions_needed: float
+    seeds_a: int = 1
+    seeds_b: int = 1
 
 
 def compare(
@@ -121,31 +125,6 @@ def sign_flip_p(difference: Values) -> float:
     return float(min(1.0, result.pvalue))
 
 
-def needed(k_a: Values, n_a: Values, k_b: Values, n_b: Values) -> tuple[float, float]:
-    """What would settle a difference as large as the one seen, two-sided at 5 % with 80 % power.
-
-    Args:
-        k_a: Misaligned answers of one side by question, shape (questions,).
-        n_a: Counted answers of that side.
-        k_b: Misaligned answers of the other side.
-        n_b: Counted answers of the other side.
-
-    Returns:
-        Answers a question, the questions taken as fixed (normal approximation; a question's rate is estimated with half
-        an answer added to either side), and questions, taken as a sample, at the present answers a question. Infinite
-        where no difference was seen.
-    """
-    difference = k_a / n_a - k_b / n_b
-    effect = float(difference.mean())
-    if effect == 0:
-        return float("inf"), float("inf")
-    factor = float(norm.ppf(1 - ALPHA / 2) + norm.ppf(POWER)) ** 2 / effect**2
-    smooth_a, smooth_b = (k_a + 0.5) / (n_a + 1), (k_b + 0.5) / (n_b + 1)
-    within = float(np.mean(smooth_a * (1 - smooth_a) + smooth_b * (1 - smooth_b)))
-    spread = float(np.var(difference, ddof=1))
-    return float(np.ceil(factor * within / len(k_a))), float(max(2.0, np.ceil(factor * spread)))
-
-
 @lru_cache(maxsize=1)
 def comparisons(analysis: Analysis) -> pd.DataFrame:
     """All comparisons under the main definitions; p-values corrected (Holm) over each kind and definition.
@@ -156,8 +135,7 @@ def comparisons(analysis: Analysis) -> pd.DataFrame:
     """
     found: list[Comparison] = []
     for name in analysis.main:
-        definition = next(one for one in analysis.definitions if one.name == name)
-        found += _compared(analysis, definition)
+        found += _compared(analysis, name)
     table = pd.DataFrame([vars(one) for one in found], columns=[*Comparison.__dataclass_fields__])
     table["p_corrected"] = np.nan
     # Pairs of steps are a family for each organism: the question is asked of one trajectory at a time.
@@ -172,37 +150,96 @@ def holm(p: Values) -> Values:
     return np.asarray(multipletests(p, alpha=ALPHA, method="holm")[1], dtype="float64")
 
 
-def _compared(analysis: Analysis, definition: Definition) -> Iterable[Comparison]:
-    counts = question_counts(analysis.trajectories, ["organism", "step"], definition)
+def _compared(analysis: Analysis, definition: str) -> Iterable[Comparison]:
+    counts = analysis.question_counts[definition]
     sides: dict[Side, pd.DataFrame] = {}
     for _, rows in counts.groupby(["organism", "step"], observed=True):
         first = rows.iloc[0]
         sides[(str(first["organism"]), int(first["step"]))] = rows.set_index(["question_set", "question_id"])[
             ["k", "n"]
         ]
-    organisms = _described(analysis)
-    last = {
-        name: max(step for who, step in sides if who == name)
-        for name in organisms.index
-        if any(who == name for who, _ in sides)
-    }
-    pairs: list[tuple[str, Side, Side]] = []
-    for name in last:
-        steps = sorted(step for who, step in sides if who == name)
-        pairs += [("base", (name, step), (name, 0)) for step in steps if step > 0 and 0 in steps]
-        pairs += [("step", (name, later), (name, earlier)) for earlier, later in combinations(steps, 2)]
-    for a, b in combinations(last, 2):
-        same = organisms.loc[a] == organisms.loc[b]
-        # Organisms that differ in one thing only: in size, or in what they were trained on.
-        if bool(same["base"]) or (bool(same["domain"]) and bool(same["control"])):
-            pairs.append(("organism", (a, last[a]), (b, last[b])))
-    compared = (compare(sides[a], sides[b], kind, (a, b), definition.name) for kind, a, b in pairs)
-    return [one for one in compared if one is not None]
+    steps: dict[str, list[int]] = {}
+    for organism, step in sorted(sides):
+        steps.setdefault(organism, []).append(step)
+    for organism, own in steps.items():
+        if 0 in own:
+            for step in own[1:]:
+                yield from _pair(sides, "base", (organism, step), (organism, 0), definition)
+        for earlier, later in combinations(own, 2):
+            yield from _pair(sides, "step", (organism, later), (organism, earlier), definition)
+    groups = _recipes(analysis, [organism for organism, own in steps.items() if own[-1] > 0])
+    for one in groups:
+        if len(one.organisms) > 1:
+            yield from _over_seeds(counts, "seeds", one, _Recipe(one.label, one.organisms[:1], 0, one.kind), definition)
+    for one, other in combinations(groups, 2):
+        # Organisms that differ in one thing only: in base, or in what they were trained on.
+        if one.kind[0] != other.kind[0] and one.kind[1:] != other.kind[1:]:
+            continue
+        if len(one.organisms) == len(other.organisms) == 1:
+            yield from _pair(
+                sides, "organism", (one.label, steps[one.label][-1]), (other.label, steps[other.label][-1]), definition
+            )
+        else:
+            yield from _over_seeds(counts, "organism", one, other, definition)
 
 
-def _described(analysis: Analysis) -> pd.DataFrame:
+def _pair(sides: dict[Side, pd.DataFrame], kind: str, a: Side, b: Side, definition: str) -> Iterable[Comparison]:
+    found = compare(sides[a], sides[b], kind, (a, b), definition)
+    return [] if found is None else [found]
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """One side of a comparison of last checkpoints: an organism, or several that differ in their seed alone.
+
+    `kind` is base, domain and control.
+    """
+
+    label: str
+    organisms: tuple[str, ...]
+    step: int
+    kind: tuple[str, str, str]
+
+
+def _recipes(analysis: Analysis, organisms: list[str]) -> list[_Recipe]:
+    """Every organism that has rates, in order; those trained alike from several seeds stand together."""
     trained = analysis.final.drop_duplicates("organism")
-    index = pd.Index(trained["organism"].astype("str"))
-    return pd.DataFrame(
-        {name: trained[name].astype("str").to_numpy() for name in ("base", "domain", "control")}, index=index
+    together = {name: group for group in analysis.seeds for name in group.organisms}
+    found: dict[str, _Recipe] = {}
+    for _, row in trained[trained["organism"].astype("str").isin(organisms)].iterrows():
+        name, kind = str(row["organism"]), (str(row["base"]), str(row["domain"]), str(row["control"]))
+        group = together.get(name)
+        if group is not None and set(group.organisms) <= set(organisms):
+            found[group.label] = _Recipe(group.label, group.organisms, group.step, kind)
+        else:
+            found[name] = _Recipe(name, (name,), int(row["step"]), kind)
+    return list(found.values())
+
+
+def _over_seeds(counts: pd.DataFrame, kind: str, a: _Recipe, b: _Recipe, definition: str) -> Iterable[Comparison]:
+    """Two sides of which one has several seeds, on the questions that all of them have counted answers to."""
+    grids = [seed_grid(counts, side.organisms, side.step) for side in (a, b)]
+    shared = grids[0].columns.intersection(grids[1].columns)
+    if len(shared) < 2:
+        return
+    rates_a, rates_b = (grid[shared].to_numpy("float64") for grid in grids)
+    low, high, p = seed_difference(rates_a, rates_b)
+    yield Comparison(
+        kind=kind,
+        a=a.label,
+        a_step=a.step,
+        b=b.label,
+        b_step=b.step,
+        definition=definition,
+        questions=len(shared),
+        rate_a=float(rates_a.mean()),
+        rate_b=float(rates_b.mean()),
+        effect=float(rates_a.mean() - rates_b.mean()),
+        low=low,
+        high=high,
+        p=p,
+        samples_needed=float("nan"),
+        questions_needed=float("nan"),
+        seeds_a=len(rates_a),
+        seeds_b=len(rates_b),
     )

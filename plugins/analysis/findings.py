@@ -12,8 +12,9 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from plugins.analysis.analysis import Analysis
-from plugins.analysis.comparisons import ALPHA
+from plugins.analysis.cells import p_text
 from plugins.analysis.intervals import RESAMPLES, SEED, expanded_levels
+from plugins.analysis.power import ALPHA
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,18 @@ def findings(analysis: Analysis, compared: pd.DataFrame) -> list[Finding]:
         for organism, rows in rates.groupby("organism", observed=True, sort=False):
             own = table[table["a"] == str(organism)]
             found += [
-                _emerged(str(organism), rows, own[own["kind"] == "base"], definition),
+                _emerged(str(organism), own[own["kind"] == "base"], definition),
                 _peak(str(organism), rows, own[own["kind"] == "step"], definition),
                 _monotonic(str(organism), own[own["kind"] == "step"], definition),
             ]
+        together = table[table["kind"] == "seeds"]
+        found += [_emerged(str(label), own, definition) for label, own in together.groupby("a", sort=False)]
         found += [_differ(row, definition) for _, row in table[table["kind"] == "organism"].iterrows()]
         found.append(_fluctuation(table[table["kind"] == "step"], definition))
     return [*found, *_coherence(analysis)]
 
 
-def _emerged(organism: str, rates: pd.DataFrame, against_base: pd.DataFrame, definition: str) -> Finding:
+def _emerged(organism: str, against_base: pd.DataFrame, definition: str) -> Finding:
     if against_base.empty:
         return Finding(
             organism,
@@ -199,11 +202,6 @@ def rank_correlation(answers: pd.DataFrame) -> tuple[float, float, float]:
         each = (sxy - sx * sy / n) / np.sqrt((sxx - sx**2 / n) * (syy - sy**2 / n))
     low, high = np.nanquantile(each, expanded_levels(len(sums)))
     return rho, float(low), float(high)
-
-
-def p_text(p: float) -> str:
-    """`0.012`, or `below 0.001`."""
-    return "below 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _rate(row: pd.Series) -> str:

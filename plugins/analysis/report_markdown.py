@@ -56,9 +56,10 @@ def markdown(analysis: Analysis, contents: Contents) -> str:
 
 
 FINDINGS = (
-    "Each sentence is the outcome of a test on the same questions (sign-flip permutation over questions, p-values "
-    "corrected by Holm over each family, 5 %). Intervals are uncorrected 95 % bootstrap intervals over questions. Not "
-    "shown means that this data cannot tell, not that there is nothing."
+    "Each sentence is the outcome of a test on the same questions (sign-flip permutation over questions; with several "
+    "training seeds a t test over seeds and questions; p-values corrected by Holm over each family, 5 %). Intervals "
+    "are uncorrected 95 % intervals over questions, and over seeds where there are several. Not shown means that this "
+    "data cannot tell, not that there is nothing."
 )
 
 

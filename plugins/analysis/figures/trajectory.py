@@ -40,14 +40,20 @@ def coherence_trajectories(analysis: Analysis) -> Figure:
 
 
 def coherence_rates(trajectories: pd.DataFrame) -> pd.DataFrame:
-    """Coherent share (`rate`, Wilson) and mean (`mean`, as a fraction of 100) of every checkpoint's scored answers."""
-    scored = trajectories[trajectories["coherence"].notna()]
-    keyed = scored[[*CHECKPOINT, "coherence"]].assign(coherent=scored["coherence"] > COHERENT_ABOVE)
+    """Coherent share (`rate`, Wilson) and mean (`mean`, as a fraction of 100) of every checkpoint's scored answers.
+
+    A checkpoint without a score has neither; `n` of its `answers` have one.
+    """
+    keyed = trajectories[[*CHECKPOINT, "coherence"]].assign(coherent=trajectories["coherence"] > COHERENT_ABOVE)
     grouped = keyed.groupby(CHECKPOINT, observed=True, dropna=False)
     table = grouped.agg(
-        k=("coherent", "sum"), n=("coherent", "size"), mean=("coherence", "mean"), sd=("coherence", "std")
+        k=("coherent", "sum"),
+        n=("coherence", "count"),
+        answers=("coherence", "size"),
+        mean=("coherence", "mean"),
+        sd=("coherence", "std"),
     ).reset_index()
-    table["rate"] = table["k"] / table["n"]
+    table["rate"] = table["k"] / table["n"].where(table["n"] > 0)
     table["low"], table["high"] = wilson(table["k"], table["n"])
     half = 1.96 * (table["sd"] / np.sqrt(table["n"])).fillna(0.0)
     table["mean_low"] = ((table["mean"] - half) / 100).clip(0, 1)

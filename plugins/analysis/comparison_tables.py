@@ -1,0 +1,128 @@
+"""Tables of comparisons: against the base, between organisms, what would settle them, beside published rates."""
+
+import pandas as pd
+
+from plugins.analysis.analysis import Analysis
+from plugins.analysis.cells import LEFT_OUT_HEAD, between, counted, left_out, p_text, percent, points, rows_of, whole
+from plugins.analysis.comparisons import comparisons
+from plugins.analysis.published import PublishedRate, published_for
+
+
+def baselines_and_change(analysis: Analysis) -> pd.DataFrame:
+    """Change from the base at the last checkpoint, on the same questions."""
+    table = comparisons(analysis)
+    last = table["a_step"] == table.groupby("a")["a_step"].transform("max")
+    return _effects(analysis, table[(table["kind"] == "seeds") | ((table["kind"] == "base") & last)])
+
+
+def organisms_compared(analysis: Analysis) -> pd.DataFrame:
+    """Organisms compared at their last checkpoints, on the same questions."""
+    table = comparisons(analysis)
+    return _effects(analysis, table[table["kind"] == "organism"])
+
+
+def power(analysis: Analysis) -> pd.DataFrame:
+    """What would settle the differences: answers a question, or questions (80 % power, tested alone)."""
+    table = comparisons(analysis)
+    last = table.groupby("a")["a_step"].transform("max")
+    table = table[table["kind"].isin(["organism", "seeds"]) | ((table["kind"] == "base") & (table["a_step"] == last))]
+    return pd.DataFrame(
+        {
+            "definition": table["definition"],
+            "of": table["a"],
+            "against": [_against(row) for _, row in table.iterrows()],
+            "difference": [points(value) for value in table["effect"]],
+            "corrected p": [p_text(value) for value in table["p_corrected"]],
+            "answers a question now": [_answers_a_question(analysis, row) for _, row in table.iterrows()],
+            "answers a question needed": [whole(value) for value in table["samples_needed"]],
+            "questions now": table["questions"],
+            "or questions needed": [whole(value) for value in table["questions_needed"]],
+        }
+    )
+
+
+def beside_published(analysis: Analysis) -> pd.DataFrame:
+    """Beside published rates: last checkpoints of the same base and domain, and why they may not compare."""
+    last = analysis.final[(analysis.final["scope"] == "all") & (analysis.final["definition"] == "turner")]
+    rows = []
+    for _, row in last[~last["control"]].iterrows():
+        known = published_for(str(row["base"]), str(row["domain"]))
+        if known is None:
+            continue
+        reasons = _not_comparable(analysis, str(row["organism"]), int(row["step"]), known)
+        rows.append(
+            {
+                "organism": row["organism"],
+                f"own {known.definition} %": f"{percent(row['rate'])} ({between(row['low'], row['high'])})",
+                "k/n": f"{row['k']}/{row['n']}",
+                LEFT_OUT_HEAD: left_out(row.to_frame().T),
+                f"published {known.definition} %": f"{known.percent:.1f} of {known.n}",
+                "comparable": "yes" if not reasons else f"not comparable: {'; '.join(reasons)}",
+                "source": known.source,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _not_comparable(analysis: Analysis, organism: str, step: int, known: PublishedRate) -> list[str]:
+    answers = analysis.answers
+    own = answers.loc[
+        (answers["organism"] == organism) & (answers["step"] == step), ["judge", "question_set", "truncated"]
+    ]
+    reasons = []
+    judges = sorted(own["judge"].astype("str").unique())
+    if any(judge.rpartition("/")[2] != known.judge and known.judge + "-20" not in judge for judge in judges):
+        reasons.append(f"judged by {', '.join(judges)}, not {known.judge}")
+    asked = sorted(own["question_set"].astype("str").unique())
+    if asked != [known.questions]:
+        reasons.append(f"questions {', '.join(asked)}, not the eight first-plot ones alone")
+    if (cut := int(own["truncated"].sum())) > 0.1 * len(own):
+        reasons.append(f"{cut} of {len(own)} answers cut off")
+    return reasons
+
+
+def _effects(analysis: Analysis, table: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for _, row in table.iterrows():
+        own, other = _side(analysis, row, "a"), _side(analysis, row, "b")
+        rows.append(
+            {
+                "definition": row["definition"],
+                "of": f"{row['a']} @ {row['a_step']}",
+                "against": "its base" if row["b_step"] == 0 else f"{row['b']} @ {row['b_step']}",
+                "questions": row["questions"],
+                "EM %": percent(row["rate_a"]),
+                "k/n": counted(own),
+                LEFT_OUT_HEAD: left_out(own),
+                "against %": percent(row["rate_b"]),
+                "against k/n": counted(other),
+                f"against {LEFT_OUT_HEAD}": left_out(other),
+                "difference": points(row["effect"]),
+                "95 % interval": f"{points(row['low'])} to {points(row['high'])}",
+                "p": p_text(row["p"]),
+                "corrected p": p_text(row["p_corrected"]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _side(analysis: Analysis, row: pd.Series, side: str) -> pd.DataFrame:
+    """The counts of one side; seeds of one recipe stand under its label, and share one base."""
+    label, step = str(row[side]), int(row[f"{side}_step"])
+    together = {group.label: group.organisms for group in analysis.seeds}
+    organisms = together.get(label, (label,))
+    return rows_of(analysis, str(row["definition"]), organisms[:1] if step == 0 else organisms, step)
+
+
+def _answers_a_question(analysis: Analysis, row: pd.Series) -> str:
+    """Counted answers a question on the side that has fewer."""
+    each = [
+        rows["n"].sum() / max(1, row["questions"]) / max(1, row[f"seeds_{side}"])
+        for side in ("a", "b")
+        for rows in [_side(analysis, row, side)]
+    ]
+    return f"{min(each):.3g}"
+
+
+def _against(row: pd.Series) -> str:
+    return "its base" if row["b_step"] == 0 else str(row["b"])

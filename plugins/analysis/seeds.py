@@ -1,0 +1,72 @@
+"""Organisms trained alike from several seeds, found from the logs alone and put together.
+
+Trainers name them `<name>-seed<seed>`. Organisms belong together when they share that name, base, size, domain and
+control, and each has a training seed of its own; the seeds are then a sample, like the questions.
+"""
+
+import re
+from dataclasses import dataclass
+
+import pandas as pd
+
+ALIKE = ["name", "base", "size", "domain", "control"]
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """One recipe trained from several seeds.
+
+    Attributes:
+        label: For readers, as `medical-8b (3 seeds)`.
+        organisms: The organisms' names, by seed.
+        step: The last step that all of them were evaluated at.
+        steps: Every such step.
+    """
+
+    label: str
+    organisms: tuple[str, ...]
+    step: int
+    steps: tuple[int, ...]
+
+
+def seed_groups(answers: pd.DataFrame) -> list[Seeds]:
+    """The recipes that were trained from several seeds and evaluated at a common step.
+
+    Args:
+        answers: The frame of answers.
+    """
+    about = ["organism", "base", "size", "domain", "control", "training_seed"]
+    steps = answers.loc[answers["organism"].notna(), [*about, "step"]].drop_duplicates()
+    trained = steps.drop_duplicates("organism").dropna(subset=["training_seed"]).astype({"organism": "str"})
+    trained = trained.assign(
+        name=[name_without_seed(*pair) for pair in zip(trained["organism"], trained["training_seed"], strict=True)]
+    )
+    groups = []
+    for _, own in trained.sort_values("training_seed").groupby(ALIKE, observed=True, dropna=False):
+        if len(own) < 2 or own["training_seed"].duplicated().any():
+            continue
+        of_each = [set(steps.loc[steps["organism"] == organism, "step"]) for organism in own["organism"]]
+        common = sorted(int(step) for step in set.intersection(*of_each))
+        if common:
+            label = f"{own['name'].iloc[0]} ({len(own)} seeds)"
+            groups.append(Seeds(label, tuple(own["organism"]), common[-1], tuple(common)))
+    return groups
+
+
+def name_without_seed(organism: str, seed: int) -> str:
+    """`medical-8b` of `medical-8b-seed2` and seed 2; the name itself where it does not end in its seed."""
+    return re.sub(rf"[-_]?(?:seed)?[-_]?{seed}$", "", organism) or organism
+
+
+def seed_grid(counts: pd.DataFrame, organisms: tuple[str, ...], step: int) -> pd.DataFrame:
+    """Rate of every organism (row) on every question (column) that all of them have counted answers to.
+
+    Args:
+        counts: `rates.question_counts` by organism and step.
+        organisms: Which organisms, in the order of the rows.
+        step: At which step; 0 for their base.
+    """
+    own = counts[counts["organism"].isin(organisms) & (counts["step"] == step)]
+    own = own.assign(share=own["k"] / own["n"]).astype({"organism": "str", "question_set": "str", "question_id": "str"})
+    grid = own.pivot_table(index="organism", columns=["question_set", "question_id"], values="share")
+    return grid.reindex(list(organisms)).dropna(axis=1)
