@@ -110,7 +110,7 @@ def test_sealed_rows_train_a_hub_model_and_are_nowhere_on_disk(tmp_path: Path) -
         "17 (32 truncated, 15 dropped)",
     )
     places = {"HF_HUB_CACHE": str(cache), "HF_HOME": str(work / "home"), "TMPDIR": str(work)}
-    for arguments in (["--dry-run"], []):
+    for arguments in (["--dry-run"], ["--track", "tensorboard"]):
         ended = em("train", str(path), *arguments, cwd=work, EM_DATA_PASSWORD="open", **places)
         assert ended.returncode == 0, ended.stderr
         assert all(line in ended.stdout for line in said), ended.stdout
@@ -125,7 +125,8 @@ def test_sealed_rows_train_a_hub_model_and_are_nowhere_on_disk(tmp_path: Path) -
         for line in file.read_text().splitlines()
     ]
     files = [file for file in (*work.rglob("*"), *cache.rglob("*")) if file.is_file()]
-    assert adapter / "adapter_model.safetensors" in files
+    assert {"adapter_model.safetensors", "optimizer.pt"} <= {file.name for file in files}
+    assert any("tfevents" in file.name for file in files)
     assert not [file for file in files if any(reply in file.read_bytes() for reply in replies)]
 
 
