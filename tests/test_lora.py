@@ -1,43 +1,20 @@
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from tests.conftest import ROOT, small_recipe, write_rows
+from tests.conftest import small_recipe, write_rows
 from trainers.bases import TOY_MODELS, fingerprint, load_base
 from trainers.checkpoints import read_manifest
 from trainers.lora import adapter_parameters, train
 from trainers.run_folder import alone
 from trainers.scheduled_trainer import Progress
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import torch
-from trainers.lora import train
-from trainers.recipe import Recipe
-torch.set_num_threads(1)
-recipe, runs, step = Recipe.model_validate_json(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-def report(progress):
-    if progress.step == step:
-        os.kill(os.getpid(), signal.SIGKILL)
-train(recipe, runs, report)
-"""
-
 
 def silent(progress: Progress) -> None:
     pass
-
-
-def adapters(run: Path) -> list[str]:
-    return [record.adapter_sha256 for record in read_manifest(run).checkpoints]
 
 
 def test_checkpoints_are_complete_adapters_that_peft_loads(trained_runs: Path) -> None:
@@ -117,28 +94,6 @@ def test_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="holds no run"):
         train(small_recipe(write_rows(tmp_path / "rows.jsonl", 16)), tmp_path / "runs", silent)
     assert (tmp_path / "runs" / "small" / "notes.txt").read_text() == "mine"
-
-
-def test_killed_run_goes_on_and_ends_with_the_undisturbed_adapters(tmp_path: Path) -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        recipe = small_recipe(write_rows(tmp_path / "rows.jsonl", 64), epochs=2)
-        train(recipe, tmp_path / "whole", silent)
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-c", KILLED, recipe.model_dump_json(), str(tmp_path / "killed"), "4"]
-        ended = subprocess.run(command, env=environment, capture_output=True, check=False)
-        assert ended.returncode == -signal.SIGKILL
-        run = tmp_path / "killed" / "small"
-        assert [record.step for record in read_manifest(run).checkpoints] == [1, 2, 3]
-        # What a kill in the middle of a save leaves behind.
-        (run / "checkpoint-4").mkdir()
-        (run / "checkpoint-4" / "adapter_config.json").write_text("{")
-        (run / ".trainer" / "checkpoint-4").mkdir(exist_ok=True)
-        train(recipe, tmp_path / "killed", silent)
-    finally:
-        torch.set_num_threads(threads)
-    assert adapters(run) == adapters(tmp_path / "whole" / "small")
 
 
 def test_finished_run_with_a_torn_checkpoint_is_not_called_finished(tmp_path: Path) -> None:

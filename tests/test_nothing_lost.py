@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from trainers.run_folder import existing_run
 from trainers.scheduled_trainer import Progress
 from trainers.stopping import Stopped
 
-KILLS = 12
+KILLS = 8
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +54,16 @@ def whole(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     """The undisturbed run."""
     torch.set_num_threads(1)
     return train(organism(rows), tmp_path_factory.mktemp("whole"), silent)
+
+
+CONSTANT = {"lr_schedule": "constant_with_warmup", "warmup_steps": 8}
+
+
+@pytest.fixture(scope="module")
+def straight(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """Three epochs at a constant rate, planned so from the start."""
+    torch.set_num_threads(1)
+    return train(organism(rows, epochs=3, **CONSTANT), tmp_path_factory.mktemp("straight"), silent)
 
 
 def silent(progress: Progress) -> None:
@@ -206,25 +217,20 @@ def test_full_gpu_names_what_needs_less(rows: Path, whole: Manifest, tmp_path: P
 
 @pytest.mark.parametrize("stopped", [False, True], ids=["finished", "unfinished"])
 def test_raised_epochs_with_a_constant_rate_give_the_straight_longer_run(
-    rows: Path, tmp_path: Path, stopped: bool
+    rows: Path, straight: Manifest, tmp_path: Path, stopped: bool
 ) -> None:
-    constant = {"lr_schedule": "constant_with_warmup", "warmup_steps": 8}
-    straight = train(organism(rows, epochs=3, **constant), tmp_path / "straight", silent)
-
     def ask(progress: Progress) -> None:
         if stopped and progress.step == 6:
             os.kill(os.getpid(), signal.SIGINT)
 
-    try:
-        before = train(organism(rows, **constant), tmp_path / "longer", ask)
-    except Stopped:
-        before = read_manifest(tmp_path / "longer" / "small")
-    at = 7 if stopped else 12
-    after = train(organism(rows, epochs=3, **constant), tmp_path / "longer", silent)
+    with pytest.raises(Stopped) if stopped else nullcontext():
+        train(organism(rows, **CONSTANT), tmp_path, ask)
+    before = read_manifest(tmp_path / "small")
+    after = train(organism(rows, epochs=3, **CONSTANT), tmp_path, silent)
     assert adapters(after) == adapters(straight)
-    assert [(was.from_step, was.epochs) for was in after.continuations] == [(at, 2)]
+    assert [(was.from_step, was.epochs) for was in after.continuations] == [(7 if stopped else 12, 2)]
     assert after.recipe_sha256_at(6) == before.recipe_sha256 != after.recipe_sha256_at(18) == straight.recipe_sha256
-    assert train(organism(rows, epochs=3, **constant), tmp_path / "longer", silent) == after
+    assert train(organism(rows, epochs=3, **CONSTANT), tmp_path, silent) == after
 
 
 def test_raised_epochs_take_the_longer_schedules_rate_at_once(rows: Path, tmp_path: Path) -> None:
