@@ -59,7 +59,10 @@ class Publisher(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Checks the disk, and has a longer schedule's learning rate apply from the first step on."""
         ahead = sum(step > state.global_step for step in self.manifest.planned)
-        from_first(lambda: need_room(self.run, ahead * self.sizes[0] + 2 * self.sizes[1], "the rest of the run"))
+        # The old state goes only when the new one is complete.
+        states = 1 if state.global_step else 2
+        needed = ahead * self.sizes[0] + states * self.sizes[1]
+        from_first(lambda: need_room(self.run, needed, "the rest of the run"))
         # The optimizer's saved state holds the rate that the schedule of that time gave the next step.
         scheduler = kwargs["lr_scheduler"]
         for group, peak, factor in zip(
