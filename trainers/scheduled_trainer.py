@@ -10,7 +10,6 @@ from trainers.run_folder import RESUME_STATE
 from trainers.schedule import rows_of_epoch
 
 if TYPE_CHECKING:
-    import torch
     from peft import PeftModel
 
     from trainers.checkpoints import Manifest
@@ -126,6 +125,7 @@ def make_trainer(
         run_name=recipe.organism,
         disable_tqdm=True,
         remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
         dataloader_pin_memory=not use_cpu,
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # More would be wrapped in DataParallel and multiply the batch.
