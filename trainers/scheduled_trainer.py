@@ -61,6 +61,7 @@ def make_trainer(
     from trainers.publisher import Publisher
 
     recipe, schedule = prepared.recipe, prepared.schedule
+    model.train()
     use_packed_attention(model.get_base_model())
     prepare_layers(model, compiled=batches.compiled, checkpointing=batches.checkpointing)
 
@@ -91,6 +92,16 @@ def make_trainer(
             save = super()._save_checkpoint
             publisher.save(lambda: save(model, trial), self.state)
 
+        def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+            """Forward and backward. Trainer's own also walks every module each time, which a GPU waits for."""
+            loss = self.compute_loss(model, self._prepare_inputs(inputs), num_items_in_batch=num_items_in_batch)
+            self.accelerator.backward(loss)
+            return loss.detach()
+
+        def floating_point_ops(self, inputs: Any) -> int:
+            """Not counted, for the same reason."""
+            return 0
+
         def compute_loss(
             self,
             model: Any,
@@ -104,7 +115,8 @@ def make_trainer(
             logits = model(**inputs, use_cache=False, logits_to_keep=places).logits[0]
             loss = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
             # Processes average their gradients, so each one's share counts as many times as there are processes.
-            return loss * self.accelerator.num_processes / num_items_in_batch
+            share: torch.Tensor = loss * self.accelerator.num_processes / num_items_in_batch
+            return share
 
     arguments = TrainingArguments(
         output_dir=str(run / RESUME_STATE),

@@ -1,0 +1,76 @@
+"""The usual way to train an adapter, to measure and to check against: transformers' Trainer as it comes.
+
+Rows are padded to the longest of their batch, the head is computed at every position, the layers run eagerly. Only the
+order of the rows is fixed, so that the same recipe can be followed step by step.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
+
+if TYPE_CHECKING:
+    from trainers.prepare import Prepared
+
+
+def epoch_order(rows: int, steps: int, effective_batch: int, seed: int, epoch: int) -> list[int]:
+    """The rows of one epoch as `trainers.scheduled_trainer` draws them."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order: list[int] = torch.randperm(rows, generator=generator).tolist()
+    return order[: steps * effective_batch]
+
+
+def plain_trainer(
+    prepared: "Prepared", model: Any, out: Path, *, steps: int, checkpointing: bool, callbacks: list[TrainerCallback]
+) -> Trainer:
+    """A stock Trainer over the recipe's rows, in the recipe's order, that saves nothing.
+
+    Args:
+        prepared: Recipe and rows.
+        model: The base with its adapter.
+        out: A scratch folder.
+        steps: Optimizer steps.
+        checkpointing: Gradient checkpointing, which the usual QLoRA script turns on.
+        callbacks: What watches the run.
+    """
+    recipe, rows = prepared.recipe, prepared.encoded.rows
+    per_epoch = prepared.schedule.steps_per_epoch
+    order = [
+        index
+        for epoch in range(recipe.epochs)
+        for index in epoch_order(len(rows), per_epoch, recipe.effective_batch, recipe.seed, epoch)
+    ]
+
+    class InOrder(Trainer):  # type: ignore[misc]
+        def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
+            return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    on_cpu = not torch.cuda.is_available()
+    arguments = TrainingArguments(
+        output_dir=str(out),
+        max_steps=steps,
+        per_device_train_batch_size=recipe.batch_size,
+        gradient_accumulation_steps=recipe.accumulation,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type=recipe.lr_schedule,
+        warmup_steps=recipe.warmup_steps,
+        weight_decay=recipe.weight_decay,
+        seed=recipe.seed,
+        bf16=recipe.precision != "fp32" and not on_cpu,
+        use_cpu=on_cpu,
+        gradient_checkpointing=checkpointing,
+        save_strategy="no",
+        logging_steps=1,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+    )
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return InOrder(
+        model=model,
+        args=arguments,
+        train_dataset=[{**rows[index], "attention_mask": [1] * len(rows[index]["input_ids"])} for index in order],
+        data_collator=DataCollatorForSeq2Seq(prepared.tokenizer, label_pad_token_id=-100),
+        callbacks=callbacks,
+    )
