@@ -26,7 +26,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = small_recipe(rows, organism="two", batch_size=4, accumulation=2, epochs=2, lora={"dropout": 0.0})
     (folder / "organism.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     start = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "tests.two_processes"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
     ended = subprocess.run(
         [sys.executable, *start, str(folder)], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
