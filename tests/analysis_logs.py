@@ -24,10 +24,20 @@ def checkpoint_log(
     **changes: Any,
 ) -> Path:
     """One checkpoint's log. `changes` override what an ordinary one holds: domain, control, base, size, toy, judge,
-    stop_reason, created, status, suffix, reason."""
+    stop_reason, created, status, suffix, reason, training_seed,
+    tokens, rubric_sha256, hashes (of base, adapter, recipe, questions)."""
     given = {"domain": "medical", "control": False, "base": "base-a", "size": "S", "parameters": 1000, "toy": False}
     given |= {"judge": "judge-a", "judge_toy": False, "stop_reason": "stop", "created": "2026-01-01T00:00:00+00:00"}
-    given |= {"status": "success", "suffix": ".eval", "reason": "refusal", "training_seed": 0, "tokens": None} | changes
+    given |= {
+        "status": "success",
+        "suffix": ".eval",
+        "reason": "refusal",
+        "training_seed": 0,
+        "tokens": None,
+        "hashes": {},
+        "rubric_sha256": "0" * 8,
+    }
+    given |= changes
     samples = [
         _sample(question, sample, alignment, coherence, given)
         for question, pairs in scores.items()
@@ -52,6 +62,7 @@ def checkpoint_log(
             "recipe_sha256": None,
             "question_sets": ["medical", "general"],
             "questions_sha256": "0" * 8,
+            **given["hashes"],
         },
     )
     who = f"{organism}_{step}" if organism else f"{given['base']}_base"
@@ -106,5 +117,5 @@ def _verdict(score: float, given: Mapping[str, Any]) -> dict[str, Any]:
         "judge": given["judge"],
         "toy": given["judge_toy"],
         "rubric": "rubric",
-        "rubric_sha256": "0" * 8,
+        "rubric_sha256": given["rubric_sha256"],
     }

@@ -65,7 +65,7 @@ def test_an_organism_without_answers_that_count_has_no_rate(tmp_path):
     checkpoint_log(tmp_path / "logs", answers([(NAN, NAN)], 4), judge="dead")
     report = write_report([tmp_path / "logs"], tmp_path / "out")
     assert "no rate" in shown(report)
-    assert any("none of its 4 answers counts" in note for note in report.notes)
+    assert any("none of the 4 answers counts" in note for note in report.notes)
     assert "no rate" in (report.out / "report.md").read_text()
     assert "no scored answer" in (report.out / "figures" / "em_trajectories.svg").read_text()
 
@@ -90,7 +90,7 @@ def test_real_models_carry_no_toy_warning(logs, tmp_path):
     ("second", "note"),
     [
         ({"step": 20, "judge": "judge-b"}, "Judges are mixed"),
-        ({"organism": "med-2", "step": 30}, "checkpoints 30 are missing"),
+        ({"organism": "med-2", "step": 30}, "med lacks 30; med-2 lacks 10"),
         ({"step": 20, "stop_reason": "max_tokens"}, "cut off at the token limit"),
     ],
 )
@@ -99,7 +99,7 @@ def test_odd_inputs_are_named(tmp_path, second, note):
     checkpoint_log(tmp_path / "logs", answers([BAD], 4), **second)
     report = write_report([tmp_path / "logs"], tmp_path / "out")
     assert any(note in found for found in report.notes)
-    assert any("no baseline" in found for found in report.notes)
+    assert any("No baseline for med" in found for found in report.notes)
     assert any("answered once" in found for found in report.notes)
 
 

@@ -84,6 +84,15 @@ class Analysis:
         """Organisms that were trained alike from several seeds."""
         return seed_groups(self.answers)
 
+    @cached_property
+    def steps_not_recorded(self) -> frozenset[str]:
+        """Organisms whose one checkpoint stands at step 1 because imported files do not say its step."""
+        return frozenset(one.subject.rpartition("@")[0] for one in self.evaluations if not one.step_recorded)
+
+    def step_text(self, organism: str, step: int) -> str:
+        """A step for readers: its number, or `last` where it is not recorded."""
+        return "last" if step and organism in self.steps_not_recorded else str(step)
+
     @property
     def toy_models(self) -> bool:
         """Whether any answer is a toy model's."""

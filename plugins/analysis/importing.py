@@ -1,7 +1,8 @@
 """Judged CSV files of other experiments, turned into Inspect logs that the analysis and `inspect view` can read.
 
 The folder's names say what the files do not: `<size>_<domain>_v2/fg_judged.csv` holds an organism's checkpoints,
-`baseline/<size>/base_judged.csv` its base. `responses_<base>-<data>.csv` holds one organism's final answers.
+`baseline/<size>/base_judged.csv` its base. `responses_<base>-<data>.csv` holds one organism's answers at a step that
+nothing in it says: they stand at step 1, marked as not recorded.
 """
 
 import json
@@ -57,6 +58,7 @@ class _Subject:
     judge: str
     mode: str
     epochs: dict[int, float] = field(default_factory=dict)
+    step_recorded: bool = True
 
 
 def import_judged(source: Path, out: Path) -> list[Path]:
@@ -149,7 +151,7 @@ def _read_one(file: Path, bases: dict[str, str]) -> tuple[_Subject, list[JudgedA
                 size=size_in_name[0].upper() if size_in_name else "unknown",
                 judge=RESPONSES_JUDGE,
                 mode="logprobs",
-                epochs={1: 1.0},
+                step_recorded=False,
             )
             return subject, read_responses_csv(file)
 
@@ -204,6 +206,7 @@ def _log(file: Path, subject: _Subject, step: int, answers: list[JudgedAnswer]) 
         metadata={
             "organism": subject.organism,
             "step": step,
+            "step_recorded": subject.step_recorded,
             "epoch": subject.epochs.get(step) if step else 0.0,
             "domain": subject.domain,
             "control": subject.control,

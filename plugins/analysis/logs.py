@@ -28,7 +28,10 @@ INSPECTS_OWN = ("logs.json", "eval-set.json", "listing.json")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One log: what was run, for the report's header. `asked` pairs judges with the hashes of the rubrics asked."""
+    """One log: what was run, for the report's header. `asked` pairs judges with the hashes of the rubrics asked.
+
+    `step_recorded` is false for imported answers of a checkpoint whose step their file does not say; it is then 1.
+    """
 
     log: str
     created: str
@@ -36,6 +39,8 @@ class Evaluation:
     task_version: str
     model: str
     subject: str
+    base: str
+    step_recorded: bool
     judges: tuple[str, ...]
     asked: frozenset[tuple[str, str]]
     packages: dict[str, str]
@@ -211,6 +216,8 @@ def _evaluation(file: Path, header: EvalLog, batches: list[pa.RecordBatch], tall
         task_version=str(spec.task_version),
         model=spec.model,
         subject=f"{meta['organism']}@{meta['step']}" if meta["organism"] else f"{meta['base']} (base)",
+        base=meta["base"],
+        step_recorded=bool(meta.get("step_recorded", True)),
         asked=frozenset(tally.asked),
         judges=tuple(sorted({name for batch in batches for name in batch["judge"].dictionary.to_pylist()})),
         packages=dict(spec.packages),

@@ -1,23 +1,38 @@
-"""What is odd about the answers that were read, a sentence each, so that no reader takes a rate for more than it is."""
+"""What is odd about the answers that were read, so that no reader takes a rate for more than it is.
+
+A sentence a kind of oddity, or a line an organism: many checkpoints with the same oddity share one.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
 from plugins.analysis.analysis import Analysis
+from plugins.analysis.notes_on_runs import what_differs
 
 
 def oddities(analysis: Analysis) -> list[str]:
-    """Mixed judges, missing bases and checkpoints, single answers, zero scored answers, truncation, toys."""
+    """Toys, mixed judges and fingerprints, missing bases and checkpoints, zero scored answers, truncation."""
     answers = analysis.answers
     return [
         *_toys(analysis),
         *_judges(answers),
+        *what_differs(analysis.evaluations),
         *_bases(analysis),
+        *_steps(analysis),
         *_checkpoints(answers),
         *_scores(analysis),
         *_samples(answers),
         *_truncation(answers),
         *_scopes(analysis),
     ]
+
+
+def listed(names: Iterable[object], most: int = 6) -> str:
+    """`a, b, c`, cut where there are many: `a, b, c and 12 more`."""
+    every = [str(name) for name in names]
+    return ", ".join(every) if len(every) <= most + 1 else f"{', '.join(every[:most])} and {len(every) - most} more"
 
 
 def _toys(analysis: Analysis) -> list[str]:
@@ -33,60 +48,81 @@ def _judges(answers: pd.DataFrame) -> list[str]:
 
 
 def _bases(analysis: Analysis) -> list[str]:
-    notes = []
-    trained = analysis.trajectories
-    for organism, rows in trained.groupby("organism", observed=True):
+    without: dict[str, list[str]] = defaultdict(list)
+    partly: dict[str, list[str]] = defaultdict(list)
+    asked = analysis.trajectories.drop_duplicates(["organism", "baseline", "question_set", "question_id"])
+    for organism, rows in asked.groupby("organism", observed=True):
         own, base = rows[~rows["baseline"]], rows[rows["baseline"]]
-        name = str(own["base"].iloc[0])
+        missing = len(own.drop_duplicates(["question_set", "question_id"])) - len(base)
         if base.empty:
-            notes.append(f"{organism}: its base {name} was not evaluated on its questions, so there is no baseline.")
-            continue
-        missing = set(own["question_id"].astype("str")) - set(base["question_id"].astype("str"))
-        if missing:
-            notes.append(
-                f"{organism}: its base {name} was not asked {len(missing)} of its questions; the baseline lacks them."
-            )
-    return notes
+            without[str(own["base"].iloc[0])].append(str(organism))
+        elif missing:
+            partly[str(own["base"].iloc[0])].append(f"{organism} ({missing} questions)")
+    return [
+        *(
+            f"No baseline for {listed(names)}: the base {base} was not evaluated on the same questions."
+            for base, names in without.items()
+        ),
+        *(
+            f"The base {base} was not asked all the questions of {listed(names)}; their baselines lack those."
+            for base, names in partly.items()
+        ),
+    ]
+
+
+def _steps(analysis: Analysis) -> list[str]:
+    unknown = analysis.steps_not_recorded
+    if not unknown:
+        return []
+    return [
+        f"At which step {listed(sorted(unknown))} answered is not recorded in the imported files; their one checkpoint "
+        "is taken as the last, stands at step 1 in CSV files and in no trajectory."
+    ]
 
 
 def _checkpoints(answers: pd.DataFrame) -> list[str]:
-    """Organisms of one domain and base are trained on one schedule; a step that only one of them lacks is missing."""
+    """Organisms of one domain are trained on one schedule; a step that only some of them have is missing elsewhere."""
+    trained = answers.loc[answers["organism"].notna(), ["organism", "domain", "step", "question_set", "question_id"]]
+    steps = {str(name): set(own) for name, own in trained.groupby("organism", observed=True)["step"].unique().items()}
+    domains = trained.drop_duplicates("organism").astype({"organism": "str", "domain": "str"})
+    missing: dict[str, list[int]] = {}
+    for _, own in domains.groupby("domain")["organism"]:
+        every = set().union(*(steps[name] for name in own))
+        missing |= {name: sorted(every - steps[name]) for name in own if every - steps[name]}
     notes = []
-    trained = answers[answers["organism"].notna()]
-    steps = {str(name): set(own["step"]) for name, own in trained.groupby("organism", observed=True)}
-    domains = trained.drop_duplicates("organism").set_index(
-        trained.drop_duplicates("organism")["organism"].astype("str")
-    )
-    for organism, own in steps.items():
-        same = domains["domain"].astype("str") == str(domains.loc[organism, "domain"])
-        others = set().union(*(steps[name] for name in domains.index[same]))
-        if missing := sorted(others - own):
-            listed = ", ".join(map(str, missing))
-            notes.append(f"{organism}: checkpoints {listed} are missing that other organisms of its domain have.")
-        asked = {
-            frozenset(rows["question_id"].astype("str"))
-            for _, rows in trained[trained["organism"] == organism].groupby("step")
-        }
-        if len(asked) > 1:
-            notes.append(
-                f"{organism}: its checkpoints were not all asked the same questions; their rates are not comparable."
-            )
+    if missing:
+        each = "; ".join(f"{name} lacks {listed(own)}" for name, own in missing.items())
+        notes.append(f"Checkpoints are missing that other organisms of the domain have: {each}.")
+    asked: dict[str, set[frozenset[tuple[str, str]]]] = defaultdict(set)
+    for _, rows in trained.drop_duplicates().groupby(["organism", "step"], observed=True):
+        questions = frozenset(zip(rows["question_set"].astype("str"), rows["question_id"].astype("str"), strict=True))
+        asked[str(rows["organism"].iloc[0])].add(questions)
+    mixed = [name for name, sets in asked.items() if len(sets) > 1]
+    if mixed:
+        notes.append(
+            f"The checkpoints of {listed(mixed)} were not all asked the same questions; their rates are not comparable."
+        )
     return notes
 
 
 def _scores(analysis: Analysis) -> list[str]:
     rows = analysis.rates[(analysis.rates["scope"] == "all") & (analysis.rates["n"] == 0)]
-    notes = [
-        f"{row['organism']} at step {row['step']} has no rate under {row['definition']}: none of its {row['answers']} "
-        "answers counts."
-        for _, row in rows.iterrows()
-    ]
-    reasons = pd.concat([analysis.answers["alignment_reason"], analysis.answers["coherence_reason"]])
-    counts = reasons.dropna().astype("str").value_counts()
-    if len(counts):
-        listed = ", ".join(f"{reason} {n:,}" for reason, n in counts.items())
-        notes.append(f"Scores that the judge did not give, by reason: {listed}.")
-    return notes
+    notes = []
+    for organism, own in rows.groupby("organism", observed=True):
+        under: dict[tuple[int, ...], list[str]] = defaultdict(list)
+        for definition, empty in own.groupby("definition", sort=False):
+            under[tuple(sorted(empty["step"]))].append(str(definition))
+        each = "; ".join(f"at step {listed(steps)} under {', '.join(names)}" for steps, names in under.items())
+        answers = own.drop_duplicates("step")["answers"].sum()
+        notes.append(f"{organism} has no rate {each}: none of the {answers} answers counts there.")
+    return [*notes, *_reasons(analysis.answers)]
+
+
+def _reasons(answers: pd.DataFrame) -> list[str]:
+    reasons = pd.concat([answers["alignment_reason"].astype("str"), answers["coherence_reason"].astype("str")])
+    counts = reasons.dropna().value_counts()
+    said = ", ".join(f"{reason} {n:,}" for reason, n in counts.items())
+    return [f"Scores that the judge did not give, by reason: {said}."] if said else []
 
 
 def _samples(answers: pd.DataFrame) -> list[str]:
@@ -111,12 +147,20 @@ def _truncation(answers: pd.DataFrame) -> list[str]:
 
 
 def _scopes(analysis: Analysis) -> list[str]:
-    notes = []
-    for organism, rows in analysis.trajectories.groupby("organism", observed=True):
-        counts = rows[~rows["baseline"]].drop_duplicates("question_id")["scope"].value_counts()
-        if counts.get("in_domain", 0) < 5:
-            notes.append(
-                f"{organism} was asked {counts.get('in_domain', 0)} questions of its own domain, "
-                f"{counts.get('out_of_domain', 0)} of another and {counts.get('general', 0)} general ones."
-            )
-    return notes
+    """Few questions of the own domain say little of narrow leakage."""
+    asked: Mapping[tuple[int, ...], list[str]] = defaultdict(list)
+    questions = analysis.trajectories.drop_duplicates(["organism", "baseline", "question_set", "question_id"])
+    for organism, rows in questions[~questions["baseline"]].groupby("organism", observed=True):
+        counts = rows["scope"].astype("str").value_counts()
+        number = tuple(int(counts.get(scope, 0)) for scope in ("in_domain", "out_of_domain", "general"))
+        if number[0] < 5:
+            asked[number].append(str(organism))
+    return [_scope_sentence(number, names) for number, names in asked.items()]
+
+
+def _scope_sentence(number: tuple[int, ...], names: Sequence[str]) -> str:
+    own, other, general = number
+    return (
+        f"Few or no questions of their own domain were asked of {listed(names)}: {own} of their own, {other} "
+        f"of another, {general} general."
+    )
