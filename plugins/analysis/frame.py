@@ -7,6 +7,7 @@ general) and the trajectories: each organism's answers with those of its base, o
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -82,13 +83,14 @@ def with_scope(answers: pd.DataFrame) -> pd.DataFrame:
     A base model has no training domain: its answers to general questions are general, the others have no scope until
     they stand as the baseline of an organism.
     """
-    asked, trained = answers["question_domain"].astype("str"), answers["domain"].astype("str")
-    scope = pd.Series(pd.NA, index=answers.index, dtype="str")
-    scope[trained.notna() & (asked == trained)] = "in_domain"
-    scope[trained.notna() & (asked != trained)] = "out_of_domain"
+    asked, trained = answers["question_domain"], answers["domain"]
+    own = asked.cat.codes == trained.cat.set_categories(asked.cat.categories).cat.codes
+    scope = pd.Series(pd.Categorical([None] * len(answers), ["general", "in_domain", "out_of_domain"]), answers.index)
+    scope[trained.notna() & own] = "in_domain"
+    scope[trained.notna() & ~own] = "out_of_domain"
     scope[asked == "general"] = "general"
-    scope[asked == "unknown"] = pd.NA
-    return answers.assign(scope=scope.astype("category"), in_domain=scope == "in_domain")
+    scope[asked == "unknown"] = None
+    return answers.assign(scope=scope.cat.remove_unused_categories(), in_domain=scope == "in_domain")
 
 
 def trajectories(answers: pd.DataFrame) -> pd.DataFrame:
@@ -100,16 +102,16 @@ def trajectories(answers: pd.DataFrame) -> pd.DataFrame:
     Returns:
         The rows with `baseline` added: whether the answer is the base's.
     """
-    bases = answers[answers["organism"].isna()]
-    parts = []
-    for organism, own in answers[answers["organism"].notna()].groupby("organism", observed=True, sort=True):
-        first = own.iloc[0]
-        asked = own[["question_set", "question_id"]].drop_duplicates()
-        of_base = bases[bases["base"].astype("str") == str(first["base"])].merge(asked.astype("str"), how="inner")
-        moved = of_base.assign(organism=organism, domain=first["domain"], control=bool(first["control"]), baseline=True)
-        parts += [with_scope(moved), own.assign(baseline=False)]
-    if not parts:
-        return answers.iloc[:0].assign(baseline=False)
-    joined = pd.concat(parts, ignore_index=True)
-    types = {name: kind for name, kind in COLUMNS.items() if kind == CATEGORY}
-    return joined.astype(types)
+    organism, base = (answers[name].cat.codes.to_numpy() for name in ("organism", "base"))
+    question = answers.groupby(["question_set", "question_id"], observed=True, sort=False).ngroup().to_numpy()
+    bases = np.flatnonzero(organism < 0)
+    rows, stands_on = [bases[:0]], [bases[:0]]
+    for name in np.unique(organism[organism >= 0]):
+        own = np.flatnonzero(organism == name)
+        baseline = bases[(base[bases] == base[own[0]]) & np.isin(question[bases], question[own])]
+        rows += [baseline, own]
+        stands_on += [np.full(len(baseline), own[0]), own]
+    joined = answers.take(np.concatenate(rows)).reset_index(drop=True)
+    whose = answers[["organism", "domain", "control"]].take(np.concatenate(stands_on)).reset_index(drop=True)
+    moved = {str(name): whose[name] for name in whose}
+    return with_scope(joined.assign(baseline=joined["organism"].isna(), **moved))

@@ -7,15 +7,15 @@ zip with one JSON file a sample; its members are cut out here because zipfile ta
 import os
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from io import SEEK_CUR, FileIO
+from io import FileIO
 from pathlib import Path
 
 import pyarrow as pa
 import zstandard
+from isal import isal_zlib
 
 from plugins.analysis.samples import Sample, decode_json_log, decode_sample, judgements, question_and_answer
 
@@ -43,6 +43,9 @@ ANSWER_COLUMNS: dict[str, pa.DataType] = {
 ANSWERS_A_BATCH = 10_000
 ZSTANDARD = 93
 """The zip format's number for Inspect's compression."""
+
+LOCAL_HEADER = 30
+"""Bytes of what a zip writes before the name of each member."""
 
 
 @dataclass(frozen=True)
@@ -172,19 +175,28 @@ def _turn(name: str, place: dict[str, int]) -> tuple[int, int]:
 
 
 def _member(raw: FileIO, member: zipfile.ZipInfo, zstd: zstandard.ZstdDecompressor) -> bytes:
-    raw.seek(member.header_offset + 26)
-    raw.seek(sum(struct.unpack("<HH", raw.read(4))), SEEK_CUR)  # past the member's name and extra field
-    packed = raw.read(member.compress_size)
+    packed = _packed(raw, member)
     if member.compress_type == ZSTANDARD:
         data = zstd.decompress(packed, max_output_size=member.file_size)
         if len(data) < member.file_size:  # more than one frame: Inspect starts another after 200 MB
             data = zstd.decompressobj(read_across_frames=True).decompress(packed)
     elif member.compress_type == zipfile.ZIP_DEFLATED:
-        data = zlib.decompress(packed, -zlib.MAX_WBITS)
+        data = isal_zlib.decompress(packed, -isal_zlib.MAX_WBITS)
     elif member.compress_type == zipfile.ZIP_STORED:
         data = packed
     else:
         raise zipfile.BadZipFile(f"{member.filename} is compressed by an unknown method ({member.compress_type})")
-    if zlib.crc32(data) != member.CRC:
+    if isal_zlib.crc32(data) != member.CRC:  # zlib's own would take as long as the decompression
         raise zipfile.BadZipFile(f"{member.filename} is damaged")
     return data
+
+
+def _packed(raw: FileIO, member: zipfile.ZipInfo) -> bytes:
+    """The compressed bytes of a member, which its name and an extra field precede once more."""
+    raw.seek(member.header_offset)
+    found = raw.read(LOCAL_HEADER + len(member.orig_filename.encode()) + len(member.extra) + member.compress_size)
+    start = LOCAL_HEADER + sum(struct.unpack_from("<HH", found, 26))
+    if start + member.compress_size > len(found):  # the extra field is longer here
+        raw.seek(member.header_offset + start)
+        found, start = raw.read(member.compress_size), 0
+    return found[start : start + member.compress_size]

@@ -4,7 +4,6 @@ A sample is mostly events: msgspec skips what the types here do not name without
 times as fast as reading everything.
 """
 
-import contextlib
 import json
 import math
 from typing import Any, TypeVar
@@ -17,18 +16,28 @@ T = TypeVar("T")
 class Verdict(msgspec.Struct, gc=False):
     """What a judge said about one rubric, see "The log" in docs/architecture.md."""
 
-    reason: str | None = None
-    text: str | None = None
-    judge: str | None = None
-    toy: bool | None = None
-    rubric_sha256: str | None = None
+    reason: Any = None
+    text: Any = None
+    judge: Any = None
+    toy: Any = None
+    rubric_sha256: Any = None
+
+
+class ScoreMetadata(Verdict, gc=False):
+    """A scorer's metadata: a verdict a rubric if it is `em`, one verdict if it is one of the two alone.
+
+    Another task's scorer may have anything under these names, and no log is unreadable for that.
+    """
+
+    alignment: Verdict | list[Any] | str | float | bool | None = None
+    coherence: Verdict | list[Any] | str | float | bool | None = None
 
 
 class Score(msgspec.Struct):
-    """A score of any scorer; its metadata is read only where the scorer is one of ours."""
+    """A score of any scorer."""
 
     value: Any = None
-    metadata: msgspec.Raw = msgspec.Raw(b"null")
+    metadata: ScoreMetadata | None = None
 
 
 class Message(msgspec.Struct):
@@ -85,11 +94,6 @@ class _Head(Sample, kw_only=True):
     metadata: Metadata
 
 
-class _Verdicts(msgspec.Struct, gc=False):
-    alignment: Verdict | None = None
-    coherence: Verdict | None = None
-
-
 class _JsonLog(msgspec.Struct):
     samples: list[Sample] | None = None
 
@@ -97,8 +101,6 @@ class _JsonLog(msgspec.Struct):
 _SAMPLE = msgspec.json.Decoder(Sample)
 _HEAD = msgspec.json.Decoder(_Head)
 _JSON_LOG = msgspec.json.Decoder(_JsonLog)
-_VERDICT = msgspec.json.Decoder(Verdict | None)
-_VERDICTS = msgspec.json.Decoder(_Verdicts | None)
 
 EVENTS = b',"events":['
 NUMBERS_OF_SCORES = (b'alignment":', b'coherence":', b'value":')
@@ -117,9 +119,10 @@ def decode_sample(data: bytes, failed: bool = True) -> Sample:
         ValueError: It is no JSON, or no sample.
     """
     if not failed and (end := data.find(EVENTS)) >= 0:
-        # Events of something within the sample, or an unknown order of its parts: no harm, it is read to the end.
-        with contextlib.suppress(msgspec.DecodeError):
+        try:
             return _decode_scores(_HEAD, data[:end] + b"}")
+        except msgspec.DecodeError:  # events of something within the sample, or an unknown order of its parts
+            pass
     return _decode(_SAMPLE, data)
 
 
@@ -155,7 +158,7 @@ def _decode_scores(decoder: msgspec.json.Decoder[T], data: bytes) -> T:
 Rubric = tuple[float, Verdict]
 """A score (NaN when unscored) and its verdict."""
 
-NO_VERDICT = Verdict()
+NO_VERDICT = ScoreMetadata()
 
 
 def judgements(sample: Sample) -> list[tuple[Rubric, Rubric]]:
@@ -163,24 +166,21 @@ def judgements(sample: Sample) -> list[tuple[Rubric, Rubric]]:
     scores = sample.scores or {}
     pairs = []
     for score in scores.values():
-        value = score.value
+        value, said = score.value, score.metadata or NO_VERDICT
         if isinstance(value, dict) and "alignment" in value and "coherence" in value:
-            verdicts = _VERDICTS.decode(score.metadata) or _Verdicts()
-            pairs.append(
-                (
-                    (_number(value["alignment"]), verdicts.alignment or NO_VERDICT),
-                    (_number(value["coherence"]), verdicts.coherence or NO_VERDICT),
-                )
-            )
+            alignment = _number(value["alignment"]), _verdict(said.alignment)
+            pairs.append((alignment, (_number(value["coherence"]), _verdict(said.coherence))))
     if not pairs and ("alignment" in scores or "coherence" in scores):
         pairs.append((_alone(scores.get("alignment")), _alone(scores.get("coherence"))))
     return pairs
 
 
+def _verdict(said: object) -> Verdict:
+    return said if isinstance(said, Verdict) else NO_VERDICT
+
+
 def _alone(score: Score | None) -> Rubric:
-    if score is None:
-        return math.nan, NO_VERDICT
-    return _number(score.value), _VERDICT.decode(score.metadata) or NO_VERDICT
+    return (math.nan, NO_VERDICT) if score is None else (_number(score.value), score.metadata or NO_VERDICT)
 
 
 def _number(value: Any) -> float:
