@@ -1,15 +1,14 @@
 """The `em` command line. Each command imports what it needs when it runs, so that `em --help` is instant."""
 
-import logging
 import os
 import sys
-import warnings
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 
 from em_tasks.judge_commands import MAX_COST, PRICE, calibrate, judge, known_calibration, rescore
+from em_tasks.quiet import quiet_libraries
 from em_tasks.train_commands import runs, train
 from trainers.bases import Precision
 from trainers.stopping import Stopped
@@ -106,9 +105,7 @@ for command in (train, runs, calibrate, judge, rescore):
 
 def main() -> None:
     """Runs the command line; an error meant for the user is one paragraph and exit code 1."""
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    # On a CPU it regrets at length that a faster kernel is not installed.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    quiet_libraries()
     try:
         cli.main(standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt) as error:

@@ -16,6 +16,7 @@ from rich.rule import Rule
 
 from em_tasks.judge_commands import known_calibration
 from em_tasks.progress import sweep_progress, training_progress
+from em_tasks.quiet import quiet_libraries
 from em_tasks.resources import shipped
 from em_tasks.sweep import checkpoint_count, drained, plan_sweep, sweep, threads_for, workers
 from trainers.recipe import load_recipes
@@ -99,13 +100,11 @@ def train_all(recipes: Sequence["Recipe"], runs: Path, jobs: int) -> None:
 
 
 def _train_one(recipe: "Recipe", runs: Path, threads: int, messages: Any) -> None:
-    import warnings
-
     import torch
 
     from trainers.lora import train
 
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    quiet_libraries()
     torch.set_num_threads(threads)
     train(recipe, runs, messages.put)
 

@@ -8,7 +8,6 @@ import io
 import multiprocessing
 import os
 import queue
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, redirect_stdout
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from em_tasks.judge_commands import cap_cost
 from em_tasks.questions import load_question_sets, shipped_sets
+from em_tasks.quiet import quiet_libraries
 from plugins.checkpoint_model.subject import base_names, evaluated_base, trained_domains
 from scorers.grader import build_judge, default_grader
 from trainers.bases import is_toy
@@ -232,7 +232,7 @@ def _evaluate(job: Job, messages: Any) -> list[str]:
     from inspect_ai.hooks import Hooks, SampleEnd, hooks
     from inspect_ai.model import get_model
 
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    quiet_libraries()
     torch.set_num_threads(job.threads)
     # Not as a model argument: where the runs lie is no part of what is evaluated, and a moved folder stays done.
     os.environ["EM_RUNS"] = str(job.runs)
