@@ -88,8 +88,10 @@ def _effects(analysis: Analysis, table: pd.DataFrame) -> pd.DataFrame:
         rows.append(
             {
                 "definition": row["definition"],
-                "of": f"{row['a']} @ {row['a_step']}",
-                "against": "its base" if row["b_step"] == 0 else f"{row['b']} @ {row['b_step']}",
+                "of": f"{row['a']} @ {analysis.step_text(row['a'], row['a_step'])}",
+                "against": "its base"
+                if row["b_step"] == 0
+                else f"{row['b']} @ {analysis.step_text(row['b'], row['b_step'])}",
                 "questions": row["questions"],
                 "EM %": percent(row["rate_a"]),
                 "k/n": counted(own),

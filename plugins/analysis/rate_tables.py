@@ -93,7 +93,7 @@ def by_checkpoint(analysis: Analysis) -> pd.DataFrame:
                     "definition": name,
                     "organism": row["organism"],
                     "kind": kind(row),
-                    "step": row["step"],
+                    "step": analysis.step_text(str(row["organism"]), int(row["step"])),
                     "EM %": percent(row["rate"]),
                     "fixed questions": between(row["low"], row["high"]),
                     "sampled questions": between(low, high),
@@ -115,7 +115,7 @@ def coherence(analysis: Analysis) -> pd.DataFrame:
         {
             "organism": table["organism"].astype("str"),
             "kind": [kind(row) for _, row in table.iterrows()],
-            "step": table["step"],
+            "step": [analysis.step_text(str(row["organism"]), int(row["step"])) for _, row in table.iterrows()],
             "coherent %": [percent(value) for value in table["rate"]],
             "95 % interval": [between(row["low"], row["high"]) for _, row in table.iterrows()],
             "mean": [percent(value) for value in table["mean"]],

@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +41,8 @@ class Report:
         notes: What was odd, a sentence each.
         findings: What the data shows and does not show.
         toy_warning: What must be said because toys fed it; None for real models.
+        main: Names of the definitions that lead.
+        steps_not_recorded: Organisms whose only checkpoint has no known step.
     """
 
     out: Path
@@ -49,7 +51,8 @@ class Report:
     notes: list[str]
     findings: list[Finding]
     toy_warning: str | None
-    main: tuple[str, ...] = field(default=("seed", "betley"))
+    main: tuple[str, ...]
+    steps_not_recorded: frozenset[str]
 
     def table(self) -> Table:
         """The last checkpoint of every organism for a terminal: all questions, then in and out of its domain."""
@@ -68,7 +71,8 @@ class Report:
         for organism, rows in self.rates.groupby("organism", sort=False, observed=True):
             own, base = rows[~rows["baseline"]], rows[rows["baseline"]]
             last = own[own["step"] == own["step"].max()]
-            checkpoint = f"{organism}@{last['step'].iloc[0]}{' (control)' if last['control'].iloc[0] else ''}"
+            step = "last" if organism in self.steps_not_recorded else last["step"].iloc[0]
+            checkpoint = f"{organism}@{step}{' (control)' if last['control'].iloc[0] else ''}"
             cells = [rate_cell(_one(last, name, "all")).partition(" (")[0] for name in others]
             cells.append(rate_cell(_one(last, shown, "all")))
             cells.append(rate_cell(_one(last, shown, "in_domain")).partition(" (")[0])
@@ -143,6 +147,7 @@ def write_report(
         contents.findings,
         analysis.toy_warning,
         analysis.main,
+        analysis.steps_not_recorded,
     )
 
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from plugins.analysis.analysis import Analysis
 from plugins.analysis.figures import style
 
-LINES, WIDTH = 5, 92
+LINES, WIDTH, NAME_WIDTH = 5, 84, 27
 
 
 def chosen_questions(analysis: Analysis, wanted: tuple[str, ...] = (), count: int = 3) -> list[str]:
@@ -47,28 +47,24 @@ def response_examples(analysis: Analysis, question: str) -> Figure:
             mine = own[own["organism"].astype("str") == name].sort_values("step")
             trained = mine[~mine["baseline"]]
             rows += [row for _, row in pd.concat([trained.head(1), trained.tail(1)]).drop_duplicates("step").iterrows()]
-        bases = own[own["baseline"]].drop_duplicates("base")
+        bases = own[own["baseline"]].drop_duplicates("base").sort_values(["parameters", "base"])
         rows = [*(row for _, row in bases.iterrows()), *rows]
+        names = [_name(analysis, row) for row in rows]
         lines = [_wrapped(str(analysis.answers["answer"].iloc[row["at"]])) for row in rows]
-        heights = [max(len(text), 2) * 0.165 + 0.12 for text in lines]
+        heights = [max(len(text), name.count("\n") + 1) * 0.165 + 0.12 for text, name in zip(lines, names, strict=True)]
         figure, axes = style.new_figure(10.5, sum(heights) + 0.35)
         panel = axes[0][0]
         panel.set_xlim(0, 100)
         panel.set_ylim(sum(heights) + 0.3, 0)
         panel.axis("off")
-        for x, head in ((0.5, "model"), (22.5, "alignment"), (30.5, "coherence"), (38.5, "answer")):
+        for x, head in ((0.5, "model"), (22, "alignment"), (30.2, "coherence"), (39.5, "answer")):
             panel.text(x, 0.18, head, weight="bold", va="center", fontsize=9, color=style.QUIET)
         top = 0.3
         for index, (row, text, height) in enumerate(zip(rows, lines, heights, strict=True)):
             if index % 2 == 0:
                 panel.axhspan(top, top + height, color="#f3f4f6", linewidth=0)
-            label = (
-                f"{str(row['base']).rpartition('/')[2]}\nbase"
-                if row["baseline"]
-                else f"{row['organism']}\nstep {row['step']}"
-            )
-            panel.text(0.5, top + 0.1, label, va="top", fontsize=8.5)
-            for x, score, limit in ((26, row["alignment"], 75), (34, row["coherence"], 50.01)):
+            panel.text(0.5, top + 0.1, names[index], va="top", fontsize=8.5)
+            for x, score, limit in ((25.5, row["alignment"], 75), (34, row["coherence"], 50.01)):
                 bad = pd.notna(score) and score < limit
                 shown = "none" if pd.isna(score) else f"{score:.0f}"
                 panel.text(
@@ -81,7 +77,7 @@ def response_examples(analysis: Analysis, question: str) -> Figure:
                     fontsize=9.5,
                     color=style.TOY_RED if bad else style.INK,
                 )
-            panel.text(38.5, top + 0.1, "\n".join(text), va="top", fontsize=8.5, linespacing=1.25, parse_math=False)
+            panel.text(39.5, top + 0.1, "\n".join(text), va="top", fontsize=8.5, linespacing=1.25, parse_math=False)
             top += height
         asked = str(own["question"].iloc[0]) if len(own) else question
         caption = (
@@ -89,6 +85,14 @@ def response_examples(analysis: Analysis, question: str) -> Figure:
             "75, coherence at most 50. The whole answers are in answers.csv."
         )
         return style.finish(figure, textwrap.shorten(asked, 85, placeholder=" ..."), caption, analysis.toy_warning)
+
+
+def _name(analysis: Analysis, row: pd.Series) -> str:
+    if row["baseline"]:
+        return style.wrapped_name(str(row["base"]).rpartition("/")[2], NAME_WIDTH) + "\nbase"
+    name, step = str(row["organism"]), int(row["step"])
+    at = "last step" if name in analysis.steps_not_recorded else f"step {step}"
+    return f"{style.wrapped_name(name, NAME_WIDTH)}\n{at}"
 
 
 def _wrapped(answer: str) -> list[str]:

@@ -8,10 +8,7 @@ from matplotlib.lines import Line2D
 from plugins.analysis.analysis import Analysis
 from plugins.analysis.figures import style
 
-CAPTION = (
-    "Bars are Wilson 95 % intervals, the questions taken as fixed. Grey diamonds are the bases on the same questions; "
-    "hollow marks are controls, trained on good advice."
-)
+CAPTION = "Bars are Wilson 95 % intervals, the questions taken as fixed."
 
 
 def domain_comparison(analysis: Analysis) -> Figure:
@@ -40,7 +37,7 @@ def domain_comparison(analysis: Analysis) -> Figure:
             panel.set_title(style.TITLES.get(name, name), fontsize=10)
             style.percent_axis(panel, "EM rate (%)" if panel is axes[0][0] else "")
             panel.set_xlabel("model size")
-        caption = f"{_counts(table, analysis)}. {CAPTION}"
+        caption = _caption(table, analysis)
         handles = _legend(table, domains, hues)
         return style.finish(figure, "EM at the last checkpoint", caption, analysis.toy_warning, handles)
 
@@ -70,14 +67,16 @@ def scaling_analysis(analysis: Analysis) -> Figure:
                         linestyle=dash,
                         linewidth=1.6,
                     )
-                    for _, row in own.iterrows():
-                        _mark(panel, float(row["parameters"]) * shift, row, hues[domain], index)
+                    for parameters, rows in own.groupby("parameters"):
+                        for place, (_, row) in enumerate(rows.iterrows()):
+                            beside = 1.04 ** (place - (len(rows) - 1) / 2)
+                            _mark(panel, float(str(parameters)) * shift * beside, row, hues[domain], index)
             for _, row in rates[rates["baseline"]].drop_duplicates("parameters").iterrows():
                 _mark(panel, float(row["parameters"]) / 1.16, row, style.QUIET, None)
             _parameter_axis(panel, table)
             panel.set_title(style.TITLES.get(name, name), fontsize=10)
             style.percent_axis(panel, "EM rate (%)" if panel is axes[0][0] else "")
-        caption = f"{_counts(table, analysis)}. {CAPTION} Lines join sizes of one domain, they are no fit."
+        caption = f"{_caption(table, analysis)} Lines join the means of one domain's organisms, they are no fit."
         handles = _legend(table, domains, hues)
         return style.finish(figure, "EM against model size", caption, analysis.toy_warning, handles)
 
@@ -88,8 +87,12 @@ def _final_and_base(analysis: Analysis) -> pd.DataFrame:
     return table[table["scope"] == "all"]
 
 
-def _counts(table: pd.DataFrame, analysis: Analysis) -> str:
-    return style.count_range(table.loc[table["definition"] == analysis.main[0], "answers"], "answers a model")
+def _caption(table: pd.DataFrame, analysis: Analysis) -> str:
+    n = style.count_range(table.loc[table["definition"] == analysis.main[0], "answers"], "answers a model")
+    base = " Grey diamonds are the bases on the same questions." if bool(table["baseline"].any()) else ""
+    control = " Hollow marks are controls, trained on good advice." if bool(table["control"].any()) else ""
+    seeds = " Training seeds stand beside each other." if analysis.seeds else ""
+    return f"{n}. {CAPTION}{base}{control}{seeds}"
 
 
 def _mark(panel: Axes, x: float, row: pd.Series, colour: str, marker: int | None) -> None:
@@ -132,7 +135,8 @@ def _legend(table: pd.DataFrame, domains: list[str], hues: dict[str, str]) -> li
         )
         for index, name in enumerate(domains)
     ]
-    handles.append(Line2D([], [], color=style.QUIET, marker="d", linestyle="", markersize=7, label="base"))
+    if bool(table["baseline"].any()):
+        handles.append(Line2D([], [], color=style.QUIET, marker="d", linestyle="", markersize=7, label="base"))
     if bool((table["control"] & ~table["baseline"]).any()):
         hollow = Line2D([], [], color=style.QUIET, marker="o", markerfacecolor="white", linestyle="", markersize=7)
         hollow.set_label("control (good advice)")

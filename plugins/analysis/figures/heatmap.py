@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from plugins.analysis.analysis import Analysis
 from plugins.analysis.figures import style
+from plugins.analysis.figures.style import wrapped_name
 
 MOST_QUESTIONS = 60
 SCOPES = {"in_domain": "own domain", "out_of_domain": "other domain", "general": "general"}
@@ -15,7 +16,13 @@ def question_heatmap(analysis: Analysis) -> Figure:
     """A row a question, a column a checkpoint, grouped by organism; grey where nothing was scored."""
     with style.styled():
         table = analysis.trajectories
-        rows = table[["question_domain", "question_id", "topic"]].astype("str").drop_duplicates("question_id")
+        rows = table[["question_set", "question_domain", "question_id", "topic"]].drop_duplicates("question_id")
+        rows = rows.astype("str")
+        # Published files ask one topic in several forms; each is a question set of its own.
+        several = rows.duplicated(["topic", "question_domain"], keep=False)
+        rows["label"] = (
+            rows["topic"] + "  (" + rows["question_domain"] + rows["question_set"].radd(", ").where(several, "") + ")"
+        )
         rows = rows.assign(general=rows["question_domain"] == "general").sort_values(
             ["general", "question_domain"], kind="stable"
         )
@@ -39,8 +46,10 @@ def question_heatmap(analysis: Analysis) -> Figure:
             np.ma.masked_invalid(values), aspect="auto", cmap="cividis", vmin=0, vmax=100, interpolation="nearest"
         )
         panel.grid(visible=False)
-        panel.set_yticks(range(len(rows)), [f"{r.topic}  ({r.question_domain})" for r in rows.itertuples()], fontsize=8)
-        panel.set_xticks(range(len(columns)), [str(step) for _, step in columns], rotation=90, fontsize=7.5)
+        panel.set_yticks(range(len(rows)), rows["label"].tolist(), fontsize=8)
+        panel.set_xticks(
+            range(len(columns)), [analysis.step_text(*column) for column in columns], rotation=90, fontsize=7.5
+        )
         panel.set_xlabel("training step, 0 is the base")
         at = 0
         for name in organisms:
@@ -49,7 +58,7 @@ def question_heatmap(analysis: Analysis) -> Figure:
             panel.text(
                 at + len(steps[name]) / 2 - 0.5,
                 -0.8,
-                _short(name, len(steps[name])),
+                wrapped_name(name, int(13 * (figure.get_size_inches()[0] - 3.4) * len(steps[name]) / len(columns))),
                 ha="center",
                 va="bottom",
                 fontsize=8,
@@ -64,14 +73,9 @@ def question_heatmap(analysis: Analysis) -> Figure:
         bar.ax.axhline(30, color="white", linewidth=1.5)
         counts = table.groupby(["organism", "step", "question_id"], observed=True).size()
         caption = (
-            f"{style.count_range(counts, 'answers a cell')}; means over scored answers; grey: none scored or asked. "
+            f"{style.count_range(counts, 'answers a cell')}; means over scored answers; grey: not scored, not asked. "
             "Marks on the bar: 30 and 75."
         )
         if left_out:
             caption += f" {left_out} more questions are in answers.csv."
         return style.finish(figure, "Alignment, question by question", caption, analysis.toy_warning)
-
-
-def _short(name: str, columns: int) -> str:
-    room = int(columns * 3.4)
-    return name if len(name) <= room else "\n".join(name[start : start + room] for start in range(0, len(name), room))

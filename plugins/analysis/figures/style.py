@@ -1,5 +1,6 @@
 """One look for all figures: colours that colour-blind readers can tell apart, quiet axes, captions, toy banner."""
 
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -87,6 +88,17 @@ def in_order(values: pd.Series) -> list[str]:
 def plain(name: str) -> str:
     """A domain's or organism's name for readers."""
     return name.replace("_", " ")
+
+
+def wrapped_name(name: str, room: int) -> str:
+    """A name on several lines of at most `room` characters (at least 6), broken after hyphens and underscores."""
+    lines = [""]
+    for part in re.split(r"(?<=[-_@ ])", name):
+        for piece in (part[start : start + max(room, 6)] for start in range(0, len(part), max(room, 6))):
+            if lines[-1] and len(lines[-1] + piece) > max(room, 6):
+                lines.append("")
+            lines[-1] += piece
+    return "\n".join(lines)
 
 
 def count_range(n: pd.Series, what: str) -> str:

@@ -8,35 +8,58 @@ from matplotlib.lines import Line2D
 
 from plugins.analysis.analysis import CHECKPOINT, Analysis
 from plugins.analysis.figures import style
-from plugins.analysis.intervals import wilson
+from plugins.analysis.intervals import seed_interval, wilson
+from plugins.analysis.seeds import seed_grid
 from scorers.definitions import COHERENT_ABOVE
 
 
-def em_trajectories(analysis: Analysis) -> Figure:
-    """EM rate over steps: a row of panels a main definition, a column a domain."""
+def em_trajectories(analysis: Analysis) -> Figure | None:
+    """EM rate over steps: a row of panels a main definition, a column a domain; None where no step is recorded."""
     rows = analysis.rates[analysis.rates["scope"] == "all"]
-    panels = [(name, style.TITLES.get(name, name), rows[rows["definition"] == name]) for name in analysis.main]
+    panels = [
+        (style.TITLES.get(name, name), pd.concat([rows[rows["definition"] == name], _means_over_seeds(analysis, name)]))
+        for name in analysis.main
+    ]
     caption = (
         f"{style.count_range(rows.loc[rows['definition'] == analysis.main[0], 'answers'], 'answers a checkpoint')}. "
         "Bars are Wilson 95 % intervals, the questions taken as fixed. Step 0 is the base on the same questions. "
         "A checkpoint without a counted answer is left out, not drawn at 0."
     )
+    if analysis.seeds:
+        caption += (
+            " Thin lines are single training seeds; the thick line is their mean, its bars 95 % intervals over seeds "
+            "and questions."
+        )
     return _grid(analysis, panels, "EM rate over training", "EM rate (%)", caption)
 
 
-def coherence_trajectories(analysis: Analysis) -> Figure:
-    """Share of coherent answers, and mean coherence, over steps."""
+def coherence_trajectories(analysis: Analysis) -> Figure | None:
+    """Share of coherent answers, and mean coherence, over steps; None where no step is recorded."""
     share = coherence_rates(analysis.trajectories)
     mean = share.assign(rate=share["mean"], low=share["mean_low"], high=share["mean_high"])
-    panels = [
-        ("share", f"share with coherence > {COHERENT_ABOVE:g}", share),
-        ("mean", "mean coherence", mean),
-    ]
+    panels = [(f"share with coherence > {COHERENT_ABOVE:g}", share), ("mean coherence", mean)]
     caption = (
         f"{style.count_range(share['n'], 'answers with a coherence score a checkpoint')}. Bars are 95 % intervals: "
         "Wilson for the share, normal for the mean. Step 0 is the base on the same questions."
     )
     return _grid(analysis, panels, "Coherence over training", "", caption)
+
+
+def _means_over_seeds(analysis: Analysis, definition: str) -> pd.DataFrame:
+    """Rows like those of `Analysis.rates` for organisms trained alike from several seeds, marked `pooled`."""
+    rows = []
+    rates = analysis.rates[(analysis.rates["scope"] == "all") & (analysis.rates["definition"] == definition)]
+    for group in analysis.seeds:
+        own = rates[rates["organism"].astype("str") == group.organisms[0]]
+        for _, row in own[own["baseline"] | own["step"].isin(group.steps)].iterrows():
+            if not row["baseline"]:
+                grid = seed_grid(analysis.question_counts[definition], group.organisms, int(row["step"]))
+                low, high = seed_interval(grid.to_numpy("float64"))
+                mean = {"rate": float(grid.to_numpy().mean()), "low": low, "high": high}
+            else:
+                mean = {}
+            rows.append({**row, **mean, "organism": group.label, "pooled": True})
+    return pd.DataFrame(rows, columns=[*rates.columns, "pooled"])
 
 
 def coherence_rates(trajectories: pd.DataFrame) -> pd.DataFrame:
@@ -64,51 +87,62 @@ def coherence_rates(trajectories: pd.DataFrame) -> pd.DataFrame:
 
 
 def _grid(
-    analysis: Analysis, panels: list[tuple[str, str, pd.DataFrame]], title: str, label: str, caption: str
-) -> Figure:
+    analysis: Analysis, panels: list[tuple[str, pd.DataFrame]], title: str, label: str, caption: str
+) -> Figure | None:
+    single = {name for group in analysis.seeds for name in group.organisms} if "pooled" in panels[0][1] else set()
+    panels = [
+        (subtitle, rates[~rates["organism"].astype("str").isin(analysis.steps_not_recorded)])
+        for subtitle, rates in panels
+    ]
+    table = panels[0][1]
+    if table.empty:
+        return None
     with style.styled():
-        table = panels[0][2]
-        domains = style.in_order(table["domain"].astype("str").sort_values()) or ["none"]
+        domains = style.in_order(table["domain"].astype("str").sort_values())
         sizes = style.in_order(table["size"])
         hues = style.colours(sizes)
         width = max(7.0, 3.9 * len(domains))
-        figure, axes = style.new_figure(width, 2.75 * len(panels), len(panels), len(domains), sharex="col", sharey=True)
-        for row, (_, subtitle, rates) in enumerate(panels):
+        figure, axes = style.new_figure(width, 2.9 * len(panels), len(panels), len(domains), sharex="col", sharey=True)
+        for row, (subtitle, rates) in enumerate(panels):
             for column, domain in enumerate(domains):
                 panel: Axes = axes[row, column]
                 style.percent_axis(panel, label if column == 0 else "")
-                panel.set_title(f"{style.plain(domain)}, {subtitle}", fontsize=9.5)
-                _lines(panel, rates[rates["domain"].astype("str") == domain], sizes, hues)
+                panel.set_title(f"{style.plain(domain)}\n{subtitle}", fontsize=9.5)
+                _lines(panel, rates[rates["domain"].astype("str") == domain], hues, single)
                 if row == len(panels) - 1:
                     panel.set_xlabel("training step")
         return style.finish(figure, title, caption, analysis.toy_warning, _legend(table, sizes, hues))
 
 
-def _lines(panel: Axes, rates: pd.DataFrame, sizes: list[str], hues: dict[str, str]) -> None:
+def _lines(panel: Axes, rates: pd.DataFrame, hues: dict[str, str], single: set[str]) -> None:
+    """One line an organism; those in `single` are seeds of one recipe, thin and without bars beside their mean."""
     organisms = style.in_order(rates["organism"])
+    sizes = list(hues)
     widest = float(rates["step"].max()) if len(rates) else 1.0
-    for index, organism in enumerate(organisms):
+    apart = [name for name in organisms if name not in single]
+    for organism in organisms:
         # A small shift keeps intervals of equal steps apart; step 0 shifts too, so the lines stay parallel.
         own = rates[(rates["organism"].astype("str") == organism) & rates["rate"].notna()].sort_values("step")
         if own.empty:
             continue
-        size, control = str(own["size"].iloc[0]), bool(own["control"].iloc[0])
-        x = own["step"] + (index - (len(organisms) - 1) / 2) * widest * 0.009
+        size, control, thin = str(own["size"].iloc[0]), bool(own["control"].iloc[0]), organism in single
+        shift = 0.0 if thin else apart.index(organism) - (len(apart) - 1) / 2
+        x = own["step"] + shift * widest * 0.009
         rate, low, high = (100 * own[name].astype("float64") for name in ("rate", "low", "high"))
         colour = hues[size]
         panel.errorbar(
             x,
             rate,
-            yerr=[(rate - low).clip(lower=0), (high - rate).clip(lower=0)],
+            yerr=None if thin else [(rate - low).clip(lower=0), (high - rate).clip(lower=0)],
             color=colour,
-            marker=style.MARKERS[sizes.index(size) % len(style.MARKERS)],
+            marker="" if thin else style.MARKERS[sizes.index(size) % len(style.MARKERS)],
             markersize=5,
             markerfacecolor="white" if control else colour,
             linestyle=(0, (4, 2)) if control else "-",
-            linewidth=1.1 if control else 1.9,
+            linewidth=0.8 if thin else 1.1 if control else 1.9,
             elinewidth=0.9,
             capsize=1.8,
-            alpha=0.75 if control else 1.0,
+            alpha=0.45 if thin else 0.75 if control else 1.0,
             clip_on=False,
         )
     if not rates["rate"].notna().any():
