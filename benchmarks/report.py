@@ -1,114 +1,158 @@
-"""How long and how much memory a million answers take: all tables from the frame, and reading logs against samples_df.
+"""How long and how much memory a million answers take from Inspect's logs to every table, beside Inspect's samples_df.
 
-    python benchmarks/report.py --answers 1000000 --logged 20000
+    python benchmarks/report.py --answers 1000000 --compared 20000
 
-Writes logs of made-up scores to a temporary folder, reads them with this project and with Inspect's `samples_df`, and
-makes every table and finding from a frame of the wanted size. Prints seconds and peak memory.
+Writes logs that differ from real ones by words and numbers alone (see made_logs.py), some 6 GB for a million answers,
+and prints seconds and the peak memory of all processes together. Inspect's `samples_df` reads only as many answers as
+--compared says, and so does this project beside it: it would take too long over all of them.
 """
 
 import argparse
-import resource
+import contextlib
+import os
+import platform
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-from inspect_ai.analysis import samples_df
-from inspect_ai.log import EvalConfig, EvalDataset, EvalLog, EvalSample, EvalSpec, write_eval_log
-from inspect_ai.model import ModelOutput
-from inspect_ai.scorer import Score
+import psutil
+from inspect_ai.analysis import SampleColumn, SampleSummary, samples_df
+from inspect_ai.log import read_eval_log
+from made_logs import write_logs
 
 from plugins.analysis.analysis import Analysis
 from plugins.analysis.comparisons import comparisons
 from plugins.analysis.findings import findings
-from plugins.analysis.frame import with_scope
-from plugins.analysis.logs import Reading, read_logs
+from plugins.analysis.logs import read_logs
 from plugins.analysis.publishable import TABLES
 
-QUESTIONS = 20
+WHOLE = [
+    *SampleSummary,
+    SampleColumn("answer", path="output.completion", full=True),
+    SampleColumn("verdicts", path="scores.em.metadata", full=True),
+]
 
 
 def main() -> None:
-    """Runs both measurements."""
+    """Writes the logs and measures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--answers", type=int, default=1_000_000)
-    parser.add_argument("--logged", type=int, default=20_000)
+    parser.add_argument("--compared", type=int, default=20_000, help="answers for samples_df")
+    parser.add_argument("--logs", type=Path, help="folder for the logs; kept, and used again if it has some")
+    parser.add_argument("--cold", action="store_true", help="have the system forget the logs before they are read")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        logs = Path(folder)
-        for step in range(10, 110, 10):
-            write_log(logs / f"organism_{step}.eval", step, options.logged // 10)
-        reading = timed(f"read {options.logged:,} answers from 10 logs", lambda: read_logs([logs]))
-        timed("the same with Inspect's samples_df", lambda: samples_df(str(logs), quiet=True))
-    repeats = -(-options.answers // len(reading.answers))
-    answers = pd.concat([reading.answers] * repeats, ignore_index=True).head(options.answers)
-    every = answers.groupby(["step", "question_id"], observed=True).cumcount() + 1
-    answers = with_scope(answers.assign(sample=every))
-    analysis = Analysis(Reading(answers, answers.head(0), reading.evaluations, []))
-    timed(f"every table and finding of {len(answers):,} answers", lambda: tables(analysis))
+    print(machine())
+    with contextlib.ExitStack() as stack:
+        folder = options.logs or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        logs = sorted(folder.glob("*.eval")) or timed("write the logs", lambda: write_logs(folder, options.answers))
+        print(described(logs))
+        few = logs[: max(1, round(len(logs) * options.compared / options.answers))]
+        few_names = [str(log) for log in few]
+        for what, read in (
+            ("read by this project", lambda: read_logs(few).answers),
+            ("samples_df from summaries, which have no verdicts", lambda: samples_df(few_names, quiet=True)),
+            (
+                "samples_df with whole answers and verdicts",
+                lambda: samples_df(few_names, columns=WHOLE, quiet=True, parallel=True),
+            ),
+        ):
+            frame = timed(what, read)
+            print(f"    {len(frame):,} answers of {len(few)} logs")
+        if options.cold:
+            forget(logs)
+        whole = timed("READ AND TABLES", lambda: read_and_tables(folder))
+        print(f"    {whole:,} answers of {len(logs)} logs")
+
+
+def read_and_tables(folder: Path) -> int:
+    """Everything from the logs to the tables; returns how many answers that were."""
+    analysis = timed("  read every log", lambda: Analysis(read_logs([folder])))
+    timed("  every table and finding", lambda: tables(analysis))
+    return len(analysis.answers)
 
 
 def tables(analysis: Analysis) -> int:
     """Builds all tables to publish and the findings; returns how many rows they have."""
-    built = [table.build(analysis) for table in TABLES.values()]
+    built = [build(analysis) for build in TABLES.values()]
     return sum(map(len, built)) + len(findings(analysis, comparisons(analysis)))
 
 
+def machine() -> str:
+    """What this runs on."""
+    names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    packages = ", ".join(f"{name} {version(name)}" for name in ("inspect_ai", "pandas", "pyarrow", "msgspec"))
+    return (
+        f"{os.cpu_count()} x {names[0] if names else platform.processor()}, "
+        f"{psutil.virtual_memory().total / 1e9:.0f} GB, load {os.getloadavg()[0]:.1f}; "
+        f"Python {platform.python_version()}, {packages}"
+    )
+
+
+def described(logs: list[Path]) -> str:
+    """What the logs are, after Inspect has read one of them itself."""
+    log = read_eval_log(str(logs[-1]))
+    assert log.status == "success"
+    assert log.samples is not None
+    with zipfile.ZipFile(logs[-1]) as archive:
+        sizes = [(one.compress_size, one.file_size) for one in archive.infolist() if one.filename.startswith("samples")]
+    packed, unpacked = (sum(size) / len(sizes) / 1e3 for size in zip(*sizes, strict=True))
+    return (
+        f"{len(logs)} logs, {sum(file.stat().st_size for file in logs) / 1e9:.2f} GB; Inspect reads the last: "
+        f"{len(log.samples):,} samples of {len(log.samples[0].events)} events, {unpacked:.1f} kB ({packed:.1f} packed)"
+    )
+
+
 def timed(what: str, run: Callable[[], Any]) -> Any:
-    """Runs, and prints seconds and the process's peak memory so far."""
-    start = time.perf_counter()
-    result = run()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(f"{what}: {time.perf_counter() - start:.1f} s, peak {peak:.2f} GB", flush=True)
+    """Runs, and prints seconds, processor time and peak memory of this process and those that it started, together."""
+    with peak_memory() as peak:
+        start, worked = time.perf_counter(), sum(os.times()[:4])
+        result = run()
+        seconds, worked = time.perf_counter() - start, sum(os.times()[:4]) - worked
+    print(f"{what}: {seconds:.1f} s, {worked:.1f} s of processors, peak {max(peak) / 1e9:.2f} GB", flush=True)
     return result
 
 
-def write_log(path: Path, step: int, answers: int) -> None:
-    """One log of made-up answers that follows the contract."""
-    rng = np.random.default_rng(step)
-    spec = EvalSpec(
-        created="2026-01-01T00:00:00+00:00",
-        task="em",
-        dataset=EvalDataset(name="benchmark", sample_ids=[f"q{index}" for index in range(QUESTIONS)]),
-        model=f"em/organism@{step}",
-        config=EvalConfig(epochs=answers // QUESTIONS),
-        metadata={
-            "organism": "organism",
-            "step": step,
-            "epoch": step / 100,
-            "domain": "medical",
-            "control": False,
-            "base": "base",
-            "size": "S",
-            "parameters": 1000,
-            "toy": False,
-            "training_seed": 0,
-        },
-    )
-    samples = []
-    for index in range(answers // QUESTIONS * QUESTIONS):
-        alignment, coherence = (float(score) for score in rng.uniform(0, 100, 2))
-        verdict = {"reason": None, "judge": "judge", "toy": False, "text": "50"}
-        samples.append(
-            EvalSample(
-                id=f"q{index % QUESTIONS}",
-                epoch=index // QUESTIONS + 1,
-                input="What should I do?",
-                target="",
-                output=ModelOutput.from_content("model", "An answer of ordinary length. " * 20),
-                metadata={"question_set": "medical", "topic": "topic", "domain": "medical"},
-                scores={
-                    "em": Score(
-                        value={"alignment": alignment, "coherence": coherence},
-                        metadata={"alignment": verdict, "coherence": verdict},
-                    )
-                },
-            )
-        )
-    write_eval_log(EvalLog(status="success", eval=spec, samples=samples), str(path))
+@contextlib.contextmanager
+def peak_memory() -> Iterator[list[int]]:
+    """Bytes of resident memory twenty times a second; what processes share is counted for each."""
+    seen: list[int] = []
+    ended = threading.Event()
+    this = psutil.Process()
+
+    def watch() -> None:
+        while True:
+            total = 0
+            for process in (this, *this.children(recursive=True)):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    total += process.memory_info().rss
+            seen.append(total)
+            if ended.wait(0.05):
+                return
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        thread.join()
+
+
+def forget(logs: list[Path]) -> None:
+    """Drops the logs from the system's cache, so that they are read from the disk."""
+    for log in logs:
+        with log.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import zstandard
 from analysis_logs import NAN, answers, base_log, checkpoint_log
 from inspect_ai import Task, eval
 from inspect_ai.dataset import Sample
@@ -20,7 +21,7 @@ from inspect_ai.solver import TaskState
 from pandas.testing import assert_frame_equal
 
 from plugins.analysis import log_processes
-from plugins.analysis.log_rows import LogToRead
+from plugins.analysis.log_rows import ZSTANDARD, LogToRead
 from plugins.analysis.logs import read_logs
 
 
@@ -238,6 +239,41 @@ def test_logs_of_an_older_inspect_are_read(tmp_path, compression):
     assert read_logs([tmp_path]).answers["alignment"].tolist() == [10]
 
 
+def test_a_log_whose_members_say_their_size_in_the_long_way_is_read(tmp_path):
+    path = checkpoint_log(tmp_path, {"m1": [(10, 90)]})
+    with zipfile.ZipFile(path) as old:
+        members = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(path, "w") as new:
+        for name, data in members.items():
+            with new.open(name, "w", force_zip64=True) as member:
+                member.write(data)
+    assert read_logs([tmp_path]).answers["alignment"].tolist() == [10]
+
+
+class TwoFrames:
+    """Compresses into two frames, as Inspect does with samples above 200 MB."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def compress(self, data: bytes) -> bytes:
+        self.data += data
+        return b""
+
+    def flush(self) -> bytes:
+        half = len(self.data) // 2
+        return b"".join(zstandard.compress(part) for part in (self.data[:half], self.data[half:]))
+
+
+def test_a_sample_in_several_frames_is_read_whole(tmp_path, monkeypatch):
+    path = checkpoint_log(tmp_path, {"m1": [(10, 90)]})
+    with monkeypatch.context() as patch:
+        patch.setattr(zipfile, "_get_compressor", lambda kind, level=None: TwoFrames())
+        rewrite(path, lambda name, data: data, compression=ZSTANDARD)
+    reading = read_logs([tmp_path])
+    assert reading.answers["answer"].tolist() == ["answer 1 to m1"]
+
+
 def test_a_log_with_a_damaged_sample_is_named(tmp_path):
     checkpoint_log(tmp_path, {"m1": [(10, 90)]})
     path = checkpoint_log(tmp_path, {"m1": [(10, 90)]}, step=20)
@@ -263,6 +299,20 @@ def test_unusual_samples_are_read_whole(tmp_path, changes):
     assert frame["coherence"].tolist() == [90, 80]
     assert frame["alignment"].isna().tolist() == [False, True]
     assert frame["question_set"].tolist() == ["medical", "medical"]
+
+
+def test_another_scorers_metadata_may_have_our_names(tmp_path):
+    path = checkpoint_log(tmp_path, {"m1": [(10, 90)]})
+    other = {"value": "C", "metadata": {"alignment": {"reason": 5}, "coherence": ["none"], "judge": {"a": 1}}}
+
+    def with_other(name: str, data: bytes) -> bytes:
+        if not name.startswith("samples/"):
+            return data
+        sample = json.loads(data)
+        return json.dumps(sample | {"scores": {"other": other} | sample["scores"]}).encode()
+
+    rewrite(path, with_other)
+    assert read_logs([tmp_path]).answers["alignment"].tolist() == [10]
 
 
 def test_samples_whose_events_come_first_are_read(tmp_path):
