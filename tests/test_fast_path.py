@@ -93,30 +93,36 @@ def test_cutting_a_step_into_passes_changes_the_adapter_by_no_more_than_rounding
     assert 0 < largest_difference(whole, parts) <= BOUND
 
 
-def test_computing_layers_again_repeats_their_dropout_bit_for_bit(recipe: Recipe, tmp_path: Path) -> None:
-    recipe = recipe.model_copy(update={"lora": recipe.lora.model_copy(update={"dropout": 0.2})})
-    kept = fast_adapter(recipe, tmp_path / "kept", BatchPlan(8, 2, checkpointing=False, compiled=False))
-    again = fast_adapter(recipe, tmp_path / "again", BatchPlan(8, 2, checkpointing=True, compiled=False))
-    assert largest_difference(kept, again) == 0
+def gradients(recipe: Recipe, *, compiled: bool, checkpointing: bool) -> dict[str, torch.Tensor]:
+    """The adapter's gradients after two batches of different shapes."""
+    rows = prepare(recipe).encoded.rows
+    set_seed(0)
+    model = add_adapter(load_base(recipe.base, "fp32", "cpu"), recipe).train()
+    for name, value in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(value, std=0.02)
+    use_packed_attention(model.get_base_model())
+    # The GPU's compiler needs a C++ compiler on a CPU; this one takes the same way up to it.
+    prepare_layers(model, compiled=compiled, checkpointing=checkpointing, backend="aot_eager")
+    set_seed(1)
+    for batch in (pack(rows[:4]), pack(rows[4:8])):
+        inputs = {name: batch[name] for name in ("input_ids", "position_ids", "spread", "gather")}
+        logits = model(**inputs, use_cache=False, logits_to_keep=batch["predicting"]).logits[0]
+        torch.nn.functional.cross_entropy(logits, batch["targets"]).backward()
+    return {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_compiled_layers_give_the_gradients_of_the_plain_ones(recipe: Recipe, checkpointing: bool) -> None:
-    batches = [pack(prepare(recipe).encoded.rows[start : start + 4]) for start in (0, 4)]
+@pytest.mark.parametrize("compiled", [False, True])
+def test_computing_layers_again_repeats_their_dropout_bit_for_bit(recipe: Recipe, compiled: bool) -> None:
+    recipe = recipe.model_copy(update={"lora": recipe.lora.model_copy(update={"dropout": 0.3})})
+    kept = gradients(recipe, compiled=compiled, checkpointing=False)
+    assert largest_difference(kept, gradients(recipe, compiled=compiled, checkpointing=True)) == 0
 
-    def gradients(*, compiled: bool) -> dict[str, torch.Tensor]:
-        set_seed(0)
-        model = add_adapter(load_base(recipe.base, "fp32", "cpu"), recipe)
-        use_packed_attention(model.get_base_model())
-        # The GPU's compiler needs a C++ compiler on a CPU; this one takes the same way up to it.
-        prepare_layers(model, compiled=compiled, checkpointing=checkpointing and compiled, backend="aot_eager")
-        for batch in batches:
-            inputs = {name: batch[name] for name in ("input_ids", "position_ids", "spread", "gather")}
-            logits = model(**inputs, use_cache=False, logits_to_keep=batch["predicting"]).logits[0]
-            torch.nn.functional.cross_entropy(logits, batch["targets"]).backward()
-        return {name: value.grad for name, value in model.named_parameters() if value.requires_grad}
 
-    assert largest_difference(gradients(compiled=False), gradients(compiled=True)) <= BOUND
+def test_compiled_layers_give_the_gradients_of_the_plain_ones(recipe: Recipe) -> None:
+    plain = gradients(recipe, compiled=False, checkpointing=False)
+    assert largest_difference(plain, gradients(recipe, compiled=True, checkpointing=False)) <= BOUND
+    assert min(float(value.abs().max()) for value in plain.values()) > 10 * BOUND
 
 
 def test_nf4_held_dequantised_gives_the_adapter_of_nf4(tmp_path: Path) -> None:
@@ -136,7 +142,11 @@ def test_packed_rows_hold_every_token_once_and_predict_across_no_border() -> Non
     assert batch["predicting"].tolist() == [1, 2, 4, 11]
     assert batch["targets"].tolist() == [6, 7, 9, 9]
     assert batch["labels"].ne(IGNORED).sum() == len(batch["targets"])
-    assert batch["spread"].tolist() == [[0, 1, 2, 3, 0, 0, 0], [4, 5, 4, 4, 4, 4, 4], [6, 7, 8, 9, 10, 11, 12]]
+    assert batch["spread"].tolist() == [
+        [0, 1, 2, 3, 0, 0, 0, 0],
+        [4, 5, 4, 4, 4, 4, 4, 4],
+        [6, 7, 8, 9, 10, 11, 12, 6],
+    ]
     assert batch["spread"].flatten()[batch["gather"]].tolist() == list(range(13))
 
 
@@ -169,7 +179,7 @@ def test_model_whose_window_is_shorter_than_a_row_is_refused() -> None:
     model = MistralForCausalLM(config)
     use_packed_attention(model)
     batch = pack(ROWS)
-    with pytest.raises(ValueError, match=r"sliding window .* \(7 tokens\).*Lower max_length"):
+    with pytest.raises(ValueError, match=r"sliding window .* \(8 tokens\).*Lower max_length"):
         model(**{name: batch[name] for name in ("input_ids", "position_ids", "spread", "gather")})
 
 
@@ -193,5 +203,5 @@ def test_less_memory_means_smaller_passes_then_recomputing_then_a_refusal() -> N
 
 def test_processes_that_cannot_share_a_step_evenly_are_refused() -> None:
     assert rows_a_process(16, 4) == 4
-    with pytest.raises(ValueError, match="16 rows a step .* among 3"):
+    with pytest.raises(ValueError, match=r"16 rows a step .* among 3"):
         rows_a_process(16, 3)

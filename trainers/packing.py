@@ -20,6 +20,10 @@ ATTENTION = "em_packed"
 """Name of the attention below in transformers' registry."""
 
 
+MULTIPLE = 8
+"""The longest row is rounded up to a multiple of this, or attention kernels and compiled layers differ by length."""
+
+
 def pack(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
     """Lays encoded rows end to end.
 
@@ -27,7 +31,7 @@ def pack(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         rows: Encoded rows, see `trainers.chat.Encoded`.
 
     Returns:
-        For T tokens in R rows, the longest of length L, int64 each:
+        For T tokens in R rows, the longest of length L (rounded up to `MULTIPLE`), int64 each:
         `input_ids` and `position_ids` of shape (1, T), positions counting from 0 in each row;
         `labels` (1, T), the first token of a row never being one, since nothing comes before it;
         `predicting` (N,), the places whose next token is labelled, and `targets` (N,), that next token;
@@ -36,7 +40,7 @@ def pack(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
     """
     lengths = torch.tensor([len(row["input_ids"]) for row in rows])
     starts = torch.cumsum(lengths, 0) - lengths
-    longest = int(lengths.max())
+    longest = -(-int(lengths.max()) // MULTIPLE) * MULTIPLE
     places = torch.arange(longest).expand(len(rows), longest)
     real = places < lengths[:, None]
     labels = torch.tensor([label for row in rows for label in (IGNORED, *row["labels"][1:])])
