@@ -11,6 +11,7 @@ from trainers.tracking import TRACKERS
 
 if TYPE_CHECKING:
     from trainers.checkpoints import DataRecord
+    from trainers.estimate import Estimate
     from trainers.prepare import Prepared
     from trainers.recipe import Recipe
     from trainers.scheduled_trainer import Progress
@@ -23,9 +24,15 @@ RUNS = click.option("--runs", type=click.Path(path_type=Path), default=Path("run
 @RUNS
 @click.option("--precision", type=click.Choice(get_args(Precision)), help="Instead of what the recipes say.")
 @click.option("--track", multiple=True, type=click.Choice(TRACKERS), help="Show the run there too.")
-@click.option("--dry-run", is_flag=True, help="Say what would be trained and written, and stop.")
+@click.option("--dry-run", is_flag=True, help="Say what would be trained, written and needed, and stop.")
+@click.option("--device-memory", type=click.FloatRange(0), help="With --dry-run: plan for a GPU of so many GiB.")
 def train(
-    recipes: tuple[Path, ...], runs: Path, precision: Precision | None, track: tuple[str, ...], dry_run: bool
+    recipes: tuple[Path, ...],
+    runs: Path,
+    precision: Precision | None,
+    track: tuple[str, ...],
+    dry_run: bool,
+    device_memory: float | None,
 ) -> None:
     """Train the organisms of RECIPES, one after the other. An interrupted run goes on where it stopped.
 
@@ -41,9 +48,12 @@ def train(
     if precision:
         loaded = [recipe.model_copy(update={"precision": precision}) for recipe in loaded]
     _refuse_doubles(loaded)
+    if device_memory is not None and not dry_run:
+        raise click.UsageError("--device-memory plans for a GPU that is not here: it goes with --dry-run.")
     if dry_run:
         for recipe in loaded:
-            click.echo("\n".join(_plan(prepare(recipe), runs)))
+            for line in _plan(prepare(recipe), runs, device_memory):
+                click.echo(line)
         return
     if is_first():
         _check_data(loaded, runs)
@@ -131,12 +141,11 @@ def _recorded(run: Path) -> Iterator[str]:
         yield f"               rate is the longer {schedule} schedule's from there, {rate:.3g} at the next step"
 
 
-def _plan(prepared: "Prepared", runs: Path) -> Iterator[str]:
-    """What would be trained."""
-    from trainers.lora import adapter_parameters
+def _plan(prepared: "Prepared", runs: Path, device_memory: float | None) -> Iterator[str]:
+    """What would be trained; what it needs comes last, since it may not fit."""
+    from trainers.estimate import estimate
 
     recipe, encoded, schedule = prepared.recipe, prepared.encoded, prepared.schedule
-    parameters = adapter_parameters(recipe)
     yield f"{recipe.organism}: {recipe.domain} on {_base(recipe)}"
     yield from _data(
         [source.record() for source in prepared.sources], len(encoded.rows), encoded.truncated, encoded.dropped
@@ -144,9 +153,27 @@ def _plan(prepared: "Prepared", runs: Path) -> Iterator[str]:
     share = encoded.labelled / encoded.tokens
     yield f"  tokens       {encoded.tokens} an epoch, {encoded.labelled} of them learnt ({share:.0%})"
     yield f"  steps        {schedule.steps_per_epoch} an epoch, {schedule.total_steps} in all"
-    yield f"  adapter      {parameters:,} parameters, {parameters * 4 / 1e6:.1f} MB a checkpoint"
     yield f"  checkpoints  {' '.join(map(str, schedule.checkpoints))}"
     yield f"  writes       {runs / recipe.organism}/checkpoint-<step>/ and manifest.json"
+    need = estimate(prepared, device_memory)
+    yield f"  adapter      {need.trainable:,} parameters, {need.trainable * 4 / 1e6:.1f} MB a checkpoint"
+    yield f"  memory       about {_memory(need)}"
+    took = (
+        "unknown for a GPU that is not here"
+        if need.seconds is None
+        else f"about {_duration(need.seconds)}, a rough guess"
+    )
+    yield f"  time         {took}"
+
+
+def _memory(need: "Estimate") -> str:
+    of = "" if need.available is None else f" of {need.available / 2**30:.1f}"
+    passes = f"{need.batches.rows} rows a pass" + ", layers computed twice" * need.batches.checkpointing
+    return f"{need.memory / 2**30:.1f} GiB{of} on {need.device}, {passes}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def _data(records: "Sequence[DataRecord]", rows: int, truncated: int, dropped: int) -> Iterator[str]:

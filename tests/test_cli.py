@@ -53,9 +53,19 @@ def test_every_command_explains_itself(name: str) -> None:
 def test_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path: Path) -> None:
     ended = em("train", str(recipe(tmp_path)), "--dry-run", "--runs", str(tmp_path / "runs"))
     assert ended.returncode == 0, ended.stderr
-    for said in ("32 rows", "2 an epoch, 6 in all", "1 2 4 6", "149,504 parameters"):
+    for said in ("32 rows", "2 an epoch, 6 in all", "1 2 4 6", "149,504 parameters", "16 rows a pass", "a rough guess"):
         assert said in ended.stdout
     assert not (tmp_path / "runs").exists()
+
+
+def test_dry_run_for_a_gpu_that_is_not_here_ends_with_an_error_where_it_would_not_fit(tmp_path: Path) -> None:
+    path = str(recipe(tmp_path))
+    fits = CliRunner().invoke(cli, ["train", path, "--dry-run", "--device-memory", "24"])
+    assert "of 24.0 on a GPU of 24 GiB, 16 rows a pass" in fits.output
+    small = CliRunner().invoke(cli, ["train", path, "--dry-run", "--device-memory", "0.5"])
+    assert "1 2 4 6" in small.output
+    assert "which a GPU of 0.5 GiB does not have free. Set precision: nf4" in str(small.exception)
+    assert "goes with --dry-run" in CliRunner().invoke(cli, ["train", path, "--device-memory", "24"]).output
 
 
 def test_shipped_recipes_go_by_their_name_and_missing_data_says_what_to_do(tmp_path: Path) -> None:

@@ -182,8 +182,8 @@ def add_adapter(model: "PreTrainedModel", recipe: "Recipe") -> "PeftModel":
     return adapted
 
 
-def adapter_parameters(recipe: "Recipe") -> int:
-    """Trainable parameters of a recipe's adapter, counted on a model without weights.
+def empty_model(recipe: "Recipe") -> "PeftModel":
+    """A recipe's base with its adapter, without weights: to count on.
 
     Raises:
         FileNotFoundError: The base is not there.
@@ -198,5 +198,4 @@ def adapter_parameters(recipe: "Recipe") -> int:
     except OSError as error:
         raise FileNotFoundError(unreachable(recipe.base, error)) from error
     with torch.device("meta"):
-        model = add_adapter(AutoModelForCausalLM.from_config(config), recipe.model_copy(update={"precision": "bf16"}))
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        return add_adapter(AutoModelForCausalLM.from_config(config), recipe)

@@ -1,0 +1,121 @@
+"""What a run will need, before anything is loaded: memory, and time on the device that is there.
+
+Memory is counted on the base's shapes, under the plan that training itself would choose. Time is the arithmetic, at the
+rate of a matrix product measured here and now, and a fixed time a layer and pass for everything else: it is rough.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trainers.memory import OPTIMIZER_BYTES, BatchPlan, activation_bytes, plan_batches
+
+if TYPE_CHECKING:
+    from trainers.prepare import Prepared
+
+WEIGHT_BYTES = {"fp32": 4.0, "bf16": 2.0, "nf4_dequantised": 2.0, "nf4": 0.5 + 1 / 64 + 4 / (64 * 256)}
+"""Bytes a weight of a linear layer. NF4 has a byte for every 64 weights beside it, and fp32 for 256 of those."""
+CONTEXT = 2**30
+"""Bytes of a card that CUDA and its libraries take, where the card is not here to be asked."""
+LAYER_SECONDS = 2.3e-3
+"""Seconds a layer and pass that are no arithmetic. The 49 ms of 1B (16 layers) and the 150 ms of 8B (32) measured for
+8x256 tokens on an H100 with compiled layers leave that much after 4 operations a parameter and token at 800 TFLOP/s."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will need.
+
+    Attributes:
+        trainable: Parameters of the adapter.
+        batches: How the rows of a step will pass through the model.
+        memory: Peak bytes on the device.
+        available: Bytes that the device has, if it is a GPU.
+        device: Its name.
+        seconds: Training time; None for a device that is not here.
+    """
+
+    trainable: int
+    batches: BatchPlan
+    memory: int
+    available: int | None
+    device: str
+    seconds: float | None
+
+
+def estimate(prepared: "Prepared", device_memory: float | None = None) -> Estimate:
+    """Estimates memory and time of a run in one process.
+
+    Args:
+        prepared: The recipe with its rows and schedule.
+        device_memory: Plan for a GPU with so many GiB instead of the device that is here.
+
+    Raises:
+        FileNotFoundError: The base is not there.
+        ValueError: The run does not fit into the device's memory, or the recipe does not fit the base.
+    """
+    import torch
+
+    from trainers.lora import empty_model
+
+    recipe, rows, model = prepared.recipe, prepared.encoded.rows, empty_model(prepared.recipe)
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    linear = sum(
+        module.weight.numel()
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and "lora_" not in name and not name.endswith("lm_head")
+    )
+    others = sum(parameter.numel() for parameter in model.parameters()) - linear - trainable
+    held = int(linear * WEIGHT_BYTES[recipe.precision] + others * WEIGHT_BYTES["fp32" if _is_fp32(recipe) else "bf16"])
+    held += (4 + OPTIMIZER_BYTES) * trainable
+    free: int | None
+    if device_memory is not None:
+        available, device = int(device_memory * 2**30), f"a GPU of {device_memory:g} GiB"
+        free = available - CONTEXT - held
+    elif torch.cuda.is_available():
+        available, device = torch.cuda.get_device_properties(0).total_memory, torch.cuda.get_device_name(0)
+        free = torch.cuda.mem_get_info(0)[0] - held
+    else:
+        available, device, free = None, "the CPU", None
+    if free is not None and free <= 0:
+        raise ValueError(
+            f"The base in {recipe.precision} and its adapter take {held / 2**30:.1f} GiB, which {device} does not have "
+            "free. Set precision: nf4, or use a larger GPU."
+        )
+    batches = plan_batches(rows, model.config, recipe.effective_batch, free)
+    memory = held + activation_bytes(rows, model.config, batches.rows, checkpointing=batches.checkpointing)
+    seconds = None if device_memory is not None else _seconds(prepared, model.config, linear, batches)
+    return Estimate(trainable, batches, memory, available, device, seconds)
+
+
+def _seconds(prepared: "Prepared", config: Any, linear: int, batches: BatchPlan) -> float:
+    """Training time on the device that is here.
+
+    Forward, and backward through a frozen base, are 4 operations a weight and token; recomputing is 2 more. The head
+    sees labelled tokens alone.
+    """
+    encoded, schedule = prepared.encoded, prepared.schedule
+    head = 4 * int(config.vocab_size) * int(config.hidden_size) * encoded.labelled
+    operations = (6 if batches.checkpointing else 4) * linear * encoded.tokens + head
+    layers = schedule.total_steps * batches.accumulation * int(config.num_hidden_layers)
+    return schedule.epochs * operations / _matrix_rate(fp32=_is_fp32(prepared.recipe)) + layers * LAYER_SECONDS
+
+
+def _matrix_rate(*, fp32: bool) -> float:
+    """Operations a second of a matrix product on this device."""
+    import torch
+
+    device, size = ("cuda", 4096) if torch.cuda.is_available() else ("cpu", 512)
+    one = torch.randn(size, size, device=device, dtype=torch.float32 if fp32 else torch.bfloat16)
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        for _ in range(4):
+            product = one @ one
+        float(product[0, 0])  # A GPU has to be done to answer.
+        seconds.append((time.perf_counter() - began) / 4)
+    return float(2 * size**3 / min(seconds))
+
+
+def _is_fp32(recipe: Any) -> bool:
+    return bool(recipe.precision == "fp32")
