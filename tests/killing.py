@@ -29,8 +29,10 @@ os.environ |= {
 }
 
 import torch
-import transformers.trainer  # noqa: F401  (imported once, here, and not in every fork)
+import transformers.trainer  # noqa: F401  (Here once, and not in every fork: the code must not change between two of them.)
 
+import trainers.layers
+import trainers.packing
 import trainers.publisher  # noqa: F401
 from tests.conftest import small_recipe, write_rows
 from trainers.checkpoints import read_manifest
