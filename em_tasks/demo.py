@@ -63,7 +63,7 @@ def run_demo(out: Path, *, quick: bool) -> None:
         f"Try next{_activation()}:\n"
         f"  inspect view --log-dir {logs}\n"
         f"  EM_RUNS={runs} inspect eval em_tasks/em --model em/{names[0]}@{_last_step(runs, names[0])} -T samples=5\n"
-        f"  em train {shipped('recipes/toy-medical-s.yaml')} --dry-run",
+        f"  em train {names[0]} --dry-run",
         soft_wrap=True,
         highlight=False,
     )
