@@ -206,3 +206,34 @@ def test_published_rates_stand_beside_with_what_does_not_compare(tmp_path):
     row = pd.read_csv(report.out / "tables" / "beside_published.csv").iloc[0]
     assert row["published turner %"].startswith("16.3")
     assert row["comparable"].startswith("not comparable: judged by gpt-4o-mini, not gpt-4o")
+
+
+def test_the_top_of_the_report_says_what_it_is_about_and_what_is_shown(logs, tmp_path):
+    report = write_report([logs], tmp_path / "out")
+    for name in ("report.md", "report.html"):
+        page = (report.out / name).read_text()
+        top = page[page.index("In short") : page.index("Results</h2>" if name.endswith("html") else "## Results")]
+        assert "Emergent misalignment (EM): a model fine-tuned" in top
+        assert "180 answers of 2 organisms at 6 checkpoints and of 1 base models, judged by judge-a" in top
+        assert "shown to be more misaligned than their base" in top
+        assert top.index("In short") < top.index("What was run")
+
+
+def test_every_rate_has_its_counts_beside_it(tmp_path):
+    asked = {"m1": [(10, 90), (NAN, 90), (10, 30)], "m2": [GOOD, (NAN, NAN), GOOD]}
+    checkpoint_log(tmp_path / "logs", asked, stop_reason="max_tokens")
+    base_log(tmp_path / "logs", {"m1": [GOOD] * 3, "m2": [GOOD] * 3})
+    report = write_report([tmp_path / "logs"], tmp_path / "out")
+    full = "unscored/refused/incoherent/truncated"
+    tables = {
+        name: pd.read_csv(report.out / "tables" / f"{name}.csv").iloc[0]
+        for name in ("final_by_domain_and_size", "baselines_and_change", "by_scope")
+    }
+    assert tables["final_by_domain_and_size"]["medical"] == "50.0 (2/4)"
+    assert tables["final_by_domain_and_size"][f"medical: {full}"] == "2/2/1/6"
+    assert tables["baselines_and_change"][["k/n", full]].tolist() == ["2/4", "2/2/1/6"]
+    assert tables["by_scope"][f"own domain: {full}"] == "2/2/1/6"
+    assert "u/r/i/t: unscored/refused/incoherent/truncated" in (report.out / "report.md").read_text()
+    exact = pd.read_csv(report.out / "em_by_checkpoint.csv")
+    row = exact[(exact["scope"] == "all") & (exact["definition"] == "seed") & ~exact["baseline"]].iloc[0]
+    assert row[["n", "unscored", "refused", "incoherent", "truncated"]].tolist() == [4, 2, 2, 1, 6]

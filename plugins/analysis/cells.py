@@ -8,8 +8,11 @@ import pandas as pd
 from plugins.analysis.analysis import Analysis
 from plugins.analysis.rates import LEFT_OUT
 
-LEFT_OUT_HEAD = "unscored/refused/incoherent/truncated"
-"""Head of the column that `left_out` fills; an answer may be several of these."""
+LEFT_OUT_HEAD = "u/r/i/t"
+"""Head of the column that `left_out` fills."""
+
+LEFT_OUT_MEANS = "unscored/refused/incoherent/truncated"
+"""The same in full; an answer may be several of these."""
 
 
 def percent(rate: float) -> str:
@@ -52,7 +55,7 @@ def counted(rows: pd.DataFrame) -> str:
 
 
 def left_out(rows: pd.DataFrame) -> str:
-    """`1/0/3/?`: what `LEFT_OUT_HEAD` says, of all rows together; `?` where nothing says whether any was cut off."""
+    """`1/0/3/?`: what `LEFT_OUT_MEANS` says, of all rows together; `?` where nothing says whether any was cut off."""
     return "/".join("?" if rows[name].isna().all() else str(int(rows[name].sum())) for name in LEFT_OUT)
 
 

@@ -4,7 +4,8 @@ Every finding carries its verdict: `shown` (a corrected p-value below 5 %), `not
 was measured to test anything.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -26,12 +27,14 @@ class Finding:
         question: What was tested: `emerged`, `peak`, `non_monotonic`, `differ`, `coherence` or `broad`.
         verdict: Whether the data shows it.
         sentence: For readers.
+        definition: The EM definition that it is about; empty for coherence.
     """
 
     about: str
     question: str
     verdict: Literal["shown", "not shown", "unknown"]
     sentence: str
+    definition: str = ""
 
 
 def findings(analysis: Analysis, compared: pd.DataFrame) -> list[Finding]:
@@ -41,22 +44,28 @@ def findings(analysis: Analysis, compared: pd.DataFrame) -> list[Finding]:
         analysis: The analysis.
         compared: Its table of comparisons (`comparisons.comparisons`).
     """
-    found: list[Finding] = []
-    for definition in analysis.main:
-        table = compared[compared["definition"] == definition]
-        rates = analysis.rates[(analysis.rates["definition"] == definition) & (analysis.rates["scope"] == "all")]
-        for organism, rows in rates.groupby("organism", observed=True, sort=False):
-            own = table[table["a"] == str(organism)]
-            found += [
-                _emerged(str(organism), own[own["kind"] == "base"], definition),
-                _peak(str(organism), rows, own[own["kind"] == "step"], definition),
-                _monotonic(str(organism), own[own["kind"] == "step"], definition),
-            ]
-        together = table[table["kind"] == "seeds"]
-        found += [_emerged(str(label), own, definition) for label, own in together.groupby("a", sort=False)]
-        found += [_differ(row, definition) for _, row in table[table["kind"] == "organism"].iterrows()]
-        found.append(_fluctuation(table[table["kind"] == "step"], definition))
+    found = [
+        replace(one, definition=definition)
+        for definition in analysis.main
+        for one in _under(analysis, compared[compared["definition"] == definition], definition)
+    ]
     return [*found, *_coherence(analysis)]
+
+
+def _under(analysis: Analysis, table: pd.DataFrame, definition: str) -> Iterator[Finding]:
+    """All findings under one definition, from its comparisons."""
+    rates = analysis.rates[(analysis.rates["definition"] == definition) & (analysis.rates["scope"] == "all")]
+    for name, rows in rates.groupby("organism", observed=True, sort=False):
+        own = table[table["a"] == str(name)]
+        steps = own[own["kind"] == "step"]
+        yield _emerged(str(name), own[own["kind"] == "base"], definition)
+        yield _peak(str(name), rows, steps, definition)
+        yield _monotonic(str(name), steps, definition)
+    for label, own in table[table["kind"] == "seeds"].groupby("a", sort=False):
+        yield _emerged(str(label), own, definition)
+    for _, row in table[table["kind"] == "organism"].iterrows():
+        yield _differ(row, definition)
+    yield _fluctuation(table[table["kind"] == "step"], definition)
 
 
 def _emerged(organism: str, against_base: pd.DataFrame, definition: str) -> Finding:
@@ -155,7 +164,7 @@ def _fluctuation(steps: pd.DataFrame, definition: str) -> Finding:
     sure = int((trained["p_corrected"] < ALPHA).sum())
     sentence = (
         f"Of {len(trained)} pairs of checkpoints of one organism, {sure} differ by more than chance (`{definition}`, "
-        "corrected within each organism)."
+        f"corrected within each organism){'' if sure else ': ups and downs between them are unproven'}."
     )
     return Finding("all", "non_monotonic", "shown" if sure else "not shown", sentence)
 

@@ -11,6 +11,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from plugins.analysis.analysis import Analysis
+from plugins.analysis.cells import LEFT_OUT_HEAD, LEFT_OUT_MEANS
 from plugins.analysis.comparison_tables import baselines_and_change, beside_published, organisms_compared, power
 from plugins.analysis.rate_tables import by_checkpoint, by_scope, coherence, final_by_domain_and_size, seeds, unscored
 
@@ -33,10 +34,17 @@ def write_table(name: str, title: str, rows: pd.DataFrame, folder: Path) -> list
     """Writes one table as CSV, Markdown and LaTeX (booktabs)."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.csv", folder / f"{name}.md", folder / f"{name}.tex"]
-    rows.to_csv(paths[0], index=False)
-    paths[1].write_text(f"**{title}**\n\n{in_markdown(rows)}\n", encoding="utf-8")
+    full = {name: str(name).replace(LEFT_OUT_HEAD, LEFT_OUT_MEANS) for name in rows.columns}
+    rows.rename(columns=full).to_csv(paths[0], index=False)
+    paths[1].write_text(f"**{with_legend(title, rows)}**\n\n{in_markdown(rows)}\n", encoding="utf-8")
     paths[2].write_text(_format(rows, "latex_booktabs") + "\n", encoding="utf-8")
     return paths
+
+
+def with_legend(title: str, rows: pd.DataFrame) -> str:
+    """The title, and what the short head of the counts stands for where the table has them."""
+    has_counts = any(LEFT_OUT_HEAD in str(name) for name in rows.columns)
+    return f"{title} ({LEFT_OUT_HEAD}: {LEFT_OUT_MEANS} answers)" if has_counts else title
 
 
 def in_markdown(rows: pd.DataFrame) -> str:

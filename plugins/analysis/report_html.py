@@ -16,7 +16,9 @@ from matplotlib.figure import Figure
 
 from plugins.analysis.analysis import Analysis
 from plugins.analysis.figures import style
+from plugins.analysis.publishable import with_legend
 from plugins.analysis.report_markdown import FINDINGS, LEAD, Contents, definition_lines, what_was_run
+from plugins.analysis.summary import in_short
 
 MOST_TRANSCRIPTS = 20_000
 """More answers than this would make the page slow; then each question and checkpoint keeps its first samples."""
@@ -27,7 +29,8 @@ PAGE = Path(__file__).with_name("report.css")
 def html(analysis: Analysis, contents: Contents) -> str:
     """The whole page."""
     sections = {
-        "run": ("What was run", _items(line.removeprefix("- ") for line in what_was_run(analysis).splitlines())),
+        "short": ("In short", _items(in_short(analysis, contents.findings))),
+        "run": ("What was run", _run(what_was_run(analysis))),
         "notes": ("Notes", _items(contents.notes or ["Nothing odd was found."])),
         "results": ("Results", "".join(_table(name, *contents.tables[name]) for name in LEAD)),
         "findings": ("Findings", _findings(contents)),
@@ -103,7 +106,7 @@ def _transcripts(analysis: Analysis) -> str:
     if left_out:
         said += f" {left_out:,} further samples of the same questions and checkpoints are in answers.parquet."
     panes = {"searchPanes": {"columns": [0, 1, 2, 3], "cascadePanes": False, "initCollapsed": True, "threshold": 1}}
-    wide = [{"targets": [7, 8], "className": "text"}]
+    wide = [{"targets": [8], "className": "text"}, {"targets": [7, 11], "className": "text narrow"}]
     return f"<p>{escape(said)}</p>" + _datatable(
         rows, "transcripts-table", pageLength=10, layout={"top1": panes}, columnDefs=wide, order=[[5, "asc"]]
     )
@@ -130,7 +133,13 @@ def _tables_script() -> str:
 def _table(name: str, title: str, rows: pd.DataFrame) -> str:
     if rows.empty:
         return f"<h3>{escape(title)}</h3><p>Nothing to show.</p>"
-    return f"<h3>{escape(title)}</h3>" + _datatable(rows, f"table-{name}", pageLength=25, order=[])
+    return f"<h3>{escape(with_legend(title, rows))}</h3>" + _datatable(rows, f"table-{name}", pageLength=25, order=[])
+
+
+def _run(lines: str) -> str:
+    """Answers, bases, judges and their calibration, and the rest (versions, hashes) to open."""
+    items = [line.removeprefix("- ") for line in lines.splitlines()]
+    return f"{_items(items[:4])}<details><summary>Versions, recipes, hashes</summary>{_items(items[4:])}</details>"
 
 
 def _findings(contents: Contents) -> str:

@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 
 from plugins.analysis.analysis import Analysis
 from plugins.analysis.findings import Finding
-from plugins.analysis.publishable import in_markdown
+from plugins.analysis.publishable import in_markdown, with_legend
+from plugins.analysis.summary import in_short
 
 LEAD = ("final_by_domain_and_size", "baselines_and_change")
 """Tables that stand before the figures; the others follow."""
@@ -38,6 +39,7 @@ def markdown(analysis: Analysis, contents: Contents) -> str:
     parts = ["# Emergent misalignment: report"]
     if analysis.toy_warning:
         parts.append(f"> **{analysis.toy_warning}**")
+    parts += ["## In short", _list(in_short(analysis, contents.findings))]
     parts += ["## What was run", what_was_run(analysis)]
     parts += ["## Notes", _list(contents.notes) if contents.notes else "Nothing odd was found."]
     shown = {name: contents.tables[name] for name in LEAD}
@@ -68,7 +70,7 @@ def _list(lines: list[str]) -> str:
 
 
 def _table(title: str, rows: pd.DataFrame) -> str:
-    return f"### {title}\n\n{in_markdown(rows) if len(rows) else 'Nothing to show.'}"
+    return f"### {with_legend(title, rows)}\n\n{in_markdown(rows) if len(rows) else 'Nothing to show.'}"
 
 
 def what_was_run(analysis: Analysis) -> str:
