@@ -13,9 +13,8 @@ if TYPE_CHECKING:
 def prepare_layers(model: "PeftModel", *, compiled: bool, checkpointing: bool, backend: str = "inductor") -> None:
     """Replaces each decoder layer's forward pass.
 
-    Layers are compiled one by one: they share their code, so one compilation serves all of them. What is recomputed is
-    the compiler's business too, which is quicker than to have Python step in at every kept tensor; dropout repeats its
-    random numbers.
+    Layers are compiled one by one: they share their code, so one compilation serves all of them. The recomputing stands
+    outside the compiled part (inside, torch 2.11 fails to cut an NF4 layer in two); dropout repeats its random numbers.
 
     Args:
         model: A base with an adapter on it.
@@ -29,8 +28,8 @@ def prepare_layers(model: "PeftModel", *, compiled: bool, checkpointing: bool, b
         model.enable_input_require_grads()
     for layer in layers:
         forward = layer.forward
-        if checkpointing:
-            forward = partial(checkpoint, forward, use_reentrant=False)
         if compiled:
             forward = torch.compile(forward, dynamic=True, backend=backend)
+        if checkpointing:
+            forward = partial(checkpoint, forward, use_reentrant=False)
         layer.forward = forward
