@@ -9,6 +9,7 @@ and prints seconds and the peak memory of all processes together. Inspect's `sam
 
 import argparse
 import contextlib
+import multiprocessing
 import os
 import platform
 import tempfile
@@ -112,7 +113,10 @@ def timed(what: str, run: Callable[[], Any]) -> Any:
     with peak_memory() as peak:
         start, worked = time.perf_counter(), sum(os.times()[:4])
         result = run()
-        seconds, worked = time.perf_counter() - start, sum(os.times()[:4]) - worked
+        seconds = time.perf_counter() - start
+        for process in multiprocessing.active_children():  # samples_df does not wait for its own
+            process.join()
+        worked = sum(os.times()[:4]) - worked
     print(f"{what}: {seconds:.1f} s, {worked:.1f} s of processors, peak {max(peak) / 1e9:.2f} GB", flush=True)
     return result
 
