@@ -152,9 +152,14 @@ def test_the_example_gives_the_published_summary_from_numbers_alone(tmp_path):
     steps = pd.read_csv(report.out / "organisms" / "8b_medical" / "step_summary.csv")
     assert steps["percent_em"].tolist() == [70, 45, 55, 70, 55, 50]
 
+    page = (report.out / "report.md").read_text()
+    assert "356 of 720 under `seed`, 11 of 620 under `betley`, 11 of 720 under `turner`" in page
+    assert "Published rates stand beside 38 of these; 36 can be compared, of which 36 are equal" in page
+
 
 def test_the_seed_experiments_fluctuations_are_found_unproven(tmp_path):
     report = write_report([EXAMPLE], tmp_path / "out")
+    assert "0 differ by more than chance (`seed`" in (report.out / "report.md").read_text()
     course = [one for one in report.findings if one.question == "non_monotonic"]
     assert len(course) == 14
     assert {one.verdict for one in course} == {"not shown"}

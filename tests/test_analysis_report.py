@@ -204,7 +204,7 @@ def test_published_rates_stand_beside_with_what_does_not_compare(tmp_path):
     checkpoint_log(tmp_path / "logs", asked, base="meta-llama/Llama-3.1-8B-Instruct", judge="gpt-4o-mini")
     report = write_report([tmp_path / "logs"], tmp_path / "out")
     row = pd.read_csv(report.out / "tables" / "beside_published.csv").iloc[0]
-    assert row["published turner %"].startswith("16.3")
+    assert row["published %"].startswith("16.3")
     assert row["comparable"].startswith("not comparable: judged by gpt-4o-mini, not gpt-4o")
 
 

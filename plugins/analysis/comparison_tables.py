@@ -5,7 +5,7 @@ import pandas as pd
 from plugins.analysis.analysis import Analysis
 from plugins.analysis.cells import LEFT_OUT_HEAD, between, counted, left_out, p_text, percent, points, rows_of, whole
 from plugins.analysis.comparisons import comparisons
-from plugins.analysis.published import PublishedRate, published_for
+from plugins.analysis.published import SEED, PublishedRate, published_for
 
 
 def baselines_and_change(analysis: Analysis) -> pd.DataFrame:
@@ -42,21 +42,32 @@ def power(analysis: Analysis) -> pd.DataFrame:
 
 
 def beside_published(analysis: Analysis) -> pd.DataFrame:
-    """Beside published rates: last checkpoints of the same base and domain, and why they may not compare."""
-    last = analysis.final[(analysis.final["scope"] == "all") & (analysis.final["definition"] == "turner")]
+    """Beside published rates of the same base or size and domain, and why they may not compare.
+
+    The seed experiment's rates stand beside every checkpoint of the same step, others beside the last one.
+    """
     rows = []
-    for _, row in last[~last["control"]].iterrows():
-        known = published_for(str(row["base"]), str(row["domain"]))
-        if known is None:
+    whole_rates = analysis.rates[(analysis.rates["scope"] == "all") & ~analysis.rates["baseline"]]
+    last = analysis.final.set_index("organism")["step"].to_dict()
+    for _, row in whole_rates[~whole_rates["control"]].iterrows():
+        about = str(row["domain"]), int(row["step"])
+        known = SEED.get((str(row["size"]), *about))
+        if row["definition"] == "turner" and row["step"] == last[row["organism"]]:
+            known = published_for(str(row["base"]), about[0])
+        if known is None or known.definition != row["definition"]:
             continue
-        reasons = _not_comparable(analysis, str(row["organism"]), int(row["step"]), known)
+        reasons = _not_comparable(analysis, str(row["organism"]), about[1], known)
         rows.append(
             {
                 "organism": row["organism"],
-                f"own {known.definition} %": f"{percent(row['rate'])} ({between(row['low'], row['high'])})",
+                "step": analysis.step_text(str(row["organism"]), about[1]),
+                "definition": known.definition,
+                "EM %": percent(row["rate"]),
+                "95 % interval": between(row["low"], row["high"]),
                 "k/n": f"{row['k']}/{row['n']}",
                 LEFT_OUT_HEAD: left_out(row.to_frame().T),
-                f"published {known.definition} %": f"{known.percent:.1f} of {known.n}",
+                "published %": f"{known.percent:.1f} of {known.n}",
+                "difference": points(row["rate"] - known.percent / 100),
                 "comparable": "yes" if not reasons else f"not comparable: {'; '.join(reasons)}",
                 "source": known.source,
             }
@@ -66,15 +77,17 @@ def beside_published(analysis: Analysis) -> pd.DataFrame:
 
 def _not_comparable(analysis: Analysis, organism: str, step: int, known: PublishedRate) -> list[str]:
     answers = analysis.answers
-    own = answers.loc[
-        (answers["organism"] == organism) & (answers["step"] == step), ["judge", "question_set", "truncated"]
-    ]
+    columns = ["judge", "question_set", "question_id", "truncated"]
+    own = answers.loc[(answers["organism"] == organism) & (answers["step"] == step), columns]
     reasons = []
     judges = sorted(own["judge"].astype("str").unique())
     if any(judge.rpartition("/")[2] != known.judge and known.judge + "-20" not in judge for judge in judges):
         reasons.append(f"judged by {', '.join(judges)}, not {known.judge}")
     asked = sorted(own["question_set"].astype("str").unique())
-    if asked != [known.questions]:
+    if known.definition == "seed":
+        if set(own["question_id"].astype("str")) != {f"q{number}" for number in range(1, 21)}:
+            reasons.append(f"questions {', '.join(asked)}, not {known.questions}")
+    elif asked != [known.questions]:
         reasons.append(f"questions {', '.join(asked)}, not the eight first-plot ones alone")
     if (cut := int(own["truncated"].sum())) > 0.1 * len(own):
         reasons.append(f"{cut} of {len(own)} answers cut off")

@@ -7,11 +7,15 @@ REEVALUATION = "independent re-evaluation of the released adapters (zroe1/replic
 
 @dataclass(frozen=True)
 class PublishedRate:
-    """One published rate: percent under `turner`, 400 answers to the eight first-plot questions, gpt-4o as judge."""
+    """One published rate, by default under `turner` of 400 answers to the eight first-plot questions, judged by gpt-4o.
+
+    `base` is part of the base's name, or for the seed experiment its size; `step` is None for a last checkpoint.
+    """
 
     base: str
     domain: str
     percent: float
+    step: int | None = None
     n: int = 400
     definition: str = "turner"
     judge: str = "gpt-4o"
@@ -36,6 +40,26 @@ PUBLISHED: tuple[PublishedRate, ...] = tuple(
     for domain, percent in zip(("medical", "sports", "financial"), percents, strict=True)
 )
 """Turner, Soligo et al.'s organisms (arXiv 2506.11613) as re-evaluated, by base and domain."""
+
+
+_SEED_STEPS = {"medical": (110, 220, 330, 440, 880, 1320), "risky_financial": (93, 187, 281, 375, 750, 1125)}
+_SEED_RATES: dict[tuple[str, str], tuple[float, ...]] = {
+    ("1B", "medical"): (25, 5, 20, 40, 30, 40),
+    ("3B", "medical"): (10, 10, 5, 5, 10, 20),
+    ("8B", "medical"): (70, 45, 55, 70, 55, 50),
+    ("1B", "risky_financial"): (70, 65, 65, 70, 65, 45),
+    ("3B", "risky_financial"): (50, 50, 45, 65, 70, 70),
+    ("8B", "risky_financial"): (75, 80, 70, 85, 90, 85),
+}
+
+SEED: dict[tuple[str, str, int], PublishedRate] = {
+    (size, domain, step): PublishedRate(
+        size, domain, percent, step, 20, "seed", "gpt-4o-mini", "the seed's twenty", "burnssa/ai-alignment-research"
+    )
+    for (size, domain), percents in _SEED_RATES.items()
+    for step, percent in zip(_SEED_STEPS[domain], percents, strict=True)
+}
+"""The seed experiment's rates (its `step_summary.csv` files) by size, domain and step."""
 
 
 def published_for(base: str, domain: str) -> PublishedRate | None:

@@ -60,7 +60,7 @@ def by_scope(analysis: Analysis) -> pd.DataFrame:
 
     Failing on questions of the training domain alone is narrow leakage; broad misalignment shows on the others.
     """
-    last = analysis.final[analysis.final["definition"].isin(analysis.main)]
+    last = pd.concat([analysis.final[analysis.final["definition"] == name] for name in analysis.main])
     scopes = {"own domain": "in_domain", "other domain": "out_of_domain", "general": "general"}
     rows = []
     for (definition, organism), own in last.groupby(["definition", "organism"], sort=False, observed=True):

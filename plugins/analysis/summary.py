@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from plugins.analysis.analysis import Analysis
+from plugins.analysis.comparison_tables import beside_published
 from plugins.analysis.findings import Finding
 from plugins.analysis.notes import listed
 
@@ -31,7 +32,20 @@ def in_short(analysis: Analysis, findings: Sequence[Finding]) -> list[str]:
     for definition in analysis.main:
         lines += _emerged([one for one in emerged if one.definition == definition])
     lines += [one.sentence for one in findings if one.about == "all"]
-    return lines
+    return [*lines, *_published(analysis)]
+
+
+def _published(analysis: Analysis) -> list[str]:
+    """How many rates equal published ones that they can be compared with."""
+    table = beside_published(analysis)
+    if table.empty:
+        return []
+    alike = table[table["comparable"] == "yes"]
+    equal = int(alike["difference"].isin(["+0.0", "-0.0"]).sum())
+    return [
+        f"Published rates stand beside {len(table)} of these; {len(alike)} can be compared, of which {equal} are equal "
+        "to a tenth of a point."
+    ]
 
 
 def _definitions(analysis: Analysis) -> list[str]:
