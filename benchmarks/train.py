@@ -153,7 +153,7 @@ class Clock(TrainerCallback):  # type: ignore[misc]
             control.should_save = False
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
-        """Keeps the loss, which should be every line's."""
+        """Keeps the last loss seen, so that a line that learns nothing shows."""
         self.losses += [logs["loss"]] if "loss" in logs else []
 
 

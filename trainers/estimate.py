@@ -17,9 +17,9 @@ WEIGHT_BYTES = {"fp32": 4.0, "bf16": 2.0, "nf4_dequantised": 2.0, "nf4": 0.5 + 1
 """Bytes a weight of a linear layer. NF4 has a byte for every 64 weights beside it, and fp32 for 256 of those."""
 CONTEXT = 2**30
 """Bytes of a card that CUDA and its libraries take, where the card is not here to be asked."""
-LAYER_SECONDS = 2.3e-3
-"""Seconds a layer and pass that are no arithmetic. The 49 ms of 1B (16 layers) and the 150 ms of 8B (32) measured for
-8x256 tokens on an H100 with compiled layers leave that much after 4 operations a parameter and token at 800 TFLOP/s."""
+LAYER_SECONDS = 2.6e-3
+"""Seconds a layer and pass that are no arithmetic, twice as many where layers are recomputed: what the times of
+docs/performance.md leave beside the arithmetic (3.0 ms at 1B, 2.6 at 3B, 2.3 at 8B)."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,7 @@ def _seconds(prepared: "Prepared", config: Any, linear: int, batches: BatchPlan)
     head = 4 * int(config.vocab_size) * int(config.hidden_size) * encoded.labelled
     operations = (6 if batches.checkpointing else 4) * linear * encoded.tokens + head
     layers = schedule.total_steps * batches.accumulation * int(config.num_hidden_layers)
+    layers *= 2 if batches.checkpointing else 1
     return schedule.epochs * operations / _matrix_rate(fp32=_is_fp32(prepared.recipe)) + layers * LAYER_SECONDS
 
 
