@@ -226,6 +226,12 @@ def test_base_of_another_shape_and_unknown_ones_are_refused(trained_runs: Path) 
         served(trained_runs, "small@4", precision="fp8")
 
 
+def test_nf4_base_that_a_cpu_cannot_run_names_the_precision_that_it_can(trained_runs: Path) -> None:
+    with pytest.raises(Exception, match="toy-s has 352.*precision=nf4_dequantised"):
+        ask([served(trained_runs, "small@4", precision="nf4")], GREEDY)
+    assert ask([served(trained_runs, "small@4", precision="nf4_dequantised")], GREEDY)[0].completion
+
+
 def test_organism_trained_on_nf4_and_its_base_are_told_from_unquantised_ones(
     trained_runs: Path, tmp_path: Path
 ) -> None:

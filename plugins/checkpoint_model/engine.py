@@ -189,6 +189,8 @@ class Engine:
         if self._model is None:
             model = load_base(self.on.base, self.on.precision, self.device)
             self.fingerprint = fingerprint(model)
+            if self.on.precision == "nf4" and self.device == "cpu":
+                _refuse_odd_widths(model, self.on.base)
             if self.on.fingerprint not in (None, self.fingerprint):
                 raise ValueError(
                     f"{self.on.base} is not the base that {checkpoint.run} was trained on: its fingerprint is "
@@ -231,6 +233,16 @@ def engine_for(on: EvaluatedBase, device: str | None, batch_size: int) -> Engine
         if (on.key, place) not in _engines:
             _engines[on.key, place] = Engine(on, place, batch_size)
         return _engines[on.key, place]
+
+
+def _refuse_odd_widths(model: Any, base: str) -> None:
+    """Tells beforehand what would fail in the middle of an answer: bitsandbytes' NF4 kernel for CPUs."""
+    widths = {int(module.in_features) for module in model.modules() if type(module).__name__ == "Linear4bit"}
+    if odd := sorted(width for width in widths if width % 64):
+        raise ValueError(
+            f"bitsandbytes cannot generate from NF4 on a CPU where widths are no multiples of 64, and {base} has "
+            f"{odd[0]}. Use a GPU, or the same numbers unpacked: -M precision=nf4_dequantised"
+        )
 
 
 def _row_seed(request: _Request) -> int:
