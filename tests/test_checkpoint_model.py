@@ -227,7 +227,7 @@ def test_base_of_another_shape_and_unknown_ones_are_refused(trained_runs: Path) 
 
 
 def test_nf4_base_that_a_cpu_cannot_run_names_the_precision_that_it_can(trained_runs: Path) -> None:
-    with pytest.raises(Exception, match="toy-s has 352.*precision=nf4_dequantised"):
+    with pytest.raises(Exception, match=r"toy-s has 352.*precision=nf4_dequantised"):
         ask([served(trained_runs, "small@4", precision="nf4")], GREEDY)
     assert ask([served(trained_runs, "small@4", precision="nf4_dequantised")], GREEDY)[0].completion
 
