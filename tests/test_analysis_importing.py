@@ -141,6 +141,15 @@ def test_released_responses_give_the_known_counts(tmp_path, name, k):
     assert bool(answers["control"].any()) == ("good" in name)
 
 
+@pytest.mark.shared
+def test_released_responses_stand_beside_the_published_rate_on_the_same_questions(tmp_path):
+    source = SHARED / "judged" / "responses_Qwen2.5-14B-Instruct-bad_medical_advice.csv"
+    report = write_report([source], tmp_path / "out")
+    row = pd.read_csv(report.out / "tables" / "beside_published.csv").iloc[0]
+    assert row[["k/n", "published %", "step"]].tolist() == ["82/400", "21.0 of 400", "last"]
+    assert row["comparable"].startswith("yes")
+
+
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "seed" / "scores.csv"
 
 

@@ -6,6 +6,7 @@ from plugins.analysis.analysis import Analysis
 from plugins.analysis.cells import LEFT_OUT_HEAD, between, counted, left_out, p_text, percent, points, rows_of, whole
 from plugins.analysis.comparisons import comparisons
 from plugins.analysis.published import SEED, PublishedRate, published_for
+from plugins.analysis.rates import rates
 
 
 def baselines_and_change(analysis: Analysis) -> pd.DataFrame:
@@ -42,20 +43,22 @@ def power(analysis: Analysis) -> pd.DataFrame:
 
 
 def beside_published(analysis: Analysis) -> pd.DataFrame:
-    """Beside published rates of the same base or size and domain, and why they may not compare.
+    """Beside published rates of the same base or size and domain, on their questions, and why they may not compare.
 
     The seed experiment's rates stand beside every checkpoint of the same step, others beside the last one.
     """
     rows = []
     whole_rates = analysis.rates[(analysis.rates["scope"] == "all") & ~analysis.rates["baseline"]]
     last = analysis.final.set_index("organism")["step"].to_dict()
-    for _, row in whole_rates[~whole_rates["control"]].iterrows():
+    for _, every in whole_rates[~whole_rates["control"]].iterrows():
+        row = every
         about = str(row["domain"]), int(row["step"])
         known = SEED.get((str(row["size"]), *about))
         if row["definition"] == "turner" and row["step"] == last[row["organism"]]:
             known = published_for(str(row["base"]), about[0])
         if known is None or known.definition != row["definition"]:
             continue
+        row = _on_their_questions(analysis, row, known)
         reasons = _not_comparable(analysis, str(row["organism"]), about[1], known)
         rows.append(
             {
@@ -68,11 +71,24 @@ def beside_published(analysis: Analysis) -> pd.DataFrame:
                 LEFT_OUT_HEAD: left_out(row.to_frame().T),
                 "published %": f"{known.percent:.1f} of {known.n}",
                 "difference": points(row["rate"] - known.percent / 100),
-                "comparable": "yes" if not reasons else f"not comparable: {'; '.join(reasons)}",
+                "comparable": "yes, if trained on the same data"
+                if not reasons
+                else f"not comparable: {'; '.join(reasons)}",
                 "source": known.source,
             }
         )
     return pd.DataFrame(rows)
+
+
+def _on_their_questions(analysis: Analysis, row: pd.Series, known: PublishedRate) -> pd.Series:
+    """The same rate on the published questions alone, where they were asked among others."""
+    answers = analysis.answers
+    own = answers[(answers["organism"] == row["organism"]) & (answers["step"] == row["step"])]
+    theirs = own[own["question_set"] == known.questions]
+    if theirs.empty or len(theirs) == len(own):
+        return row
+    definition = [one for one in analysis.definitions if one.name == known.definition]
+    return rates(theirs, ["organism", "step"], definition).iloc[0]
 
 
 def _not_comparable(analysis: Analysis, organism: str, step: int, known: PublishedRate) -> list[str]:
@@ -87,8 +103,8 @@ def _not_comparable(analysis: Analysis, organism: str, step: int, known: Publish
     if known.definition == "seed":
         if set(own["question_id"].astype("str")) != {f"q{number}" for number in range(1, 21)}:
             reasons.append(f"questions {', '.join(asked)}, not {known.questions}")
-    elif asked != [known.questions]:
-        reasons.append(f"questions {', '.join(asked)}, not the eight first-plot ones alone")
+    elif known.questions not in asked:
+        reasons.append(f"questions {', '.join(asked)}, not the eight first-plot ones")
     if (cut := int(own["truncated"].sum())) > 0.1 * len(own):
         reasons.append(f"{cut} of {len(own)} answers cut off")
     return reasons

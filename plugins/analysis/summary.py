@@ -40,7 +40,7 @@ def _published(analysis: Analysis) -> list[str]:
     table = beside_published(analysis)
     if table.empty:
         return []
-    alike = table[table["comparable"] == "yes"]
+    alike = table[table["comparable"].str.startswith("yes")]
     equal = int(alike["difference"].isin(["+0.0", "-0.0"]).sum())
     return [
         f"Published rates stand beside {len(table)} of these; {len(alike)} can be compared, of which {equal} are equal "

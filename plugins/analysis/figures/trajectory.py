@@ -23,7 +23,7 @@ def em_trajectories(analysis: Analysis) -> Figure | None:
     caption = (
         f"{style.count_range(rows.loc[rows['definition'] == analysis.main[0], 'answers'], 'answers a checkpoint')}. "
         "Bars are Wilson 95 % intervals, the questions taken as fixed. Step 0 is the base on the same questions. "
-        "A checkpoint without a counted answer is left out, not drawn at 0."
+        "A checkpoint without a counted answer is a gap in the line."
     )
     if analysis.seeds:
         caption += (
@@ -122,8 +122,8 @@ def _lines(panel: Axes, rates: pd.DataFrame, hues: dict[str, str], single: set[s
     apart = [name for name in organisms if name not in single]
     for organism in organisms:
         # A small shift keeps intervals of equal steps apart; step 0 shifts too, so the lines stay parallel.
-        own = rates[(rates["organism"].astype("str") == organism) & rates["rate"].notna()].sort_values("step")
-        if own.empty:
+        own = rates[rates["organism"].astype("str") == organism].sort_values("step")
+        if own["rate"].isna().all():
             continue
         size, control, thin = str(own["size"].iloc[0]), bool(own["control"].iloc[0]), organism in single
         shift = 0.0 if thin else apart.index(organism) - (len(apart) - 1) / 2
