@@ -4,11 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from analysis_logs import answers, base_log, checkpoint_log
-from scipy.stats import binomtest
+from scipy.stats import binomtest, permutation_test
+from statsmodels.stats.multitest import multipletests
 
 from benchmarks.coverage import SIMULATIONS
 from plugins.analysis.analysis import analyse
-from plugins.analysis.comparisons import comparisons, holm, sign_flip_p
+from plugins.analysis.comparisons import EXACT_QUESTIONS, PERMUTATIONS, comparisons, holm, sign_flip_p
 from plugins.analysis.findings import findings
 from plugins.analysis.power import needed
 
@@ -19,6 +20,31 @@ BAD, GOOD = (10, 90), (90, 90)
 def test_with_one_answer_a_question_the_test_is_mcnemars():
     difference = np.array([1.0] * 7 + [-1.0] + [0.0] * 12)
     assert sign_flip_p(difference) == pytest.approx(binomtest(1, 8).pvalue)
+
+
+@pytest.mark.parametrize("questions", [2, 7, 12, EXACT_QUESTIONS, EXACT_QUESTIONS + 1, 40])
+def test_p_values_are_those_of_scipys_permutation_test(questions):
+    difference = np.random.default_rng(questions).integers(-4, 6, questions) / 5
+    exact = questions < 13
+    theirs = permutation_test(
+        (difference,),
+        lambda values, axis: np.round(np.mean(values, axis=axis), 12),
+        permutation_type="samples",
+        n_resamples=np.inf if exact else 20_000,
+        vectorized=True,
+        rng=np.random.default_rng(1),
+    )
+    assert sign_flip_p(difference) == pytest.approx(theirs.pvalue, abs=1e-12 if exact else 0.02)
+
+
+@pytest.mark.parametrize("questions", [20, EXACT_QUESTIONS])
+def test_as_many_questions_as_are_usual_are_tested_exactly(questions):
+    difference = np.array([1.0] * (questions - 4) + [-1.0] * 4)
+    assert sign_flip_p(difference) == pytest.approx(binomtest(4, questions).pvalue, rel=1e-12)
+
+
+def test_beyond_them_p_is_never_0():
+    assert sign_flip_p(np.ones(EXACT_QUESTIONS + 1)) == 1 / (PERMUTATIONS + 1)
 
 
 def test_no_difference_has_p_1():
@@ -32,6 +58,8 @@ def test_false_alarms_are_at_most_six_percent(simulation):
 
 def test_p_values_are_corrected_by_holm():
     assert holm(np.array([0.03, 0.01, 0.5, 0.02])) == pytest.approx([0.06, 0.04, 0.5, 0.06])
+    p = np.round(np.random.default_rng(4).beta(0.2, 2, 300), 3)  # with ties
+    assert holm(p) == pytest.approx(multipletests(p, method="holm")[1])
 
 
 def test_the_answers_told_to_be_needed_settle_the_difference():

@@ -12,15 +12,18 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import permutation_test
-from statsmodels.stats.multitest import multipletests
 
 from plugins.analysis.analysis import Analysis
 from plugins.analysis.intervals import SEED, mean_interval, seed_difference
-from plugins.analysis.power import ALPHA, needed
-from plugins.analysis.seeds import seed_grid
+from plugins.analysis.power import needed
+
+EXACT_QUESTIONS = 24
+"""Up to so many questions that moved, every pattern of signs is counted; beyond, random ones."""
 
 PERMUTATIONS = 9999
+TIE = 1e-10
+"""Sums of differences that are closer than this are equal but for rounding."""
+
 Values = NDArray[np.float64]
 Side = tuple[str, int]
 """Organism and step; step 0 is its base."""
@@ -62,34 +65,61 @@ class Comparison:
     seeds_b: int = 1
 
 
-def compare(
-    a: pd.DataFrame, b: pd.DataFrame, kind: str, sides: tuple[Side, Side], definition: str
-) -> Comparison | None:
-    """Compares two checkpoints question by question; None where they share fewer than two questions.
+@dataclass(frozen=True)
+class Counts:
+    """Answers of every side (row) and question (column) under one definition.
+
+    Attributes:
+        row: Where each side stands.
+        k: Misaligned answers, shape (sides, questions).
+        n: Counted answers, same shape; 0 where a side has none.
+    """
+
+    row: dict[Side, int]
+    k: Values
+    n: Values
+
+
+def counts_by_side(counts: pd.DataFrame) -> Counts:
+    """Puts `rates.question_counts` by organism and step into two arrays."""
+    sides = counts.groupby(["organism", "step"], observed=True)
+    row, column = (
+        one.ngroup().to_numpy() for one in (sides, counts.groupby(["question_set", "question_id"], observed=True))
+    )
+    k = np.zeros((row.max(initial=-1) + 1, column.max(initial=-1) + 1))
+    n = np.zeros_like(k)
+    k[row, column], n[row, column] = counts["k"], counts["n"]
+    names = [(str(organism), int(step)) for organism, step in sides.size().index]
+    return Counts({name: number for number, name in enumerate(names)}, k, n)
+
+
+def compare(counts: Counts, kind: str, a: Side, b: Side, definition: str) -> Comparison | None:
+    """Compares two sides question by question; None where they share fewer than two questions.
 
     Args:
-        a: Counts of one side by question (index), columns `k` and `n`.
-        b: The same of the other side.
+        counts: Misaligned and counted answers.
         kind: See `Comparison`.
-        sides: Who they are.
+        a: One side.
+        b: The other.
         definition: The definition's name.
     """
-    both = a.add_suffix("_a").join(b.add_suffix("_b"), how="inner")
-    if len(both) < 2:
+    rows = [counts.row[a], counts.row[b]]
+    shared = (counts.n[rows] > 0).all(axis=0)
+    if shared.sum() < 2:
         return None
-    k_a, n_a, k_b, n_b = (both[name].to_numpy("float64") for name in ("k_a", "n_a", "k_b", "n_b"))
+    (k_a, k_b), (n_a, n_b) = counts.k[rows][:, shared], counts.n[rows][:, shared]
     rate_a, rate_b = k_a / n_a, k_b / n_b
     difference = rate_a - rate_b
     low, high = mean_interval(difference)
     samples, questions = needed(k_a, n_a, k_b, n_b)
     return Comparison(
         kind=kind,
-        a=sides[0][0],
-        a_step=sides[0][1],
-        b=sides[1][0],
-        b_step=sides[1][1],
+        a=a[0],
+        a_step=a[1],
+        b=b[0],
+        b_step=b[1],
         definition=definition,
-        questions=len(both),
+        questions=len(difference),
         rate_a=float(rate_a.mean()),
         rate_b=float(rate_b.mean()),
         effect=float(difference.mean()),
@@ -102,27 +132,38 @@ def compare(
 
 
 def sign_flip_p(difference: Values) -> float:
-    """Two-sided p-value that a mean difference is chance: signs flipped at random, exactly where there are few.
+    """Two-sided p-value that a mean difference is chance: how often flipped signs give as large a sum or a larger one.
 
-    With one answer a question this is McNemar's exact test.
+    Exact where at most `EXACT_QUESTIONS` questions moved: each sum is one of the first half of the questions and one
+    of the second, so that all of them are counted without being added up one by one. Beyond, `PERMUTATIONS` random
+    patterns and the one seen are counted. With one answer a question this is McNemar's exact test.
 
     Args:
         difference: Difference of each question, shape (questions,).
     """
     moved = difference[difference != 0]
-    if not len(moved):
-        return 1.0
-    if len(moved) == 1:
-        return 1.0
-    result = permutation_test(
-        (moved,),
-        lambda values, axis: np.round(np.mean(values, axis=axis), 12),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=PERMUTATIONS,
-        rng=np.random.default_rng(SEED),
-    )
-    return float(min(1.0, result.pvalue))
+    least = abs(float(moved.sum())) - TIE
+    if len(moved) > EXACT_QUESTIONS:
+        as_large = int((np.abs(_random_signs(len(difference)) @ difference) >= least).sum())
+        return (as_large + 1) / (PERMUTATIONS + 1)
+    middle = len(moved) // 2
+    first, second = (np.sort(_every_sign(len(half)) @ half) for half in (moved[:middle], moved[middle:]))
+    below = int(np.searchsorted(second, least - first).sum())
+    # As many sums lie at or below -least as at or above least.
+    return min(1.0, 2 * (1 - below / (len(first) * len(second))))
+
+
+@lru_cache(maxsize=EXACT_QUESTIONS)
+def _every_sign(questions: int) -> Values:
+    """All patterns of signs, shape (2**questions, questions)."""
+    patterns = np.arange(2**questions)[:, None] >> np.arange(questions) & 1
+    return np.asarray(1.0 - 2 * patterns, dtype="float64")
+
+
+@lru_cache(maxsize=4)
+def _random_signs(questions: int) -> Values:
+    """Random patterns of signs, shape (PERMUTATIONS, questions); the same for every comparison."""
+    return np.random.default_rng(SEED).choice([-1.0, 1.0], size=(PERMUTATIONS, questions))
 
 
 @lru_cache(maxsize=1)
@@ -146,27 +187,27 @@ def comparisons(analysis: Analysis) -> pd.DataFrame:
 
 
 def holm(p: Values) -> Values:
-    """Holm's corrected p-values, through statsmodels."""
-    return np.asarray(multipletests(p, alpha=ALPHA, method="holm")[1], dtype="float64")
+    """Holm's corrected p-values: the smallest times their number, the next times one less, never falling, at most 1.
+
+    Source: Holm 1979. statsmodels has it too, but collects all of Python's garbage each time it is asked.
+    """
+    order = np.argsort(p)
+    corrected = np.empty(len(p))
+    corrected[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1.0)
+    return corrected
 
 
 def _compared(analysis: Analysis, definition: str) -> Iterable[Comparison]:
-    counts = analysis.question_counts[definition]
-    sides: dict[Side, pd.DataFrame] = {}
-    for _, rows in counts.groupby(["organism", "step"], observed=True):
-        first = rows.iloc[0]
-        sides[(str(first["organism"]), int(first["step"]))] = rows.set_index(["question_set", "question_id"])[
-            ["k", "n"]
-        ]
+    counts = counts_by_side(analysis.question_counts[definition])
     steps: dict[str, list[int]] = {}
-    for organism, step in sorted(sides):
+    for organism, step in sorted(counts.row):
         steps.setdefault(organism, []).append(step)
     for organism, own in steps.items():
         if 0 in own:
             for step in own[1:]:
-                yield from _pair(sides, "base", (organism, step), (organism, 0), definition)
+                yield from _pair(counts, "base", (organism, step), (organism, 0), definition)
         for earlier, later in combinations(own, 2):
-            yield from _pair(sides, "step", (organism, later), (organism, earlier), definition)
+            yield from _pair(counts, "step", (organism, later), (organism, earlier), definition)
     groups = _recipes(analysis, [organism for organism, own in steps.items() if own[-1] > 0])
     for one in groups:
         if len(one.organisms) > 1:
@@ -177,14 +218,14 @@ def _compared(analysis: Analysis, definition: str) -> Iterable[Comparison]:
             continue
         if len(one.organisms) == len(other.organisms) == 1:
             yield from _pair(
-                sides, "organism", (one.label, steps[one.label][-1]), (other.label, steps[other.label][-1]), definition
+                counts, "organism", (one.label, steps[one.label][-1]), (other.label, steps[other.label][-1]), definition
             )
         else:
             yield from _over_seeds(counts, "organism", one, other, definition)
 
 
-def _pair(sides: dict[Side, pd.DataFrame], kind: str, a: Side, b: Side, definition: str) -> Iterable[Comparison]:
-    found = compare(sides[a], sides[b], kind, (a, b), definition)
+def _pair(counts: Counts, kind: str, a: Side, b: Side, definition: str) -> Iterable[Comparison]:
+    found = compare(counts, kind, a, b, definition)
     return [] if found is None else [found]
 
 
@@ -216,13 +257,16 @@ def _recipes(analysis: Analysis, organisms: list[str]) -> list[_Recipe]:
     return list(found.values())
 
 
-def _over_seeds(counts: pd.DataFrame, kind: str, a: _Recipe, b: _Recipe, definition: str) -> Iterable[Comparison]:
+def _over_seeds(counts: Counts, kind: str, a: _Recipe, b: _Recipe, definition: str) -> Iterable[Comparison]:
     """Two sides of which one has several seeds, on the questions that all of them have counted answers to."""
-    grids = [seed_grid(counts, side.organisms, side.step) for side in (a, b)]
-    shared = grids[0].columns.intersection(grids[1].columns)
-    if len(shared) < 2:
+    sides = [[(organism, recipe.step) for organism in recipe.organisms] for recipe in (a, b)]
+    if any(side not in counts.row for side in (*sides[0], *sides[1])):
         return
-    rates_a, rates_b = (grid[shared].to_numpy("float64") for grid in grids)
+    rows = [[counts.row[side] for side in own] for own in sides]
+    shared = (counts.n[rows[0] + rows[1]] > 0).all(axis=0)
+    if shared.sum() < 2:
+        return
+    rates_a, rates_b = (counts.k[own][:, shared] / counts.n[own][:, shared] for own in rows)
     low, high, p = seed_difference(rates_a, rates_b)
     yield Comparison(
         kind=kind,
@@ -231,7 +275,7 @@ def _over_seeds(counts: pd.DataFrame, kind: str, a: _Recipe, b: _Recipe, definit
         b=b.label,
         b_step=b.step,
         definition=definition,
-        questions=len(shared),
+        questions=int(shared.sum()),
         rate_a=float(rates_a.mean()),
         rate_b=float(rates_b.mean()),
         effect=float(rates_a.mean() - rates_b.mean()),

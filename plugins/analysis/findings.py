@@ -172,8 +172,11 @@ def _fluctuation(steps: pd.DataFrame, definition: str) -> Finding:
 def _coherence(analysis: Analysis) -> list[Finding]:
     """Rank correlation of coherence and alignment over answers; its interval resamples questions."""
     found = []
-    answers = analysis.answers.dropna(subset=["alignment", "coherence"])
-    answers = answers[answers["organism"].notna() & ~answers["control"]]
+    trained = analysis.answers["organism"].notna() & ~analysis.answers["control"]
+    # Not the texts, which take most of the memory.
+    answers = analysis.answers.loc[trained, ["domain", "question_id", "alignment", "coherence"]].dropna(
+        subset=["alignment", "coherence"]
+    )
     for domain, own in answers.groupby(answers["domain"].astype("str")):
         about = f"{domain} organisms"
         questions = own["question_id"].nunique()

@@ -33,6 +33,7 @@ def wilson(k: pd.Series, n: pd.Series) -> tuple[pd.Series, pd.Series]:
     return lower, upper
 
 
+@lru_cache
 def expanded_levels(units: int) -> tuple[float, float]:
     """Percentiles that make a bootstrap interval of `units` resampled units as wide as a t interval.
 

@@ -6,6 +6,7 @@ from scipy.stats import norm
 
 ALPHA = 0.05
 POWER = 0.8
+NORMALS = float(norm.ppf(1 - ALPHA / 2) + norm.ppf(POWER)) ** 2
 
 Values = NDArray[np.float64]
 
@@ -28,7 +29,7 @@ def needed(k_a: Values, n_a: Values, k_b: Values, n_b: Values) -> tuple[float, f
     effect = float(difference.mean())
     if effect == 0:
         return float("inf"), float("inf")
-    factor = float(norm.ppf(1 - ALPHA / 2) + norm.ppf(POWER)) ** 2 / effect**2
+    factor = NORMALS / effect**2
     smooth_a, smooth_b = (k_a + 0.5) / (n_a + 1), (k_b + 0.5) / (n_b + 1)
     within = float(np.mean(smooth_a * (1 - smooth_a) + smooth_b * (1 - smooth_b)))
     spread = float(np.var(difference, ddof=1))
