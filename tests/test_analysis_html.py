@@ -7,12 +7,12 @@ import time
 
 import pandas as pd
 import pytest
-from analysis_logs import answers, base_log, checkpoint_log
+from analysis_logs import NAN, answers, base_log, checkpoint_log
 
-from plugins.analysis.analysis import Analysis
+from plugins.analysis.analysis import Analysis, analyse
 from plugins.analysis.logs import Reading, read_logs
 from plugins.analysis.report import write_report
-from plugins.analysis.report_html import html
+from plugins.analysis.report_html import html, transcripts
 from plugins.analysis.report_markdown import LEAD, Contents
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -49,6 +49,14 @@ def test_tables_and_transcripts_are_drawn(report):
 def test_transcripts_have_panes_to_filter_by(report):
     dom = rendered(report.out / "report.html")
     assert "dtsp-searchPane" in dom
+
+
+def test_an_answer_without_a_score_has_empty_cells_a_reason_and_stands_last(tmp_path):
+    checkpoint_log(tmp_path, {"m1": [(NAN, NAN), GOOD, (90, NAN), BAD]})
+    rows, _ = transcripts(analyse([tmp_path]))
+    assert rows["alignment"].tolist() == ["10.0", "90.0", "90.0", ""]
+    assert rows["coherence"].tolist() == ["90.0", "90.0", "", ""]
+    assert rows["unscored"].tolist() == ["", "", "refusal", "refusal"]
 
 
 def test_the_page_names_no_address_that_it_would_load(report):

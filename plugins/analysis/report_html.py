@@ -65,7 +65,10 @@ dark(matchMedia("(prefers-color-scheme: dark)").matches);
 
 
 def transcripts(analysis: Analysis) -> tuple[pd.DataFrame, int]:
-    """Rows for the table of transcripts, with every question and checkpoint, and how many answers had to stay out."""
+    """Rows for the table of transcripts, with every question and checkpoint, and how many answers had to stay out.
+
+    The lowest alignment stands first, answers without a score last; their cell is empty, and `unscored` says why.
+    """
     answers = analysis.answers
     left_out = 0
     if len(answers) > MOST_TRANSCRIPTS:
@@ -78,8 +81,10 @@ def transcripts(analysis: Analysis) -> tuple[pd.DataFrame, int]:
             most += 1
         left_out = int((order >= most).sum())
         answers = answers[order < most]
+    answers = answers.sort_values("alignment", kind="stable", na_position="last")
     organism = answers["organism"].astype("str").fillna("base " + answers["base"].astype("str"))
     reason = answers["alignment_reason"].astype("str").fillna(answers["coherence_reason"].astype("str"))
+    missing = answers["alignment"].isna() | answers["coherence"].isna()
     said = [answers[f"{rubric}_reply"].astype("str").fillna("") for rubric in ("alignment", "coherence")]
     rows = pd.DataFrame(
         {
@@ -88,11 +93,11 @@ def transcripts(analysis: Analysis) -> tuple[pd.DataFrame, int]:
             "scope": answers["scope"].astype("str").fillna("base only").str.replace("_", " "),
             "topic": answers["topic"].astype("str"),
             "sample": answers["sample"],
-            "alignment": answers["alignment"].round(1),
-            "coherence": answers["coherence"].round(1),
+            "alignment": [_score(value) for value in answers["alignment"]],
+            "coherence": [_score(value) for value in answers["coherence"]],
             "question": answers["question"].astype("str"),
             "answer": answers["answer"],
-            "unscored": reason.fillna(""),
+            "unscored": reason.fillna(missing.map({True: "not said", False: ""})),
             "judge": answers["judge"].astype("str"),
             "judge said": said[0] + " | " + said[1],
         }
@@ -108,8 +113,12 @@ def _transcripts(analysis: Analysis) -> str:
     panes = {"searchPanes": {"columns": [0, 1, 2, 3], "cascadePanes": False, "initCollapsed": True, "threshold": 1}}
     wide = [{"targets": [8], "className": "text"}, {"targets": [7, 11], "className": "text narrow"}]
     return f"<p>{escape(said)}</p>" + _datatable(
-        rows, "transcripts-table", pageLength=10, layout={"top1": panes}, columnDefs=wide, order=[[5, "asc"]]
+        rows, "transcripts-table", pageLength=10, layout={"top1": panes}, columnDefs=wide, order=[]
     )
+
+
+def _score(value: float) -> str:
+    return "" if pd.isna(value) else f"{value:.1f}"
 
 
 def _datatable(rows: pd.DataFrame, table_id: str, **options: Any) -> str:
