@@ -6,6 +6,7 @@ is published beside it in one rename and entered in the manifest. Killed at any 
 last entry; asked to stop, it saves first; with more epochs in the recipe, it goes on from the end.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -56,6 +57,8 @@ def train(recipe: "Recipe", runs: Path, report: Callable[[Progress], None], *, t
         ValueError: The recipe does not fit the data, the base, the processes or the GPU's memory, or the loss is not a
             number any more.
     """
+    # Batches differ in length: without this, what they leave behind would break up the memory of a nearly full GPU.
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     import torch
 
     run = runs / recipe.organism
