@@ -126,9 +126,13 @@ def plan_sweep(
         task_args["questions"] = list(questions)
     asked_for = {key: value for key, value in (("base", base), ("precision", precision)) if value}
     planned: list[Job] = []
-    for key, name in base_names(chosen, base, precision).items():
-        over = {o: m for o, m in chosen.items() if evaluated_base(m, base, precision).key == key}
-        first = next(iter(over.values()))
+    # Names are told apart from those of the organisms left out too: they lie in the same folder.
+    for key, name in base_names(found, base, precision).items():
+        alike = {o: m for o, m in found.items() if evaluated_base(m, base, precision).key == key}
+        over = {o: m for o, m in alike.items() if o in chosen}
+        if not over:
+            continue
+        first = next(iter(alike.values()))
         on = evaluated_base(first, base, precision)
         subjects = [Subject(name, first.base_fingerprint)]
         answers = samples * _asked(questions, trained_domains(runs, first.base_fingerprint))

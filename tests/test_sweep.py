@@ -9,9 +9,11 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from inspect_ai.log import EvalLog, read_eval_log
+from inspect_ai.model import get_model
 
 from em_tasks.cli import cli
 from em_tasks.sweep import Progress, judging_estimate, plan_sweep, sweep
+from plugins.checkpoint_model.subject import describe_model
 from tests.conftest import ROOT, small_recipe, write_rows
 from tests.fake_openai import Reply, fake_openai
 from trainers.bases import TOY_MODELS
@@ -104,6 +106,21 @@ def test_sweep_at_another_precision_says_so_in_every_log(trained_runs: Path, tmp
     answered = {(sample.output.metadata or {})["base_fingerprint"] for log in logs for sample in log.samples or []}
     assert len(answered) == 1
     assert trained not in answered
+
+
+def test_base_of_one_chosen_organism_is_the_one_it_was_trained_on(tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 16)
+    for organism, precision in (("first", "bf16"), ("second", "fp32"), ("third", "fp32")):
+        train(small_recipe(rows, organism=organism, precision=precision), tmp_path / "runs", lambda progress: None)
+    for asked_for in (None, "nf4_dequantised"):
+        (job,) = plan_sweep(tmp_path / "runs", tmp_path, organisms=["third"], precision=asked_for)
+        assert [subject.name for subject in job.subjects][1:] == ["third@1"]
+        # The model is refused if its hash is not the one that the plan pins.
+        base = job.subjects[0]
+        with_hash = get_model(f"em/{base.name}", pin=base.sha256, runs=str(tmp_path / "runs"), **job.model_args)
+        assert describe_model("em", with_hash.name, str(tmp_path / "runs"), **job.model_args).precision == (
+            asked_for or "fp32"
+        )
 
 
 def test_plan_is_refused_before_anything_is_loaded(trained_runs: Path, tmp_path: Path) -> None:
