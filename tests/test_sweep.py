@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -116,11 +117,10 @@ def test_base_of_one_chosen_organism_is_the_one_it_was_trained_on(tmp_path: Path
         (job,) = plan_sweep(tmp_path / "runs", tmp_path, organisms=["third"], precision=asked_for)
         assert [subject.name for subject in job.subjects][1:] == ["third@1"]
         # The model is refused if its hash is not the one that the plan pins.
-        base = job.subjects[0]
-        with_hash = get_model(f"em/{base.name}", pin=base.sha256, runs=str(tmp_path / "runs"), **job.model_args)
-        assert describe_model("em", with_hash.name, str(tmp_path / "runs"), **job.model_args).precision == (
-            asked_for or "fp32"
-        )
+        base, runs = job.subjects[0], str(tmp_path / "runs")
+        model_args: dict[str, Any] = {"pin": base.sha256, **job.model_args}
+        assert get_model(f"em/{base.name}", runs=runs, **model_args).name == base.name
+        assert describe_model("em", base.name, runs, **job.model_args).precision == (asked_for or "fp32")
 
 
 def test_plan_is_refused_before_anything_is_loaded(trained_runs: Path, tmp_path: Path) -> None:
