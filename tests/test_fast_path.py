@@ -183,6 +183,24 @@ def test_model_whose_window_is_shorter_than_a_row_is_refused() -> None:
         model(**{name: batch[name] for name in ("input_ids", "position_ids", "spread", "gather")})
 
 
+SMALL = {
+    "vocab_size": 16, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 64, "pad_token_id": 0,
+}  # fmt: skip
+
+
+def test_models_in_which_packed_rows_would_mix_or_differ_are_refused() -> None:
+    from transformers import GptOssConfig, GptOssForCausalLM, Lfm2Config, Lfm2ForCausalLM
+
+    with pytest.raises(ValueError, match=r"mix tokens without attention \(conv\).*Train a Llama"):
+        use_packed_attention(Lfm2ForCausalLM(Lfm2Config(**SMALL, full_attn_idxs=[1])))
+    sinks = GptOssForCausalLM(GptOssConfig(**SMALL, head_dim=8, num_local_experts=2, num_experts_per_tok=1))
+    use_packed_attention(sinks)
+    batch = pack(ROWS)
+    with pytest.raises(ValueError, match="uses attention sinks"):
+        sinks(**{name: batch[name] for name in ("input_ids", "position_ids", "spread", "gather")})
+
+
 def test_less_memory_means_smaller_passes_then_recomputing_then_a_refusal() -> None:
     config = LlamaConfig(hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, vocab_size=128256)
     rows = [{"input_ids": [1] * 256, "labels": [1] * 256}] * 32

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 ATTENTION = "em_packed"
 """Name of the attention below in transformers' registry."""
 
+ATTENTION_LAYERS = frozenset({"full_attention", "sliding_attention"})
+"""Kinds of layers, as transformers' configurations name them, in which tokens meet in attention alone."""
 
 MULTIPLE = 8
 """The longest row is rounded up to a multiple of this, or attention kernels and compiled layers differ by length."""
@@ -70,6 +72,13 @@ def use_packed_attention(model: "PreTrainedModel") -> None:
             f"{type(model).__name__} does not take its attention from transformers' registry, so its rows cannot be "
             "trained without padding. Train a Llama, Qwen, Gemma or Mistral."
         )
+    # A convolution or a recurrence would carry one row into the next.
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ATTENTION_LAYERS)
+    if others := sorted(kinds - ATTENTION_LAYERS):
+        raise ValueError(
+            f"{type(model).__name__} has layers that mix tokens without attention ({', '.join(others)}), so its rows "
+            "cannot be trained without padding. Train a Llama, Qwen, Gemma or Mistral."
+        )
     model.set_attn_implementation(ATTENTION)
     # cuDNN's kernels are planned anew for every shape, which takes a millisecond a layer; torch's own are not.
     torch.backends.cuda.enable_cudnn_sdp(False)
@@ -118,6 +127,7 @@ def _packed_attention(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention inside each row of a packed batch, in the form of transformers' attention interface.
@@ -134,11 +144,16 @@ def _packed_attention(
         dropout: Of the attention weights.
         sliding_window: Must reach over the longest row.
         softcap: Must be None.
+        s_aux: Attention sinks; must be None.
         others: What other attentions need.
 
     Returns:
         (1, T, heads, head size), and no attention weights.
     """
+    if s_aux is not None:
+        raise ValueError(
+            f"{type(module).__name__} uses attention sinks, which packed training does not do. Train another model."
+        )
     if softcap is not None or (sliding_window is not None and sliding_window < spread.shape[1]):
         raise ValueError(
             f"{type(module).__name__} uses a soft cap or a sliding window shorter than the longest row "
