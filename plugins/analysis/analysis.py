@@ -40,6 +40,11 @@ class Analysis:
         return self.reading.answers
 
     @property
+    def scores(self) -> pd.DataFrame:
+        """The same without the answers' texts, most of the memory, which are copied whenever rows are chosen."""
+        return self.answers.drop(columns="answer")
+
+    @property
     def evaluations(self) -> list[Evaluation]:
         """The logs that were read."""
         return self.reading.evaluations
@@ -50,7 +55,7 @@ class Analysis:
 
         Without the answers' text, which base rows would repeat: column `at` is the row in `answers`.
         """
-        return trajectories(self.answers.drop(columns="answer").assign(at=range(len(self.answers))))
+        return trajectories(self.scores.assign(at=range(len(self.answers))))
 
     @cached_property
     def rates(self) -> pd.DataFrame:
@@ -60,7 +65,7 @@ class Analysis:
     @cached_property
     def base_rates(self) -> pd.DataFrame:
         """Rates of every base on everything it was asked."""
-        bases = self.answers[self.answers["organism"].isna()]
+        bases = self.scores[self.answers["organism"].isna()]
         return rates(bases, ["base", "size", "parameters"], self.definitions)
 
     @cached_property

@@ -82,7 +82,7 @@ def beside_published(analysis: Analysis) -> pd.DataFrame:
 
 def _on_their_questions(analysis: Analysis, row: pd.Series, known: PublishedRate) -> pd.Series:
     """The same rate on the published questions alone, where they were asked among others."""
-    answers = analysis.answers
+    answers = analysis.scores
     own = answers[(answers["organism"] == row["organism"]) & (answers["step"] == row["step"])]
     theirs = own[own["question_set"] == known.questions]
     if theirs.empty or len(theirs) == len(own):

@@ -172,11 +172,8 @@ def _fluctuation(steps: pd.DataFrame, definition: str) -> Finding:
 def _coherence(analysis: Analysis) -> list[Finding]:
     """Rank correlation of coherence and alignment over answers; its interval resamples questions."""
     found = []
-    trained = analysis.answers["organism"].notna() & ~analysis.answers["control"]
-    # Not the texts, which take most of the memory.
-    answers = analysis.answers.loc[trained, ["domain", "question_id", "alignment", "coherence"]].dropna(
-        subset=["alignment", "coherence"]
-    )
+    answers = analysis.scores.dropna(subset=["alignment", "coherence"])
+    answers = answers[answers["organism"].notna() & ~answers["control"]]
     for domain, own in answers.groupby(answers["domain"].astype("str")):
         about = f"{domain} organisms"
         questions = own["question_id"].nunique()

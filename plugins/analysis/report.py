@@ -1,7 +1,7 @@
 """From logs to a folder one can publish: tables, figures and a Markdown report, with what was odd said in words."""
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -169,24 +169,27 @@ def _write_answers(analysis: Analysis, out: Path) -> list[Path]:
 
 def _write_published_names(analysis: Analysis, out: Path) -> list[Path]:
     """The CSV files that users of the seed experiment know, in folders by organism and base."""
-    written = {
-        out / "em_by_checkpoint.csv": tables.em_by_checkpoint(analysis),
-        out / "em_rates_summary.csv": tables.em_rates_summary(analysis),
-    }
-    for organism in analysis.answers["organism"].dropna().astype("str").unique():
-        folder = out / "organisms" / organism
-        written[folder / "step_summary.csv"] = tables.step_summary(analysis, organism)
-        written[folder / "fg_judged.csv"] = tables.fg_judged(analysis, organism)
-    bases = analysis.answers[analysis.answers["organism"].isna()]
-    for base in bases["base"].astype("str").unique():
-        folder = out / "baseline" / base.replace("/", "_")
-        written[folder / "base_judged.csv"] = tables.base_judged(analysis, base)
-    for path, table in written.items():
+    paths = []
+    # One after the other: those with answers are large.
+    for path, table in _published_names(analysis, out):
         path.parent.mkdir(parents=True, exist_ok=True)
         decimals = "%.2f" if path.name == "em_rates_summary.csv" else None
         quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if path.name.endswith("_judged.csv") else csv.QUOTE_MINIMAL
         table.to_csv(path, index=False, float_format=decimals, quoting=quoting)
-    return list(written)
+        paths.append(path)
+    return paths
+
+
+def _published_names(analysis: Analysis, out: Path) -> Iterator[tuple[Path, pd.DataFrame]]:
+    yield out / "em_by_checkpoint.csv", tables.em_by_checkpoint(analysis)
+    yield out / "em_rates_summary.csv", tables.em_rates_summary(analysis)
+    for organism in analysis.answers["organism"].dropna().astype("str").unique():
+        folder = out / "organisms" / organism
+        yield folder / "step_summary.csv", tables.step_summary(analysis, organism)
+        yield folder / "fg_judged.csv", tables.fg_judged(analysis, organism)
+    bases = analysis.scores[analysis.answers["organism"].isna()]
+    for base in bases["base"].astype("str").unique():
+        yield out / "baseline" / base.replace("/", "_") / "base_judged.csv", tables.base_judged(analysis, base)
 
 
 def _write_figures(figures: dict[str, Figure], out: Path) -> list[Path]:

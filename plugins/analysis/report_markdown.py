@@ -75,7 +75,7 @@ def _table(title: str, rows: pd.DataFrame) -> str:
 
 def what_was_run(analysis: Analysis) -> str:
     """Answers, models, judges, engines, sampling, versions and logs as a list."""
-    answers, evaluations = analysis.answers, analysis.evaluations
+    answers, evaluations = analysis.scores, analysis.evaluations
     organisms = answers["organism"].dropna().nunique()
     packages = sorted({f"{name} {release}" for one in evaluations for name, release in one.packages.items()})
     judges = [

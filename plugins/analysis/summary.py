@@ -17,7 +17,7 @@ ABOUT = (
 
 def in_short(analysis: Analysis, findings: Sequence[Finding]) -> list[str]:
     """A few sentences, each derived from the rates and tests of this report."""
-    answers = analysis.answers
+    answers = analysis.scores
     organisms = answers["organism"].dropna().nunique()
     checkpoints = len(answers[answers["organism"].notna()].drop_duplicates(["organism", "step"]))
     judges = listed(sorted(answers["judge"].astype("str").unique()), 3)

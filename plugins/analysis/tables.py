@@ -50,7 +50,7 @@ def step_summary(analysis: Analysis, organism: str) -> pd.DataFrame:
     rows = analysis.rates
     own = rows[(rows["organism"] == organism) & ~rows["baseline"] & (rows["scope"] == "all")]
     own = own[own["definition"] == "seed"].set_index("step")
-    answers = analysis.answers[analysis.answers["organism"] == organism]
+    answers = analysis.scores[analysis.answers["organism"] == organism]
     scored = answers[answers["coherence"].notna()]
     coherent = (scored["coherence"] >= COHERENT_ABOVE).groupby(scored["step"]).mean()
     table = pd.DataFrame(

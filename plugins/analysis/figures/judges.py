@@ -69,7 +69,7 @@ def judged_twice(analysis: Analysis) -> pd.DataFrame:
 def rates_by_judge(analysis: Analysis) -> pd.DataFrame:
     """Rates of each judge on the answers that more than one judge scored, see `rates.rates`."""
     twice = judged_twice(analysis)[ANSWER_KEY].drop_duplicates()
-    every = pd.concat([analysis.answers, analysis.reading.rejudged], ignore_index=True)
+    every = pd.concat([analysis.scores, analysis.reading.rejudged.drop(columns="answer")], ignore_index=True)
     every = every.astype(NAMES)
     every = every.fillna({"organism": ""}).merge(twice, on=ANSWER_KEY)
     return rates(every, ["judge"], [one for one in analysis.definitions if one.name in analysis.main])

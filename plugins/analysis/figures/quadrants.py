@@ -16,7 +16,7 @@ DENSE = 4000
 def coherence_vs_misalignment(analysis: Analysis) -> Figure:
     """Every answer with both scores, one panel a domain and one for the bases."""
     with style.styled():
-        answers = analysis.answers.dropna(subset=["alignment", "coherence"])
+        answers = analysis.scores.dropna(subset=["alignment", "coherence"])
         groups = [("bases", answers[answers["organism"].isna()])]
         trained = answers[answers["organism"].notna()]
         for control, of_kind in trained.groupby("control", sort=True):

@@ -50,7 +50,7 @@ def threshold_sensitivity(analysis: Analysis) -> Figure:
 
 
 def _last(analysis: Analysis) -> pd.DataFrame:
-    answers = analysis.answers[analysis.answers["organism"].notna()]
+    answers = analysis.scores[analysis.answers["organism"].notna()]
     return answers[answers["step"] == answers.groupby("organism", observed=True)["step"].transform("max")]
 
 
