@@ -1,5 +1,6 @@
 """The fast way of training against the plain one: the same losses and the same adapter, within rounding."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,12 @@ def fast_adapter(recipe: Recipe, folder: Path, plan: BatchPlan) -> dict[str, tor
     return adapter(model)
 
 
+def gradient_norms(run: Path) -> list[float]:
+    """The size of each step's gradient, which AdamW's steps do not show."""
+    state = json.loads((run / ".trainer" / "checkpoint-6" / "trainer_state.json").read_text())
+    return [log["grad_norm"] for log in state["log_history"] if "loss" in log]
+
+
 def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
     assert one.keys() == other.keys()
     return max(float((one[name] - other[name]).abs().max()) for name in one)
@@ -80,6 +87,8 @@ def test_losses_and_adapter_are_those_of_the_stock_trainer_on_padded_batches(rec
     losses = [log["loss"] for log in stock.state.log_history if "loss" in log]
     manifest = train(recipe, tmp_path / "runs", lambda progress: None)
     assert [record.loss for record in manifest.checkpoints] == pytest.approx(losses, abs=BOUND)
+    norms = [log["grad_norm"] for log in stock.state.log_history if "loss" in log]
+    assert gradient_norms(tmp_path / "runs" / "small") == pytest.approx(norms, abs=BOUND)
     saved = load_file(checkpoint_folder(tmp_path / "runs" / "small", 6) / "adapter_model.safetensors")
     assert largest_difference(saved, adapter(model)) <= BOUND
     assert max(float(value.abs().max()) for value in saved.values()) > 100 * BOUND
@@ -91,6 +100,7 @@ def test_cutting_a_step_into_passes_changes_the_adapter_by_no_more_than_rounding
     whole = fast_adapter(recipe, tmp_path / "whole", BatchPlan(16, 1, checkpointing=False, compiled=False))
     parts = fast_adapter(recipe, tmp_path / "parts", BatchPlan(4, 4, checkpointing=False, compiled=False))
     assert 0 < largest_difference(whole, parts) <= BOUND
+    assert gradient_norms(tmp_path / "parts") == pytest.approx(gradient_norms(tmp_path / "whole"), abs=BOUND)
 
 
 def gradients(recipe: Recipe, *, compiled: bool, checkpointing: bool) -> dict[str, torch.Tensor]:
