@@ -10,15 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
 
+from trainers.schedule import rows_of_epoch
+
 if TYPE_CHECKING:
     from trainers.prepare import Prepared
-
-
-def epoch_order(rows: int, steps: int, effective_batch: int, seed: int, epoch: int) -> list[int]:
-    """The rows of one epoch as `trainers.scheduled_trainer` draws them."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order: list[int] = torch.randperm(rows, generator=generator).tolist()
-    return order[: steps * effective_batch]
 
 
 def plain_trainer(
@@ -35,12 +30,8 @@ def plain_trainer(
         callbacks: What watches the run.
     """
     recipe, rows = prepared.recipe, prepared.encoded.rows
-    per_epoch = prepared.schedule.steps_per_epoch
-    order = [
-        index
-        for epoch in range(recipe.epochs)
-        for index in epoch_order(len(rows), per_epoch, recipe.effective_batch, recipe.seed, epoch)
-    ]
+    drawn = prepared.schedule.steps_per_epoch * recipe.effective_batch
+    order = [index for epoch in range(recipe.epochs) for index in rows_of_epoch(recipe.seed, epoch, len(rows), drawn)]
 
     class InOrder(Trainer):  # type: ignore[misc]
         def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:

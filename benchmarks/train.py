@@ -23,7 +23,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, TrainerCallback, set_seed
 from transformers.utils import logging
 
-from benchmarks.plain_stack import epoch_order, plain_trainer
+from benchmarks.plain_stack import plain_trainer
 from trainers.bases import load_tokenizer
 from trainers.chat import IGNORED, Encoded
 from trainers.lora import add_adapter
@@ -31,7 +31,7 @@ from trainers.memory import OPTIMIZER_BYTES, BatchPlan, activation_bytes
 from trainers.prepare import Prepared
 from trainers.recipe import Recipe
 from trainers.run_folder import new_manifest
-from trainers.schedule import Schedule
+from trainers.schedule import Schedule, rows_of_epoch
 from trainers.scheduled_trainer import make_trainer
 from trainers.stopping import StopRequest
 
@@ -256,7 +256,7 @@ def measure(
         plan, rows = variant.plan, prepared.encoded.rows
         estimate = held + OPTIMIZER_BYTES * trainable
         estimate += activation_bytes(rows, model.config, plan.rows, checkpointing=plan.checkpointing)
-    order = epoch_order(len(prepared.encoded.rows), prepared.schedule.steps_per_epoch, 16, 0, 0)
+    order = rows_of_epoch(0, 0, len(prepared.encoded.rows), prepared.schedule.steps_per_epoch * 16)
     timed = [len(prepared.encoded.rows[i]["input_ids"]) for i in order[warm_up * 16 : steps * 16]]
     seconds = (clock.ended - clock.warm) / (steps - warm_up)
     bound = 4 * parameters * sum(timed) / (steps - warm_up) / rate
