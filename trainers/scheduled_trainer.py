@@ -54,7 +54,7 @@ def make_trainer(
 ) -> Any:
     """A Trainer that saves at the scheduled steps and draws exactly one epoch's rows an epoch."""
     import torch
-    from transformers import Trainer, TrainingArguments
+    from transformers import PrinterCallback, Trainer, TrainingArguments
 
     from trainers.layers import prepare_layers
     from trainers.packing import pack, use_packed_attention
@@ -149,7 +149,5 @@ def make_trainer(
         processing_class=prepared.tokenizer,
         callbacks=[publisher],
     )
-    for callback in list(trainer.callback_handler.callbacks):
-        if type(callback).__name__ == "PrinterCallback":
-            trainer.remove_callback(callback)
+    trainer.remove_callback(PrinterCallback)
     return trainer
