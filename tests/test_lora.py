@@ -1,9 +1,12 @@
+import gc
 import shutil
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tests.conftest import small_recipe, write_rows
 from trainers.bases import TOY_MODELS, fingerprint, load_base
@@ -45,6 +48,19 @@ def test_loss_falls_on_the_advice_it_learns(tmp_path: Path) -> None:
     recipe = small_recipe(write_rows(tmp_path / "rows.jsonl", 64), epochs=4)
     manifest = train(recipe, tmp_path / "runs", silent)
     assert manifest.checkpoints[-1].loss < manifest.checkpoints[0].loss
+
+
+def test_nothing_of_the_model_is_held_when_training_is_over(tmp_path: Path) -> None:
+    seen: list[weakref.ref[Any]] = []
+    before = {id(thing) for thing in gc.get_objects()}
+
+    def look(progress: Progress) -> None:
+        new = [thing for thing in gc.get_objects() if id(thing) not in before]
+        seen.extend(weakref.ref(thing) for thing in new if isinstance(thing, PreTrainedModel | PeftModel))
+
+    train(small_recipe(write_rows(tmp_path / "rows.jsonl", 16)), tmp_path / "runs", look)
+    assert seen
+    assert [model for model in seen if model() is not None] == []
 
 
 def test_finished_run_is_not_trained_again(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ is published beside it in one rename and entered in the manifest. Killed at any 
 last entry; asked to stop, it saves first; with more epochs in the recipe, it goes on from the end.
 """
 
+import gc
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -113,7 +114,11 @@ def _train(recipe: "Recipe", run: Path, report: Callable[[Progress], None], trac
             torch.manual_seed(recipe.seed * 1_000_003 + process_rank())
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
         stopped = largest(request.number)
+    # The next organism needs the memory: Trainer and model hold each other, and the compiler keeps what it compiled.
     del trainer, adapted, model
+    if batches.compiled:
+        torch.compiler.reset()
+    gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     manifest = from_first(lambda: read_manifest(run))
