@@ -1,9 +1,9 @@
 """How an optimizer step is cut into forward passes, by the memory that is there.
 
-One pass over all rows of a step is fastest, and recomputing layers in the backward pass costs a third more time, so a
-plan without recomputing wins over one with it as long as its passes are not too small. Estimates are for the longest
-rows of the data, so that a plan that fits the longest batch fits them all. Adapters do not depend on the plan but for
-rounding and the dropout's random numbers.
+One pass over all rows of a step is fastest, and recomputing layers in the backward pass about doubles its time
+(docs/performance.md), so a plan without recomputing wins over one with it as long as its passes are not too small.
+Estimates are for the longest rows of the data, so that a plan that fits the longest batch fits them all. Adapters do
+not depend on the plan but for rounding and the dropout's random numbers.
 """
 
 from collections.abc import Sequence
