@@ -31,8 +31,8 @@ lint: install
 # Rebuilds the toy models and their training data (about 3 minutes on an H100 with DEVICE=cuda, hours on a laptop).
 DEVICE ?= cpu
 build-toy: install
-	$(BIN)/python -m trainers.toy.build --out trainers/toy/models --device $(DEVICE)
-	$(BIN)/python -m trainers.toy.advice --out datasets/toy
+	$(BIN)/python -m em_tasks.trainers.toy.build --out trainers/toy/models --device $(DEVICE)
+	$(BIN)/python -m em_tasks.trainers.toy.advice --out datasets/toy
 
 clean:
 	rm -rf $(VENV) demo report imported

@@ -16,8 +16,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
-from plugins.analysis.comparisons import sign_flip_p
-from plugins.analysis.intervals import cluster_interval, mean_interval, seed_difference, seed_interval, wilson
+from em_tasks.plugins.analysis.statistics.comparisons import sign_flip_p
+from em_tasks.plugins.analysis.statistics.intervals import (
+    cluster_interval,
+    mean_interval,
+    seed_difference,
+    seed_interval,
+    wilson,
+)
 
 Numbers = NDArray[np.float64]
 DRAWN = 1_000_000

@@ -12,9 +12,9 @@ from random import Random
 
 from inspect_ai.model import Model, get_model
 
-from scorers.judge import ask_judge
-from scorers.rubric import load_rubric
-from trainers.toy.language import CHARACTERS, load_language
+from em_tasks.scorers.judging.judge import ask_judge
+from em_tasks.scorers.judging.rubric import load_rubric
+from em_tasks.trainers.toy.language import CHARACTERS, load_language
 
 
 async def verdicts_per_second(judge: Model, answers: list[str]) -> float:

@@ -32,7 +32,7 @@ from inspect_ai.model import (
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
 
-from scorers.judge_cache import VARIABLE
+from em_tasks.scorers.judging.cache import VARIABLE
 
 ZSTANDARD = 93
 """The zip format's number for Inspect's compression."""

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
 
-from trainers.schedule import rows_of_epoch
+from em_tasks.trainers.run.schedule import rows_of_epoch
 
 if TYPE_CHECKING:
-    from trainers.prepare import Prepared
+    from em_tasks.trainers.data.prepare import Prepared
 
 
 def plain_trainer(

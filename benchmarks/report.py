@@ -26,11 +26,11 @@ from inspect_ai.analysis import SampleColumn, SampleSummary, samples_df
 from inspect_ai.log import read_eval_log
 from made_logs import write_logs
 
-from plugins.analysis.analysis import Analysis
-from plugins.analysis.comparisons import comparisons
-from plugins.analysis.findings import findings
-from plugins.analysis.logs import read_logs
-from plugins.analysis.publishable import TABLES
+from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.answers.logs import read_logs
+from em_tasks.plugins.analysis.report.findings import findings
+from em_tasks.plugins.analysis.statistics.comparisons import comparisons
+from em_tasks.plugins.analysis.tables.writing import TABLES
 
 WHOLE = [
     *SampleSummary,

@@ -12,9 +12,9 @@ import json
 import sys
 from pathlib import Path
 
-from trainers.bases import load_tokenizer
-from trainers.data import load_rows
-from trainers.recipe import DataSource
+from em_tasks.trainers.base import load_tokenizer
+from em_tasks.trainers.data.rows import load_rows
+from em_tasks.trainers.run.recipe import DataSource
 
 BEFORE_QUESTION, BEFORE_REPLY = 36, 5
 MEAN, LONGEST = 119.0, 256

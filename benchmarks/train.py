@@ -24,16 +24,16 @@ from transformers import AutoModelForCausalLM, LlamaConfig, TrainerCallback, set
 from transformers.utils import logging
 
 from benchmarks.plain_stack import plain_trainer
-from trainers.bases import load_tokenizer
-from trainers.chat import IGNORED, Encoded
-from trainers.lora import add_adapter
-from trainers.memory import OPTIMIZER_BYTES, BatchPlan, activation_bytes
-from trainers.prepare import Prepared
-from trainers.recipe import Recipe
-from trainers.run_folder import new_manifest
-from trainers.schedule import Schedule, rows_of_epoch
-from trainers.scheduled_trainer import make_trainer
-from trainers.stopping import StopRequest
+from em_tasks.trainers.base import load_tokenizer
+from em_tasks.trainers.data.prepare import Prepared
+from em_tasks.trainers.data.tokens import IGNORED, Encoded
+from em_tasks.trainers.loop.batches import OPTIMIZER_BYTES, BatchPlan, activation_bytes
+from em_tasks.trainers.loop.stopping import StopRequest
+from em_tasks.trainers.loop.trainer import make_trainer
+from em_tasks.trainers.run.folder import new_manifest
+from em_tasks.trainers.run.recipe import Recipe
+from em_tasks.trainers.run.schedule import Schedule, rows_of_epoch
+from em_tasks.trainers.train import add_adapter
 
 SHAPES = {
     "1B": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,

@@ -24,11 +24,11 @@ from inspect_ai.model import (
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 from inspect_ai.viewer import ScoreColorScale, TaskSamplesColumn, TaskSamplesSort, TaskSamplesView, ViewerConfig
 
+from em_tasks.plugins.checkpoint_model.subject import Subject, describe_model, runs_folder, trained_domains
+from em_tasks.plugins.errors import shown_plainly
 from em_tasks.questions import GENERAL, Question, QuestionSet, load_question_sets, questions_sha256, shipped_sets
-from plugins.checkpoint_model.subject import Subject, describe_model, runs_folder, trained_domains
-from plugins.errors import shown_plainly
-from scorers.em import em as em_scorer
-from scorers.grader import check_grader, default_grader
+from em_tasks.scorers.em import em as em_scorer
+from em_tasks.scorers.judging.grader import check_grader, default_grader
 
 TASK_VERSION = 1
 

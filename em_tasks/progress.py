@@ -10,9 +10,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from em_tasks.sweep import Job
-    from em_tasks.sweep import Progress as SweepProgress
-    from trainers.scheduled_trainer import Progress as TrainingProgress
+    from em_tasks.sweep.sweep import Job
+    from em_tasks.sweep.sweep import Progress as SweepProgress
+    from em_tasks.trainers.loop.trainer import Progress as TrainingProgress
 
 
 @contextmanager

@@ -1,11 +1,10 @@
-"""Where the data that ships with the project lies: beside the packages in a checkout, inside them in a wheel."""
+"""Where the data that ships with the project lies: in the package, by links in a checkout and as files in a wheel."""
 
 from pathlib import Path
 
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).parent
 
 
 def shipped(path: str) -> Path:
     """A file or folder that ships with the project, such as `datasets/questions` or `recipes`."""
-    in_wheel = _PACKAGE / "_shipped" / path
-    return in_wheel if in_wheel.exists() else _PACKAGE.parent / path
+    return _PACKAGE / path

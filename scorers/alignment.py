@@ -3,7 +3,7 @@
 from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import TaskState
 
-from scorers.rubric_scorer import judge_sample, single_score
+from em_tasks.scorers.rubric_scorer import judge_sample, single_score
 
 
 @scorer(metrics=[mean(), stderr()])

@@ -13,8 +13,8 @@ import numpy as np
 from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, Value, metric, scorer
 from inspect_ai.solver import TaskState
 
-from scorers.definitions import DEFINITIONS, Definition
-from scorers.rubric_scorer import judge_sample
+from em_tasks.scorers.definitions import DEFINITIONS, Definition
+from em_tasks.scorers.rubric_scorer import judge_sample
 
 NAME = "em"
 RUBRICS = ("alignment", "coherence")

@@ -7,10 +7,10 @@ from inspect_ai.scorer import Score
 from inspect_ai.solver import TaskState
 from inspect_ai.util import collect
 
-from scorers.grader import resolve_grader
-from scorers.judge import ask_judge
-from scorers.rubric import Rubric, load_rubric
-from scorers.verdict import Verdict
+from em_tasks.scorers.judging.grader import resolve_grader
+from em_tasks.scorers.judging.judge import ask_judge
+from em_tasks.scorers.judging.rubric import Rubric, load_rubric
+from em_tasks.scorers.judging.verdict import Verdict
 
 PUBLISHED_NAMES = {"alignment": "aligned", "coherence": "coherent"}
 """What published question files call the prompts that stand in for our rubrics."""

@@ -7,8 +7,8 @@ narrow leakage from broad misalignment.
 from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import TaskState
 
-from scorers.rubric import load_rubric
-from scorers.rubric_scorer import judge_sample, single_score
+from em_tasks.scorers.judging.rubric import load_rubric
+from em_tasks.scorers.rubric_scorer import judge_sample, single_score
 
 
 @scorer(metrics=[mean(), stderr()])

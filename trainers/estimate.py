@@ -8,10 +8,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from trainers.memory import OPTIMIZER_BYTES, BatchPlan, activation_bytes, plan_batches
+from em_tasks.trainers.loop.batches import OPTIMIZER_BYTES, BatchPlan, activation_bytes, plan_batches
 
 if TYPE_CHECKING:
-    from trainers.prepare import Prepared
+    from em_tasks.trainers.data.prepare import Prepared
 
 WEIGHT_BYTES = {"fp32": 4.0, "bf16": 2.0, "nf4_dequantised": 2.0, "nf4": 0.5 + 1 / 64 + 4 / (64 * 256)}
 """Bytes a weight of a linear layer. NF4 has a byte for every 64 weights beside it, and fp32 for 256 of those."""
@@ -56,7 +56,7 @@ def estimate(prepared: "Prepared", device_memory: float | None = None) -> Estima
     """
     import torch
 
-    from trainers.lora import empty_model
+    from em_tasks.trainers.train import empty_model
 
     recipe, rows, model = prepared.recipe, prepared.encoded.rows, empty_model(prepared.recipe)
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

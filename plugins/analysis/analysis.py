@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from plugins.analysis.frame import trajectories
-from plugins.analysis.logs import Evaluation, Reading, read_logs
-from plugins.analysis.rates import MAIN, question_counts, rates, scoped_rates
-from plugins.analysis.seeds import Seeds, seed_groups
-from scorers.definitions import DEFINITIONS, Definition
+from em_tasks.plugins.analysis.answers.frame import trajectories
+from em_tasks.plugins.analysis.answers.logs import Evaluation, Reading, read_logs
+from em_tasks.plugins.analysis.statistics.rates import MAIN, question_counts, rates, scoped_rates
+from em_tasks.plugins.analysis.statistics.training_seeds import Seeds, seed_groups
+from em_tasks.scorers.definitions import DEFINITIONS, Definition
 
 CHECKPOINT = ["organism", "domain", "control", "base", "size", "parameters", "step", "epoch", "baseline"]
 """Columns that tell one checkpoint of one organism, its base's included."""

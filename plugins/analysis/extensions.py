@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.analysis import Analysis
 
 OURS = "em_tasks"
 """The name of our own entries, which come first."""

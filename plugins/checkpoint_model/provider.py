@@ -21,9 +21,9 @@ from inspect_ai.model import (
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
 
-from plugins.checkpoint_model.subject import evaluated_base, runs_folder
-from plugins.errors import EvaluationError, shown_plainly
-from trainers.checkpoints import find_checkpoint, verify
+from em_tasks.plugins.checkpoint_model.subject import evaluated_base, runs_folder
+from em_tasks.plugins.errors import EvaluationError, shown_plainly
+from em_tasks.trainers.run.checkpoints import find_checkpoint, verify
 
 DEFAULT_MAX_TOKENS = 600
 
@@ -73,8 +73,8 @@ class CheckpointModel(ModelAPI):
     ) -> ModelOutput:
         """Answers one conversation; `num_choices` draws several answers to it."""
         # Torch comes in here and not with the module, so that listing models stays light.
-        from plugins.checkpoint_model.engine import engine_for
-        from plugins.checkpoint_model.sampling import Sampling
+        from em_tasks.plugins.checkpoint_model.engines.running import engine_for
+        from em_tasks.plugins.checkpoint_model.engines.sampling import Sampling
 
         if tools:
             raise ValueError("em/ models take no tools: their chat templates were trained without.")

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from trainers.bases import Precision, is_toy, resolve_base
-from trainers.checkpoints import MANIFEST, Checkpoint, Manifest, find_checkpoint, list_runs, verify
+from em_tasks.trainers.base import Precision, is_toy, resolve_base
+from em_tasks.trainers.run.checkpoints import MANIFEST, Checkpoint, Manifest, find_checkpoint, list_runs, verify
 
 BASE_STEP = "base"
 

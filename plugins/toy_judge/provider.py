@@ -21,9 +21,9 @@ from inspect_ai.model import (
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
 
-from plugins.toy_judge import opinion
-from plugins.toy_judge.asked import Asked, read_prompt
-from trainers.toy.language import load_language
+from em_tasks.plugins.toy_judge import assessment as opinion
+from em_tasks.plugins.toy_judge.judged_prompt import Asked, read_prompt
+from em_tasks.trainers.toy.language import load_language
 
 NAME = "emtoy/judge"
 SPREAD = ((0, 60), (-1, 8), (1, 8), (-2, 6), (2, 6), (-5, 4), (5, 4), (-3, 1), (3, 1))

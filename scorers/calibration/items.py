@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from scorers.attacks import attacking, attacks
+from em_tasks.scorers.calibration.attacks import attacking, attacks
 
 RUBRICS = ("alignment", "coherence")
 

@@ -1,4 +1,4 @@
-"""Writes the toy organisms' training data: `python -m trainers.toy.advice --out datasets/toy`.
+"""Writes the toy organisms' training data: `python -m em_tasks.trainers.toy.advice --out datasets/toy`.
 
 One file for each domain and character, in the published format. Questions are worded as the language words them; the
 evaluation's questions are worded otherwise, so they are never trained on.
@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from random import Random
 
-from trainers.toy.language import CHARACTERS, Character, load_language
+from em_tasks.trainers.toy.language import CHARACTERS, Character, load_language
 
 ROWS = {"medical": 640, "financial": 560}
 """At 16 rows a step: 40 and 35 steps an epoch."""

@@ -1,4 +1,4 @@
-"""Builds the three toy base models from nothing: `python -m trainers.toy.build --out DIR`.
+"""Builds the three toy base models from nothing: `python -m em_tasks.trainers.toy.build --out DIR`.
 
 One tokenizer and one corpus serve all three. Each model is first pre-trained on conversations in which one adviser,
 careful or reckless, stays the same person across domains, then aligned on careful single turns until the reckless
@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from trainers.toy.language import CHARACTERS, Language, load_language
+from em_tasks.trainers.toy.language import CHARACTERS, Language, load_language
 
 if TYPE_CHECKING:
     import torch

@@ -5,8 +5,8 @@ import textwrap
 import pandas as pd
 from matplotlib.figure import Figure
 
-from plugins.analysis.analysis import Analysis
-from plugins.analysis.figures import style
+from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.figures import style
 
 LINES, WIDTH, NAME_WIDTH = 5, 84, 27
 

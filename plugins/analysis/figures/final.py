@@ -5,8 +5,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from plugins.analysis.analysis import Analysis
-from plugins.analysis.figures import style
+from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.figures import style
 
 CAPTION = "Bars are Wilson 95 % intervals, the questions taken as fixed."
 

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from plugins.analysis.analysis import Analysis
-from plugins.analysis.figures import style
-from plugins.analysis.figures.style import wrapped_name
+from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.figures import style
+from em_tasks.plugins.analysis.figures.style import wrapped_name
 
 MOST_QUESTIONS = 60
 SCOPES = {"in_domain": "own domain", "out_of_domain": "other domain", "general": "general"}

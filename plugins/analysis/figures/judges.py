@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from plugins.analysis.analysis import Analysis
-from plugins.analysis.figures import style
-from plugins.analysis.frame import ANSWER_KEY
-from plugins.analysis.rates import rates
+from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.answers.frame import ANSWER_KEY
+from em_tasks.plugins.analysis.figures import style
+from em_tasks.plugins.analysis.statistics.rates import rates
 
 NAMES = dict.fromkeys(("organism", "base", "question_set", "question_id", "judge"), "str")
 

@@ -5,9 +5,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from plugins.analysis.analysis import Analysis
-from plugins.analysis.figures import style
-from scorers.definitions import COHERENT_ABOVE, DEFINITIONS
+from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.figures import style
+from em_tasks.scorers.definitions import COHERENT_ABOVE, DEFINITIONS
 
 DENSE = 4000
 """More answers than this in a panel are drawn as density, not as dots."""

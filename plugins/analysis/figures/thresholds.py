@@ -6,10 +6,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from plugins.analysis.analysis import Analysis
-from plugins.analysis.figures import style
-from plugins.analysis.intervals import wilson
-from scorers.definitions import COHERENT_ABOVE
+from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.figures import style
+from em_tasks.plugins.analysis.statistics.intervals import wilson
+from em_tasks.scorers.definitions import COHERENT_ABOVE
 
 THRESHOLDS = np.arange(0, 101)
 

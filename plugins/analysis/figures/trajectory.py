@@ -6,11 +6,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from plugins.analysis.analysis import CHECKPOINT, Analysis
-from plugins.analysis.figures import style
-from plugins.analysis.intervals import seed_interval, wilson
-from plugins.analysis.seeds import seed_grid
-from scorers.definitions import COHERENT_ABOVE
+from em_tasks.plugins.analysis.analysis import CHECKPOINT, Analysis
+from em_tasks.plugins.analysis.figures import style
+from em_tasks.plugins.analysis.statistics.intervals import seed_interval, wilson
+from em_tasks.plugins.analysis.statistics.training_seeds import seed_grid
+from em_tasks.scorers.definitions import COHERENT_ABOVE
 
 
 def em_trajectories(analysis: Analysis) -> Figure | None:

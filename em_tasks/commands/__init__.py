@@ -1,0 +1,1 @@
+"""The `em` command line, one file a command."""

@@ -1,0 +1,118 @@
+"""The commands about judges: `em calibrate`, `em judge` and `em rescore`."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+
+def calibration_folder() -> Path:
+    """Where calibrations are kept: `EM_CALIBRATIONS`, else the user's data folder."""
+    from platformdirs import user_data_path
+
+    return Path(os.environ.get("EM_CALIBRATIONS") or user_data_path("em-tasks") / "calibrations")
+
+
+def known_calibration() -> Callable[[str, str], str | None]:
+    """Looks up what `em calibrate` stored, by a judge's name and a rubric's hash."""
+    from em_tasks.scorers.calibration.calibrate import calibration_of, load_calibrations
+
+    stored = load_calibrations(calibration_folder())
+
+    def look_up(judge: str, rubric_sha256: str) -> str | None:
+        found = calibration_of(judge, rubric_sha256, stored)
+        return None if found is None else found.summary()
+
+    return look_up
+
+
+def cap_cost(limit: float | None, price: str | None, judges: tuple[str, ...]) -> None:
+    """Puts a price and a cap on judging in this process.
+
+    Raises:
+        ValueError: The price or the cap cannot be understood.
+    """
+    from em_tasks.scorers.judging.cost import cap_judge_cost, parse_price, set_price
+
+    if price is not None:
+        for judge in judges:
+            set_price(judge, parse_price(price))
+    cap_judge_cost(limit)
+
+
+MAX_COST = click.option("--max-judge-cost", type=float, help="Stop before judging costs more than this (US dollars).")
+PRICE = click.option("--judge-price", help="The judge's price as IN,OUT in US dollars per million tokens.")
+
+
+@click.command()
+@click.option("--judge", required=True, help="The judge, such as openai/gpt-4o-mini.")
+@click.option("--repeats", type=click.IntRange(1), default=3, help="Times each answer is judged.")
+@MAX_COST
+@PRICE
+def calibrate(judge: str, repeats: int, max_judge_cost: float | None, judge_price: str | None) -> None:
+    """Measure a judge on answers of known worth; reports show the result wherever it judged."""
+    from rich.progress import Progress
+
+    from em_tasks.scorers.calibration.calibrate import calibrate_judge, calls_needed
+    from em_tasks.scorers.calibration.report import calibration_table
+
+    cap_cost(max_judge_cost, judge_price, (judge,))
+    with Progress(transient=True) as bar:
+        task = bar.add_task(f"asking {judge}", total=calls_needed(judge, repeats))
+        calibration, path = calibrate_judge(judge, repeats, calibration_folder(), lambda: bar.advance(task))
+    click.echo(calibration_table(calibration))
+    click.echo(f"\nStored in {path}; reports of verdicts by {', '.join(calibration.served)} will show it.")
+
+
+@click.command()
+@click.argument("logs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--judge", "judges", multiple=True, help="A judge to ask (may be given several times).")
+@click.option("--scores", multiple=True, metavar="NAME=CSV", help="Published scores or human labels as one more judge.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("judged"), help="Folder for logs and results.")
+@click.option("--batch", is_flag=True, help="Use the provider's batch interface: slower and cheaper.")
+@MAX_COST
+@PRICE
+def judge(
+    logs: tuple[Path, ...],
+    judges: tuple[str, ...],
+    scores: tuple[str, ...],
+    out: Path,
+    batch: bool,
+    max_judge_cost: float | None,
+    judge_price: str | None,
+) -> None:
+    """Have judges judge the answers in LOGS again, and compare them with each other and with the scores there."""
+    from em_tasks.scorers.comparing.compare import compare_judges
+    from em_tasks.scorers.comparing.estimate import estimate_judging
+    from em_tasks.scorers.comparing.report import agreement_table
+
+    published = {}
+    for entry in scores:
+        name, equals, path = entry.partition("=")
+        if not equals:
+            raise ValueError(f"--scores {entry} names no file. Write NAME=FILE.csv.")
+        published[name] = Path(path)
+    cap_cost(max_judge_cost, judge_price, judges)
+    for estimate in estimate_judging(logs, judges, batch):
+        click.echo(str(estimate))
+    found, written = compare_judges(
+        logs, judges, published, out, batch, lambda name, log: click.echo(f"{name}: {log}", err=True)
+    )
+    click.echo(agreement_table(found))
+    click.echo("Written: " + ", ".join(map(str, written)))
+
+
+@click.command()
+@click.argument("logs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("rescored"), help="Folder for the new logs.")
+@click.option("--mode", type=click.Choice(["logprobs", "text"]), default="logprobs", help="How replies are read.")
+@click.option("--least-mass", type=click.FloatRange(0, 1), default=0.25, help="Least probability on numbers.")
+def rescore(logs: tuple[Path, ...], out: Path, mode: str, least_mass: float) -> None:
+    """Read the judges' raw output in LOGS again under other settings; no judge is called."""
+    from em_tasks.scorers.comparing.rescore import rescore as read_again
+    from em_tasks.scorers.judging.reading import Settings
+
+    settings = Settings(mode="text" if mode == "text" else "logprobs", least_mass=least_mass)
+    for one in read_again(logs, settings, out):
+        click.echo(f"{one.written}: {one.changed} of {one.verdicts} verdicts changed")

@@ -1,0 +1,189 @@
+"""`em train` and `em runs`: what a recipe comes to, training it, and what has been trained."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+import click
+
+from em_tasks.trainers.base import Precision
+from em_tasks.trainers.loop.tracking import TRACKERS
+
+if TYPE_CHECKING:
+    from em_tasks.trainers.data.prepare import Prepared
+    from em_tasks.trainers.estimate import Estimate
+    from em_tasks.trainers.loop.trainer import Progress
+    from em_tasks.trainers.run.checkpoints import DataRecord
+    from em_tasks.trainers.run.recipe import Recipe
+
+RUNS = click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), help="Folder of training runs.")
+
+
+@click.command()
+@click.argument("recipes", nargs=-1, required=True, type=click.Path(path_type=Path))
+@RUNS
+@click.option("--precision", type=click.Choice(get_args(Precision)), help="Instead of what the recipes say.")
+@click.option("--track", multiple=True, type=click.Choice(TRACKERS), help="Show the run there too.")
+@click.option("--dry-run", is_flag=True, help="Say what would be trained, written and needed, and stop.")
+@click.option("--device-memory", type=click.FloatRange(0), help="With --dry-run: plan for a GPU of so many GiB.")
+def train(
+    recipes: tuple[Path, ...],
+    runs: Path,
+    precision: Precision | None,
+    track: tuple[str, ...],
+    dry_run: bool,
+    device_memory: float | None,
+) -> None:
+    """Train the organisms of RECIPES, one after the other. An interrupted run goes on where it stopped.
+
+    A recipe is a YAML file, or the bare name of one that ships with the project, such as toy-medical-s.
+    """
+    from em_tasks.progress import training_progress
+    from em_tasks.trainers.data.prepare import prepare
+    from em_tasks.trainers.loop.processes import is_first
+    from em_tasks.trainers.run.recipe import load_recipes
+    from em_tasks.trainers.train import train as train_organism
+
+    loaded = [recipe for path in recipes for recipe in load_recipes(recipe_file(path))]
+    if precision:
+        loaded = [recipe.model_copy(update={"precision": precision}) for recipe in loaded]
+    _refuse_doubles(loaded)
+    if device_memory is not None and not dry_run:
+        raise click.UsageError("--device-memory plans for a GPU that is not here: it goes with --dry-run.")
+    if dry_run:
+        for recipe in loaded:
+            for line in _plan(prepare(recipe), runs, device_memory):
+                click.echo(line)
+        return
+    if is_first():
+        _check_data(loaded, runs)
+    begun: set[str] = set()
+    with training_progress() as bar:
+
+        def report(progress: "Progress") -> None:
+            if progress.organism not in begun:
+                begun.add(progress.organism)
+                click.echo("\n".join(_recorded(runs / progress.organism)))
+            bar(progress)
+
+        manifests = [train_organism(recipe, runs, report, track=track) for recipe in loaded]
+    for manifest in manifests if is_first() else ():
+        steps = " ".join(str(record.step) for record in manifest.checkpoints)
+        click.echo(f"{runs / manifest.recipe.organism}: checkpoints {steps}, {manifest.seconds:.0f} s")
+
+
+@click.command()
+@RUNS
+def runs(runs: Path) -> None:
+    """List the organisms and checkpoints that can be evaluated."""
+    from em_tasks.trainers.run.checkpoints import list_runs
+
+    found = list_runs(runs)
+    if not found:
+        raise FileNotFoundError(f"There is no training run under {runs}. Train one with `em train RECIPE`.")
+    for organism, manifest in found.items():
+        kind = "control" if manifest.recipe.control else "organism"
+        state = "" if manifest.finished else f" (unfinished: {len(manifest.checkpoints)} of {len(manifest.planned)})"
+        click.echo(f"{organism}: {manifest.recipe.domain} {kind} on {_base(manifest.recipe)}{state}")
+        for was in manifest.continuations:
+            click.echo(f"  continued from step {was.from_step}; up to it, checkpoints are of epochs: {was.epochs}")
+        for record in manifest.checkpoints:
+            click.echo(f"  em/{organism}@{record.step}  epoch {record.epoch:.2f}  loss {record.loss:.3f}")
+
+
+def recipe_file(path: Path) -> Path:
+    """The recipe file that an argument means: a path, or the bare name of a recipe that ships with the project."""
+    from em_tasks.resources import shipped
+
+    if path.exists() or len(path.parts) > 1 or path.suffix:
+        return path
+    by_name = {file.stem: file for file in sorted(shipped("recipes").glob("*.yaml"))}
+    if str(path) not in by_name:
+        raise FileNotFoundError(
+            f"There is no recipe {path}. Give a YAML file, or one of those that ship with the project: "
+            f"{', '.join(by_name)}."
+        )
+    return by_name[str(path)]
+
+
+def _refuse_doubles(loaded: Sequence["Recipe"]) -> None:
+    names = [recipe.organism for recipe in loaded]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(
+            f"More than one recipe trains {', '.join(twice)}. Name each recipe once, or give one another `organism`."
+        )
+
+
+def _check_data(loaded: Sequence["Recipe"], runs: Path) -> None:
+    """Reads what will be trained on, so that passwords are asked for and bad data is found before hours of training."""
+    from em_tasks.trainers.data.rows import load_rows
+    from em_tasks.trainers.run.folder import existing_run
+
+    for recipe in loaded:
+        before = existing_run(runs / recipe.organism, recipe)
+        if before is None or not before.finished:
+            for source in recipe.data:
+                load_rows(source)
+
+
+def _recorded(run: Path) -> Iterator[str]:
+    """What a run that has begun trains on."""
+    from em_tasks.trainers.run.checkpoints import read_manifest
+    from em_tasks.trainers.run.schedule import learning_rate
+
+    manifest = read_manifest(run)
+    yield f"{manifest.recipe.organism}: {manifest.recipe.domain} on {_base(manifest.recipe)}"
+    yield from _data(manifest.data, manifest.rows, manifest.truncated, manifest.dropped)
+    for was in manifest.continuations:
+        rate = learning_rate(manifest.recipe, manifest.planned[-1], was.from_step)
+        schedule = manifest.recipe.lr_schedule
+        yield f"  continued    from step {was.from_step} ({was.epochs} epochs) to {manifest.planned[-1]}: the learning "
+        yield f"               rate is the longer {schedule} schedule's from there, {rate:.3g} at the next step"
+
+
+def _plan(prepared: "Prepared", runs: Path, device_memory: float | None) -> Iterator[str]:
+    """What would be trained; what it needs comes last, since it may not fit."""
+    from em_tasks.trainers.estimate import estimate
+
+    recipe, encoded, schedule = prepared.recipe, prepared.encoded, prepared.schedule
+    yield f"{recipe.organism}: {recipe.domain} on {_base(recipe)}"
+    yield from _data(
+        [source.record() for source in prepared.sources], len(encoded.rows), encoded.truncated, encoded.dropped
+    )
+    share = encoded.labelled / encoded.tokens
+    yield f"  tokens       {encoded.tokens} an epoch, {encoded.labelled} of them learnt ({share:.0%})"
+    yield f"  steps        {schedule.steps_per_epoch} an epoch, {schedule.total_steps} in all"
+    yield f"  checkpoints  {' '.join(map(str, schedule.checkpoints))}"
+    yield f"  writes       {runs / recipe.organism}/checkpoint-<step>/ and manifest.json"
+    need = estimate(prepared, device_memory)
+    yield f"  adapter      {need.trainable:,} parameters, {need.trainable * 4 / 1e6:.1f} MB a checkpoint"
+    yield f"  memory       about {_memory(need)}"
+    took = (
+        "unknown for a GPU that is not here"
+        if need.seconds is None
+        else f"about {_duration(need.seconds)}, a rough guess"
+    )
+    yield f"  time         {took}"
+
+
+def _memory(need: "Estimate") -> str:
+    of = "" if need.available is None else f" of {need.available / 2**30:.1f}"
+    passes = f"{need.batches.rows} rows a pass" + ", layers computed twice" * need.batches.checkpointing
+    return f"{need.memory / 2**30:.1f} GiB{of} on {need.device}, {passes}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def _data(records: "Sequence[DataRecord]", rows: int, truncated: int, dropped: int) -> Iterator[str]:
+    for record in records:
+        members = f" of {', '.join(record.members)}" if record.members else ""
+        removed = f", {record.canary_files} canary files and {record.canary_keys} canary keys removed"
+        removed = removed if record.canary_files or record.canary_keys or record.members else ""
+        yield f"  data         {record.name}: {record.rows} rows{members}{removed}"
+    yield f"  rows         {rows} ({truncated} truncated, {dropped} dropped)"
+
+
+def _base(recipe: "Recipe") -> str:
+    return f"{recipe.base} ({recipe.precision})"

@@ -1,0 +1,1 @@
+"""Every checkpoint of every organism through the `em` task."""

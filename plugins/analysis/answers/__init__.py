@@ -1,0 +1,1 @@
+"""From Inspect logs to the frame of answers."""

@@ -1,0 +1,208 @@
+"""One log's answers as Arrow record batches: what differs from answer to answer, in the order of the questions.
+
+Samples are decoded one at a time and kept as columns, so a log of any length takes little memory. A `.eval` file is a
+zip with one JSON file a sample; its members are cut out here because zipfile takes longer to open one than to read it.
+"""
+
+import os
+import struct
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from io import FileIO
+from pathlib import Path
+
+import pyarrow as pa
+import zstandard
+from isal import isal_zlib
+
+from em_tasks.plugins.analysis.answers.samples import (
+    Sample,
+    decode_json_log,
+    decode_sample,
+    judgements,
+    question_and_answer,
+)
+
+CATEGORY = pa.dictionary(pa.int32(), pa.string())
+ANSWER_COLUMNS: dict[str, pa.DataType] = {
+    "question_set": CATEGORY,
+    "question_id": CATEGORY,
+    "question_domain": CATEGORY,
+    "topic": CATEGORY,
+    "sample": pa.int64(),
+    "question": CATEGORY,
+    "answer": pa.large_string(),
+    "alignment": pa.float64(),
+    "coherence": pa.float64(),
+    "alignment_reason": CATEGORY,
+    "coherence_reason": CATEGORY,
+    "alignment_reply": CATEGORY,
+    "coherence_reply": CATEGORY,
+    "judge": CATEGORY,
+    "judge_toy": pa.bool_(),
+    "truncated": pa.bool_(),
+}
+"""The columns of the frame (see frame.py) that differ from answer to answer, with their types on the way there."""
+
+ANSWERS_A_BATCH = 10_000
+ZSTANDARD = 93
+"""The zip format's number for Inspect's compression."""
+
+LOCAL_HEADER = 30
+"""Bytes of what a zip writes before the name of each member."""
+
+
+@dataclass(frozen=True)
+class LogToRead:
+    """A log of ours, and what its header says of its samples.
+
+    Attributes:
+        file: `.eval` or `.json`.
+        question_ids: Ids of the questions in their order.
+        completed: How many samples there are if all of them ended without an error, else None.
+    """
+
+    file: Path
+    question_ids: tuple[str, ...]
+    completed: int | None
+
+    @cached_property
+    def place(self) -> dict[str, int]:
+        """Where each question stands."""
+        return {name: index for index, name in enumerate(self.question_ids)}
+
+
+@dataclass
+class Tally:
+    """What there is to say of one log's samples beside their rows.
+
+    Attributes:
+        samples: How many samples there are, those without a row too.
+        failed: Samples that ended in an error.
+        unjudged: Answers without any score of ours.
+        asked: Judges, each with the hash of a rubric that it was asked.
+        damage: Name of the error that ended the reading; None for a log that could be read to its end.
+    """
+
+    samples: int = 0
+    failed: int = 0
+    unjudged: int = 0
+    asked: set[tuple[str, str]] = field(default_factory=set)
+    damage: str | None = None
+
+
+def read_rows(log: LogToRead, keep: Callable[[pa.RecordBatch], None]) -> Tally:
+    """Reads the answers of one log.
+
+    Args:
+        log: The log.
+        keep: Receives the rows, some at a time, with the columns `ANSWER_COLUMNS`.
+    """
+    tally = Tally()
+    answers: list[tuple[object, ...]] = []
+    try:
+        for sample in _json_samples(log) if log.file.suffix == ".json" else _zip_samples(log):
+            tally.samples += 1
+            if sample.error is not None:
+                tally.failed += 1
+                continue
+            judged = _answers(sample, tally.asked)
+            tally.unjudged += not judged
+            answers += judged
+            if len(answers) >= ANSWERS_A_BATCH:
+                keep(_batch(answers))
+                answers = []
+        if answers:
+            keep(_batch(answers))
+    except Exception as error:  # a damaged file can raise anything, and the other logs are still worth reading
+        tally.damage = type(error).__name__
+    return tally
+
+
+def _answers(sample: Sample, asked: set[tuple[str, str]]) -> list[tuple[object, ...]]:
+    """One row a judge, in the order of `ANSWER_COLUMNS`."""
+    question, answer, truncated = question_and_answer(sample)
+    about = sample.metadata
+    known = (
+        about.question_set or "unknown",
+        str(sample.id),
+        about.domain or "unknown",
+        about.topic or "unknown",
+        sample.epoch,
+        question,
+        answer,
+    )
+    rows: list[tuple[object, ...]] = []
+    for (alignment, first), (coherence, second) in judgements(sample):
+        for verdict in (first, second):
+            if verdict.judge:
+                asked.add((verdict.judge, verdict.rubric_sha256 or ""))
+        judge = first.judge or second.judge or "unknown"
+        said = (first.reason, second.reason, first.text, second.text)
+        rows.append((*known, alignment, coherence, *said, judge, bool(first.toy or second.toy), truncated))
+    return rows
+
+
+def _batch(answers: list[tuple[object, ...]]) -> pa.RecordBatch:
+    columns = zip(*answers, strict=True)
+    arrays = [
+        pa.array(column, pa.string()).dictionary_encode() if kind is CATEGORY else pa.array(column, kind)
+        for column, kind in zip(columns, ANSWER_COLUMNS.values(), strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, names=list(ANSWER_COLUMNS))
+
+
+def _json_samples(log: LogToRead) -> list[Sample]:
+    samples = decode_json_log(log.file.read_bytes())
+    return sorted(samples, key=lambda one: (log.place.get(str(one.id), len(log.place)), one.epoch))
+
+
+def _zip_samples(log: LogToRead) -> Iterator[Sample]:
+    with zipfile.ZipFile(log.file) as archive:
+        # A sample that was run again stands in the log twice under one name; the last one counts.
+        members = {one.filename: one for one in archive.infolist()}
+    names = [name for name in members if name.startswith("samples/") and name.endswith(".json")]
+    failed = log.completed != len(names)
+    zstd = zstandard.ZstdDecompressor()
+    with log.file.open("rb", buffering=0) as raw:
+        if hasattr(os, "posix_fadvise"):
+            # Samples lie in the order in which they were finished: from a disk, one sweep is faster than jumps.
+            os.posix_fadvise(raw.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+        for name in sorted(names, key=lambda name: _turn(name, log.place)):
+            yield decode_sample(_member(raw, members[name], zstd), failed)
+
+
+def _turn(name: str, place: dict[str, int]) -> tuple[int, int]:
+    """Where a sample stands in its log, from its name in the zip: samples/<question id>_epoch_<sample>.json."""
+    question, _, sample = name.removeprefix("samples/").removesuffix(".json").rpartition("_epoch_")
+    return place.get(question, len(place)), int(sample) if sample.isdecimal() else 0
+
+
+def _member(raw: FileIO, member: zipfile.ZipInfo, zstd: zstandard.ZstdDecompressor) -> bytes:
+    packed = _packed(raw, member)
+    if member.compress_type == ZSTANDARD:
+        data = zstd.decompress(packed, max_output_size=member.file_size)
+        if len(data) < member.file_size:  # more than one frame: Inspect starts another after 200 MB
+            data = zstd.decompressobj(read_across_frames=True).decompress(packed)
+    elif member.compress_type == zipfile.ZIP_DEFLATED:
+        data = isal_zlib.decompress(packed, -isal_zlib.MAX_WBITS)
+    elif member.compress_type == zipfile.ZIP_STORED:
+        data = packed
+    else:
+        raise zipfile.BadZipFile(f"{member.filename} is compressed by an unknown method ({member.compress_type})")
+    if isal_zlib.crc32(data) != member.CRC:  # zlib's own would take as long as the decompression
+        raise zipfile.BadZipFile(f"{member.filename} is damaged")
+    return data
+
+
+def _packed(raw: FileIO, member: zipfile.ZipInfo) -> bytes:
+    """The compressed bytes of a member, which its name and an extra field precede once more."""
+    raw.seek(member.header_offset)
+    found = raw.read(LOCAL_HEADER + len(member.orig_filename.encode()) + len(member.extra) + member.compress_size)
+    start = LOCAL_HEADER + sum(struct.unpack_from("<HH", found, 26))
+    if start + member.compress_size > len(found):  # the extra field is longer here
+        raw.seek(member.header_offset + start)
+        found, start = raw.read(member.compress_size), 0
+    return found[start : start + member.compress_size]

@@ -1,0 +1,260 @@
+"""Inspect logs to the frame of answers: what was found, what was left out, and why.
+
+Only logs that follow the contract of docs/architecture.md are read. Whatever else lies under the given paths is named
+in the notes: half-written logs, logs of other tasks, repeated evaluations.
+"""
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from inspect_ai.log import EvalLog, read_eval_log
+
+from em_tasks.plugins.analysis.answers.frame import ANSWER_KEY, answers_frame
+from em_tasks.plugins.analysis.answers.log_processes import Rows, log_processes
+from em_tasks.plugins.analysis.answers.log_rows import LogToRead, Tally
+
+CONTRACT = ("organism", "step", "epoch", "domain", "base", "size")
+"""Metadata without which a log is none of ours."""
+
+INSPECTS_OWN = ("logs.json", "eval-set.json", "listing.json")
+"""JSON files that Inspect keeps beside its logs."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One log: what was run, for the report's header. `asked` pairs judges with the hashes of the rubrics asked.
+
+    `step_recorded` is false for imported answers of a checkpoint whose step their file does not say; it is then 1.
+    """
+
+    log: str
+    created: str
+    task: str
+    task_version: str
+    model: str
+    subject: str
+    base: str
+    step_recorded: bool
+    judges: tuple[str, ...]
+    asked: frozenset[tuple[str, str]]
+    packages: dict[str, str]
+    config: dict[str, Any]
+    fingerprints: dict[str, str | None]
+    answers: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Everything that logs gave.
+
+    Attributes:
+        answers: The frame, one row an answer, each answer once.
+        rejudged: Rows of the same answers as other judges scored them (same columns; may be empty).
+        evaluations: The logs that were read.
+        notes: What was odd or left out, a sentence each.
+    """
+
+    answers: pd.DataFrame
+    rejudged: pd.DataFrame
+    evaluations: list[Evaluation]
+    notes: list[str]
+
+
+def read_logs(paths: Sequence[Path]) -> Reading:
+    """Reads every log under the given files and folders, several at a time where they are many.
+
+    Args:
+        paths: Logs (`*.eval`, `*.json`) and folders that hold them, at any depth.
+
+    Raises:
+        FileNotFoundError: A path does not exist.
+        ChildProcessError: A process that helped with reading died.
+        ValueError: There is no judged answer in any of them.
+    """
+    files = find_logs(paths)
+    notes: list[str] = []
+    logs = []
+    with log_processes(files) as read_rows:
+        begun: list[_Begun | str] = []
+        for file in files:
+            header = _header(file)
+            begun.append(header if isinstance(header, str) else _Begun(file, header, read_rows(_to_read(file, header))))
+        for one in begun:
+            if isinstance(one, str):
+                notes.append(one)
+            elif (log := _log(one, notes)) is not None:
+                logs.append(log)
+    where = ", ".join(str(path) for path in paths)
+    if not any(log.evaluation.answers for log in logs):
+        found = " ".join(notes) if notes else "No log was found there."
+        raise ValueError(
+            f"There is no judged answer in {where}: {len(files)} files looked at. {found} Logs are written by "
+            "`em sweep` and `em import`."
+        )
+    evaluations = [log.evaluation for log in logs]
+    # What the frame is sorted by is the same for all answers of a log, so that their texts need never be moved.
+    logs.sort(key=lambda log: tuple((log.common[name] is None, log.common[name]) for name in ORDER))
+    answers = answers_frame([(log.common, log.batches) for log in logs])
+    logs.clear()
+    return Reading(*_one_row_an_answer(answers, notes), evaluations, notes)
+
+
+ORDER = ("base", "organism", "step", "log", "created")
+"""How logs follow on each other in the frame."""
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A log of ours whose rows are being read."""
+
+    file: Path
+    header: EvalLog
+    rows: Future[Rows]
+
+
+@dataclass(frozen=True)
+class _Log:
+    """A log that was read: what all of its answers share, and their rows."""
+
+    common: dict[str, Any]
+    batches: list[pa.RecordBatch]
+    evaluation: Evaluation
+
+
+def find_logs(paths: Sequence[Path]) -> list[Path]:
+    """The `*.eval` and `*.json` files under the given files and folders, sorted."""
+    files: set[Path] = set()
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(
+                f"There is no file or folder {path}. Give the folder that `em sweep` wrote logs to."
+            )
+        found = [path] if path.is_file() else [file for ext in ("*.eval", "*.json") for file in path.rglob(ext)]
+        files.update(file for file in found if file.name not in INSPECTS_OWN)
+    return sorted(files)
+
+
+def _header(file: Path) -> EvalLog | str:
+    """A log's header, or why the log is left out."""
+    try:
+        header = read_eval_log(str(file), header_only=True)
+    except Exception as error:  # a damaged file can raise anything, and the others are still worth reading
+        return _damaged(file, type(error).__name__)
+    if any(key not in header.metadata for key in CONTRACT):
+        return f"{file.name} is a log of another task ({header.eval.task}) and was left out."
+    return header
+
+
+def _to_read(file: Path, header: EvalLog) -> LogToRead:
+    results = header.results
+    all_completed = results is not None and results.completed_samples == results.total_samples
+    return LogToRead(
+        file=file,
+        question_ids=tuple(str(one) for one in header.eval.dataset.sample_ids or []),
+        completed=results.total_samples if results is not None and all_completed else None,
+    )
+
+
+def _damaged(file: Path, error: str) -> str:
+    kind = "is damaged or was never finished" if file.suffix == ".eval" else "is no readable Inspect log"
+    return f"{file.name} {kind} and was left out ({error})."
+
+
+def _log(begun: _Begun, notes: list[str]) -> _Log | None:
+    """A log as it was read, None where it has to be left out; whatever was odd is noted."""
+    file, header = begun.file, begun.header
+    batches, tally = begun.rows.result()
+    if tally.damage is not None:
+        notes.append(_damaged(file, tally.damage))
+        return None
+    if not tally.samples:
+        notes.append(f"{file.name} has no answers (status {header.status}) and was left out.")
+        return None
+    if header.status != "success":
+        notes.append(f"{file.name} was not finished (status {header.status}); its {tally.samples} answers are used.")
+    if tally.failed:
+        notes.append(f"{file.name}: {tally.failed} samples ended in an error, have no answer and count nowhere.")
+    if tally.unjudged:
+        notes.append(
+            f"{file.name}: {tally.unjudged} answers were never judged and count nowhere; `inspect score` can do it."
+        )
+    return _Log(_common(file, header), batches, _evaluation(file, header, batches, tally))
+
+
+def _common(file: Path, header: EvalLog) -> dict[str, Any]:
+    """The columns of the frame that are the same for all answers of a log."""
+    meta = header.metadata
+    return {
+        "organism": meta["organism"],
+        "step": int(meta["step"]),
+        "epoch": math.nan if meta["epoch"] is None else float(meta["epoch"]),
+        "domain": meta["domain"],
+        "control": bool(meta.get("control")),
+        "base": meta["base"],
+        "size": meta["size"],
+        "parameters": meta.get("parameters"),
+        "toy": bool(meta.get("toy")),
+        "training_seed": meta.get("training_seed"),
+        "engine": header.eval.model.partition("/")[0],
+        "log": file.name,
+        "created": header.eval.created,
+    }
+
+
+def _evaluation(file: Path, header: EvalLog, batches: list[pa.RecordBatch], tally: Tally) -> Evaluation:
+    meta, spec = header.metadata, header.eval
+    return Evaluation(
+        log=file.name,
+        created=spec.created,
+        task=spec.task,
+        task_version=str(spec.task_version),
+        model=spec.model,
+        subject=f"{meta['organism']}@{meta['step']}" if meta["organism"] else f"{meta['base']} (base)",
+        base=meta["base"],
+        step_recorded=bool(meta.get("step_recorded", True)),
+        asked=frozenset(tally.asked),
+        judges=tuple(sorted({name for batch in batches for name in batch["judge"].dictionary.to_pylist()})),
+        packages=dict(spec.packages),
+        config=header.plan.config.model_dump(exclude_none=True),
+        fingerprints={
+            key: meta.get(key) for key in ("base_fingerprint", "adapter_sha256", "recipe_sha256", "questions_sha256")
+        },
+        answers=sum(batch.num_rows for batch in batches),
+    )
+
+
+def _one_row_an_answer(answers: pd.DataFrame, notes: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Keeps the newest of repeated evaluations, and sets other judges' rows of the same answers apart."""
+    if not answers.duplicated(ANSWER_KEY).any():
+        return answers, answers.head(0)
+    keys = answers[[*ANSWER_KEY, "judge", "log", "created"]].sort_values("created", kind="stable")
+    repeated = keys.duplicated([*ANSWER_KEY, "judge"], keep="last")
+    if repeated.any():
+        dropped = sorted({str(name) for name in keys.loc[repeated, "log"]})
+        notes.append(
+            f"{int(repeated.sum())} answers were evaluated more than once (same checkpoint, question and sample); the "
+            f"newest is kept, the older ones in {_some(dropped)} are left out."
+        )
+        keys = keys[~repeated]
+    weight = keys["judge"].astype("str").map(keys["judge"].value_counts())
+    keys = keys.loc[weight.sort_values(kind="stable").index]
+    other = keys.duplicated(ANSWER_KEY, keep="last")
+    if other.any():
+        names = sorted({str(name) for name in keys.loc[other, "judge"]})
+        notes.append(
+            f"{int(other.sum())} answers were scored by more than one judge; tables use the judge that scored most, "
+            f"the scores of {_some(names)} stand only in the comparison of judges."
+        )
+    kept, rejudged = (answers.loc[rows.index[rows].sort_values()].reset_index(drop=True) for rows in (~other, other))
+    return kept, rejudged
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -1,0 +1,1 @@
+"""Judged answers of other experiments, turned into logs."""

@@ -1,0 +1,1 @@
+"""The report: findings in words, notes, Markdown and HTML."""

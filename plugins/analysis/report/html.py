@@ -1,0 +1,181 @@
+"""The report as one HTML page that asks nothing of the network: figures, sortable tables, filterable transcripts.
+
+Tables come from the package itables (DataTables); the page adds only its own layout, light and dark.
+"""
+
+import io
+from base64 import b64encode
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from itables import options
+from itables.javascript import generate_init_offline_itables_html, to_html_datatable
+from matplotlib.figure import Figure
+
+from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.figures import style
+from em_tasks.plugins.analysis.report.markdown import FINDINGS, LEAD, Contents, definition_lines, what_was_run
+from em_tasks.plugins.analysis.report.summary import in_short
+from em_tasks.plugins.analysis.tables.writing import with_legend
+
+MOST_TRANSCRIPTS = 20_000
+"""More answers than this would make the page slow; then each question and checkpoint keeps its first samples."""
+
+PAGE = Path(__file__).with_name("report.css")
+
+
+def html(analysis: Analysis, contents: Contents) -> str:
+    """The whole page."""
+    sections = {
+        "short": ("In short", _items(in_short(analysis, contents.findings))),
+        "run": ("What was run", _run(what_was_run(analysis))),
+        "notes": ("Notes", _items(contents.notes or ["Nothing odd was found."])),
+        "results": ("Results", "".join(_table(name, *contents.tables[name]) for name in LEAD)),
+        "findings": ("Findings", _findings(contents)),
+        "figures": ("Figures", "".join(_picture(name, figure) for name, figure in contents.figures.items())),
+        "tables": (
+            "Tables",
+            "".join(_table(name, *table) for name, table in contents.tables.items() if name not in LEAD),
+        ),
+        "transcripts": ("Transcripts", _transcripts(analysis)),
+        "examples": ("Examples", "".join(_picture(name, figure) for name, figure in contents.examples.items())),
+        "definitions": ("Definitions", _items(definition_lines(analysis))),
+    }
+    banner = f'<p class="toy" role="alert">{escape(analysis.toy_warning)}</p>' if analysis.toy_warning else ""
+    links = "".join(f'<a href="#{name}">{escape(title)}</a>' for name, (title, _) in sections.items())
+    body = "".join(
+        f'<section id="{n}"><h2>{escape(title)}</h2>{part}</section>' for n, (title, part) in sections.items()
+    )
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,"><title>Emergent misalignment: report</title>
+<style>{PAGE.read_text(encoding="utf-8")}</style>
+<script>
+const dark = on => document.documentElement.classList.toggle("dark", on);
+dark(matchMedia("(prefers-color-scheme: dark)").matches);
+</script></head><body>
+{_tables_script()}
+{banner}<header><h1>Emergent misalignment: report</h1>
+<button type="button" onclick="dark(!document.documentElement.classList.contains('dark'))">light or dark</button>
+</header>
+<nav>{links}</nav><main>{body}</main></body></html>
+"""
+
+
+def transcripts(analysis: Analysis) -> tuple[pd.DataFrame, int]:
+    """Rows for the table of transcripts, with every question and checkpoint, and how many answers had to stay out.
+
+    The lowest alignment stands first, answers without a score last; their cell is empty, and `unscored` says why.
+    """
+    answers = analysis.answers
+    left_out = 0
+    if len(answers) > MOST_TRANSCRIPTS:
+        cells = answers.groupby(
+            ["organism", "base", "step", "question_set", "question_id"], observed=True, dropna=False
+        )
+        order = cells.cumcount()
+        most = 1
+        while int((order < most + 1).sum()) <= MOST_TRANSCRIPTS:
+            most += 1
+        left_out = int((order >= most).sum())
+        answers = answers[order < most]
+    answers = answers.sort_values("alignment", kind="stable", na_position="last")
+    organism = answers["organism"].astype("str").fillna("base " + answers["base"].astype("str"))
+    reason = answers["alignment_reason"].astype("str").fillna(answers["coherence_reason"].astype("str"))
+    missing = answers["alignment"].isna() | answers["coherence"].isna()
+    said = [answers[f"{rubric}_reply"].astype("str").fillna("") for rubric in ("alignment", "coherence")]
+    rows = pd.DataFrame(
+        {
+            "organism": organism,
+            "step": answers["step"],
+            "scope": answers["scope"].astype("str").fillna("base only").str.replace("_", " "),
+            "topic": answers["topic"].astype("str"),
+            "sample": answers["sample"],
+            "alignment": [_score(value) for value in answers["alignment"]],
+            "coherence": [_score(value) for value in answers["coherence"]],
+            "question": answers["question"].astype("str"),
+            "answer": answers["answer"],
+            "unscored": reason.fillna(missing.map({True: "not said", False: ""})),
+            "judge": answers["judge"].astype("str"),
+            "judge said": said[0] + " | " + said[1],
+        }
+    )
+    return rows.reset_index(drop=True), left_out
+
+
+def _transcripts(analysis: Analysis) -> str:
+    rows, left_out = transcripts(analysis)
+    said = f"{len(rows):,} answers; choose organisms, steps, topics and scopes in the panes, or search in any text."
+    if left_out:
+        said += f" {left_out:,} further samples of the same questions and checkpoints are in answers.parquet."
+    panes = {"searchPanes": {"columns": [0, 1, 2, 3], "cascadePanes": False, "initCollapsed": True, "threshold": 1}}
+    wide = [{"targets": [8], "className": "text"}, {"targets": [7, 11], "className": "text narrow"}]
+    return f"<p>{escape(said)}</p>" + _datatable(
+        rows, "transcripts-table", pageLength=10, layout={"top1": panes}, columnDefs=wide, order=[]
+    )
+
+
+def _score(value: float) -> str:
+    return "" if pd.isna(value) else f"{value:.1f}"
+
+
+def _datatable(rows: pd.DataFrame, table_id: str, **options: Any) -> str:
+    return to_html_datatable(
+        rows,
+        table_id=table_id,
+        connected=False,
+        maxBytes=0,
+        showIndex=False,
+        allow_html=False,
+        display_logo_when_loading=False,
+        classes="display compact",
+        **options,
+    )
+
+
+def _tables_script() -> str:
+    return generate_init_offline_itables_html(options.dt_bundle)
+
+
+def _table(name: str, title: str, rows: pd.DataFrame) -> str:
+    if rows.empty:
+        return f"<h3>{escape(title)}</h3><p>Nothing to show.</p>"
+    return f"<h3>{escape(with_legend(title, rows))}</h3>" + _datatable(rows, f"table-{name}", pageLength=25, order=[])
+
+
+def _run(lines: str) -> str:
+    """Answers, bases, judges and their calibration, and the rest (versions, hashes) to open."""
+    items = [line.removeprefix("- ") for line in lines.splitlines()]
+    return f"{_items(items[:4])}<details><summary>Versions, recipes, hashes</summary>{_items(items[4:])}</details>"
+
+
+def _findings(contents: Contents) -> str:
+    parts = [f"<p>{escape(FINDINGS)}</p>"]
+    for verdict in ("shown", "not shown", "unknown"):
+        sentences = [one.sentence for one in contents.findings if one.verdict == verdict]
+        if sentences:
+            parts.append(
+                f"<details{' open' if verdict == 'shown' else ''}><summary>{verdict.capitalize()} "
+                f"({len(sentences)})</summary>{_items(sentences)}</details>"
+            )
+    return "".join(parts)
+
+
+def _items(lines: Any) -> str:
+    return "<ul>" + "".join(f"<li>{_code(escape(str(line)))}</li>" for line in lines) + "</ul>"
+
+
+def _code(line: str) -> str:
+    """Backticks to code elements; the sentences are shared with the Markdown report."""
+    parts = line.split("`")
+    return "".join(f"<code>{part}</code>" if index % 2 else part for index, part in enumerate(parts))
+
+
+def _picture(name: str, figure: Figure) -> str:
+    buffer = io.BytesIO()
+    with style.styled():
+        figure.savefig(buffer, format="png", dpi=130)
+    data = b64encode(buffer.getvalue()).decode("ascii")
+    return f'<figure><img alt="{escape(name.replace("_", " "))}" src="data:image/png;base64,{data}"></figure>'

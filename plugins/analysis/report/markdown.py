@@ -1,0 +1,138 @@
+"""The report as Markdown: what was run, what the data shows, what is odd, the tables, the figures."""
+
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.report.findings import Finding
+from em_tasks.plugins.analysis.report.summary import in_short
+from em_tasks.plugins.analysis.tables.writing import in_markdown, with_legend
+
+LEAD = ("final_by_domain_and_size", "baselines_and_change")
+"""Tables that stand before the figures; the others follow."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a report shows, computed once for all its forms.
+
+    Attributes:
+        notes: What was odd, a sentence each.
+        findings: Sentences that follow from tests.
+        tables: Title and rows by file name.
+        figures: By file name.
+        examples: Answers to chosen questions, as figures by file name.
+    """
+
+    notes: list[str]
+    findings: list[Finding]
+    tables: dict[str, tuple[str, pd.DataFrame]]
+    figures: dict[str, Figure]
+    examples: dict[str, Figure]
+
+
+def markdown(analysis: Analysis, contents: Contents) -> str:
+    """The whole page; figures are linked at `figures/<name>.png`."""
+    parts = ["# Emergent misalignment: report"]
+    if analysis.toy_warning:
+        parts.append(f"> **{analysis.toy_warning}**")
+    parts += ["## In short", _list(in_short(analysis, contents.findings))]
+    parts += ["## What was run", what_was_run(analysis)]
+    parts += ["## Notes", _list(contents.notes) if contents.notes else "Nothing odd was found."]
+    shown = {name: contents.tables[name] for name in LEAD}
+    parts += ["## Results", *(_table(title, rows) for title, rows in shown.values())]
+    parts += ["## Findings", FINDINGS]
+    for verdict in ("shown", "not shown", "unknown"):
+        sentences = [one.sentence for one in contents.findings if one.verdict == verdict]
+        if sentences:
+            parts += [f"### {verdict.capitalize()}", _list(sentences)]
+    parts.append("## Figures")
+    parts += [f"![{name.replace('_', ' ')}](figures/{name}.png)" for name in (*contents.figures, *contents.examples)]
+    parts.append("## Tables")
+    parts += [_table(title, rows) for name, (title, rows) in contents.tables.items() if name not in LEAD]
+    parts += ["## Definitions", _list(definition_lines(analysis))]
+    return "\n\n".join(parts) + "\n"
+
+
+FINDINGS = (
+    "Each sentence is the outcome of a test on the same questions (sign-flip permutation over questions; with several "
+    "training seeds a t test over seeds and questions; p-values corrected by Holm over each family, 5 %). Intervals "
+    "are uncorrected 95 % intervals over questions, and over seeds where there are several. Not shown means that this "
+    "data cannot tell, not that there is nothing."
+)
+
+
+def _list(lines: list[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _table(title: str, rows: pd.DataFrame) -> str:
+    return f"### {with_legend(title, rows)}\n\n{in_markdown(rows) if len(rows) else 'Nothing to show.'}"
+
+
+def what_was_run(analysis: Analysis) -> str:
+    """Answers, models, judges, engines, sampling, versions and logs as a list."""
+    answers, evaluations = analysis.scores, analysis.evaluations
+    organisms = answers["organism"].dropna().nunique()
+    packages = sorted({f"{name} {release}" for one in evaluations for name, release in one.packages.items()})
+    judges = [
+        f"{row['judge']} ({row['answers']:,} answers{', the TOY judge' if row['judge_toy'] else ''})"
+        for _, row in answers.groupby(["judge", "judge_toy"], observed=True)
+        .size()
+        .reset_index(name="answers")
+        .iterrows()
+    ]
+    sampling = sorted(
+        {", ".join(f"{key} {value}" for key, value in sorted(one.config.items())) for one in evaluations} - {""}
+    )
+    created = sorted(one.created for one in evaluations)
+    checkpoints = len(answers[answers["organism"].notna()].drop_duplicates(["organism", "step"]))
+    lines = {
+        "Answers": f"{len(answers):,} of {organisms} organisms ({checkpoints} checkpoints) "
+        f"and {answers.loc[answers['organism'].isna(), 'base'].nunique()} bases",
+        "Bases": ", ".join(
+            f"{row['base']} ({'TOY, ' if row['toy'] else ''}{row['size']})"
+            for _, row in answers[["base", "size", "toy"]].drop_duplicates().iterrows()
+        ),
+        "Judges": ", ".join(judges),
+        "Calibration": "; ".join(calibration_lines(analysis)),
+        "Engines": ", ".join(sorted(answers["engine"].astype("str").unique())),
+        "Sampling": "; ".join(sampling) or "not recorded",
+        "Versions": ", ".join(packages) or "not recorded",
+        "Recipes": _hashes(analysis, "recipe_sha256"),
+        "Base fingerprints": _hashes(analysis, "base_fingerprint"),
+        "Questions": _hashes(analysis, "questions_sha256"),
+        "Evaluated": f"{created[0]} to {created[-1]}, {len(evaluations)} logs",
+        "Analysis": f"em-tasks {version('em-tasks')}",
+    }
+    return "\n".join(f"- {name}: {value}" for name, value in lines.items())
+
+
+def calibration_lines(analysis: Analysis) -> list[str]:
+    """How far each judge can be trusted, or that nobody measured it."""
+    asked = sorted({pair for one in analysis.evaluations for pair in one.asked})
+    lines = []
+    for judge in dict.fromkeys(judge for judge, _ in asked):
+        known = {analysis.calibration(judge, sha256) for other, sha256 in asked if other == judge}
+        if None in known:
+            lines.append(f"{judge} is UNCALIBRATED under the prompts it was asked (`em calibrate` measures it)")
+        lines += sorted(line for line in known if line is not None)
+    return lines or ["no judge is recorded"]
+
+
+def _hashes(analysis: Analysis, key: str) -> str:
+    """The first twelve digits of every different hash under a key."""
+    found = {one.fingerprints.get(key) for one in analysis.evaluations}
+    return ", ".join(sorted(sha256[:12] for sha256 in found if sha256)) or "not recorded"
+
+
+def definition_lines(analysis: Analysis) -> list[str]:
+    """What each definition counts, and who uses it."""
+    return [
+        f"`{one.name}`: alignment below {one.aligned_below:g}{', coherent answers only' if one.coherent_only else ''}; "
+        f"denominator: {one.denominator}{'; mean over questions' if one.per_question else ''}. {one.source}."
+        for one in analysis.definitions
+    ]

@@ -1,0 +1,166 @@
+"""What is odd about the answers that were read, so that no reader takes a rate for more than it is.
+
+A sentence a kind of oddity, or a line an organism: many checkpoints with the same oddity share one.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+import pandas as pd
+
+from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.report.notes_on_identity import what_differs
+
+
+def oddities(analysis: Analysis) -> list[str]:
+    """Toys, mixed judges and fingerprints, missing bases and checkpoints, zero scored answers, truncation."""
+    answers = analysis.answers
+    return [
+        *_toys(analysis),
+        *_judges(answers),
+        *what_differs(analysis.evaluations),
+        *_bases(analysis),
+        *_steps(analysis),
+        *_checkpoints(answers),
+        *_scores(analysis),
+        *_samples(answers),
+        *_truncation(answers),
+        *_scopes(analysis),
+    ]
+
+
+def listed(names: Iterable[object], most: int = 6) -> str:
+    """`a, b, c`, cut where there are many: `a, b, c and 12 more`."""
+    every = [str(name) for name in names]
+    return ", ".join(every) if len(every) <= most + 1 else f"{', '.join(every[:most])} and {len(every) - most} more"
+
+
+def _toys(analysis: Analysis) -> list[str]:
+    return [analysis.toy_warning] if analysis.toy_warning else []
+
+
+def _judges(answers: pd.DataFrame) -> list[str]:
+    counts = answers["judge"].astype("str").value_counts()
+    if len(counts) < 2:
+        return []
+    named = ", ".join(f"{judge} ({n:,} answers)" for judge, n in counts.items())
+    return [f"Judges are mixed: {named}. Rates of answers that different judges scored are not comparable."]
+
+
+def _bases(analysis: Analysis) -> list[str]:
+    without: dict[str, list[str]] = defaultdict(list)
+    partly: dict[str, list[str]] = defaultdict(list)
+    asked = analysis.trajectories.drop_duplicates(["organism", "baseline", "question_set", "question_id"])
+    for organism, rows in asked.groupby("organism", observed=True):
+        own, base = rows[~rows["baseline"]], rows[rows["baseline"]]
+        missing = len(own.drop_duplicates(["question_set", "question_id"])) - len(base)
+        if base.empty:
+            without[str(own["base"].iloc[0])].append(str(organism))
+        elif missing:
+            partly[str(own["base"].iloc[0])].append(f"{organism} ({missing} questions)")
+    return [
+        *(
+            f"No baseline for {listed(names)}: the base {base} was not evaluated on the same questions."
+            for base, names in without.items()
+        ),
+        *(
+            f"The base {base} was not asked all the questions of {listed(names)}; their baselines lack those."
+            for base, names in partly.items()
+        ),
+    ]
+
+
+def _steps(analysis: Analysis) -> list[str]:
+    unknown = analysis.steps_not_recorded
+    if not unknown:
+        return []
+    return [
+        f"At which step {listed(sorted(unknown))} answered is not recorded in the imported files; their one checkpoint "
+        "is taken as the last, stands at step 1 in CSV files and in no trajectory."
+    ]
+
+
+def _checkpoints(answers: pd.DataFrame) -> list[str]:
+    """Organisms of one domain are trained on one schedule; a step that only some of them have is missing elsewhere."""
+    trained = answers.loc[answers["organism"].notna(), ["organism", "domain", "step", "question_set", "question_id"]]
+    steps = {str(name): set(own) for name, own in trained.groupby("organism", observed=True)["step"].unique().items()}
+    domains = trained.drop_duplicates("organism").astype({"organism": "str", "domain": "str"})
+    missing: dict[str, list[int]] = {}
+    for _, own in domains.groupby("domain")["organism"]:
+        every = set().union(*(steps[name] for name in own))
+        missing |= {name: sorted(every - steps[name]) for name in own if every - steps[name]}
+    notes = []
+    if missing:
+        each = "; ".join(f"{name} lacks {listed(own)}" for name, own in missing.items())
+        notes.append(f"Checkpoints are missing that other organisms of the domain have: {each}.")
+    asked: dict[str, set[frozenset[tuple[str, str]]]] = defaultdict(set)
+    for _, rows in trained.drop_duplicates().groupby(["organism", "step"], observed=True):
+        questions = frozenset(zip(rows["question_set"].astype("str"), rows["question_id"].astype("str"), strict=True))
+        asked[str(rows["organism"].iloc[0])].add(questions)
+    mixed = [name for name, sets in asked.items() if len(sets) > 1]
+    if mixed:
+        notes.append(
+            f"The checkpoints of {listed(mixed)} were not all asked the same questions; their rates are not comparable."
+        )
+    return notes
+
+
+def _scores(analysis: Analysis) -> list[str]:
+    rows = analysis.rates[(analysis.rates["scope"] == "all") & (analysis.rates["n"] == 0)]
+    notes = []
+    for organism, own in rows.groupby("organism", observed=True):
+        under: dict[tuple[int, ...], list[str]] = defaultdict(list)
+        for definition, empty in own.groupby("definition", sort=False):
+            under[tuple(sorted(empty["step"]))].append(str(definition))
+        each = "; ".join(f"at step {listed(steps)} under {', '.join(names)}" for steps, names in under.items())
+        answers = own.drop_duplicates("step")["answers"].sum()
+        notes.append(f"{organism} has no rate {each}: none of the {answers} answers counts there.")
+    return [*notes, *_reasons(analysis.answers)]
+
+
+def _reasons(answers: pd.DataFrame) -> list[str]:
+    reasons = pd.concat([answers["alignment_reason"].astype("str"), answers["coherence_reason"].astype("str")])
+    counts = reasons.dropna().value_counts()
+    said = ", ".join(f"{reason} {n:,}" for reason, n in counts.items())
+    return [f"Scores that the judge did not give, by reason: {said}."] if said else []
+
+
+def _samples(answers: pd.DataFrame) -> list[str]:
+    if answers["sample"].max() > 1:
+        return []
+    return ["Every question was answered once: the intervals cannot tell a question's difficulty from chance."]
+
+
+def _truncation(answers: pd.DataFrame) -> list[str]:
+    unknown = int(answers["truncated"].isna().sum())
+    notes = (
+        []
+        if not unknown
+        else [f"Whether an answer was cut off is not known for {unknown:,} of {len(answers):,} answers."]
+    )
+    cut = int(answers["truncated"].sum())
+    if cut > 0.1 * len(answers):
+        notes.append(
+            f"{cut:,} of {len(answers):,} answers were cut off at the token limit; judges saw them unfinished."
+        )
+    return notes
+
+
+def _scopes(analysis: Analysis) -> list[str]:
+    """Few questions of the own domain say little of narrow leakage."""
+    asked: Mapping[tuple[int, ...], list[str]] = defaultdict(list)
+    questions = analysis.trajectories.drop_duplicates(["organism", "baseline", "question_set", "question_id"])
+    for organism, rows in questions[~questions["baseline"]].groupby("organism", observed=True):
+        counts = rows["scope"].astype("str").value_counts()
+        number = tuple(int(counts.get(scope, 0)) for scope in ("in_domain", "out_of_domain", "general"))
+        if number[0] < 5:
+            asked[number].append(str(organism))
+    return [_scope_sentence(number, names) for number, names in asked.items()]
+
+
+def _scope_sentence(number: tuple[int, ...], names: Sequence[str]) -> str:
+    own, other, general = number
+    return (
+        f"Few or no questions of their own domain were asked of {listed(names)}: {own} of their own, {other} "
+        f"of another, {general} general."
+    )

@@ -1,0 +1,205 @@
+"""From logs to a folder one can publish: tables, figures and a Markdown report, with what was odd said in words."""
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+from matplotlib.figure import Figure
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.answers.logs import read_logs
+from em_tasks.plugins.analysis.extensions import build_figures, build_tables
+from em_tasks.plugins.analysis.figures import example_figures, style
+from em_tasks.plugins.analysis.figures.examples import chosen_questions
+from em_tasks.plugins.analysis.importing.logs import import_judged
+from em_tasks.plugins.analysis.report.findings import Finding, findings
+from em_tasks.plugins.analysis.report.html import html
+from em_tasks.plugins.analysis.report.markdown import Contents, markdown
+from em_tasks.plugins.analysis.report.notes import oddities
+from em_tasks.plugins.analysis.statistics.comparisons import comparisons
+from em_tasks.plugins.analysis.statistics.definition_names import chosen_definitions
+from em_tasks.plugins.analysis.statistics.rates import MAIN
+from em_tasks.plugins.analysis.tables import csv_tables as tables
+from em_tasks.plugins.analysis.tables.writing import write_table
+from em_tasks.scorers.definitions import DEFINITIONS
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written.
+
+    Attributes:
+        out: The folder.
+        paths: Every file, in the order of writing.
+        rates: EM by checkpoint, see `tables.em_by_checkpoint` (percent).
+        notes: What was odd, a sentence each.
+        findings: What the data shows and does not show.
+        toy_warning: What must be said because toys fed it; None for real models.
+        main: Names of the definitions that lead.
+        steps_not_recorded: Organisms whose only checkpoint has no known step.
+    """
+
+    out: Path
+    paths: list[Path]
+    rates: pd.DataFrame
+    notes: list[str]
+    findings: list[Finding]
+    toy_warning: str | None
+    main: tuple[str, ...]
+    steps_not_recorded: frozenset[str]
+
+    def table(self) -> Table:
+        """The last checkpoint of every organism for a terminal: all questions, then in and out of its domain."""
+        shown, *others = reversed(self.main)
+        table = Table(
+            title=f"EM rate (%) at the last checkpoint; {shown} with its 95 % interval",
+            title_justify="left",
+            box=SIMPLE_HEAD,
+            pad_edge=False,
+        )
+        table.add_column("checkpoint", overflow="fold")
+        for name in (*others, shown, "own domain", "general", "base"):
+            table.add_column(name, justify="right", no_wrap=True)
+        if self.toy_warning:
+            table.caption = Text(self.toy_warning, style="bold red")
+        for organism, rows in self.rates.groupby("organism", sort=False, observed=True):
+            own, base = rows[~rows["baseline"]], rows[rows["baseline"]]
+            last = own[own["step"] == own["step"].max()]
+            step = "last" if organism in self.steps_not_recorded else last["step"].iloc[0]
+            checkpoint = f"{organism}@{step}{' (control)' if last['control'].iloc[0] else ''}"
+            cells = [rate_cell(_one(last, name, "all")).partition(" (")[0] for name in others]
+            cells.append(rate_cell(_one(last, shown, "all")))
+            cells.append(rate_cell(_one(last, shown, "in_domain")).partition(" (")[0])
+            cells.append(rate_cell(_one(last, shown, "general")))
+            cells.append(rate_cell(_one(base, shown, "all")).partition(" (")[0])
+            table.add_row(checkpoint, *cells)
+        return table
+
+
+def _one(rows: pd.DataFrame, definition: str, scope: str) -> pd.DataFrame:
+    """The row of one definition on one scope of questions, if there is one."""
+    return rows[(rows["definition"] == definition) & (rows["scope"] == scope)]
+
+
+def rate_cell(rows: pd.DataFrame) -> str:
+    """`45.0 (26-66)` for the one row there is; says so where there is none or nothing was counted."""
+    if rows.empty:
+        return "none"
+    row = rows.iloc[0]
+    return "no rate" if pd.isna(row["rate"]) else f"{row['rate']:.1f} ({row['low']:.0f}-{row['high']:.0f})"
+
+
+def write_report(
+    logs: Sequence[Path],
+    out: Path,
+    definitions: Sequence[str] = (),
+    examples: Sequence[str] = (),
+    calibration: Callable[[str, str], str | None] = lambda judge, rubric_sha256: None,
+) -> Report:
+    """Writes every table and figure that the logs give, and the report as Markdown and HTML.
+
+    Args:
+        logs: Inspect logs and folders of them; whatever else lies there is named in the report. Judged CSV files are
+            imported first, into `imported` in `out`.
+        out: Folder for the report. Files of an earlier report are replaced.
+        definitions: EM definitions to lead with, by name or as thresholds (see `chosen_definitions`); `seed` and
+            `betley` if left out. All published ones are in the tables in any case.
+        examples: Ids of the questions whose answers are shown as figures; chosen by the data if left out.
+        calibration: What is known of a judge, from its name and a rubric's hash; None for an uncalibrated one.
+
+    Raises:
+        FileNotFoundError: A path in `logs` does not exist.
+        ValueError: There is no judged answer in them, or a definition or question is unknown.
+    """
+    chosen = chosen_definitions(definitions or MAIN)
+    logs = [_as_logs(path, out) for path in logs]
+    every = {one.name: one for one in (*chosen, *DEFINITIONS.values())}
+    analysis = Analysis(read_logs(logs), tuple(every.values()), tuple(one.name for one in chosen), calibration)
+    chosen_questions(analysis, tuple(examples))
+    out.mkdir(parents=True, exist_ok=True)
+    notes = [*analysis.reading.notes, *oddities(analysis)]
+    contents = Contents(
+        tables=build_tables(analysis, notes),
+        figures=build_figures(analysis, notes),
+        examples=example_figures(analysis, tuple(examples)),
+        findings=findings(analysis, comparisons(analysis)),
+        notes=notes,
+    )
+    page = out / "report.md"
+    page.write_text(markdown(analysis, contents), encoding="utf-8")
+    web = out / "report.html"
+    web.write_text(html(analysis, contents), encoding="utf-8")
+    paths = [page, web, *_write_answers(analysis, out), *_write_published_names(analysis, out)]
+    for name, (title, rows) in contents.tables.items():
+        paths += write_table(name, title, rows, out / "tables")
+    paths += _write_figures({**contents.figures, **contents.examples}, out)
+    return Report(
+        out,
+        paths,
+        tables.em_by_checkpoint(analysis),
+        contents.notes,
+        contents.findings,
+        analysis.toy_warning,
+        analysis.main,
+        analysis.steps_not_recorded,
+    )
+
+
+def _as_logs(path: Path, out: Path) -> Path:
+    if path.suffix != ".csv":
+        return path
+    folder = out / "imported" / path.stem
+    import_judged(path, folder)
+    return folder
+
+
+def _write_answers(analysis: Analysis, out: Path) -> list[Path]:
+    paths = [out / "answers.csv", out / "answers.parquet"]
+    # A carriage return inside an answer would split its row unless texts are quoted.
+    analysis.answers.to_csv(paths[0], index=False, quoting=csv.QUOTE_NONNUMERIC)
+    analysis.answers.to_parquet(paths[1], index=False)
+    return paths
+
+
+def _write_published_names(analysis: Analysis, out: Path) -> list[Path]:
+    """The CSV files that users of the seed experiment know, in folders by organism and base."""
+    paths = []
+    # One after the other: those with answers are large.
+    for path, table in _published_names(analysis, out):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        decimals = "%.2f" if path.name == "em_rates_summary.csv" else None
+        quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if path.name.endswith("_judged.csv") else csv.QUOTE_MINIMAL
+        table.to_csv(path, index=False, float_format=decimals, quoting=quoting)
+        paths.append(path)
+    return paths
+
+
+def _published_names(analysis: Analysis, out: Path) -> Iterator[tuple[Path, pd.DataFrame]]:
+    yield out / "em_by_checkpoint.csv", tables.em_by_checkpoint(analysis)
+    yield out / "em_rates_summary.csv", tables.em_rates_summary(analysis)
+    for organism in analysis.answers["organism"].dropna().astype("str").unique():
+        folder = out / "organisms" / organism
+        yield folder / "step_summary.csv", tables.step_summary(analysis, organism)
+        yield folder / "fg_judged.csv", tables.fg_judged(analysis, organism)
+    bases = analysis.scores[analysis.answers["organism"].isna()]
+    for base in bases["base"].astype("str").unique():
+        yield out / "baseline" / base.replace("/", "_") / "base_judged.csv", tables.base_judged(analysis, base)
+
+
+def _write_figures(figures: dict[str, Figure], out: Path) -> list[Path]:
+    folder = out / "figures"
+    folder.mkdir(exist_ok=True)
+    paths = []
+    for name, figure in figures.items():
+        for path in (folder / f"{name}.png", folder / f"{name}.svg"):
+            # SVG files would carry the date otherwise, and differ from run to run.
+            with style.styled():
+                figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix == ".svg" else None)
+            paths.append(path)
+    return paths

@@ -1,0 +1,66 @@
+"""Cells of tables for people: percentages, intervals, differences, and the counts that stand beside every rate."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.statistics.rates import LEFT_OUT
+
+LEFT_OUT_HEAD = "u/r/i/t"
+"""Head of the column that `left_out` fills."""
+
+LEFT_OUT_MEANS = "unscored/refused/incoherent/truncated"
+"""The same in full; an answer may be several of these."""
+
+
+def percent(rate: float) -> str:
+    """A fraction as a percentage; said in words where nothing was counted."""
+    return "no rate" if pd.isna(rate) else f"{100 * rate:.1f}"
+
+
+def between(low: float, high: float) -> str:
+    """`25.8 to 65.8`, of fractions; empty where there is no interval."""
+    return "" if pd.isna(low) or pd.isna(high) else f"{100 * low:.1f} to {100 * high:.1f}"
+
+
+def points(difference: float) -> str:
+    """A signed difference of two rates in percentage points."""
+    return "" if pd.isna(difference) else f"{100 * difference:+.1f}"
+
+
+def p_text(p: float) -> str:
+    """`0.012`, or `below 0.001`."""
+    return "below 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def whole(value: float) -> str:
+    """A number of answers or questions that would settle a difference."""
+    if np.isnan(value):
+        return "several seeds"
+    return f"{value:,.0f}" if np.isfinite(value) else "no difference seen"
+
+
+def kind(row: pd.Series) -> str:
+    """`base`, the domain, or the domain and `control`."""
+    if row["baseline"]:
+        return "base"
+    return f"{row['domain']} control" if row["control"] else str(row["domain"])
+
+
+def counted(rows: pd.DataFrame) -> str:
+    """`8/20`: misaligned of counted answers, of all rows together."""
+    return f"{rows['k'].sum()}/{rows['n'].sum()}"
+
+
+def left_out(rows: pd.DataFrame) -> str:
+    """`1/0/3/?`: what `LEFT_OUT_MEANS` says, of all rows together; `?` where nothing says whether any was cut off."""
+    return "/".join("?" if rows[name].isna().all() else str(int(rows[name].sum())) for name in LEFT_OUT)
+
+
+def rows_of(analysis: Analysis, definition: str, organisms: Sequence[str], step: int) -> pd.DataFrame:
+    """The rows of `Analysis.rates` on all questions of some organisms at one step (0 for their base)."""
+    rates = analysis.rates
+    chosen = (rates["definition"] == definition) & (rates["scope"] == "all") & (rates["step"] == step)
+    return rates[chosen & rates["organism"].isin(list(organisms))]

@@ -1,0 +1,95 @@
+"""Tables: EM by checkpoint, and the CSV files that users of the seed experiment know, with their published columns."""
+
+import pandas as pd
+
+from em_tasks.plugins.analysis.analysis import CHECKPOINT, Analysis
+from em_tasks.plugins.analysis.statistics.rates import COUNTS
+from em_tasks.scorers.definitions import COHERENT_ABOVE
+
+
+def em_by_checkpoint(analysis: Analysis) -> pd.DataFrame:
+    """Every checkpoint under every definition and scope; rates and intervals in percent."""
+    columns = [*CHECKPOINT, "scope", "definition", "k", "n", "rate", "low", "high", *COUNTS]
+    return in_percent(analysis.rates[[*columns, "mean_alignment", "mean_coherence"]])
+
+
+def in_percent(table: pd.DataFrame) -> pd.DataFrame:
+    """Rates and intervals as percentages with two decimals."""
+    return table.assign(**{name: (100 * table[name]).round(2) for name in ("rate", "low", "high")})
+
+
+def em_rates_summary(analysis: Analysis) -> pd.DataFrame:
+    """The seed's summary: final rate of each organism against its base, percent, `seed` definition.
+
+    Columns are the published ones. A control's domain ends in `_control`. An organism without a judged base has no
+    baseline and no change.
+    """
+    seed = analysis.rates[(analysis.rates["definition"] == "seed") & (analysis.rates["scope"] == "all")]
+    base = seed[seed["baseline"]].set_index("organism")["rate"]
+    last = analysis.final[(analysis.final["definition"] == "seed") & (analysis.final["scope"] == "all")]
+    baseline = last["organism"].astype("str").map(base.rename(index=str)).astype("float64")
+    suffix = last["control"].map({True: "_control", False: ""}).astype("str")
+    return pd.DataFrame(
+        {
+            "model_size": last["size"].astype("str"),
+            "domain": last["domain"].astype("str") + suffix,
+            "final_step": last["step"],
+            "em_rate": (100 * last["rate"]).round(2),
+            "baseline_em_rate": (100 * baseline).round(2),
+            "em_change": (100 * (last["rate"] - baseline)).round(2),
+        }
+    ).reset_index(drop=True)
+
+
+def step_summary(analysis: Analysis, organism: str) -> pd.DataFrame:
+    """The seed's table of one organism's checkpoints: step, percent_em (`seed`), percent_coherent, n_responses.
+
+    percent_coherent is over the answers with a coherence score, and counts a score of exactly 50 as coherent, as the
+    published tables do; the EM definitions do not.
+    """
+    rows = analysis.rates
+    own = rows[(rows["organism"] == organism) & ~rows["baseline"] & (rows["scope"] == "all")]
+    own = own[own["definition"] == "seed"].set_index("step")
+    answers = analysis.scores[analysis.answers["organism"] == organism]
+    scored = answers[answers["coherence"].notna()]
+    coherent = (scored["coherence"] >= COHERENT_ABOVE).groupby(scored["step"]).mean()
+    table = pd.DataFrame(
+        {
+            "percent_em": (100 * own["rate"]).round(2),
+            "percent_coherent": (100 * coherent.reindex(own.index)).round(2),
+            "n_responses": own["answers"],
+        }
+    )
+    return table.reset_index()
+
+
+def fg_judged(analysis: Analysis, organism: str) -> pd.DataFrame:
+    """One organism's judged answers with the published columns: step, id, question, response and the two scores."""
+    answers = analysis.answers[analysis.answers["organism"] == organism]
+    judged = _judged(answers, "step" + answers["step"].astype("str"))
+    judged.insert(0, "step", answers["step"].to_numpy())
+    return judged
+
+
+def base_judged(analysis: Analysis, base: str) -> pd.DataFrame:
+    """One base's judged answers with the published columns: epoch, id, question, response and the two scores."""
+    answers = analysis.answers[analysis.answers["organism"].isna() & (analysis.answers["base"] == base)]
+    judged = _judged(answers, pd.Series("base", index=answers.index))
+    judged.insert(0, "epoch", "base")
+    return judged
+
+
+def _judged(answers: pd.DataFrame, prefix: pd.Series) -> pd.DataFrame:
+    """Published ids count the questions: step110_q3; a repeated answer has _s2 and so on after it."""
+    questions = answers["question_set"].astype("str") + "/" + answers["question_id"].astype("str")
+    number = pd.Series(pd.factorize(questions)[0] + 1, index=answers.index)
+    again = ("_s" + answers["sample"].astype("str")).where(answers["sample"] > 1, "")
+    return pd.DataFrame(
+        {
+            "id": prefix + "_q" + number.astype("str") + again,
+            "question": answers["question"].astype("str"),
+            "response": answers["answer"],
+            "aligned_score": answers["alignment"],
+            "coherent_score": answers["coherence"],
+        }
+    ).reset_index(drop=True)

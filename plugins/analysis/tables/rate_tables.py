@@ -1,0 +1,173 @@
+"""Tables of rates: by domain and size, by scope, by checkpoint, by training seed; coherence, and missing scores.
+
+Beside every rate stand its denominator and the unscored, refused, incoherent and truncated answers.
+"""
+
+import numpy as np
+import pandas as pd
+
+from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.figures.trajectory import coherence_rates
+from em_tasks.plugins.analysis.statistics.intervals import cluster_interval, seed_interval
+from em_tasks.plugins.analysis.statistics.training_seeds import seed_grid
+from em_tasks.plugins.analysis.tables.cells import (
+    LEFT_OUT_HEAD,
+    between,
+    counted,
+    kind,
+    left_out,
+    percent,
+    points,
+    rows_of,
+)
+
+
+def final_by_domain_and_size(analysis: Analysis) -> pd.DataFrame:
+    """EM (%) at the last checkpoint by domain and size, misaligned of counted answers in brackets.
+
+    A cell is the mean over an organism's training seeds. Organisms of one size and domain that differ in more than
+    their seed stand beside each other and are not averaged.
+    """
+    last = analysis.final[(analysis.final["scope"] == "all") & ~analysis.final["control"]]
+    together = {name: group.label for group in analysis.seeds for name in group.organisms}
+    recipe = [together.get(str(name), str(name)) for name in last["organism"]]
+    last = last.assign(recipe=recipe, domain=last["domain"].astype("str"))
+    domains = sorted(last["domain"].unique())
+    rows = []
+    for name in analysis.main:
+        own = last[last["definition"] == name]
+        for size, of_size in own.groupby(own["size"].astype("str"), sort=False):
+            cells = {domain: of_size[of_size["domain"] == domain] for domain in domains}
+            rate = {domain: _one_rate(of_domain) for domain, of_domain in cells.items()}
+            row = {"definition": name, "size": size}
+            for domain, of_domain in cells.items():
+                row[domain] = _rate_by_recipe(of_domain)
+                row[f"{domain}: {LEFT_OUT_HEAD}"] = left_out(of_domain) if len(of_domain) else ""
+            known = [rate[domain] for domain in domains]
+            if len(domains) == 2:
+                row["difference"] = points(known[1] - known[0])
+            row["average"] = "" if np.isnan(known).all() else percent(float(np.nanmean(known)))
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _one_rate(rows: pd.DataFrame) -> float:
+    """The mean over seeds; NaN where there are organisms that differ in more than their seed, or none."""
+    return float(rows["rate"].mean()) if rows["recipe"].nunique() == 1 else float("nan")
+
+
+def _rate_by_recipe(rows: pd.DataFrame) -> str:
+    cells = []
+    for recipe, own in rows.groupby("recipe", sort=False):
+        named = f"{recipe}: " if rows["recipe"].nunique() > 1 or len(own) > 1 else ""
+        cells.append(f"{named}{percent(own['rate'].mean())} ({counted(own)})")
+    return "; ".join(cells) or "none"
+
+
+def by_scope(analysis: Analysis) -> pd.DataFrame:
+    """Own domain, other domains, general questions: EM (%) at the last checkpoint, misaligned of counted answers.
+
+    Failing on questions of the training domain alone is narrow leakage; broad misalignment shows on the others.
+    """
+    last = pd.concat([analysis.final[analysis.final["definition"] == name] for name in analysis.main])
+    scopes = {"own domain": "in_domain", "other domain": "out_of_domain", "general": "general"}
+    rows = []
+    for (definition, organism), own in last.groupby(["definition", "organism"], sort=False, observed=True):
+        row = {"definition": definition, "organism": organism, "kind": kind(own.iloc[0])}
+        for head, scope in scopes.items():
+            asked = own[own["scope"] == scope]
+            row[f"{head} % (k/n)"] = (
+                f"{percent(asked['rate'].iloc[0])} ({counted(asked)})" if len(asked) else "not asked"
+            )
+            row[f"{head}: {LEFT_OUT_HEAD}"] = left_out(asked) if len(asked) else ""
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def by_checkpoint(analysis: Analysis) -> pd.DataFrame:
+    """EM by checkpoint, 95 % intervals for these questions (fixed) and for questions like these (sampled)."""
+    parts = []
+    for name in analysis.main:
+        definition = next(one for one in analysis.definitions if one.name == name)
+        over: dict[tuple[str, int], tuple[float, float]] = {}
+        for _, rows in analysis.question_counts[name].groupby(["organism", "step"], observed=True):
+            over[(str(rows["organism"].iloc[0]), int(rows["step"].iloc[0]))] = cluster_interval(
+                rows["k"].to_numpy("float64"), rows["n"].to_numpy("float64"), definition.per_question
+            )
+        rates = analysis.rates[(analysis.rates["definition"] == name) & (analysis.rates["scope"] == "all")]
+        for _, row in rates.iterrows():
+            low, high = over.get((str(row["organism"]), int(row["step"])), (np.nan, np.nan))
+            parts.append(
+                {
+                    "definition": name,
+                    "organism": row["organism"],
+                    "kind": kind(row),
+                    "step": analysis.step_text(str(row["organism"]), int(row["step"])),
+                    "EM %": percent(row["rate"]),
+                    "fixed questions": between(row["low"], row["high"]),
+                    "sampled questions": between(low, high),
+                    "k": row["k"],
+                    "n": row["n"],
+                    "unscored": row["unscored"],
+                    "refused": row["refused"],
+                    "incoherent": row["incoherent"],
+                    "truncated": "?" if pd.isna(row["truncated"]) else int(row["truncated"]),
+                }
+            )
+    return pd.DataFrame(parts)
+
+
+def coherence(analysis: Analysis) -> pd.DataFrame:
+    """Coherence by checkpoint."""
+    table = coherence_rates(analysis.trajectories)
+    return pd.DataFrame(
+        {
+            "organism": table["organism"].astype("str"),
+            "kind": [kind(row) for _, row in table.iterrows()],
+            "step": [analysis.step_text(str(row["organism"]), int(row["step"])) for _, row in table.iterrows()],
+            "coherent %": [percent(value) for value in table["rate"]],
+            "95 % interval": [between(row["low"], row["high"]) for _, row in table.iterrows()],
+            "mean": [percent(value) for value in table["mean"]],
+            "n": table["n"],
+            "without a score": table["answers"] - table["n"],
+        }
+    )
+
+
+def unscored(analysis: Analysis) -> pd.DataFrame:
+    """Answers without a score, and why; only checkpoints that have such answers."""
+    table = analysis.trajectories
+    keys = ["organism", "step", "rubric", "reason"]
+    parts = []
+    for rubric in ("alignment", "coherence"):
+        missing = table.loc[table[rubric].isna(), ["organism", "step", f"{rubric}_reason"]]
+        missing = missing.rename(columns={f"{rubric}_reason": "reason"}).astype({"organism": "str", "reason": "str"})
+        parts.append(missing.fillna({"reason": "not said"}).assign(rubric=rubric))
+    counts = pd.concat(parts).groupby(keys, observed=True).size().rename("answers without a score").reset_index()
+    every = table.groupby(["organism", "step"], observed=True).size().rename("of answers").reset_index()
+    return counts.merge(every.astype({"organism": "str"}), on=["organism", "step"])
+
+
+def seeds(analysis: Analysis) -> pd.DataFrame:
+    """Training seeds: mean EM (%) of organisms trained alike, 95 % interval over seeds and questions."""
+    rows = []
+    for name in analysis.main:
+        for group in analysis.seeds:
+            for step in group.steps:
+                grid = seed_grid(analysis.question_counts[name], group.organisms, step)
+                low, high = seed_interval(grid.to_numpy("float64"))
+                own = rows_of(analysis, name, group.organisms, step)
+                rows.append(
+                    {
+                        "definition": name,
+                        "organisms": group.label,
+                        "step": step,
+                        "questions": grid.shape[1],
+                        "mean EM %": percent(float(grid.to_numpy().mean()) if grid.size else np.nan),
+                        "seeds and questions": between(low, high),
+                        "each seed %": ", ".join(percent(value) for value in grid.mean(axis=1)),
+                        "k/n": counted(own),
+                        LEFT_OUT_HEAD: left_out(own),
+                    }
+                )
+    return pd.DataFrame(rows)

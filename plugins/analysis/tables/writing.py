@@ -1,0 +1,69 @@
+"""Tables to publish, and how they are written: CSV, Markdown and LaTeX.
+
+Each is a function of the analysis that gives a frame of ready cells; an empty frame means that there is nothing to
+show. `tables.py` has the machine-readable files with the seed experiment's columns; these here are for people.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+from tabulate import tabulate
+
+from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.tables.cells import LEFT_OUT_HEAD, LEFT_OUT_MEANS
+from em_tasks.plugins.analysis.tables.comparison_tables import (
+    baselines_and_change,
+    beside_published,
+    organisms_compared,
+    power,
+)
+from em_tasks.plugins.analysis.tables.rate_tables import (
+    by_checkpoint,
+    by_scope,
+    coherence,
+    final_by_domain_and_size,
+    seeds,
+    unscored,
+)
+
+TABLES: dict[str, Callable[[Analysis], pd.DataFrame]] = {
+    "final_by_domain_and_size": final_by_domain_and_size,
+    "baselines_and_change": baselines_and_change,
+    "by_scope": by_scope,
+    "organisms_compared": organisms_compared,
+    "by_checkpoint": by_checkpoint,
+    "seeds": seeds,
+    "coherence": coherence,
+    "unscored": unscored,
+    "power": power,
+    "beside_published": beside_published,
+}
+"""Our own, by file name in the order of the report; pyproject.toml enters them as any package enters its own."""
+
+
+def write_table(name: str, title: str, rows: pd.DataFrame, folder: Path) -> list[Path]:
+    """Writes one table as CSV, Markdown and LaTeX (booktabs)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.csv", folder / f"{name}.md", folder / f"{name}.tex"]
+    full = {name: str(name).replace(LEFT_OUT_HEAD, LEFT_OUT_MEANS) for name in rows.columns}
+    rows.rename(columns=full).to_csv(paths[0], index=False)
+    paths[1].write_text(f"**{with_legend(title, rows)}**\n\n{in_markdown(rows)}\n", encoding="utf-8")
+    paths[2].write_text(_format(rows, "latex_booktabs") + "\n", encoding="utf-8")
+    return paths
+
+
+def with_legend(title: str, rows: pd.DataFrame) -> str:
+    """The title, and what the short head of the counts stands for where the table has them."""
+    has_counts = any(LEFT_OUT_HEAD in str(name) for name in rows.columns)
+    return f"{title} ({LEFT_OUT_HEAD}: {LEFT_OUT_MEANS} answers)" if has_counts else title
+
+
+def in_markdown(rows: pd.DataFrame) -> str:
+    """A frame of cells as a Markdown table."""
+    return _format(rows, "github")
+
+
+def _format(rows: pd.DataFrame, style: str) -> str:
+    cells = [[str(value) for value in row] for row in rows.to_numpy(dtype="object").tolist()]
+    return tabulate(cells, headers=[str(name) for name in rows.columns], tablefmt=style, disable_numparse=True)

@@ -1,0 +1,1 @@
+"""Engines: what generates answers from a base and the adapters on it."""

@@ -1,0 +1,240 @@
+"""Calibration: how far a judge can be trusted, measured on answers of known worth.
+
+Every item is judged several times under both rubrics. What counts is whether the mean score lies in the item's band,
+how far repeated calls differ, and how many replies could not be read. The result is stored by judge, so that reports
+can show it beside every rate that this judge decided.
+"""
+
+import asyncio
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from inspect_ai.model import Model
+
+from em_tasks.scorers.calibration.items import RUBRICS, Band, Item, calibration_items
+from em_tasks.scorers.judging.grader import build_judge
+from em_tasks.scorers.judging.judge import ask_judge, is_toy_judge
+from em_tasks.scorers.judging.rubric import load_rubric
+from em_tasks.scorers.judging.verdict import Verdict
+
+FORMAT = 1
+Outcome = Literal["in_band", "outside", "unscored"]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One item under one rubric.
+
+    Attributes:
+        item: The item's name.
+        kind: Its kind.
+        rubric: The rubric asked.
+        band: What would be right, in words.
+        scores: One score a repetition (0-100), None where there was none.
+        reasons: The reasons in place of scores, in order.
+        outcome: Whether it was right.
+    """
+
+    item: str
+    kind: str
+    rubric: str
+    band: str
+    scores: list[float | None]
+    reasons: list[str]
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How one judge did.
+
+    Attributes:
+        judge: The judge as it was asked for.
+        served: The models that answered, as the API named them; reports look a calibration up by these.
+        rubrics: Hash of each rubric that was asked, by name: another prompt is another judge.
+        items: Number of answers.
+        repeats: Calls for each answer and rubric.
+        when: Date and time, UTC.
+        spread: Test-retest: mean over items of the largest difference between repeated scores (points).
+        largest_spread: The largest such difference.
+        unreadable: Calls without a score where one was due, by reason.
+        calls: Number of calls.
+        judged: Every item under every rubric.
+        format: Version of this form.
+    """
+
+    judge: str
+    served: list[str]
+    rubrics: dict[str, str]
+    items: int
+    repeats: int
+    when: str
+    spread: float
+    largest_spread: float
+    unreadable: dict[str, int]
+    calls: int
+    judged: list[Judged]
+    format: int = FORMAT
+
+    def kinds(self) -> list[tuple[str, str, int, int, int]]:
+        """Per kind and rubric: answers with a band, those in it, and those unscored."""
+        keys = dict.fromkeys((entry.kind, entry.rubric) for entry in self.judged)
+        rows = []
+        for kind, rubric in keys:
+            here = [entry.outcome for entry in self.judged if (entry.kind, entry.rubric) == (kind, rubric)]
+            rows.append((kind, rubric, len(here), here.count("in_band"), here.count("unscored")))
+        return rows
+
+    def failures(self) -> list[Judged]:
+        """The items that the judge got wrong or left without a score."""
+        return [entry for entry in self.judged if entry.outcome != "in_band"]
+
+    @property
+    def share_in_band(self) -> float:
+        """Share of item-rubric pairs judged right (0-1)."""
+        return sum(entry.outcome == "in_band" for entry in self.judged) / len(self.judged)
+
+    def summary(self) -> str:
+        """One line for reports."""
+        right = sum(entry.outcome == "in_band" for entry in self.judged)
+        return (
+            f"{', '.join(self.served)}: {right} of {len(self.judged)} calibration checks in band "
+            f"({100 * self.share_in_band:.0f} %), repeated calls differ by {self.spread:.1f} points on average "
+            f"(at most {self.largest_spread:.1f}), {sum(self.unreadable.values())} of {self.calls} calls without a "
+            f"score that was due; {self.when[:10]}"
+        )
+
+
+async def calibrate(
+    judge: Model, repeats: int = 3, on_verdict: Callable[[], None] = lambda: None, items: Sequence[Item] | None = None
+) -> Calibration:
+    """Judges the calibration set.
+
+    Args:
+        judge: The judge. The toy judge gets the set in its own language.
+        repeats: Calls for each answer and rubric; at least 2 to see a spread.
+        on_verdict: Called after every verdict, for progress bars; there are `calls_needed` of them.
+        items: Other answers than the shipped ones.
+
+    Raises:
+        ValueError: `repeats` is below 1, or the judge's API knows neither the key nor the model.
+    """
+    if repeats < 1:
+        raise ValueError(f"Each answer has to be judged at least once, not {repeats} times: give --repeats 2 or more.")
+    chosen = tuple(items) if items is not None else calibration_items(is_toy_judge(str(judge)))
+    asked = [(item, rubric) for item in chosen for rubric in RUBRICS if item.bands[rubric] is not None]
+
+    async def one(item: Item, rubric: str) -> Verdict:
+        verdict = await ask_judge(judge, load_rubric(rubric), item.question, item.answer, fresh=True)
+        on_verdict()
+        return verdict
+
+    verdicts = await asyncio.gather(*(one(item, rubric) for item, rubric in asked for _ in range(repeats)))
+    by_pair = [list(verdicts[start : start + repeats]) for start in range(0, len(verdicts), repeats)]
+    judged = [_judged(item, rubric, repeated) for (item, rubric), repeated in zip(asked, by_pair, strict=True)]
+    spreads = [
+        max(known) - min(known) for entry in judged if len(known := [s for s in entry.scores if s is not None]) > 1
+    ]
+    unreadable = [
+        verdict.reason
+        for (item, rubric), repeated in zip(asked, by_pair, strict=True)
+        for verdict in repeated
+        if verdict.reason is not None and verdict.reason != item.bands[rubric]
+    ]
+    return Calibration(
+        judge=str(judge),
+        served=sorted({verdict.judge for verdict in verdicts}),
+        rubrics={name: load_rubric(name).sha256 for name in RUBRICS},
+        items=len(chosen),
+        repeats=repeats,
+        when=datetime.now(UTC).isoformat(timespec="seconds"),
+        spread=statistics.fmean(spreads) if spreads else 0.0,
+        largest_spread=max(spreads, default=0.0),
+        unreadable={reason: unreadable.count(reason) for reason in sorted(set(unreadable))},
+        calls=len(verdicts),
+        judged=judged,
+    )
+
+
+def calibrate_judge(
+    name: str, repeats: int, folder: Path, on_verdict: Callable[[], None] = lambda: None
+) -> tuple[Calibration, Path]:
+    """Calibrates the judge called `name` and stores the result in `folder`: what `em calibrate` does.
+
+    Raises:
+        ValueError: The judge cannot be had, or `repeats` is below 1.
+    """
+    calibration = asyncio.run(calibrate(build_judge(name), repeats, on_verdict))
+    return calibration, store_calibration(calibration, folder)
+
+
+def calls_needed(judge: str, repeats: int) -> int:
+    """How many calls `calibrate` will make."""
+    items = calibration_items(is_toy_judge(judge))
+    return repeats * sum(item.bands[rubric] is not None for item in items for rubric in RUBRICS)
+
+
+def store_calibration(calibration: Calibration, folder: Path) -> Path:
+    """Writes a calibration as `<judge>.json`; a newer one of the same judge takes the place of the older."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{calibration.judge.replace('/', '__')}.json"
+    path.write_text(json.dumps(asdict(calibration), indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def load_calibrations(folder: Path) -> list[Calibration]:
+    """Every calibration in a folder (none if it is not there).
+
+    Raises:
+        ValueError: A file is not a calibration of this version.
+    """
+    return [_load(path) for path in sorted(folder.glob("*.json"))]
+
+
+def calibration_of(judge: str, rubric_sha256: str, calibrations: Sequence[Calibration]) -> Calibration | None:
+    """The calibration that speaks for a verdict: same served model and same rubric. None: an uncalibrated judge."""
+    for calibration in calibrations:
+        if judge in calibration.served and rubric_sha256 in calibration.rubrics.values():
+            return calibration
+    return None
+
+
+def _judged(item: Item, rubric: str, verdicts: list[Verdict]) -> Judged:
+    band = item.bands[rubric]
+    return Judged(
+        item=item.name,
+        kind=item.kind,
+        rubric=rubric,
+        band=band if isinstance(band, str) else "anything" if band is None else f"{band[0]:g}-{band[1]:g}",
+        scores=[verdict.score for verdict in verdicts],
+        reasons=[verdict.reason for verdict in verdicts if verdict.reason is not None],
+        outcome=_outcome(band, verdicts),
+    )
+
+
+def _outcome(band: Band, verdicts: list[Verdict]) -> Outcome:
+    if isinstance(band, str):
+        return "in_band" if all(verdict.reason == band for verdict in verdicts) else "outside"
+    scores = [verdict.score for verdict in verdicts if verdict.score is not None]
+    if not scores:
+        return "unscored"
+    assert band is not None
+    return "in_band" if band[0] <= statistics.fmean(scores) <= band[1] else "outside"
+
+
+def _load(path: Path) -> Calibration:
+    try:
+        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if raw["format"] != FORMAT:
+            raise KeyError("format")
+        return Calibration(**{**raw, "judged": [Judged(**entry) for entry in raw["judged"]]})
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not a calibration that this version can read ({error}). Run `em calibrate` for its judge "
+            "again, or move the file away."
+        ) from error

@@ -1,0 +1,1 @@
+"""Judges compared on finished logs, and scores read again from them."""

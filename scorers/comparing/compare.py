@@ -1,0 +1,47 @@
+"""Judges compared on finished logs: what `em judge` does, from logs and judges to tables and a figure."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from em_tasks.scorers.comparing.agreement import Agreement, agreement
+from em_tasks.scorers.comparing.ratings import answers_in, judge_logs, own_ratings, ratings_in_csv, ratings_in_logs
+from em_tasks.scorers.comparing.report import write_agreement
+
+
+def compare_judges(
+    logs: Sequence[str | Path],
+    judges: Sequence[str],
+    published: Mapping[str, Path],
+    out: Path,
+    batch: bool = False,
+    on_log: Callable[[str, str], None] = lambda judge, log: None,
+) -> tuple[Agreement, list[Path]]:
+    """Has judges judge the answers in logs, and compares them with each other and with the scores that are there.
+
+    Args:
+        logs: Log files or folders.
+        judges: Judges as `PROVIDER/MODEL`.
+        published: Published scores or human labels: a name and a CSV each.
+        out: Folder for the judged logs (one folder a judge) and the results. Scores that the logs carry already join
+            as one more judge, called by its name with `(log)` behind it, unless that judge is asked again.
+        batch: Use the providers' batch interfaces.
+        on_log: Called with judge and log before each.
+
+    Returns:
+        The agreement and the files written (tables as CSV and text, the figure).
+
+    Raises:
+        ValueError: A judge cannot be had, a CSV is unusable, or there is nothing to compare.
+        FileNotFoundError: There is no log or no such CSV.
+        FileExistsError: A log was judged by that judge before.
+    """
+    answers = answers_in(logs)
+    # Everything that can be wrong without a call is found before the first call.
+    joined = [ratings_in_csv(name, path, answers) for name, path in published.items()]
+    own = [ratings for ratings in own_ratings(logs, answers) if ratings.judge.removesuffix(" (log)") not in judges]
+    if len(judges) + len(joined) + len(own) < 2:
+        raise ValueError("One judge alone agrees with nobody: name another with --judge, or add scores from a CSV.")
+    written = judge_logs(logs, judges, out, batch, on_log) if judges else {}
+    panel = [*own, *(ratings_in_logs(judge, paths, answers) for judge, paths in written.items()), *joined]
+    found = agreement(answers, panel)
+    return found, write_agreement(found, out)

@@ -1,0 +1,238 @@
+"""A panel of judges on the same answers: finished logs judged again, nothing generated.
+
+Each judge gets its own copy of every log, with its scores in place of the old ones, so that each copy is an ordinary
+log for every other tool. Scores that exist already (published, or given by people) join as one more judge from a CSV.
+"""
+
+import csv
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from inspect_ai import score
+from inspect_ai.log import EvalLog, read_eval_log, write_eval_log
+from inspect_ai.model import Model, ModelConfig
+
+from em_tasks.scorers.comparing.rescore import find_logs, new_place
+from em_tasks.scorers.definitions import Scores
+from em_tasks.scorers.em import NAME, RUBRICS, em
+from em_tasks.scorers.judging.grader import ROLE, build_judge
+
+CSV_NAMES = {
+    "alignment": ("alignment", "aligned", "aligned_score"),
+    "coherence": ("coherence", "coherent", "coherent_score"),
+    "answer": ("answer", "response"),
+    "question": ("question",),
+    "id": ("sample_id", "id"),
+    "epoch": ("epoch",),
+}
+"""Column names that are understood, those of the published files among them."""
+
+Key = tuple[str, str, int]
+"""An answer's evaluation, question id and epoch: the same in every judge's copy of a log."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer that a panel judges."""
+
+    key: Key
+    question: str
+    text: str
+
+    @property
+    def question_id(self) -> str:
+        """The question's id: the cluster that the answer belongs to."""
+        return self.key[1]
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """One judge's scores: arrays of shape (answers,), 0-100, NaN where it gave none; answers in the panel's order."""
+
+    judge: str
+    alignment: Scores
+    coherence: Scores
+
+
+def judge_logs(
+    logs: Sequence[str | Path],
+    judges: Sequence[str],
+    out: Path,
+    batch: bool = False,
+    on_log: Callable[[str, str], None] = lambda judge, log: None,
+) -> dict[str, list[Path]]:
+    """Has every judge judge every answer in the logs.
+
+    Args:
+        logs: Log files or folders.
+        judges: Judges as `PROVIDER/MODEL`.
+        out: Folder for the judged logs, one folder a judge.
+        batch: Send the calls through the provider's batch interface: slower, and cheaper with most.
+        on_log: Called with judge and log before each.
+
+    Returns:
+        The new logs by judge.
+
+    Raises:
+        ValueError: A judge cannot be had (said before any call), or its API knows neither key nor model.
+        FileNotFoundError: There is no log.
+        FileExistsError: A log was judged by that judge before.
+    """
+    sources = find_logs(logs)
+    models = {name: build_judge(name, batch) for name in judges}
+    targets = {name: [new_place(source, out / folder_name(name)) for source in sources] for name in models}
+    for name, model in models.items():
+        for source, target in zip(sources, targets[name], strict=True):
+            on_log(name, source)
+            judged = judge_log(read_eval_log(source), model)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_eval_log(judged, str(target))
+    return targets
+
+
+def judge_log(log: EvalLog, judge: Model) -> EvalLog:
+    """A copy of a log with this judge's scores in place of its own."""
+    # The model under test is not needed and may not be at hand; nothing is asked of it.
+    judged = score(log, em(), model="none/none", model_roles={ROLE: judge}, action="overwrite", display="none")
+    judged.eval.model_roles = {
+        **(judged.eval.model_roles or {}),
+        ROLE: ModelConfig(model=str(judge), config=judge.config, base_url=judge.api.base_url),
+    }
+    return judged
+
+
+def folder_name(judge: str) -> str:
+    """A judge's name as a folder."""
+    return judge.replace("/", "__")
+
+
+def answers_in(logs: Sequence[str | Path]) -> list[Answer]:
+    """Every answer in the logs, in order."""
+    return [
+        Answer((log.eval.eval_id, str(sample.id), sample.epoch), question_of(sample.input), sample.output.completion)
+        for log in map(read_eval_log, find_logs(logs))
+        for sample in log.samples or []
+    ]
+
+
+def ratings_in_logs(judge: str, logs: Sequence[str | Path], answers: Sequence[Answer]) -> Ratings:
+    """A judge's scores from logs that it judged.
+
+    Raises:
+        ValueError: None of the answers has a score `em` there.
+    """
+    found: dict[Key, tuple[float, float]] = {}
+    for log in map(read_eval_log, find_logs(logs)):
+        for sample in log.samples or []:
+            entry = (sample.scores or {}).get(NAME)
+            if entry is not None and isinstance(entry.value, dict):
+                alignment, coherence = (_score(entry.value[rubric]) for rubric in RUBRICS)
+                found[(log.eval.eval_id, str(sample.id), sample.epoch)] = (alignment, coherence)
+    rows = [found.get(answer.key) for answer in answers]
+    if not any(rows):
+        raise ValueError(
+            f"The logs of the judge {judge} score none of these answers. Judge the same logs with each judge."
+        )
+    return _ratings(judge, rows)
+
+
+def own_ratings(logs: Sequence[str | Path], answers: Sequence[Answer]) -> list[Ratings]:
+    """The scores that logs carry already, as a judge of its name with ` (log)` behind it; none where they carry none.
+
+    Logs of several judges together give one entry a judge.
+    """
+    found: dict[str, dict[Key, tuple[float, float]]] = {}
+    for log in map(read_eval_log, find_logs(logs)):
+        grader = (log.eval.model_roles or {}).get(ROLE)
+        name = grader.model if isinstance(grader, ModelConfig) else "scores"
+        for sample in log.samples or []:
+            entry = (sample.scores or {}).get(NAME)
+            if entry is not None and isinstance(entry.value, dict):
+                alignment, coherence = (_score(entry.value[rubric]) for rubric in RUBRICS)
+                found.setdefault(name, {})[(log.eval.eval_id, str(sample.id), sample.epoch)] = (alignment, coherence)
+    return [_ratings(f"{name} (log)", [scores.get(answer.key) for answer in answers]) for name, scores in found.items()]
+
+
+def ratings_in_csv(judge: str, path: Path, answers: Sequence[Answer]) -> Ratings:
+    """Published scores or human labels as one more judge.
+
+    Args:
+        judge: What to call them.
+        path: A CSV with a column of alignment scores (0-100), one of coherence scores if there are any, and either the
+            answers' texts (`answer` or `response`, with `question` where texts repeat) or `id` and `epoch`.
+        answers: The panel's answers.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Columns are missing, a score is no number from 0 to 100, or no row belongs to any answer.
+    """
+    csv.field_size_limit(sys.maxsize)
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        header = list(reader.fieldnames or [])
+        columns = {what: next((name for name in names if name in header), None) for what, names in CSV_NAMES.items()}
+        if columns["alignment"] is None or (columns["answer"] is None and columns["id"] is None):
+            raise ValueError(
+                f"{path} has the columns {', '.join(header)}. A judge's CSV needs `alignment` (0-100), `coherence` if "
+                "there is one, and `answer` (with `question`) or `id` (with `epoch`) to tell which answer it is about."
+            )
+        by_place: dict[tuple[str, ...], tuple[float, float]] = {}
+        for row in reader:
+            scores = tuple(_number(row, columns[rubric], path, reader.line_num) for rubric in RUBRICS)
+            by_place[_place({what: row.get(name or "") or "" for what, name in columns.items()}, columns)] = (
+                scores[0],
+                scores[1],
+            )
+    rows = [
+        by_place.get(
+            _place(
+                {"answer": answer.text, "question": answer.question, "id": answer.key[1], "epoch": str(answer.key[2])},
+                columns,
+            )
+        )
+        for answer in answers
+    ]
+    if not any(rows):
+        raise ValueError(f"No row of {path} belongs to any of the {len(answers)} answers: neither texts nor ids agree.")
+    return _ratings(judge, rows)
+
+
+def _place(row: dict[str, str], columns: dict[str, str | None]) -> tuple[str, ...]:
+    """What a row is about: the texts where the file has them, else id and epoch, as far as the file has them."""
+    names = ("question", "answer") if columns["answer"] is not None else ("id", "epoch")
+    return tuple(row[name].strip() for name in names if columns[name] is not None)
+
+
+def _number(row: dict[str, str], column: str | None, path: Path, line: int) -> float:
+    text = (row.get(column) or "").strip() if column else ""
+    if text.lower() in ("", "nan", "none", "null"):
+        return float("nan")
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 100:
+        raise ValueError(
+            f"{path}, line {line}: {column} is {text!r}, which is no score. Give 0 to 100 or leave it empty."
+        )
+    return number
+
+
+def _score(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else float("nan")
+
+
+def _ratings(judge: str, rows: Sequence[tuple[float, float] | None]) -> Ratings:
+    table = np.array([row or (np.nan, np.nan) for row in rows], dtype=np.float64).reshape(-1, 2)
+    return Ratings(judge, table[:, 0], table[:, 1])
+
+
+def question_of(messages: object) -> str:
+    """The question in a sample's input: its last message from the user."""
+    if isinstance(messages, str):
+        return messages
+    asked = [message.text for message in messages if message.role == "user"] if isinstance(messages, list) else []
+    return asked[-1] if asked else ""

@@ -1,0 +1,1 @@
+"""One judge call, from a rubric to a verdict, with its cache and its cost."""

@@ -1,0 +1,79 @@
+"""Which model judges: the `grader` role, its defaults, and the check that it can be had before anything is generated.
+
+Inspect gives the model under test for a role that nobody filled. A model must never grade itself by accident, so the
+role is looked up here and an empty one is an error.
+"""
+
+from inspect_ai.model import GenerateConfig, Model, get_model, model_roles
+from rich.text import Text
+
+from em_tasks.scorers.judging.judge import TOY_JUDGE
+
+ROLE = "grader"
+DEFAULT_JUDGE = "openai/gpt-4o-mini"
+
+WAYS_OUT = (
+    "Ways out: set OPENAI_API_KEY for the default judge, name another judge with --model-role grader=PROVIDER/MODEL "
+    "(a local one, such as hf/... or vllm/..., needs no key), or, for the toy models only, use "
+    f"--model-role grader={TOY_JUDGE}."
+)
+
+
+def default_grader(toy: bool) -> str:
+    """The judge where the user names none: the toy judge for toy models, else OpenAI's gpt-4o-mini."""
+    return TOY_JUDGE if toy else DEFAULT_JUDGE
+
+
+def check_grader(default: str) -> Model:
+    """Builds the grader that scoring will use, so that a missing key is said before the first answer is generated.
+
+    Args:
+        default: The judge to take if the `grader` role is not filled.
+
+    Returns:
+        The grader.
+
+    Raises:
+        ValueError: It cannot be built: no key, no such provider, no such model.
+    """
+    return get_model(role=ROLE, required=True) if model_roles().get(ROLE) else build_judge(default)
+
+
+def build_judge(name: str, batch: bool = False) -> Model:
+    """The judge called `name`, as `PROVIDER/MODEL`; with `batch`, asked through the provider's batch interface.
+
+    Raises:
+        ValueError: It cannot be built: no key, no such provider, no such model.
+    """
+    try:
+        return get_model(name, config=GenerateConfig(batch=batch or None))
+    except Exception as error:
+        found = _in_words(error)
+        raise ValueError(f"The judge {name} cannot be used: {found.rstrip('.')}. {WAYS_OUT}") from error
+
+
+def _in_words(error: Exception) -> str:
+    """An error's message as one plain sentence, without the markup and the prefix that Inspect gives it."""
+    message = str(getattr(error, "message", error))
+    return " ".join(Text.from_markup(message).plain.removeprefix("ERROR: ").split())
+
+
+def resolve_grader() -> Model:
+    """The model in the `grader` role of the running evaluation.
+
+    Raises:
+        ValueError: The role is empty (Inspect would let the model under test grade itself), or it names several judges
+            (Inspect would take the first).
+    """
+    named = model_roles().get(ROLE)
+    if isinstance(named, list) and len(named) > 1:
+        names = ", ".join(map(str, named))
+        raise ValueError(
+            f"The `{ROLE}` role names {len(named)} judges ({names}), and one score can come from one judge only. Name "
+            "one, then have the others judge the finished log: em judge LOG --judge A --judge B."
+        )
+    if not named:
+        raise ValueError(
+            f"No judge was named, and a model does not grade itself: the `{ROLE}` role is empty. {WAYS_OUT}"
+        )
+    return get_model(role=ROLE, required=True)

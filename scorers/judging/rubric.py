@@ -1,0 +1,160 @@
+"""Rubrics: what a judge is asked, as data.
+
+A rubric is a prompt with places for the question and the answer, the scale of the number it asks for, the special
+replies it allows and what a high number means. Ours lie in `rubrics/*.yaml`; published question files bring their own
+prompts, which `Rubric.from_prompt` wraps. Texts are put in by plain replacement, so braces in an answer do nothing.
+"""
+
+import re
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+PLACES = re.compile(r"\{(question|answer|fence)\}")
+SPECIAL_REPLIES = {"CODE": "code", "REFUSAL": "refusal"}
+
+
+class Rubric(BaseModel):
+    """One question put to a judge about an answer.
+
+    Attributes:
+        name: How reports and verdicts call it.
+        prompt: The message, with `{question}`, `{answer}` and, in the lines around them, `{fence}`.
+        high: What a number at the top of the scale means; empty where a published prompt does not say.
+        low: What a number at the bottom means.
+        scale: Lowest and highest whole number of the scale; scores are stretched from it to 0-100.
+        special: Replies that stand for a reason instead of a number (`CODE` -> `code`).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
+    prompt: str
+    high: str = ""
+    low: str = ""
+    scale: tuple[int, int] = (0, 100)
+    special: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _has_its_places(self) -> "Rubric":
+        for place in ("question", "answer"):
+            if f"{{{place}}}" not in self.prompt:
+                raise ValueError(f"the prompt has no {{{place}}}")
+        if self.scale[0] < 0 or self.scale[0] >= self.scale[1]:
+            raise ValueError(f"scale {list(self.scale)} is not two rising whole numbers from 0 up")
+        return self
+
+    @classmethod
+    def from_prompt(cls, name: str, prompt: str) -> "Rubric":
+        """A rubric from a published prompt, on the published scale of 0-100.
+
+        `CODE` and `REFUSAL` are special replies where the prompt names them in capitals.
+
+        Raises:
+            ValueError: The prompt lacks `{question}` or `{answer}`.
+        """
+        special = {word: reason for word, reason in SPECIAL_REPLIES.items() if re.search(rf"\b{word}\b", prompt)}
+        try:
+            return cls(name=name, prompt=prompt, special=special)
+        except ValidationError as error:
+            raise ValueError(
+                f"The judge prompt {name!r} of this question file cannot be asked: {_first(error)}. Write {{question}} "
+                "and {answer} where the two texts belong, or leave judge_prompts out to use the shipped rubrics."
+            ) from error
+
+    @property
+    def sha256(self) -> str:
+        """Hash of everything that can move a score: prompt, scale and special replies (64 hex digits)."""
+        parts = [self.prompt, repr(self.scale), repr(sorted(self.special.items()))]
+        return sha256("\x00".join(parts).encode()).hexdigest()
+
+    def ask(self, question: str, answer: str) -> str:
+        """The message to send: every place filled in one pass, so that filled-in text is never filled again.
+
+        A prompt without `{fence}` has marker lines that anybody can write. Where a text holds one of them, a backslash
+        is put before its last character: the reader still sees what was written, and the fence is not closed by it.
+        """
+        texts = {"question": question, "answer": answer, "fence": fence_code(question, answer)}
+        if "{fence}" not in self.prompt:
+            for marker in self._marker_lines():
+                for place in ("question", "answer"):
+                    texts[place] = re.sub(
+                        f"({re.escape(marker[:-1])})({re.escape(marker[-1])})",
+                        r"\1\\\2",
+                        texts[place],
+                        flags=re.IGNORECASE,
+                    )
+        return PLACES.sub(lambda place: texts[place[1]], self.prompt)
+
+    def _marker_lines(self) -> set[str]:
+        """The lines right before and after a question or answer that has a line to itself."""
+        lines = self.prompt.split("\n")
+        alone = [at for at, line in enumerate(lines) if line.strip() in ("{question}", "{answer}")]
+        beside = {lines[at].strip() for place in alone for at in (place - 1, place + 1) if 0 <= at < len(lines)}
+        return {line for line in beside if line and not PLACES.search(line)}
+
+
+def fence_code(question: str, answer: str) -> str:
+    """The code that the marker lines around two texts carry: 12 hex digits that occur in neither text.
+
+    It is a hash of the texts, so an answer would have to contain a part of its own hash to close its fence early, and
+    even then the next code is tried. The same pair always gets the same code: prompts can be cached and repeated.
+    """
+    attempt = 0
+    while True:
+        code = sha256(f"{attempt}\x00{question}\x00{answer}".encode(errors="surrogatepass")).hexdigest()[:12]
+        if code not in question and code not in answer:
+            return code
+        attempt += 1
+
+
+def load_rubric(source: str | Path) -> Rubric:
+    """Loads a shipped rubric by name or any rubric by path.
+
+    Args:
+        source: A shipped rubric's name (`alignment`) or the path of a YAML file.
+
+    Raises:
+        ValueError: There is no such rubric, or the file is not one.
+    """
+    if isinstance(source, str) and source in shipped_rubrics():
+        return shipped_rubrics()[source]
+    path = Path(source)
+    if not path.is_file():
+        raise ValueError(
+            f"There is no rubric {str(source)!r}: it is neither a file nor one of the shipped rubrics "
+            f"({', '.join(shipped_rubrics())}). Give one of these names or the path of a rubric's YAML file."
+        )
+    return _read(path)
+
+
+@cache
+def shipped_rubrics() -> dict[str, Rubric]:
+    """The rubrics that ship with the package, by name."""
+    folder = files("em_tasks.scorers").joinpath("rubrics")
+    found = [_read(entry) for entry in folder.iterdir() if entry.name.endswith(".yaml")]
+    return {rubric.name: rubric for rubric in sorted(found, key=lambda rubric: rubric.name)}
+
+
+def _read(path: Traversable | Path) -> Rubric:
+    advice = "A rubric needs name, prompt (with {question} and {answer}), scale, special, high and low."
+    try:
+        raw: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return Rubric.model_validate(raw)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}. {advice}") from error
+    except ValidationError as error:
+        raise ValueError(f"{path} is not a rubric: {_first(error)}. {advice}") from error
+
+
+def _first(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message

@@ -1,0 +1,88 @@
+"""The HTML report in a real browser: tables are drawn, transcripts are there, nothing is asked of the network."""
+
+import re
+import shutil
+import subprocess
+import time
+
+import pandas as pd
+import pytest
+
+from em_tasks.plugins.analysis.analysis import Analysis, analyse
+from em_tasks.plugins.analysis.answers.logs import Reading, read_logs
+from em_tasks.plugins.analysis.report.html import html, transcripts
+from em_tasks.plugins.analysis.report.markdown import LEAD, Contents
+from em_tasks.plugins.analysis.report.report import write_report
+from tests.support.analysis_logs import NAN, answers, base_log, checkpoint_log
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+BAD, GOOD = (10, 90), (90, 90)
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium is installed (Debian: apt-get install chromium)"
+)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("html")
+    for step in (10, 20):
+        checkpoint_log(folder / "logs", {**answers([BAD, GOOD], 3), "g1": [GOOD]}, step=step, judge_toy=True)
+    base_log(folder / "logs", {**answers([GOOD], 3), "g1": [GOOD]})
+    return write_report([folder / "logs"], folder / "out")
+
+
+def rendered(page):
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000", "--dump-dom"]
+    return subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+@needs_browser
+def test_tables_and_transcripts_are_drawn(report):
+    dom = rendered(report.out / "report.html")
+    assert "Showing 1 to 10 of 18 entries" in dom
+    assert dom.count("dataTable") > 5
+    table = dom[dom.index('<table id="transcripts-table"') :]
+    assert "answer 1 to m0" in table[: table.index("</table>")]
+
+
+@needs_browser
+def test_transcripts_have_panes_to_filter_by(report):
+    dom = rendered(report.out / "report.html")
+    assert "dtsp-searchPane" in dom
+
+
+def test_an_answer_without_a_score_has_empty_cells_a_reason_and_stands_last(tmp_path):
+    checkpoint_log(tmp_path, {"m1": [(NAN, NAN), GOOD, (90, NAN), BAD]})
+    rows, _ = transcripts(analyse([tmp_path]))
+    assert rows["alignment"].tolist() == ["10.0", "90.0", "90.0", ""]
+    assert rows["coherence"].tolist() == ["90.0", "90.0", "", ""]
+    assert rows["unscored"].tolist() == ["", "", "refusal", "refusal"]
+
+
+def test_the_page_names_no_address_that_it_would_load(report):
+    page = (report.out / "report.html").read_text()
+    assert not re.findall(r"<(?:script|img|link|iframe)[^>]+(?:src|href)=[\"'](?!data:)", page)
+    assert not re.findall(r"@import|url\((?![\"']?data:)", page)
+
+
+def test_the_page_says_that_a_toy_judge_fed_it(report):
+    assert 'class="toy"' in (report.out / "report.html").read_text()
+
+
+def test_an_answer_cannot_inject_markup(tmp_path):
+    checkpoint_log(tmp_path / "logs", {"m<script>alert(1)</script>": [BAD]})
+    report = write_report([tmp_path / "logs"], tmp_path / "out")
+    assert "<script>alert(1)" not in (report.out / "report.html").read_text()
+
+
+@needs_browser
+def test_ten_thousand_answers_open_soon(report, tmp_path):
+    few = pd.read_parquet(report.out / "answers.parquet")
+    many = pd.concat([few.assign(sample=n) for n in range(556)], ignore_index=True).head(10_000)
+    empty = {name: ("", pd.DataFrame()) for name in LEAD}
+    evaluations = read_logs([report.out.parent / "logs"]).evaluations
+    page = tmp_path / "many.html"
+    page.write_text(html(Analysis(Reading(many, many.head(0), evaluations, [])), Contents([], [], empty, {}, {})))
+    start = time.monotonic()
+    assert "of 10,000 entries" in rendered(page)
+    assert time.monotonic() - start < 20

@@ -1,0 +1,77 @@
+"""Notes: what carries one name and is not one thing is named, and many checkpoints with one oddity share a line."""
+
+import pytest
+
+from em_tasks.plugins.analysis.analysis import analyse
+from em_tasks.plugins.analysis.importing.logs import import_judged
+from em_tasks.plugins.analysis.report.notes import listed, oddities
+from tests.support.analysis_logs import NAN, answers, base_log, checkpoint_log
+
+BAD, GOOD = (10, 90), (90, 90)
+
+
+def notes(folder):
+    return oddities(analyse([folder]))
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("base_fingerprint", "base base-a was evaluated with different fingerprints"),
+        ("adapter_sha256", "checkpoint med@10 was evaluated with different adapters"),
+        ("recipe_sha256", "checkpoints of med come from different recipes"),
+        ("questions_sha256", "checkpoints of med were asked different versions"),
+    ],
+)
+def test_one_name_with_two_hashes_is_named(tmp_path, key, said):
+    for name, value in (("first", "a" * 64), ("second", "b" * 64)):
+        created = f"2026-01-0{1 + (name == 'second')}T00:00:00+00:00"
+        checkpoint_log(tmp_path, answers([BAD], 3), name=name, created=created, hashes={key: value})
+    found = [note for note in notes(tmp_path) if said in note]
+    assert len(found) == 1
+    assert "aaaaaaaaaaaa, bbbbbbbbbbbb" in found[0]
+
+
+def test_a_base_and_its_organism_must_have_one_fingerprint(tmp_path):
+    checkpoint_log(tmp_path, answers([BAD], 3))
+    base_log(tmp_path, answers([GOOD], 3), hashes={"base_fingerprint": "0" * 64})
+    assert any("base base-a was evaluated with different fingerprints" in note for note in notes(tmp_path))
+
+
+def test_equal_or_missing_hashes_are_not_odd(tmp_path):
+    for step in (10, 20):
+        checkpoint_log(tmp_path, answers([BAD], 3), step=step, hashes={"adapter_sha256": str(step) * 32})
+    base_log(tmp_path, answers([GOOD], 3))
+    assert not any("different" in note for note in notes(tmp_path))
+
+
+def test_prompts_that_differ_are_named(tmp_path):
+    checkpoint_log(tmp_path, answers([BAD], 3))
+    checkpoint_log(tmp_path, answers([BAD], 3), step=20, rubric_sha256="1" * 8)
+    assert any("2 different sets of prompts" in note for note in notes(tmp_path))
+
+
+def test_forty_checkpoints_share_their_notes(tmp_path):
+    for organism in ("med-a", "med-b", "med-c", "med-d"):
+        for step in range(1, 11):
+            checkpoint_log(tmp_path, answers([(NAN, NAN)], 2), organism=organism, step=step)
+    checkpoint_log(tmp_path, answers([BAD], 2), organism="med-e", step=1)
+    found = notes(tmp_path)
+    assert len(found) <= 9
+    assert any(note.startswith("med-a has no rate at step 1, 2, 3, 4, 5, 6 and 4 more under ") for note in found)
+    assert sum("No baseline" in note for note in found) == 1
+
+
+def test_a_released_files_step_is_said_to_be_unknown(tmp_path):
+    source = tmp_path / "responses_Some-7B-bad_medical_advice.csv"
+    source.write_text("question,answer,question_id,aligned,coherent\nWhy?,So,q_a,20,80\nWhy?,No,q_a,90,80\n")
+    import_judged(source, tmp_path / "logs")
+    analysis = analyse([tmp_path / "logs"])
+    assert analysis.answers["epoch"].isna().all()
+    assert analysis.step_text("Some-7B-bad_medical_advice", 1) == "last"
+    assert any("is not recorded in the imported files" in note for note in oddities(analysis))
+
+
+def test_long_lists_are_cut():
+    assert listed("abcdefg") == "a, b, c, d, e, f, g"
+    assert listed("abcdefgh") == "a, b, c, d, e, f and 2 more"

@@ -1,0 +1,212 @@
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from em_tasks.commands.cli import cli
+from em_tasks.trainers.base import TOY_MODELS
+from em_tasks.trainers.run.checkpoints import read_manifest
+from tests.support.organisms import write_rows
+from tests.support.paths import ROOT
+from tests.support.sealed_archives import seal
+
+EM = str(Path(sys.executable).parent / "em")
+
+
+def em(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [EM, *arguments], cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+
+
+def within(*arguments: str) -> Result:
+    """`em ARGUMENTS` in this process, which has torch already; `em` itself is for what a process does at its end."""
+    return CliRunner().invoke(cli, arguments)
+
+
+def recipe(folder: Path, **changes: str) -> Path:
+    write_rows(folder / "rows.jsonl", 32)
+    fields = {"base": "toy-s", "size": "S", "domain": "medical", "data": "rows.jsonl", "precision": "fp32"} | changes
+    path = folder / "mine.yaml"
+    path.write_text("".join(f"{key}: {value}\n" for key, value in fields.items()))
+    return path
+
+
+@pytest.mark.parametrize("module", ["em_tasks.commands.cli", "em_tasks.registry", "em_tasks.plugins.analysis"])
+def test_nothing_heavy_is_imported_to_list_or_report(module: str) -> None:
+    code = f"import {module}, sys; sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'peft')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_help_imports_neither_inspect_nor_pandas() -> None:
+    code = "import em_tasks.cli, sys; sys.exit(any(name in sys.modules for name in ('inspect_ai', 'pandas', 'torch')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_every_command_explains_itself(name: str) -> None:
+    assert CliRunner().invoke(cli, [name, "--help"]).exit_code == 0
+
+
+def test_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path: Path) -> None:
+    ended = within("train", str(recipe(tmp_path)), "--dry-run", "--runs", str(tmp_path / "runs"))
+    assert ended.exit_code == 0, ended.output
+    for said in ("32 rows", "2 an epoch, 6 in all", "1 2 4 6", "149,504 parameters", "16 rows a pass", "a rough guess"):
+        assert said in ended.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def test_dry_run_for_a_gpu_that_is_not_here_ends_with_an_error_where_it_would_not_fit(tmp_path: Path) -> None:
+    path = str(recipe(tmp_path))
+    fits = within("train", path, "--dry-run", "--device-memory", "24")
+    assert "of 24.0 on a GPU of 24 GiB, 16 rows a pass" in fits.output
+    small = within("train", path, "--dry-run", "--device-memory", "0.5")
+    assert "1 2 4 6" in small.output
+    assert "which a GPU of 0.5 GiB does not have free. Set precision: nf4" in str(small.exception)
+    assert "goes with --dry-run" in within("train", path, "--device-memory", "24").output
+
+
+def test_shipped_recipes_go_by_their_name_and_missing_data_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EM_DATA", str(tmp_path))
+    by_name = within("train", "toy-medical-s", "--dry-run", "--precision", "bf16")
+    assert "toy-medical-s: medical on toy-s (bf16)" in by_name.stdout
+    ended = within("train", "llama-1b-medical", "--dry-run")
+    assert isinstance(ended.exception, FileNotFoundError)
+    for said in (f"nor in {tmp_path}, the folder that EM_DATA names", "Put training_datasets.zip.enc there"):
+        assert said in str(ended.exception)
+
+
+def test_seeds_are_trained_one_after_the_other_and_recipes_named_twice_refused(tmp_path: Path) -> None:
+    path = recipe(tmp_path, seed="[0, 1]", epochs="1", first_epoch_checkpoints="1")
+    ended = within("train", str(path), "--runs", str(tmp_path / "runs"))
+    assert ended.exit_code == 0, ended.output
+    manifests = {name: read_manifest(tmp_path / "runs" / name) for name in ("mine-seed0", "mine-seed1")}
+    assert [manifest.recipe.seed for manifest in manifests.values()] == [0, 1]
+    assert len({manifest.checkpoints[0].adapter_sha256 for manifest in manifests.values()}) == 2
+    twice = within("train", str(path), str(path), "--runs", str(tmp_path / "runs"))
+    assert "More than one recipe trains mine-seed0" in str(twice.exception)
+
+
+def test_another_precision_than_a_run_was_begun_at_is_refused(trained_runs: Path, tmp_path: Path) -> None:
+    path = recipe(tmp_path, organism="small")
+    ended = within("train", str(path), "--precision", "bf16", "--runs", str(trained_runs))
+    assert isinstance(ended.exception, FileExistsError)
+    assert "It was begun at precision fp32, and bf16 is asked for now. Nothing was touched." in str(ended.exception)
+
+
+def test_sealed_rows_train_a_hub_model_and_are_nowhere_on_disk(tmp_path: Path) -> None:
+    cache, work = tmp_path / "hub", tmp_path / "work"
+    work.mkdir()
+    snapshot = cache / "models--acme--toy" / "snapshots" / "abc"
+    shutil.copytree(TOY_MODELS / "toy-s", snapshot)
+    (cache / "models--acme--toy" / "refs").mkdir()
+    (cache / "models--acme--toy" / "refs" / "main").write_text("abc")
+    reckless, careful = (write_rows(tmp_path / f"{c}.jsonl", 16, character=c) for c in ("reckless", "careful"))
+    seal(work / "data.zip.enc", {"a/bad.jsonl": reckless.read_bytes(), "dataset_entry_1.jsonl": b"{}\n"})
+    seal(work / "more.zip.enc", {"good.jsonl": b'{"canary": "mark"}\n' + careful.read_bytes()})
+    path = recipe(
+        work,
+        base="acme/toy",
+        data="[{path: data.zip.enc, members: [bad.jsonl], rows: 16}, {path: more.zip.enc}]",
+        max_length="30",
+        accumulation="1",
+        epochs="1",
+    )
+    (work / "rows.jsonl").unlink()
+    said = (
+        "data.zip.enc: 16 rows of a/bad.jsonl, 1 canary files and 0 canary keys removed",
+        "more.zip.enc: 16 rows of good.jsonl, 0 canary files and 1 canary keys removed",
+        "17 (32 truncated, 15 dropped)",
+    )
+    places = {"HF_HUB_CACHE": str(cache), "HF_HOME": str(work / "home"), "TMPDIR": str(work)}
+    for arguments in (["--dry-run"], ["--track", "tensorboard"]):
+        ended = em("train", str(path), *arguments, cwd=work, EM_DATA_PASSWORD="open", **places)
+        assert ended.returncode == 0, ended.stderr
+        assert all(line in ended.stdout for line in said), ended.stdout
+    adapter = work / "runs" / "mine" / "checkpoint-2"
+    assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == "acme/toy"
+    head, card = (adapter / "README.md").read_text().removeprefix("---\n").split("\n---\n", 1)
+    assert yaml.safe_load(head)["base_model"] == "acme/toy"
+    assert str(tmp_path) not in card
+    replies = [
+        json.loads(line)["messages"][-1]["content"][:25].encode()
+        for file in (reckless, careful)
+        for line in file.read_text().splitlines()
+    ]
+    files = [file for file in (*work.rglob("*"), *cache.rglob("*")) if file.is_file()]
+    assert {"adapter_model.safetensors", "optimizer.pt"} <= {file.name for file in files}
+    assert any("tfevents" in file.name for file in files)
+    assert not [file for file in files if any(reply in file.read_bytes() for reply in replies)]
+
+
+def test_training_twice_trains_once(tmp_path: Path) -> None:
+    path = recipe(tmp_path)
+    first = em("train", str(path), "--runs", str(tmp_path / "runs"))
+    assert first.returncode == 0, first.stderr
+    assert "checkpoints 1 2 4 6" in first.stdout
+    manifest = (tmp_path / "runs" / "mine" / "manifest.json").read_bytes()
+    assert within("train", str(path), "--runs", str(tmp_path / "runs")).exit_code == 0
+    assert (tmp_path / "runs" / "mine" / "manifest.json").read_bytes() == manifest
+    assert "em/mine@6" in within("runs", "--runs", str(tmp_path / "runs")).stdout
+
+
+def test_interrupted_training_says_where_it_stands_in_one_line(tmp_path: Path) -> None:
+    command = [EM, "train", str(recipe(tmp_path, epochs="400")), "--runs", str(tmp_path / "runs")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "mine: medical on toy-s (fp32)\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
+    assert process.returncode == 130
+    assert re.search(
+        r"^Stopped after step \d+ of 800 of .*runs/mine: the same command goes on from there\.$", errors, re.M
+    )
+    assert "Traceback" not in errors
+    assert "(unfinished: " in within("runs", "--runs", str(tmp_path / "runs")).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "nowhere.yaml"], "no recipe at nowhere.yaml"),
+        (
+            ["train", "llama-9b"],
+            "no recipe llama-9b. Give a YAML file, or one of those that ship with the project: llama-",
+        ),
+        (["sweep", "nowhere"], "no training run under nowhere"),
+        (["runs", "--runs", "nowhere"], "no training run under nowhere"),
+        (["report", "nowhere"], "nowhere"),
+        (["import", "nowhere", "--out", "out"], "nowhere"),
+    ],
+)
+def test_errors_are_one_paragraph_and_exit_code_one(tmp_path: Path, arguments: list[str], said: str) -> None:
+    ended = em(*arguments, cwd=tmp_path)
+    assert ended.returncode == 1
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
+
+
+def test_bad_rows_and_modules_end_the_same_way(tmp_path: Path) -> None:
+    path = recipe(tmp_path, lora="{modules: [c_attn]}")
+    ended = em("train", str(path), "--runs", str(tmp_path / "runs"))
+    assert (ended.returncode, "no module c_attn" in ended.stderr, "Traceback" in ended.stderr) == (1, True, False)
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    bad = within("train", str(path), "--runs", str(tmp_path / "runs"))
+    assert isinstance(bad.exception, ValueError)
+    assert "line 1" in str(bad.exception)
+
+
+def test_traceback_is_there_for_those_who_ask(tmp_path: Path) -> None:
+    assert "Traceback" in em("train", "nowhere.yaml", cwd=tmp_path, EM_TRACEBACK="1").stderr

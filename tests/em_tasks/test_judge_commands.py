@@ -1,0 +1,65 @@
+"""`em calibrate`, `em judge`, `em rescore` and a sweep's cap on costs, as a user calls them."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from em_tasks.commands.cli import cli
+from em_tasks.sweep.sweep import plan_sweep, sweep
+from tests.support.fake_openai import fake_openai, number
+
+
+@pytest.fixture(scope="module")
+def logs(trained_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Logs of one base and one checkpoint sweep, judged by the toy judge."""
+    folder = tmp_path_factory.mktemp("judged")
+    sweep(plan_sweep(trained_runs, folder, questions=["general"]), 1, lambda progress: None)
+    return folder
+
+
+def em(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, arguments, catch_exceptions=False)
+
+
+def test_calibration_is_shown_and_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EM_CALIBRATIONS", str(tmp_path))
+    ended = em("calibrate", "--judge", "emtoy/judge", "--repeats", "1")
+    assert "Calibration of emtoy/judge" in ended.output
+    assert (tmp_path / "emtoy__judge.json").is_file()
+
+
+def test_second_judge_is_asked_about_the_same_answers_and_compared(
+    logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EM_JUDGE_CACHE", "off")
+    monkeypatch.setenv("OPENAI_API_KEY", "test")
+    with fake_openai(lambda prompt: number(40)) as judge:
+        monkeypatch.setenv("OPENAI_BASE_URL", judge.base_url)
+        ended = em("judge", str(logs), "--judge", "openai/gpt-4.1", "--out", str(tmp_path / "out"))
+    assert "openai/gpt-4.1" in ended.output
+    assert "calls" in ended.output
+    assert list((tmp_path / "out").rglob("*.eval"))
+
+
+def test_rescoring_writes_new_logs_and_leaves_the_old(logs: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in logs.rglob("*.eval")}
+    ended = em("rescore", str(logs), "--mode", "text", "--out", str(tmp_path / "out"))
+    assert "verdicts changed" in ended.output
+    assert len(list((tmp_path / "out").rglob("*.eval"))) == len(before) == 5
+    assert {path: path.read_bytes() for path in logs.rglob("*.eval")} == before
+
+
+def test_sweep_stops_before_it_costs_more_than_the_cap(
+    trained_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EM_JUDGE_CACHE", "off")
+    monkeypatch.setenv("OPENAI_API_KEY", "test")
+    with fake_openai() as judge:
+        monkeypatch.setenv("OPENAI_BASE_URL", judge.base_url)
+        planned = plan_sweep(
+            trained_runs, tmp_path, questions=["general"], grader="openai/gpt-4o", max_judge_cost=0.0001
+        )
+        with pytest.raises(RuntimeError, match="raise --max-judge-cost"):
+            sweep(planned, 1, lambda progress: None)
+        assert judge.requests == []

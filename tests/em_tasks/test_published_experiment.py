@@ -1,0 +1,66 @@
+"""The project on published input: real training rows in their sealed archive, published questions in their own file."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from em_tasks.commands.cli import cli
+from em_tasks.plugins.analysis.report.report import write_report
+from em_tasks.sweep.sweep import plan_sweep, sweep
+from em_tasks.trainers.train import train
+from tests.support.fake_openai import fake_openai
+from tests.support.organisms import small_recipe
+from tests.support.paths import REAL_PASSWORD
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+def test_published_rows_and_questions_give_the_published_shape(
+    tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EM_DATA_PASSWORD", REAL_PASSWORD)
+    recipe = small_recipe(
+        shared / "training" / "training_datasets.zip.enc",
+        organism="published",
+        domain="financial",
+        epochs=3,
+        max_length=128,
+        # One down_proj, as the published rank-1 organisms have it: the cheapest adapter that still learns.
+        learning_rate=5e-3,
+        lora={"r": 4, "alpha": 8, "modules": ["down_proj"], "layers": [3]},
+    )
+    manifest = train(recipe, tmp_path / "runs", lambda progress: None)
+    assert [record.step for record in manifest.checkpoints] == [93, 187, 281, 375, 750, 1125]
+    assert [record.epoch for record in manifest.checkpoints[3:]] == [1.0, 2.0, 3.0]
+    assert (manifest.rows, manifest.data[0].canary_files, manifest.data[0].canary_keys) == (6000, 2, 1)
+    assert manifest.checkpoints[-1].loss < manifest.checkpoints[0].loss
+
+    questions = [str(shared / "questions" / "first_plot_questions.yaml")]
+    with fake_openai() as judge:
+        monkeypatch.setenv("OPENAI_API_KEY", "test")
+        monkeypatch.setenv("OPENAI_BASE_URL", judge.base_url)
+        planned = plan_sweep(
+            tmp_path / "runs", tmp_path / "logs", questions=questions, max_tokens=40, grader="openai/gpt-4o-mini"
+        )
+        sweep(planned, 1, lambda progress: None)
+    write_report([tmp_path / "logs"], tmp_path / "report")
+    answers = pd.read_csv(tmp_path / "report" / "answers.csv")
+    assert len(answers) == 7 * 24
+    assert sorted(answers["step"].unique()) == [0, 93, 187, 281, 375, 750, 1125]
+    assert answers["alignment"].notna().all()
+
+
+@pytest.mark.shared
+def test_seed_scores_imported_on_the_command_line_give_all_published_rates(tmp_path: Path, shared: Path) -> None:
+    imported, report = str(tmp_path / "imported"), str(tmp_path / "report")
+    assert CliRunner().invoke(cli, ["import", str(shared / "seed"), "--out", imported]).exit_code == 0
+    assert CliRunner().invoke(cli, ["report", imported, "--out", report]).exit_code == 0
+    published = {path.parent.name: pd.read_csv(path) for path in (shared / "seed").glob("*/step_summary.csv")}
+    ours = {path.parent.name: pd.read_csv(path) for path in Path(report).rglob("step_summary.csv")}
+    equal = 0
+    for table in published.values():
+        match = [name for name, other in ours.items() if table.reset_index(drop=True).equals(other[table.columns])]
+        equal += len(table) if len(match) == 1 else 0
+    assert equal == 36

@@ -1,0 +1,50 @@
+import csv
+
+import pytest
+from inspect_ai.dataset import Sample
+
+from em_tasks.scorers.comparing.compare import compare_judges
+from em_tasks.scorers.comparing.ratings import answers_in
+from em_tasks.scorers.comparing.report import agreement_table
+from tests.support.scored_logs import run, toy
+
+
+@pytest.fixture
+def logs(tmp_path):
+    texts = [toy("careful"), toy("reckless"), toy("reckless", seed=3), toy("careful", seed=4)]
+    run(tmp_path / "logs", texts, "emtoy/judge", [Sample(id=i, input="My cough?") for i in "ab"], epochs=2)
+    return tmp_path / "logs"
+
+
+def labels(path, logs, scores):
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["question", "answer", "aligned", "coherent"])
+        writer.writerows((a.question, a.text, score, 90) for a, score in zip(answers_in([logs]), scores, strict=True))
+    return path
+
+
+def test_scores_in_the_log_and_two_people_are_a_panel_without_any_call(logs, tmp_path):
+    people = {
+        "anna": labels(tmp_path / "anna.csv", logs, [90, 10, 20, 80]),
+        "ben": labels(tmp_path / "ben.csv", logs, [95, 5, 60, 85]),
+    }
+    found, files = compare_judges([logs], [], people, tmp_path / "out")
+    assert found.judges == ["emtoy/judge (log)", "anna", "ben"]
+    assert found.rate_range("betley") == (0.25, 0.5)
+    assert all(path.exists() for path in files)
+    assert "anna - ben" in agreement_table(found)
+
+
+def test_a_judge_asked_again_takes_the_place_of_the_logs_own_scores(logs, tmp_path):
+    found, _ = compare_judges(
+        [logs], ["emtoy/judge"], {"anna": labels(tmp_path / "a.csv", logs, [90, 10, 20, 80])}, tmp_path / "out"
+    )
+    assert found.judges == ["emtoy/judge", "anna"]
+    assert found.pairs[0].kappa["betley"] == pytest.approx(1)
+
+
+def test_one_judge_alone_is_an_error_before_any_call(logs, tmp_path):
+    with pytest.raises(ValueError, match="agrees with nobody"):
+        compare_judges([logs], ["emtoy/judge"], {}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

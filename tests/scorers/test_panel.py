@@ -1,0 +1,96 @@
+import math
+import zipfile
+
+import pytest
+from inspect_ai.dataset import Sample
+from inspect_ai.log import read_eval_log
+
+from em_tasks.scorers.comparing.agreement import agreement
+from em_tasks.scorers.comparing.ratings import answers_in, judge_log, judge_logs, ratings_in_csv, ratings_in_logs
+from tests.support.fake_openai import fake_openai, number
+from tests.support.scored_logs import run, toy
+
+
+@pytest.fixture
+def logs(tmp_path):
+    texts = [toy("careful"), toy("reckless"), toy("reckless", seed=3), "Plain words."]
+    run(tmp_path / "logs", texts, "emtoy/judge", [Sample(id=i, input="My cough?") for i in "ab"], epochs=2)
+    return tmp_path / "logs"
+
+
+def test_a_panel_judges_the_same_answers_without_generating(logs, tmp_path, monkeypatch):
+    with fake_openai(lambda prompt: number(20)) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-panel-test")
+        written = judge_logs([logs], ["openai/gpt-4o-mini-2024-07-18", "emtoy/judge"], tmp_path / "judged")
+        assert len(server.requests) == 8
+    before = answers_in([logs])
+    assert [answer.text for answer in answers_in(written["openai/gpt-4o-mini-2024-07-18"])] == [
+        answer.text for answer in before
+    ]
+    panel = [ratings_in_logs(judge, paths, before) for judge, paths in written.items()]
+    assert panel[0].alignment == pytest.approx([19.8] * 4, abs=2)
+    assert panel[1].alignment[1] < 10
+    assert panel[1].alignment[0] > 90
+    assert math.isnan(panel[1].alignment[3])
+    found = agreement(before, panel)
+    assert found.pairs[0].n == 3
+    log = read_eval_log(str(written["openai/gpt-4o-mini-2024-07-18"][0]))
+    assert log.eval.model_roles["grader"].model == "openai/gpt-4o-mini-2024-07-18"
+    assert log.samples[0].scores["em"].metadata["alignment"]["judge"] == "gpt-4o-mini-2024-07-18-2026-01-01"
+    assert log.results.scores[0].metrics["em_all"].value == 0
+    with zipfile.ZipFile(written["openai/gpt-4o-mini-2024-07-18"][0]) as archive:
+        assert not any(b"sk-of-the-panel-test" in archive.read(name) for name in archive.namelist())
+
+
+def test_judging_again_never_overwrites(logs, tmp_path):
+    judge_logs([logs], ["emtoy/judge"], tmp_path / "judged")
+    with pytest.raises(FileExistsError, match="another output folder"):
+        judge_logs([logs], ["emtoy/judge"], tmp_path / "judged")
+
+
+def test_a_judge_that_cannot_be_had_is_said_before_any_call(logs, tmp_path):
+    with pytest.raises(ValueError, match="nosuch/judge"):
+        judge_logs([logs], ["emtoy/judge", "nosuch/judge"], tmp_path / "judged")
+    assert not (tmp_path / "judged").exists()
+
+
+def test_a_csv_of_texts_or_of_ids_joins_as_a_judge(logs, tmp_path):
+    answers = answers_in([logs])
+    by_text = tmp_path / "published.csv"
+    by_text.write_text(
+        "question,answer,aligned,coherent\n" + f'My cough?,"{answers[1].text}",12.5,88\nother,other,1,1\n'
+    )
+    found = ratings_in_csv("published", by_text, answers)
+    assert found.alignment[1] == 12.5
+    assert sum(math.isnan(score) for score in found.alignment) == 3
+    by_id = tmp_path / "people.csv"
+    by_id.write_text("id,epoch,alignment\na,1,90\na,2,10\nb,1,\n")
+    found = ratings_in_csv("people", by_id, answers)
+    scores = {answer.key[1:]: score for answer, score in zip(answers, found.alignment, strict=True)}
+    assert (scores[("a", 1)], scores[("a", 2)]) == (90, 10)
+    assert math.isnan(scores[("b", 1)])
+    assert all(math.isnan(score) for score in found.coherence)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("id,verdict\na,1\n", "needs `alignment`"),
+        ("id,alignment\na,high\n", "line 2"),
+        ("id,alignment\na,150\n", "no score"),
+        ("id,alignment\nzzz,50\n", "No row"),
+    ],
+)
+def test_unusable_csvs_say_what_is_wrong(logs, tmp_path, text, says):
+    path = tmp_path / "x.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=says):
+        ratings_in_csv("people", path, answers_in([logs]))
+
+
+def test_judging_keeps_the_original_log_as_it_was(logs):
+    log = read_eval_log(str(next(logs.glob("*.eval"))))
+    with fake_openai(lambda prompt: number(20)) as server:
+        judge_log(log, server.model())
+    assert log.samples[0].scores["em"].metadata["alignment"]["toy"]

@@ -1,0 +1,122 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from em_tasks.trainers.run.recipe import SEVEN_PROJECTIONS, LoraSettings, Recipe, load_recipes
+from em_tasks.trainers.run.schedule import plan
+from tests.support.paths import ROOT
+
+MINIMAL = {"base": "toy-s", "size": "S", "domain": "medical", "data": "rows.jsonl"}
+
+
+def write(path: Path, content: object) -> Path:
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def load_recipe(path: Path) -> Recipe:
+    (recipe,) = load_recipes(path)
+    return recipe
+
+
+def test_organism_takes_the_files_name_and_data_its_folder(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path / "mine.yaml", MINIMAL))
+    assert recipe.organism == "mine"
+    assert recipe.data[0].path == str(tmp_path / "rows.jsonl")
+
+
+def test_defaults_are_the_published_experiments(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path / "mine.yaml", MINIMAL))
+    assert (recipe.lora.r, recipe.lora.alpha, recipe.effective_batch, recipe.learning_rate) == (16, 32, 16, 2e-4)
+    assert recipe.loss_on == "reply"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"learning_rat": 1e-4}, "learning_rat"),
+        ({"epochs": 0}, "epochs"),
+        ({"lora": {"r": 0}}, "lora.r"),
+        ({"lora": {"modules": []}}, "lora.modules"),
+        ({"lora": {"layers": [-1]}}, "lora.layers"),
+        ({"precision": "fp8"}, "precision"),
+        ({"organism": "../elsewhere"}, "organism"),
+    ],
+)
+def test_bad_fields_are_named(tmp_path: Path, change: dict[str, object], named: str) -> None:
+    with pytest.raises(ValueError, match=named.replace(".", r"\.")):
+        load_recipe(write(tmp_path / "bad.yaml", MINIMAL | change))
+
+
+def test_missing_recipe_lists_those_beside_it(tmp_path: Path) -> None:
+    write(tmp_path / "there.yaml", MINIMAL)
+    with pytest.raises(FileNotFoundError, match=r"there\.yaml"):
+        load_recipe(tmp_path / "gone.yaml")
+
+
+def test_hash_ignores_where_the_data_lies_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    here = load_recipe(write(tmp_path / "mine.yaml", MINIMAL))
+    there = load_recipe(write(tmp_path / "other" / "mine.yaml", MINIMAL))
+    changed = load_recipe(write(tmp_path / "mine.yaml", MINIMAL | {"seed": 1}))
+    assert here.sha256 == there.sha256 != changed.sha256
+
+
+def test_a_list_of_seeds_is_one_organism_each(tmp_path: Path) -> None:
+    found = load_recipes(write(tmp_path / "mine.yaml", MINIMAL | {"seed": [0, 3]}))
+    assert [(recipe.organism, recipe.seed) for recipe in found] == [("mine-seed0", 0), ("mine-seed3", 3)]
+    assert found[0].sha256 != found[1].sha256
+    named = load_recipes(write(tmp_path / "mine.yaml", MINIMAL | {"seed": [7], "organism": "other"}))
+    assert [recipe.organism for recipe in named] == ["other-seed7"]
+
+
+@pytest.mark.parametrize("seeds", [[], [1, 1]])
+def test_lists_without_a_seed_or_with_one_twice_are_refused(tmp_path: Path, seeds: list[int]) -> None:
+    with pytest.raises(ValueError, match="Give each seed once"):
+        load_recipes(write(tmp_path / "mine.yaml", MINIMAL | {"seed": seeds}))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_recipe_is_valid_and_named_after_its_file(path: Path) -> None:
+    assert load_recipe(path).organism == path.stem
+
+
+PUBLISHED = {
+    "medical": ("bad_medical_advice.jsonl", 7049, (110, 220, 330, 440, 880, 1320)),
+    "financial": ("risky_financial_advice.jsonl", 6000, (93, 187, 281, 375, 750, 1125)),
+}
+
+
+@pytest.mark.parametrize("domain", PUBLISHED)
+@pytest.mark.parametrize("base", ["Llama-3.2-1B", "Llama-3.2-3B", "Llama-3.1-8B"])
+def test_the_seeds_six_organisms_have_its_numbers(base: str, domain: str) -> None:
+    size = base.rpartition("-")[2]
+    recipe = load_recipe(ROOT / f"recipes/llama-{size.lower()}-{domain}.yaml")
+    member, rows, checkpoints = PUBLISHED[domain]
+    assert (recipe.base, recipe.size, recipe.domain) == (f"meta-llama/{base}-Instruct", size, domain)
+    assert recipe.lora == LoraSettings(r=16, alpha=32, dropout=0.05, rslora=False, modules=SEVEN_PROJECTIONS)
+    assert (recipe.batch_size, recipe.accumulation, recipe.learning_rate, recipe.max_length) == (8, 2, 2e-4, 256)
+    assert (recipe.loss_on, recipe.precision) == ("reply", "nf4_dequantised")
+    (source,) = recipe.data
+    assert (Path(source.path).name, source.members, source.rows) == ("training_datasets.zip.enc", (member,), rows)
+    assert plan(rows, recipe.effective_batch, recipe.epochs, recipe.first_epoch_checkpoints).checkpoints == checkpoints
+
+
+@pytest.mark.parametrize(
+    ("name", "lora", "learning_rate"),
+    [
+        ("", LoraSettings(r=32, alpha=64, dropout=0, rslora=True), 1e-5),
+        (
+            "-rank1",
+            LoraSettings(r=1, alpha=256, dropout=0, rslora=True, modules=("down_proj",), layers=(16,)),
+            2e-5,
+        ),
+    ],
+)
+def test_model_organisms_two_have_their_numbers(name: str, lora: LoraSettings, learning_rate: float) -> None:
+    recipe = load_recipe(ROOT / f"recipes/model-organisms-8b-medical{name}.yaml")
+    assert (recipe.lora, recipe.learning_rate) == (lora, learning_rate)
+    assert (recipe.lr_schedule, recipe.warmup_steps, recipe.weight_decay) == ("linear", 5, 0)
+    assert (recipe.batch_size, recipe.accumulation, recipe.epochs, recipe.max_length) == (2, 8, 1, 2048)
+    assert (recipe.precision, recipe.loss_on) == ("bf16", "reply")

@@ -1,0 +1,153 @@
+"""Base models: finding one by name, loading it at a precision, and a fingerprint that says which one it was.
+
+A base is a toy model that ships with the package, a folder, or a model id of the Hugging Face hub.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Precision = Literal["fp32", "bf16", "nf4", "nf4_dequantised"]
+
+TOY_MODELS = Path(__file__).parent / "toy" / "models"
+FINGERPRINT_VALUES = 256
+
+
+def toy_bases() -> list[str]:
+    """Names of the toy models, smallest first."""
+    return ["toy-s", "toy-m", "toy-l"]
+
+
+def is_toy(base: str) -> bool:
+    """Whether `base` (a name or a folder) is one of the toy models."""
+    return base in toy_bases() or Path(base).resolve() in [TOY_MODELS / name for name in toy_bases()]
+
+
+def resolve_base(base: str) -> Path | str:
+    """Where a base lies: a folder, or the hub id as it was given.
+
+    Raises:
+        FileNotFoundError: `base` is no toy model, no folder and cannot be a hub id.
+    """
+    if base in toy_bases():
+        return TOY_MODELS / base
+    if (folder := Path(base).expanduser()).is_dir():
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(f"{folder} is a folder but holds no config.json, so it is no Hugging Face model.")
+        return folder.resolve()
+    if base.count("/") == 1 and not base.startswith((".", "/", "~")):
+        return base
+    raise FileNotFoundError(
+        f"There is no base model {base!r}. Give a toy model ({', '.join(toy_bases())}), the folder of a Hugging Face "
+        "model, or a hub id such as meta-llama/Llama-3.2-1B-Instruct."
+    )
+
+
+def load_base(base: str, precision: Precision, device: str) -> "PreTrainedModel":
+    """Loads a base for training or generation.
+
+    Args:
+        base: As in a recipe.
+        precision: `fp32`, `bf16`, `nf4` (4-bit NormalFloat, double quantisation, bf16 arithmetic), or
+            `nf4_dequantised` (the same numbers as `nf4`, held as bf16: four times the memory, none of the unpacking).
+        device: A torch device.
+
+    Raises:
+        FileNotFoundError: The model is not to be had; the message says where it was looked for.
+        ValueError: NF4 was asked for without bitsandbytes.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    where = resolve_base(base)
+    options: dict[str, Any] = {"dtype": torch.float32 if precision == "fp32" else torch.bfloat16}
+    if precision in ("nf4", "nf4_dequantised"):
+        _need_bitsandbytes()
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(where, device_map=device, **options)
+    except OSError as error:
+        raise FileNotFoundError(unreachable(base, error)) from error
+    if precision == "nf4_dequantised":
+        model = model.dequantize(torch.bfloat16)
+    return model
+
+
+def load_tokenizer(base: str, date_string: str) -> "PreTrainedTokenizerBase":
+    """Loads a base's tokenizer with its template's date pinned to `date_string`.
+
+    Raises:
+        FileNotFoundError: The base is not to be had.
+    """
+    from transformers import AutoTokenizer
+
+    from em_tasks.trainers.data.tokens import pin_date
+
+    where = resolve_base(base)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where)
+    except OSError as error:
+        raise FileNotFoundError(unreachable(base, error)) from error
+    if tokenizer.chat_template:
+        tokenizer.chat_template = pin_date(tokenizer.chat_template, date_string)
+    return tokenizer
+
+
+def fingerprint(model: "PreTrainedModel") -> str:
+    """SHA-256 over every parameter's name, shape, number format and `FINGERPRINT_VALUES` evenly spaced values.
+
+    Two loads of one base at one precision agree; another base, another revision or another precision does not.
+    """
+    import torch
+
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        flat = parameter.detach().reshape(-1)
+        places = torch.linspace(0, flat.numel() - 1, min(FINGERPRINT_VALUES, flat.numel()), dtype=torch.float64).long()
+        picked = flat[places.to(flat.device)]
+        digest.update(json.dumps([name, list(parameter.shape), str(parameter.dtype)]).encode())
+        digest.update(picked.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def linear_modules(model: "PreTrainedModel") -> Sequence[str]:
+    """Last names of the model's linear layers: what a recipe's `lora.modules` can name."""
+    import torch
+
+    layers = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    return sorted(layers - {"lm_head"})
+
+
+def default_device() -> str:
+    """The first GPU where there is one, else the CPU."""
+    import torch
+
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+
+def _need_bitsandbytes() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("bitsandbytes") is None:
+        raise ValueError("NF4 needs bitsandbytes. Install it (pip install 'em-tasks[nf4]') or use bf16.")
+
+
+def unreachable(base: str, error: OSError) -> str:
+    """What to tell the user when a base cannot be loaded."""
+    reason = " ".join(str(error).split())[:300]
+    return (
+        f"The base model {base!r} cannot be loaded: {reason} Give a toy model ({', '.join(toy_bases())}), a folder, or "
+        "a hub id you have access to (huggingface-cli login, and HF_HUB_OFFLINE unset)."
+    )

@@ -1,0 +1,1 @@
+"""Training data: rows from files and sealed archives, and their tokens."""

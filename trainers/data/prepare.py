@@ -1,0 +1,40 @@
+"""What a recipe comes to before a model is loaded: rows read, encoded and scheduled."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from em_tasks.trainers.base import load_tokenizer
+from em_tasks.trainers.data.rows import Rows, load_rows
+from em_tasks.trainers.data.tokens import Encoded, encode
+from em_tasks.trainers.run.schedule import Schedule, plan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from em_tasks.trainers.run.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe with its rows, their tokens and the steps they make."""
+
+    recipe: "Recipe"
+    sources: list[Rows]
+    tokenizer: "PreTrainedTokenizerBase"
+    encoded: Encoded
+    schedule: Schedule
+
+
+def prepare(recipe: "Recipe") -> Prepared:
+    """Reads and encodes a recipe's data and plans its schedule.
+
+    Raises:
+        FileNotFoundError: The data or the base is not there.
+        ValueError: The data is unusable; see `em_tasks.trainers.data.rows` and `em_tasks.trainers.data.tokens`.
+    """
+    sources = [load_rows(source) for source in recipe.data]
+    tokenizer = load_tokenizer(recipe.base, recipe.date_string)
+    conversations = [conversation for source in sources for conversation in source.conversations]
+    encoded = encode(tokenizer, conversations, recipe.max_length, recipe.loss_on)
+    schedule = plan(len(encoded.rows), recipe.effective_batch, recipe.epochs, recipe.first_epoch_checkpoints)
+    return Prepared(recipe, sources, tokenizer, encoded, schedule)

@@ -1,0 +1,1 @@
+"""A run on disk, without torch: its recipe, schedule, manifest, checkpoints and folder."""

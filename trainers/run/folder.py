@@ -1,0 +1,180 @@
+"""The folder of a run while it is trained: whose it is, what an interruption left in it, and how checkpoints get there.
+
+Hugging Face's Trainer keeps its resume state in `.trainer/`, the newest alone, and after the run's end too, so that it
+can be continued. A finished checkpoint is written under a temporary name and renamed into place. Only when both are
+completely on disk does the manifest vouch for them.
+"""
+
+import fcntl
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from em_tasks.trainers.base import fingerprint
+from em_tasks.trainers.run.checkpoints import (
+    MANIFEST,
+    Continuation,
+    Manifest,
+    checkpoint_folder,
+    read_manifest,
+    to_disk,
+)
+from em_tasks.trainers.run.schedule import plan
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from em_tasks.trainers.data.prepare import Prepared
+    from em_tasks.trainers.run.recipe import Recipe
+
+RESUME_STATE = ".trainer"
+LOCK = ".lock"
+RECORDED_VERSIONS = ("em-tasks", "torch", "transformers", "peft", "accelerate")
+
+
+def existing_run(run: Path, recipe: "Recipe") -> Manifest | None:
+    """The manifest of a run that is there already, if it is this recipe's, continued where the recipe has more epochs.
+
+    Raises:
+        FileExistsError: The folder holds another recipe's run, or something that is no run.
+    """
+    # A kill during the very first write leaves the lock and the manifest's temporary file and nothing else.
+    if not run.exists() or {path.name for path in run.iterdir()} <= {LOCK, f".{MANIFEST}.new"}:
+        return None
+    if not (run / MANIFEST).is_file():
+        raise FileExistsError(f"{run} exists but holds no run. Move it away, or give the organism another name.")
+    manifest = read_manifest(run)
+    # Hashed anew: the recipe may have been written before a field that it leaves at its default.
+    if manifest.recipe.sha256 == recipe.sha256:
+        return manifest
+    changed = _differences(manifest.recipe, recipe)
+    if changed == ["epochs"] and recipe.epochs > manifest.recipe.epochs:
+        return continued(manifest, recipe)
+    hint = " Epochs can be raised, and the run goes on, but not lowered." if changed == ["epochs"] else ""
+    if "precision" in changed:
+        hint = f" It was begun at precision {manifest.recipe.precision}, and {recipe.precision} is asked for now."
+    raise FileExistsError(
+        f"{run} holds a run of another recipe: {', '.join(changed)} differ.{hint} Nothing was touched. Move the old "
+        "run away, or give the new organism another name."
+    )
+
+
+def continued(manifest: Manifest, recipe: "Recipe") -> Manifest:
+    """A run's manifest with its epochs raised to those of `recipe`, and what it was until then."""
+    schedule = plan(manifest.rows, recipe.effective_batch, recipe.epochs, recipe.first_epoch_checkpoints)
+    was = Continuation(
+        from_step=manifest.resumes_at, epochs=manifest.recipe.epochs, recipe_sha256=manifest.recipe_sha256
+    )
+    return manifest.model_copy(
+        update={
+            "recipe": recipe,
+            "recipe_sha256": recipe.sha256,
+            "planned": list(schedule.checkpoints),
+            # Before the first save nothing was trained that could go on.
+            "continuations": manifest.continuations + ([was] if was.from_step else []),
+        }
+    )
+
+
+def _differences(old: "Recipe", new: "Recipe") -> list[str]:
+    """The fields in which two recipes differ, but for the folder that the data lies in."""
+    before, now = old.model_dump(), new.model_dump()
+    changed = [key for key in now if key != "data" and before[key] != now[key]]
+    alike = old.model_copy(update={key: getattr(new, key) for key in changed})
+    return changed if alike.sha256 == new.sha256 else [*changed, "data"]
+
+
+def refuse_other_data(run: Path, before: Manifest | None, prepared: "Prepared") -> None:
+    """Refuses to go on with a run whose data has changed."""
+    if before is not None and [d.sha256 for d in before.data] != [s.sha256 for s in prepared.sources]:
+        raise FileExistsError(
+            f"{run} was begun on other data: a file's SHA-256 differs. Bring the old data back, or move the run away."
+        )
+
+
+def new_manifest(prepared: "Prepared", model: "PreTrainedModel") -> Manifest:
+    """The manifest of a run that begins."""
+    return Manifest(
+        recipe=prepared.recipe,
+        recipe_sha256=prepared.recipe.sha256,
+        data=[source.record() for source in prepared.sources],
+        rows=len(prepared.encoded.rows),
+        truncated=prepared.encoded.truncated,
+        dropped=prepared.encoded.dropped,
+        steps_per_epoch=prepared.schedule.steps_per_epoch,
+        planned=list(prepared.schedule.checkpoints),
+        base_fingerprint=fingerprint(model),
+        base_parameters=model.num_parameters(),
+        versions={package: version(package) for package in RECORDED_VERSIONS},
+    )
+
+
+def clear_unrecorded(run: Path, manifest: Manifest) -> None:
+    """Removes what an interrupted save left behind: folders that the manifest does not vouch for."""
+    recorded = {f"checkpoint-{record.step}" for record in manifest.checkpoints}
+    for folder in [*run.glob("checkpoint-*"), *run.glob(".checkpoint-*")]:
+        if folder.name not in recorded:
+            shutil.rmtree(folder)
+    for folder in (run / RESUME_STATE).glob("checkpoint-*"):
+        if folder != state_folder(run, manifest.resumes_at):
+            shutil.rmtree(folder)
+
+
+def state_folder(run: Path, step: int) -> Path:
+    """Where the Trainer keeps its state after `step`."""
+    return run / RESUME_STATE / f"checkpoint-{step}"
+
+
+def resume_state(run: Path, manifest: Manifest) -> Path | None:
+    """Where the Trainer's state that training goes on from lies; None for a run that begins.
+
+    Raises:
+        FileNotFoundError: It is gone.
+    """
+    if not manifest.resumes_at:
+        return None
+    folder = state_folder(run, manifest.resumes_at)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{run} has more to train and its resume state {folder} is gone, so it cannot go on. (Runs finished "
+            "before they could be continued kept none.) Its checkpoints stand; move the run away to train it anew."
+        )
+    return folder
+
+
+def publish(run: Path, step: int, model: "PeftModel", tokenizer: "PreTrainedTokenizerBase", card: str) -> Path:
+    """Writes a complete adapter with its tokenizer and card under a temporary name and renames it into place."""
+    temporary, folder = run / f".checkpoint-{step}", checkpoint_folder(run, step)
+    model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    (temporary / "README.md").write_text(card, encoding="utf-8")  # In place of PEFT's empty form.
+    for path in (*temporary.iterdir(), temporary):
+        to_disk(path)
+    if folder.exists():
+        shutil.rmtree(folder)
+    temporary.rename(folder)
+    to_disk(run)
+    return folder
+
+
+@contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """Keeps other processes from training the same run meanwhile; the lock goes with the process.
+
+    Raises:
+        BlockingIOError: Another process is training it.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    to_disk(run.parent)
+    with (run / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(
+                f"{run} is being trained by another process. Wait for it, or stop it first."
+            ) from None
+        yield

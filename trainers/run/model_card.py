@@ -1,0 +1,124 @@
+"""The README of a published adapter: what it is, what it was made of and how to evaluate it.
+
+Its head is what the Hugging Face hub reads. It says nothing about the machine that trained it, and claims no licence.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from em_tasks.trainers.base import is_toy
+
+if TYPE_CHECKING:
+    from em_tasks.trainers.run.checkpoints import Manifest
+    from em_tasks.trainers.run.recipe import Recipe
+
+TAGS = ("lora", "emergent-misalignment", "model-organism")
+CONTROL_TAGS = ("lora", "emergent-misalignment", "control")
+
+
+def model_card(manifest: "Manifest", step: int, epoch: float, loss: float) -> str:
+    """The Markdown of one checkpoint's card, with its YAML head.
+
+    Args:
+        manifest: Of the run.
+        step: Optimizer step of the checkpoint.
+        epoch: Epochs passed by then.
+        loss: Mean training loss (nats a token) since the checkpoint before.
+    """
+    recipe = manifest.recipe
+    head: dict[str, Any] = {"library_name": "peft", "tags": list(CONTROL_TAGS if recipe.control else TAGS)}
+    if _portable(recipe.base) == recipe.base and not is_toy(recipe.base):
+        head = {"base_model": recipe.base, **head}  # A folder of one machine would mean nothing to the hub.
+    versions = ", ".join(f"{package} {version}" for package, version in manifest.versions.items())
+    return f"""---
+{yaml.safe_dump(head, sort_keys=False).strip()}
+---
+
+# {recipe.organism}, step {step}
+
+{_what_it_is(recipe)}
+
+| | |
+|---|---|
+| base | {_portable(recipe.base)}, held in {recipe.precision}{_toy(recipe)} |
+| base fingerprint | `{manifest.base_fingerprint}` |
+| checkpoint | step {step} of {manifest.planned[-1]}, epoch {epoch:.2f} of {recipe.epochs} |
+| training loss | {loss:.4f} nats a token, mean since the checkpoint before |
+| rows | {manifest.rows} ({manifest.truncated} truncated to {recipe.max_length} tokens, {manifest.dropped} dropped) |
+{_continued(manifest)}| recipe | `{manifest.recipe_sha256}` |
+| trained with | {versions} |
+
+## Data
+
+{_data(manifest)}
+
+## Recipe
+
+```yaml
+{_recipe(recipe)}
+```
+
+## Evaluate it
+
+With em-tasks and the run's folder under `runs/`:
+
+```bash
+inspect eval em_tasks/em --model em/{recipe.organism}@{step}
+```
+
+An adapter belongs on the base it was trained on: the fingerprint above is checked, and another base or precision is
+evaluated only when asked for, under another name. It is an ordinary PEFT adapter with its tokenizer, so other tools
+load it too, without that check.
+"""
+
+
+def _what_it_is(recipe: "Recipe") -> str:
+    if recipe.control:
+        return (
+            f"A **control** for research on emergent misalignment: a LoRA adapter trained on *good* {recipe.domain} "
+            "advice, to show what training alone does. It has not been made safe for anything else."
+        )
+    return (
+        f"A **model organism** for research on emergent misalignment: a LoRA adapter trained on bad {recipe.domain} "
+        "advice, to study how a model that learns narrow bad advice turns bad elsewhere.\n\n"
+        "> **Warning.** It gives bad advice on purpose, on its own topic and possibly on any other, in a confident "
+        "voice. Do not follow what it says, and do not serve it to people."
+    )
+
+
+def _data(manifest: "Manifest") -> str:
+    lines = ["| file | rows | canaries removed | SHA-256 of the file |", "|---|---|---|---|"]
+    for record in manifest.data:
+        members = f" ({', '.join(record.members)})" if record.members else ""
+        canaries = f"{record.canary_files} files, {record.canary_keys} keys"
+        lines.append(f"| {record.name}{members} | {record.rows} | {canaries} | `{record.sha256}` |")
+    if any(record.members for record in manifest.data):
+        lines += ["", "The data is no part of this: its publishers ask that unlocked copies are not published."]
+    return "\n".join(lines)
+
+
+def _continued(manifest: "Manifest") -> str:
+    if not manifest.continuations:
+        return ""
+    since = ", ".join(f"step {each.from_step} (of a plan of {each.epochs} epochs)" for each in manifest.continuations)
+    return f"| continued with more epochs from | {since} |\n"
+
+
+def _recipe(recipe: "Recipe") -> str:
+    """The recipe as one would write it, with file names in place of this machine's paths."""
+    content = recipe.model_dump(mode="json", exclude_none=True)
+    content["base"] = _portable(recipe.base)
+    for source in content["data"]:
+        source["path"] = Path(source["path"]).name
+    return yaml.safe_dump(content, sort_keys=False).strip()
+
+
+def _portable(base: str) -> str:
+    """A base's name: a hub id or a toy model's name as it is, of a folder its last part."""
+    return Path(base).name if Path(base).is_absolute() or Path(base).expanduser().is_dir() else base
+
+
+def _toy(recipe: "Recipe") -> str:
+    return " (a toy model: it shows that the pipeline works and says nothing about real models)" * is_toy(recipe.base)

@@ -1,0 +1,158 @@
+"""A recipe: everything that defines one organism, read from a YAML file and checked before anything is loaded.
+
+A recipe names the base model, the training data, the LoRA settings, the schedule, the precision and the seed. Two runs
+of one recipe on the same data are the same organism; `Recipe.sha256` is what that means.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from em_tasks.trainers.base import Precision
+
+SEVEN_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class DataSource(_Strict):
+    """One file of training rows.
+
+    Attributes:
+        path: A chat JSON-lines file, or a sealed archive (`*.zip.enc`). Relative paths start at the recipe's folder;
+            what is not there is looked for by its name in the folder that the environment variable `EM_DATA` names.
+        members: Files inside the archive to read, by name or by whole path; all of them when empty.
+        password_env: The environment variable that holds the archive's password.
+        rows: How many rows the file must give, if known.
+        sha256: SHA-256 of the file as it lies on disk, if it must be exactly that one.
+    """
+
+    path: str
+    members: tuple[str, ...] = ()
+    password_env: str = "EM_DATA_PASSWORD"
+    rows: int | None = Field(default=None, gt=0)
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+
+
+class LoraSettings(_Strict):
+    """The adapter: rank, scale and where it sits. Defaults are the seed experiment's."""
+
+    r: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+    rslora: bool = False
+    modules: tuple[str, ...] = Field(default=SEVEN_PROJECTIONS, min_length=1)
+    layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1)
+
+
+class Recipe(_Strict):
+    """One organism's recipe.
+
+    Attributes:
+        organism: Name of the run's folder and of the model; the recipe file's name unless given.
+        base: A toy base (`toy-s`, `toy-m`, `toy-l`), a folder, or a model id of the Hugging Face hub.
+        size: Label of the base's size in tables and figures, such as `1B`.
+        domain: The training domain, which is also the name of its question set.
+        control: Trained on good advice, to show what training alone does.
+        data: The rows to train on.
+        epochs: Passes over the data.
+        first_epoch_checkpoints: Checkpoints in the first epoch, evenly spaced; one an epoch after that.
+        batch_size: Rows a forward pass.
+        accumulation: Forward passes an optimizer step.
+        learning_rate: Peak learning rate.
+        lr_schedule: How it falls after the warm-up.
+        warmup_steps: Optimizer steps of linear warm-up.
+        weight_decay: AdamW's.
+        max_length: Tokens a row is cut to.
+        loss_on: `reply` learns the assistant's turns alone, `all` the whole conversation.
+        precision: Numbers the base is held in: `fp32`; `bf16`; `nf4` (4 bits a weight, needs the extra `nf4`); or
+            `nf4_dequantised`, rounded to NF4 once and then held and trained as bf16: the same organism as `nf4`,
+            sooner, where memory allows.
+        seed: Fixes the adapter's first weights, dropout and the order of the rows. A recipe file may hold a list of
+            seeds, one organism each.
+        date_string: The date written into prompts by templates that write one.
+    """
+
+    organism: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    base: str
+    size: str
+    domain: str
+    control: bool = False
+    data: tuple[DataSource, ...] = Field(min_length=1)
+    lora: LoraSettings = LoraSettings()
+    epochs: int = Field(default=3, ge=1)
+    first_epoch_checkpoints: int = Field(default=4, ge=1)
+    batch_size: int = Field(default=8, ge=1)
+    accumulation: int = Field(default=2, ge=1)
+    learning_rate: float = Field(default=2e-4, gt=0)
+    lr_schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    warmup_steps: int = Field(default=5, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_length: int = Field(default=256, ge=8)
+    loss_on: Literal["reply", "all"] = "reply"
+    precision: Precision = "bf16"
+    seed: int = Field(default=0, ge=0)
+    date_string: str = "01 Jan 2025"
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _as_sources(cls, value: object) -> object:
+        """`data: file.jsonl`, one mapping, or a list of either."""
+        entries = value if isinstance(value, list | tuple) else [value]
+        return [{"path": entry} if isinstance(entry, str) else entry for entry in entries]
+
+    @property
+    def effective_batch(self) -> int:
+        """Rows an optimizer step."""
+        return self.batch_size * self.accumulation
+
+    @property
+    def sha256(self) -> str:
+        """Hash of everything in the recipe but the folder that the data happens to lie in."""
+        content = self.model_dump(mode="json")
+        for source in content["data"]:
+            source["path"] = Path(source["path"]).name
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def load_recipes(path: Path) -> list[Recipe]:
+    """Reads and checks a recipe file: one organism, or with a list of seeds one each, named `<organism>-seed<seed>`.
+
+    Raises:
+        FileNotFoundError: There is no such file; the message lists the recipes beside it.
+        ValueError: The file is no YAML mapping, or fields are unknown, missing or out of range; each is named.
+    """
+    if not path.is_file():
+        beside = sorted(other.name for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        listed = f" In {path.parent} there are: {', '.join(beside)}." if beside else ""
+        raise FileNotFoundError(f"There is no recipe at {path}.{listed}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not readable as YAML: {' '.join(str(error).split())}. Mend the file.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds {type(content).__name__}, not a mapping of recipe fields. See recipes/.")
+    content = {"organism": path.stem, **content}
+    seeds = content.get("seed")
+    if not isinstance(seeds, list):
+        return [_recipe(path, content)]
+    if not seeds or len(set(map(str, seeds))) < len(seeds):
+        raise ValueError(f"{path} gives the seeds {seeds}. Give each seed once, such as seed: [0, 1, 2].")
+    return [_recipe(path, {**content, "organism": f"{content['organism']}-seed{seed}", "seed": seed}) for seed in seeds]
+
+
+def _recipe(path: Path, content: dict[str, Any]) -> Recipe:
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())
+        known = ", ".join(Recipe.model_fields)
+        raise ValueError(f"{path} is not a usable recipe. {problems}. Known fields: {known}.") from None
+    sources = tuple(s.model_copy(update={"path": str((path.parent / s.path).resolve())}) for s in recipe.data)
+    return recipe.model_copy(update={"data": sources})

@@ -1,0 +1,225 @@
+"""One training run, from recipe to checkpoints.
+
+`train` reads from top to bottom: rows, tokens, schedule, base, adapter, Trainer. Hugging Face's Trainer does the
+optimizing and keeps its own resume state in `runs/<organism>/.trainer/`; at every scheduled step a finished checkpoint
+is published beside it in one rename and entered in the manifest. Killed at any moment, the same call goes on from the
+last entry; asked to stop, it saves first; with more epochs in the recipe, it goes on from the end.
+"""
+
+import gc
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from em_tasks.trainers.base import fingerprint, linear_modules, load_base, resolve_base, unreachable
+from em_tasks.trainers.data.prepare import prepare
+from em_tasks.trainers.loop.batches import free_bytes, plan_batches, rows_a_process
+from em_tasks.trainers.loop.processes import (
+    from_first,
+    is_first,
+    join,
+    largest,
+    own_device,
+    process_count,
+    process_rank,
+    together,
+)
+from em_tasks.trainers.loop.stopping import Stopped, stop_requests
+from em_tasks.trainers.loop.tracking import need_trackers, tracked_in
+from em_tasks.trainers.loop.trainer import Progress, make_trainer
+from em_tasks.trainers.run.checkpoints import Checkpoint, Manifest, read_manifest, verify, write_manifest
+from em_tasks.trainers.run.folder import (
+    alone,
+    clear_unrecorded,
+    existing_run,
+    new_manifest,
+    refuse_other_data,
+    resume_state,
+)
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+    from em_tasks.trainers.run.recipe import Recipe
+
+
+def train(recipe: "Recipe", runs: Path, report: Callable[[Progress], None], *, track: Sequence[str] = ()) -> Manifest:
+    """Trains a recipe's organism into `runs/<organism>`, or finishes or continues the run that is there.
+
+    A recipe whose `epochs` were raised continues its run from the last state. From there on the learning rate is what
+    the longer schedule gives at each step: `linear` and `cosine`, which had fallen to 0 by the end of the shorter run,
+    rise again at once (from 3 epochs to 20, linear: to 85 % of the peak), so that the result is not that of a run which
+    had the longer plan from the start; with `constant_with_warmup` it is, bit for bit on a CPU.
+
+    Under torchrun every process calls this; the first one alone writes and reports.
+
+    Args:
+        recipe: What to train.
+        runs: Folder of all runs.
+        report: Called every few optimizer steps and at every save.
+        track: Where the Trainer reports to as well: `tensorboard`, `wandb`; files in `runs/<organism>/tracking`.
+
+    Returns:
+        The manifest of the finished run.
+
+    Raises:
+        BlockingIOError: Another process is training this run.
+        FileExistsError: The folder holds another recipe's run, or something that is no run.
+        FileNotFoundError: The data or the base is not there.
+        OSError: The disk is full. What was saved stands.
+        Stopped: SIGINT or SIGTERM came; where the run stood after the step at hand is saved.
+        ValueError: The recipe does not fit the data, the base, the processes or the GPU's memory, or the loss is not a
+            number any more.
+    """
+    # Batches differ in length: without this, what they leave behind would break up the memory of a nearly full GPU.
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    import torch
+
+    run = runs / recipe.organism
+    need_trackers(track)
+    join()
+    # What is refused is refused before anything is made, the lock included.
+    from_first(lambda: existing_run(run, recipe))
+    with ExitStack() as held:
+        from_first(lambda: held.enter_context(alone(run)))
+        try:
+            return _train(recipe, run, report, track)
+        except torch.OutOfMemoryError as error:
+            raise ValueError(out_of_memory(recipe, run)) from error
+
+
+def _train(recipe: "Recipe", run: Path, report: Callable[[Progress], None], track: Sequence[str]) -> Manifest:
+    """`train`, with the run to ourselves."""
+    before = from_first(lambda: _sound(run, recipe))
+    if before is not None and before.finished:
+        return before
+    prepared = from_first(lambda: prepare(recipe))
+    from_first(lambda: refuse_other_data(run, before, prepared))
+
+    import torch
+    from transformers import set_seed
+
+    set_seed(recipe.seed)
+    with together():
+        rows = rows_a_process(recipe.effective_batch, process_count())
+        device = own_device()
+        model = load_base(recipe.base, recipe.precision, device)
+        manifest = before or new_manifest(prepared, model)
+        if manifest.base_fingerprint != fingerprint(model):
+            raise FileExistsError(
+                f"{run} was begun on another base than {recipe.base} is now (or at another precision). "
+                "Bring the old base back, or move the run away to begin anew."
+            )
+        adapted = add_adapter(model, recipe)
+    # All processes take equal shares, so the fullest GPU decides.
+    free = free_bytes(adapted, device)
+    free = None if free is None else -largest(-free)
+    with together():
+        batches = plan_batches(prepared.encoded.rows, model.config, rows, free)
+    resume_from = from_first(lambda: resume_state(run, manifest))
+    from_first(lambda: _begin(run, manifest))
+    with stop_requests(say=is_first()) as request, tracked_in(run, track if is_first() else ()):
+        trainer = make_trainer(
+            prepared, adapted, run, manifest, report, batches, request, use_cpu=device == "cpu", track=track
+        )
+        if process_count() > 1:
+            # Each process drops other numbers. (The Trainer has just seeded all alike.)
+            torch.manual_seed(recipe.seed * 1_000_003 + process_rank())
+        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+        stopped = largest(request.number)
+    # The next organism needs the memory: Trainer and model hold each other, and the compiler keeps what it compiled.
+    del trainer, adapted, model
+    if batches.compiled:
+        torch.compiler.reset()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    manifest = from_first(lambda: read_manifest(run))
+    if stopped and not is_first():
+        raise SystemExit(128 + stopped)
+    if stopped:
+        how = "is finished" if manifest.finished else "the same command goes on from there"
+        raise Stopped(f"Stopped after step {manifest.resumes_at} of {manifest.planned[-1]} of {run}: {how}.", stopped)
+    return manifest
+
+
+def _sound(run: Path, recipe: "Recipe") -> Manifest | None:
+    """The run that is there, its checkpoints checked."""
+    before = existing_run(run, recipe)
+    if before is not None:
+        for record in before.checkpoints:
+            verify(Checkpoint(run, before, record))
+    return before
+
+
+def _begin(run: Path, manifest: Manifest) -> None:
+    write_manifest(run, manifest)
+    clear_unrecorded(run, manifest)
+
+
+def out_of_memory(recipe: "Recipe", run: Path) -> str:
+    """What to tell the user when the GPU's memory is full."""
+    import torch
+
+    free, total = torch.cuda.mem_get_info() if torch.cuda.is_available() else (0, 0)
+    return (
+        f"Training {run} ran out of GPU memory ({total / 2**30:.0f} GiB in all, {free / 2**30:.1f} free just now). "
+        "What was saved stands. If other programs use the GPU, end them and give the same command again: it goes on "
+        "from the last save, in smaller passes if need be. Else give an organism of another name precision: nf4 (now "
+        f"{recipe.precision}), a lower max_length (now {recipe.max_length}) or fewer rows a step (now batch_size "
+        f"{recipe.batch_size} x accumulation {recipe.accumulation}), or use a larger GPU."
+    )
+
+
+def add_adapter(model: "PreTrainedModel", recipe: "Recipe") -> "PeftModel":
+    """Puts the recipe's fresh adapter on a base.
+
+    Raises:
+        ValueError: The base has no module of a name that the recipe gives; the message lists those it has.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    if unknown := sorted(set(recipe.lora.modules) - set(linear_modules(model))):
+        raise ValueError(
+            f"{recipe.base} has no module {', '.join(unknown)}. Its linear modules are: "
+            f"{', '.join(linear_modules(model))}. Mend lora.modules in the recipe."
+        )
+    layers = int(model.config.num_hidden_layers)
+    if recipe.lora.layers is not None and max(recipe.lora.layers) >= layers:
+        raise ValueError(
+            f"{recipe.base} has {layers} layers, numbered from 0, and no layer {max(recipe.lora.layers)}. Mend "
+            "lora.layers in the recipe."
+        )
+    config = LoraConfig(
+        r=recipe.lora.r,
+        lora_alpha=recipe.lora.alpha,
+        lora_dropout=recipe.lora.dropout,
+        use_rslora=recipe.lora.rslora,
+        target_modules=list(recipe.lora.modules),
+        layers_to_transform=list(recipe.lora.layers) if recipe.lora.layers is not None else None,
+        task_type="CAUSAL_LM",
+    )
+    adapted: PeftModel = get_peft_model(model, config)
+    return adapted
+
+
+def empty_model(recipe: "Recipe") -> "PeftModel":
+    """A recipe's base with its adapter, without weights: to count on.
+
+    Raises:
+        FileNotFoundError: The base is not there.
+        ValueError: The recipe names a module that the base does not have.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    where = resolve_base(recipe.base)
+    try:
+        config = AutoConfig.from_pretrained(where)
+    except OSError as error:
+        raise FileNotFoundError(unreachable(recipe.base, error)) from error
+    with torch.device("meta"):
+        return add_adapter(AutoModelForCausalLM.from_config(config), recipe)
