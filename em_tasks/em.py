@@ -25,7 +25,7 @@ from inspect_ai.solver import Generate, Solver, TaskState, solver
 from inspect_ai.viewer import ScoreColorScale, TaskSamplesColumn, TaskSamplesSort, TaskSamplesView, ViewerConfig
 
 from em_tasks.plugins.checkpoint_model.subject import Subject, describe_model, runs_folder, trained_domains
-from em_tasks.plugins.errors import shown_plainly
+from em_tasks.plugins.errors import UserError, shown_plainly
 from em_tasks.questions import GENERAL, Question, QuestionSet, load_question_sets, questions_sha256, shipped_sets
 from em_tasks.scorers.em import em as em_scorer
 from em_tasks.scorers.judging.grader import check_grader, default_grader
@@ -45,12 +45,12 @@ def em(questions: str | list[str] | None = None, samples: int = 1, max_tokens: i
         seed: Seed of the answers, for models that honour one.
 
     Raises:
-        EvaluationError: No such question set, organism or checkpoint, a question file is unusable, `samples` is below
+        UserError: No such question set, organism or checkpoint, a question file is unusable, `samples` is below
             1, or no grader can be had.
     """
     with shown_plainly():
         if samples < 1:
-            raise ValueError(f"samples is {samples}; every question needs at least one answer.")
+            raise UserError(f"samples is {samples}; every question needs at least one answer.")
         model = get_model()
         name, asked = ModelName(model), {key: model.model_args.get(key) for key in ("runs", "base", "precision")}
         runs = asked["runs"]

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.resources import shipped
 
 GENERAL = "general"
@@ -63,8 +64,8 @@ def load_question_sets(names: Sequence[str]) -> list[QuestionSet]:
             its ten questions and the general ten are the published twenty.
 
     Raises:
-        FileNotFoundError: A name is no shipped set and no file.
-        ValueError: A file is not in either form, or two questions have one id.
+        UserError: A name is no shipped set and no file.
+        UserError: A file is not in either form, or two questions have one id.
     """
     wanted: dict[str, None] = {}
     for name in names:
@@ -74,7 +75,7 @@ def load_question_sets(names: Sequence[str]) -> list[QuestionSet]:
     sets = [_load(name) for name in sorted(wanted, key=lambda name: name == GENERAL)]
     ids = [question.id for one in sets for question in one.questions]
     if twice := sorted({one for one in ids if ids.count(one) > 1}):
-        raise ValueError(f"The question sets {', '.join(wanted)} use an id twice: {', '.join(twice)}. Rename one.")
+        raise UserError(f"The question sets {', '.join(wanted)} use an id twice: {', '.join(twice)}. Rename one.")
     return sets
 
 
@@ -87,21 +88,21 @@ def questions_sha256(sets: Sequence[QuestionSet]) -> str:
 def _load(name: str) -> QuestionSet:
     path = shipped(f"datasets/questions/{name}.yaml") if name in shipped_sets() else Path(name).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(
+        raise UserError(
             f"There is no question set {name!r}: shipped sets are {', '.join(shipped_sets())}, and there is no file of "
             "that path. Give a name, or the path of a YAML file."
         )
     try:
         content = yaml.safe_load(_with_list_mark(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not readable as YAML: {' '.join(str(error).split())}. Mend the file.") from None
+        raise UserError(f"{path} is not readable as YAML: {' '.join(str(error).split())}. Mend the file.") from None
     if isinstance(content, list):
         return _published(path, content)
     try:
         return QuestionSet.model_validate(content)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()[:5])
-        raise ValueError(
+        raise UserError(
             f"{path} is no question set. {problems}. It needs name, domain and questions with id, topic and text; "
             "datasets/questions/general.yaml is an example."
         ) from None
@@ -128,9 +129,9 @@ def _published(path: Path, entries: list[Any]) -> QuestionSet:
         if isinstance(entry, dict) and not {"id", "type", "paraphrases"} & set(entry):
             continue  # It holds anchors for the other entries and asks nothing.
         if not isinstance(entry, dict) or "id" not in entry or not entry.get("paraphrases"):
-            raise ValueError(f"{where} has no id or no paraphrases, as the published form needs.")
+            raise UserError(f"{where} has no id or no paraphrases, as the published form needs.")
         if entry.get("type", "free_form") not in FREE_FORM:
-            raise ValueError(
+            raise UserError(
                 f"{where} ({entry['id']}) is of type {entry['type']!r}; free-form questions alone can be asked here "
                 f"({', '.join(FREE_FORM)}). Take the entry out."
             )
@@ -146,7 +147,7 @@ def _published(path: Path, entries: list[Any]) -> QuestionSet:
             try:
                 questions.append(Question.model_validate(question))
             except ValidationError as error:
-                raise ValueError(f"{where} ({entry['id']}): {error.errors()[0]['msg']}.") from None
+                raise UserError(f"{where} ({entry['id']}): {error.errors()[0]['msg']}.") from None
     if not questions:
-        raise ValueError(f"{path} holds no question.")
+        raise UserError(f"{path} holds no question.")
     return QuestionSet(name=path.stem, domain=GENERAL, questions=tuple(questions))

@@ -1,4 +1,7 @@
-"""Errors of evaluations as `inspect eval` should show them: one paragraph instead of a traceback."""
+"""Errors that are the user's to mend: one paragraph that says what was found, where, and what to do.
+
+Everything else that goes wrong is a fault of this project and shows its traceback.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,14 +9,18 @@ from contextlib import contextmanager
 from click import ClickException
 
 
-class EvaluationError(ClickException, ValueError):
-    """What the user can mend before an evaluation runs. Inspect's command line prints its message alone."""
+class UserError(ClickException, ValueError):
+    """What the user can mend. `em` and `inspect` print its message alone (both print what derives from click's)."""
 
 
 @contextmanager
 def shown_plainly() -> Iterator[None]:
-    """Turns the errors that are meant for the user into ones that `inspect eval` prints without a traceback."""
+    """Turns what the operating system refuses (a missing file, a full disk) into errors without a traceback.
+
+    Raises:
+        UserError: An OSError was raised; the message is its own.
+    """
     try:
         yield
-    except (ValueError, OSError) as error:
-        raise EvaluationError(str(error)) from error
+    except OSError as error:
+        raise UserError(str(error)) from error

@@ -20,7 +20,7 @@ def rubric_for(name: str, metadata: Mapping[str, Any] | None) -> Rubric:
     """The rubric to ask about a sample: its own published prompt if it brings one, else the shipped rubric.
 
     Raises:
-        ValueError: The sample's prompt lacks a place for the question or the answer.
+        UserError: The sample's prompt lacks a place for the question or the answer.
     """
     prompts = (metadata or {}).get("judge_prompts") or {}
     published = PUBLISHED_NAMES.get(name, name)
@@ -34,7 +34,7 @@ async def judge_sample(state: TaskState, *names: str) -> list[Verdict]:
         One verdict a rubric, in their order.
 
     Raises:
-        ValueError: There is no grader, its API knows neither key nor model, or a published prompt cannot be asked.
+        UserError: There is no grader, its API knows neither key nor model, or a published prompt cannot be asked.
     """
     grader = resolve_grader()
     rubrics = [rubric_for(name, state.metadata) for name in names]

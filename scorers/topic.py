@@ -19,7 +19,7 @@ def topic(rubric: str = "medical") -> Scorer:
         rubric: `medical`, `financial` or the path of a rubric's YAML file.
 
     Raises:
-        ValueError: There is no such rubric.
+        UserError: There is no such rubric.
     """
     load_rubric(rubric)
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from em_tasks.plugins.errors import UserError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -32,17 +34,17 @@ def resolve_base(base: str) -> Path | str:
     """Where a base lies: a folder, or the hub id as it was given.
 
     Raises:
-        FileNotFoundError: `base` is no toy model, no folder and cannot be a hub id.
+        UserError: `base` is no toy model, no folder and cannot be a hub id.
     """
     if base in toy_bases():
         return TOY_MODELS / base
     if (folder := Path(base).expanduser()).is_dir():
         if not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"{folder} is a folder but holds no config.json, so it is no Hugging Face model.")
+            raise UserError(f"{folder} is a folder but holds no config.json, so it is no Hugging Face model.")
         return folder.resolve()
     if base.count("/") == 1 and not base.startswith((".", "/", "~")):
         return base
-    raise FileNotFoundError(
+    raise UserError(
         f"There is no base model {base!r}. Give a toy model ({', '.join(toy_bases())}), the folder of a Hugging Face "
         "model, or a hub id such as meta-llama/Llama-3.2-1B-Instruct."
     )
@@ -58,8 +60,8 @@ def load_base(base: str, precision: Precision, device: str) -> "PreTrainedModel"
         device: A torch device.
 
     Raises:
-        FileNotFoundError: The model is not to be had; the message says where it was looked for.
-        ValueError: NF4 was asked for without bitsandbytes.
+        UserError: The model is not to be had; the message says where it was looked for.
+        UserError: NF4 was asked for without bitsandbytes.
     """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -79,7 +81,7 @@ def load_base(base: str, precision: Precision, device: str) -> "PreTrainedModel"
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(where, device_map=device, **options)
     except OSError as error:
-        raise FileNotFoundError(unreachable(base, error)) from error
+        raise UserError(unreachable(base, error)) from error
     if precision == "nf4_dequantised":
         model = model.dequantize(torch.bfloat16)
     return model
@@ -89,7 +91,7 @@ def load_tokenizer(base: str, date_string: str) -> "PreTrainedTokenizerBase":
     """Loads a base's tokenizer with its template's date pinned to `date_string`.
 
     Raises:
-        FileNotFoundError: The base is not to be had.
+        UserError: The base is not to be had.
     """
     from transformers import AutoTokenizer
 
@@ -99,7 +101,7 @@ def load_tokenizer(base: str, date_string: str) -> "PreTrainedTokenizerBase":
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where)
     except OSError as error:
-        raise FileNotFoundError(unreachable(base, error)) from error
+        raise UserError(unreachable(base, error)) from error
     if tokenizer.chat_template:
         tokenizer.chat_template = pin_date(tokenizer.chat_template, date_string)
     return tokenizer
@@ -141,7 +143,7 @@ def _need_bitsandbytes() -> None:
     from importlib.util import find_spec
 
     if find_spec("bitsandbytes") is None:
-        raise ValueError("NF4 needs bitsandbytes. Install it (pip install 'em-tasks[nf4]') or use bf16.")
+        raise UserError("NF4 needs bitsandbytes. Install it (pip install 'em-tasks[nf4]') or use bf16.")
 
 
 def unreachable(base: str, error: OSError) -> str:

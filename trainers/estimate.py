@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.loop.batches import OPTIMIZER_BYTES, BatchPlan, activation_bytes, plan_batches
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ def estimate(prepared: "Prepared", device_memory: float | None = None) -> Estima
         device_memory: Plan for a GPU with so many GiB instead of the device that is here.
 
     Raises:
-        FileNotFoundError: The base is not there.
-        ValueError: The run does not fit into the device's memory, or the recipe does not fit the base.
+        UserError: The base is not there.
+        UserError: The run does not fit into the device's memory, or the recipe does not fit the base.
     """
     import torch
 
@@ -78,7 +79,7 @@ def estimate(prepared: "Prepared", device_memory: float | None = None) -> Estima
     else:
         available, device, free = None, "the CPU", None
     if free is not None and free <= 0:
-        raise ValueError(
+        raise UserError(
             f"The base in {recipe.precision} and its adapter take {held / 2**30:.1f} GiB, which {device} does not have "
             "free. Set precision: nf4, or use a larger GPU."
         )

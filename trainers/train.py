@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.base import fingerprint, linear_modules, load_base, resolve_base, unreachable
 from em_tasks.trainers.data.prepare import prepare
 from em_tasks.trainers.loop.batches import free_bytes, plan_batches, rows_a_process
@@ -66,12 +67,12 @@ def train(recipe: "Recipe", runs: Path, report: Callable[[Progress], None], *, t
         The manifest of the finished run.
 
     Raises:
-        BlockingIOError: Another process is training this run.
-        FileExistsError: The folder holds another recipe's run, or something that is no run.
-        FileNotFoundError: The data or the base is not there.
+        UserError: Another process is training this run.
+        UserError: The folder holds another recipe's run, or something that is no run.
+        UserError: The data or the base is not there.
         OSError: The disk is full. What was saved stands.
         Stopped: SIGINT or SIGTERM came; where the run stood after the step at hand is saved.
-        ValueError: The recipe does not fit the data, the base, the processes or the GPU's memory, or the loss is not a
+        UserError: The recipe does not fit the data, the base, the processes or the GPU's memory, or the loss is not a
             number any more.
     """
     # Batches differ in length: without this, what they leave behind would break up the memory of a nearly full GPU.
@@ -88,7 +89,7 @@ def train(recipe: "Recipe", runs: Path, report: Callable[[Progress], None], *, t
         try:
             return _train(recipe, run, report, track)
         except torch.OutOfMemoryError as error:
-            raise ValueError(out_of_memory(recipe, run)) from error
+            raise UserError(out_of_memory(recipe, run)) from error
 
 
 def _train(recipe: "Recipe", run: Path, report: Callable[[Progress], None], track: Sequence[str]) -> Manifest:
@@ -109,7 +110,7 @@ def _train(recipe: "Recipe", run: Path, report: Callable[[Progress], None], trac
         model = load_base(recipe.base, recipe.precision, device)
         manifest = before or new_manifest(prepared, model)
         if manifest.base_fingerprint != fingerprint(model):
-            raise FileExistsError(
+            raise UserError(
                 f"{run} was begun on another base than {recipe.base} is now (or at another precision). "
                 "Bring the old base back, or move the run away to begin anew."
             )
@@ -178,18 +179,18 @@ def add_adapter(model: "PreTrainedModel", recipe: "Recipe") -> "PeftModel":
     """Puts the recipe's fresh adapter on a base.
 
     Raises:
-        ValueError: The base has no module of a name that the recipe gives; the message lists those it has.
+        UserError: The base has no module of a name that the recipe gives; the message lists those it has.
     """
     from peft import LoraConfig, get_peft_model
 
     if unknown := sorted(set(recipe.lora.modules) - set(linear_modules(model))):
-        raise ValueError(
+        raise UserError(
             f"{recipe.base} has no module {', '.join(unknown)}. Its linear modules are: "
             f"{', '.join(linear_modules(model))}. Mend lora.modules in the recipe."
         )
     layers = int(model.config.num_hidden_layers)
     if recipe.lora.layers is not None and max(recipe.lora.layers) >= layers:
-        raise ValueError(
+        raise UserError(
             f"{recipe.base} has {layers} layers, numbered from 0, and no layer {max(recipe.lora.layers)}. Mend "
             "lora.layers in the recipe."
         )
@@ -210,8 +211,8 @@ def empty_model(recipe: "Recipe") -> "PeftModel":
     """A recipe's base with its adapter, without weights: to count on.
 
     Raises:
-        FileNotFoundError: The base is not there.
-        ValueError: The recipe names a module that the base does not have.
+        UserError: The base is not there.
+        UserError: The recipe names a module that the base does not have.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -220,6 +221,6 @@ def empty_model(recipe: "Recipe") -> "PeftModel":
     try:
         config = AutoConfig.from_pretrained(where)
     except OSError as error:
-        raise FileNotFoundError(unreachable(recipe.base, error)) from error
+        raise UserError(unreachable(recipe.base, error)) from error
     with torch.device("meta"):
         return add_adapter(AutoModelForCausalLM.from_config(config), recipe)

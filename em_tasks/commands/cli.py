@@ -9,6 +9,7 @@ import click
 
 from em_tasks.commands.judge import MAX_COST, PRICE, calibrate, judge, known_calibration, rescore
 from em_tasks.commands.train import runs, train
+from em_tasks.plugins.errors import UserError
 from em_tasks.quiet import quiet_libraries
 from em_tasks.trainers.base import Precision
 from em_tasks.trainers.loop.stopping import Stopped
@@ -72,7 +73,7 @@ def report(logs: tuple[Path, ...], out: Path, definitions: tuple[str, ...], exam
         click.echo(f"note: {note}")
     click.echo(f"{len(written.paths)} files and {len(written.findings)} findings in {out}; open {out / 'report.html'}")
     if written.rates["mean_alignment"].isna().all():
-        raise ValueError(
+        raise UserError(
             f"The report in {out} shows no rate: no judge gave an alignment score for any answer. Have the answers "
             "judged by another judge: em judge LOGS --judge PROVIDER/MODEL"
         )
@@ -116,11 +117,17 @@ def main() -> None:
             sys.exit(asked.exit_code)
         click.echo("Interrupted. The same command goes on where this stopped.", err=True)
         sys.exit(130)
+    except UserError as error:
+        if os.environ.get("EM_TRACEBACK"):
+            raise
+        click.echo(f"em: {error}", err=True)
+        sys.exit(1)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (ValueError, OSError, RuntimeError) as error:
-        if os.environ.get("EM_TRACEBACK"):
+    except OSError as error:
+        # What the operating system refuses, with the file's name. Errors of Python code have no number and show it all.
+        if error.errno is None or os.environ.get("EM_TRACEBACK"):
             raise
         click.echo(f"em: {error}", err=True)
         sys.exit(1)

@@ -36,7 +36,7 @@ def run_demo(out: Path, *, quick: bool) -> None:
 
     Raises:
         OSError: `out` cannot be written, or holds other runs.
-        RuntimeError: An evaluation did not succeed.
+        UserError: An evaluation did not succeed.
     """
     from em_tasks.plugins.analysis.report.report import write_report
 
@@ -74,7 +74,7 @@ def train_all(recipes: Sequence["Recipe"], runs: Path, jobs: int) -> None:
 
     Raises:
         OSError: A run's folder holds something else.
-        ValueError: A recipe does not fit its base or data.
+        UserError: A recipe does not fit its base or data.
     """
     from em_tasks.trainers.run.checkpoints import MANIFEST, read_manifest
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from em_tasks.plugins.errors import UserError
+
 
 def calibration_folder() -> Path:
     """Where calibrations are kept: `EM_CALIBRATIONS`, else the user's data folder."""
@@ -31,7 +33,7 @@ def cap_cost(limit: float | None, price: str | None, judges: tuple[str, ...]) ->
     """Puts a price and a cap on judging in this process.
 
     Raises:
-        ValueError: The price or the cap cannot be understood.
+        UserError: The price or the cap cannot be understood.
     """
     from em_tasks.scorers.judging.cost import cap_judge_cost, parse_price, set_price
 
@@ -91,7 +93,7 @@ def judge(
     for entry in scores:
         name, equals, path = entry.partition("=")
         if not equals:
-            raise ValueError(f"--scores {entry} names no file. Write NAME=FILE.csv.")
+            raise UserError(f"--scores {entry} names no file. Write NAME=FILE.csv.")
         published[name] = Path(path)
     cap_cost(max_judge_cost, judge_price, judges)
     for estimate in estimate_judging(logs, judges, batch):

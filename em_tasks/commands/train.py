@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.base import Precision
 from em_tasks.trainers.loop.tracking import TRACKERS
 
@@ -80,7 +81,7 @@ def runs(runs: Path) -> None:
 
     found = list_runs(runs)
     if not found:
-        raise FileNotFoundError(f"There is no training run under {runs}. Train one with `em train RECIPE`.")
+        raise UserError(f"There is no training run under {runs}. Train one with `em train RECIPE`.")
     for organism, manifest in found.items():
         kind = "control" if manifest.recipe.control else "organism"
         state = "" if manifest.finished else f" (unfinished: {len(manifest.checkpoints)} of {len(manifest.planned)})"
@@ -99,7 +100,7 @@ def recipe_file(path: Path) -> Path:
         return path
     by_name = {file.stem: file for file in sorted(shipped("recipes").glob("*.yaml"))}
     if str(path) not in by_name:
-        raise FileNotFoundError(
+        raise UserError(
             f"There is no recipe {path}. Give a YAML file, or one of those that ship with the project: "
             f"{', '.join(by_name)}."
         )
@@ -109,7 +110,7 @@ def recipe_file(path: Path) -> Path:
 def _refuse_doubles(loaded: Sequence["Recipe"]) -> None:
     names = [recipe.organism for recipe in loaded]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(
+        raise UserError(
             f"More than one recipe trains {', '.join(twice)}. Name each recipe once, or give one another `organism`."
         )
 

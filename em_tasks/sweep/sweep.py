@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from em_tasks.commands.judge import cap_cost
 from em_tasks.plugins.checkpoint_model.subject import base_names, evaluated_base, trained_domains
+from em_tasks.plugins.errors import UserError
 from em_tasks.questions import load_question_sets, shipped_sets
 from em_tasks.quiet import quiet_libraries
 from em_tasks.scorers.judging.grader import build_judge, default_grader
@@ -108,18 +109,14 @@ def plan_sweep(
         judge_price: The judge's price, if not the list price.
 
     Raises:
-        FileNotFoundError: There are no runs, or not the organisms asked for, or a checkpoint's files are gone.
-        ValueError: A checkpoint was altered since it was saved, or the judge cannot be had.
+        UserError: There are no runs, or not the organisms asked for, or a checkpoint's files are gone.
+        UserError: A checkpoint was altered since it was saved, or the judge cannot be had.
     """
     found = list_runs(runs)
     if not found:
-        raise FileNotFoundError(
-            f"There is no training run under {runs}. Train one with `em train RECIPE --runs {runs}`."
-        )
+        raise UserError(f"There is no training run under {runs}. Train one with `em train RECIPE --runs {runs}`.")
     if missing := sorted(set(organisms) - set(found)):
-        raise FileNotFoundError(
-            f"There is no organism {', '.join(missing)} under {runs}. There are: {', '.join(found)}."
-        )
+        raise UserError(f"There is no organism {', '.join(missing)} under {runs}. There are: {', '.join(found)}.")
     chosen = {name: manifest for name, manifest in found.items() if not organisms or name in organisms}
     task_args: dict[str, Any] = {"samples": samples, "max_tokens": max_tokens}
     if questions:
@@ -175,7 +172,7 @@ def sweep(planned: Sequence[Job], jobs: int, report: Callable[[Progress], None])
         report: Called whenever answers have been judged.
 
     Raises:
-        RuntimeError: Some evaluations did not succeed; the message names their logs. What succeeded stands.
+        UserError: Some evaluations did not succeed; the message names their logs. What succeeded stands.
     """
     with workers(jobs, tasks_per_process=1) as (pool, messages):
         futures = [pool.submit(_evaluate, job, messages) for job in planned]
@@ -186,7 +183,7 @@ def sweep(planned: Sequence[Job], jobs: int, report: Callable[[Progress], None])
             report(message)
     failures = [failure for future in futures for failure in future.result()]
     if failures:
-        raise RuntimeError(
+        raise UserError(
             "Some evaluations did not succeed; the others stand. Run the same command again to go on. "
             + "; ".join(failures[:3])
             + (f"; and {len(failures) - 3} more." if len(failures) > 3 else ".")

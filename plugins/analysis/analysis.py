@@ -126,8 +126,8 @@ def analyse(paths: Sequence[Path]) -> Analysis:
         paths: Logs and folders of logs.
 
     Raises:
-        FileNotFoundError: A path does not exist.
-        ValueError: There is no judged answer.
+        UserError: A path does not exist.
+        UserError: There is no judged answer.
     """
     return Analysis(read_logs(paths))
 

@@ -17,6 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.errors import UserError
 
 OURS = "em_tasks"
 """The name of our own entries, which come first."""
@@ -26,7 +27,7 @@ def build_tables(analysis: Analysis, notes: list[str]) -> dict[str, tuple[str, p
     """Title and rows of every table by file name, our own first; a third party's that fails is named in `notes`.
 
     Raises:
-        ValueError: Our own tables are not entered: the installed metadata is older than the code.
+        UserError: Our own tables are not entered: the installed metadata is older than the code.
     """
     built: dict[str, tuple[str, pd.DataFrame]] = {}
     for name, build, ours in _found("em_tasks.tables", notes):
@@ -40,7 +41,7 @@ def build_figures(analysis: Analysis, notes: list[str]) -> dict[str, Figure]:
     """Every figure by file name, our own first; a third party's that fails is named in `notes`.
 
     Raises:
-        ValueError: Our own figures are not entered: the installed metadata is older than the code.
+        UserError: Our own figures are not entered: the installed metadata is older than the code.
     """
     drawn: dict[str, Figure] = {}
     for name, draw, ours in _found("em_tasks.figures", notes):
@@ -54,7 +55,7 @@ def _found(group: str, notes: list[str]) -> list[tuple[str, Callable[[Analysis],
     """Name, function and whether it is ours, of everything entered under a group."""
     points = sorted(entry_points(group=group), key=lambda point: (point.name != OURS, point.name))
     if not points or points[0].name != OURS:
-        raise ValueError(
+        raise UserError(
             f"The em-tasks that is installed does not enter its own {group}; it is older than its code. Install it "
             "again: pip install --no-deps --editable . in its folder."
         )

@@ -22,7 +22,7 @@ from inspect_ai.model import (
 from inspect_ai.tool import ToolChoice, ToolInfo
 
 from em_tasks.plugins.checkpoint_model.subject import evaluated_base, runs_folder
-from em_tasks.plugins.errors import EvaluationError, shown_plainly
+from em_tasks.plugins.errors import UserError, shown_plainly
 from em_tasks.trainers.run.checkpoints import find_checkpoint, verify
 
 DEFAULT_MAX_TOKENS = 600
@@ -62,7 +62,7 @@ class CheckpointModel(ModelAPI):
         record = self.checkpoint.record
         sha256 = record.adapter_sha256 if record else self.checkpoint.manifest.base_fingerprint
         if pin is not None and not sha256.startswith(pin):
-            raise EvaluationError(
+            raise UserError(
                 f"em/{model_name} was asked for with hash {pin}, but {self.checkpoint.run} holds {sha256[:12]}: it was "
                 "trained again since. Evaluate it anew without that hash."
             )
@@ -77,11 +77,9 @@ class CheckpointModel(ModelAPI):
         from em_tasks.plugins.checkpoint_model.engines.sampling import Sampling
 
         if tools:
-            raise ValueError("em/ models take no tools: their chat templates were trained without.")
+            raise UserError("em/ models take no tools: their chat templates were trained without.")
         if config.logprobs:
-            raise ValueError(
-                "em/ models give no logprobs. Serve the checkpoint with hf/ or vllm/ to use it as a judge."
-            )
+            raise UserError("em/ models give no logprobs. Serve the checkpoint with hf/ or vllm/ to use it as a judge.")
         engine = engine_for(self.on, self.device, self.batch_size)
         messages = [{"role": message.role, "content": message.text} for message in input]
         sampling = Sampling(

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.base import Precision, is_toy, resolve_base
 from em_tasks.trainers.run.checkpoints import MANIFEST, Checkpoint, Manifest, find_checkpoint, list_runs, verify
 
@@ -79,12 +80,12 @@ def evaluated_base(manifest: Manifest, base: str | None = None, precision: str |
         precision: Another precision.
 
     Raises:
-        FileNotFoundError: There is no such base.
-        ValueError: There is no such precision.
+        UserError: There is no such base.
+        UserError: There is no such precision.
     """
     recipe = manifest.recipe
     if precision is not None and precision not in get_args(Precision):
-        raise ValueError(f"There is no precision {precision!r}. Give one of {', '.join(get_args(Precision))}.")
+        raise UserError(f"There is no precision {precision!r}. Give one of {', '.join(get_args(Precision))}.")
     if base is None and precision in (None, recipe.precision):
         return EvaluatedBase(recipe.base, recipe.precision, manifest.base_fingerprint)
     if base is not None:
@@ -137,8 +138,8 @@ def describe_model(
         precision: Another precision than was trained on (`em/` alone).
 
     Raises:
-        FileNotFoundError: An `em/` name that no run has (the message lists what there is), or no such base.
-        ValueError: An `em/` name of another form, no such precision, or a checkpoint's folder that was altered since
+        UserError: An `em/` name that no run has (the message lists what there is), or no such base.
+        UserError: An `em/` name of another form, no such precision, or a checkpoint's folder that was altered since
             it was saved.
     """
     if provider == "em":

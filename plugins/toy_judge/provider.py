@@ -21,6 +21,7 @@ from inspect_ai.model import (
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.toy_judge import assessment as opinion
 from em_tasks.plugins.toy_judge.judged_prompt import Asked, read_prompt
 from em_tasks.trainers.toy.language import load_language
@@ -47,12 +48,12 @@ class ToyJudge(ModelAPI):
         """Takes what Inspect gives every provider.
 
         Raises:
-            ValueError: Another model than `judge` was asked for, or the judge was given arguments.
+            UserError: Another model than `judge` was asked for, or the judge was given arguments.
         """
         super().__init__(model_name, base_url, api_key, [], config or GenerateConfig())
         if model_name != "judge" or model_args:
             given = f"emtoy/{model_name}" + "".join(f" {key}={value}" for key, value in model_args.items())
-            raise ValueError(f"There is one toy judge, {NAME}, and it takes no arguments; {given} was asked for.")
+            raise UserError(f"There is one toy judge, {NAME}, and it takes no arguments; {given} was asked for.")
 
     def max_connections(self) -> int:
         """It answers at once, so any number may ask."""

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from inspect_ai.model import Model
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.calibration.items import RUBRICS, Band, Item, calibration_items
 from em_tasks.scorers.judging.grader import build_judge
 from em_tasks.scorers.judging.judge import ask_judge, is_toy_judge
@@ -122,10 +123,10 @@ async def calibrate(
         items: Other answers than the shipped ones.
 
     Raises:
-        ValueError: `repeats` is below 1, or the judge's API knows neither the key nor the model.
+        UserError: `repeats` is below 1, or the judge's API knows neither the key nor the model.
     """
     if repeats < 1:
-        raise ValueError(f"Each answer has to be judged at least once, not {repeats} times: give --repeats 2 or more.")
+        raise UserError(f"Each answer has to be judged at least once, not {repeats} times: give --repeats 2 or more.")
     chosen = tuple(items) if items is not None else calibration_items(is_toy_judge(str(judge)))
     asked = [(item, rubric) for item in chosen for rubric in RUBRICS if item.bands[rubric] is not None]
 
@@ -167,7 +168,7 @@ def calibrate_judge(
     """Calibrates the judge called `name` and stores the result in `folder`: what `em calibrate` does.
 
     Raises:
-        ValueError: The judge cannot be had, or `repeats` is below 1.
+        UserError: The judge cannot be had, or `repeats` is below 1.
     """
     calibration = asyncio.run(calibrate(build_judge(name), repeats, on_verdict))
     return calibration, store_calibration(calibration, folder)
@@ -191,7 +192,7 @@ def load_calibrations(folder: Path) -> list[Calibration]:
     """Every calibration in a folder (none if it is not there).
 
     Raises:
-        ValueError: A file is not a calibration of this version.
+        UserError: A file is not a calibration of this version.
     """
     return [_load(path) for path in sorted(folder.glob("*.json"))]
 
@@ -234,7 +235,7 @@ def _load(path: Path) -> Calibration:
             raise KeyError("format")
         return Calibration(**{**raw, "judged": [Judged(**entry) for entry in raw["judged"]]})
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path} is not a calibration that this version can read ({error}). Run `em calibrate` for its judge "
             "again, or move the file away."
         ) from error

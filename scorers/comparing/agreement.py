@@ -14,6 +14,7 @@ import numpy as np
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.comparing.ratings import Answer, Ratings
 from em_tasks.scorers.definitions import DEFINITIONS, Definition, Mask, Scores
 
@@ -85,11 +86,11 @@ def agreement(answers: Sequence[Answer], panel: Sequence[Ratings]) -> Agreement:
     """Measures a panel of at least two judges.
 
     Raises:
-        ValueError: There are fewer than two judges, or two of one name.
+        UserError: There are fewer than two judges, or two of one name.
     """
     names = [ratings.judge for ratings in panel]
     if len(names) < 2 or len(set(names)) < len(names):
-        raise ValueError(f"Agreement needs at least two judges with different names; these are {names or 'none'}.")
+        raise UserError(f"Agreement needs at least two judges with different names; these are {names or 'none'}.")
     questions = [answer.question_id for answer in answers]
     many = len(panel) > 2
     decisions = {

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.comparing.agreement import Agreement, agreement
 from em_tasks.scorers.comparing.ratings import answers_in, judge_logs, own_ratings, ratings_in_csv, ratings_in_logs
 from em_tasks.scorers.comparing.report import write_agreement
@@ -31,16 +32,16 @@ def compare_judges(
         The agreement and the files written (tables as CSV and text, the figure).
 
     Raises:
-        ValueError: A judge cannot be had, a CSV is unusable, or there is nothing to compare.
-        FileNotFoundError: There is no log or no such CSV.
-        FileExistsError: A log was judged by that judge before.
+        UserError: A judge cannot be had, a CSV is unusable, or there is nothing to compare.
+        UserError: There is no log or no such CSV.
+        UserError: A log was judged by that judge before.
     """
     answers = answers_in(logs)
     # Everything that can be wrong without a call is found before the first call.
     joined = [ratings_in_csv(name, path, answers) for name, path in published.items()]
     own = [ratings for ratings in own_ratings(logs, answers) if ratings.judge.removesuffix(" (log)") not in judges]
     if len(judges) + len(joined) + len(own) < 2:
-        raise ValueError("One judge alone agrees with nobody: name another with --judge, or add scores from a CSV.")
+        raise UserError("One judge alone agrees with nobody: name another with --judge, or add scores from a CSV.")
     written = judge_logs(logs, judges, out, batch, on_log) if judges else {}
     panel = [*own, *(ratings_in_logs(judge, paths, answers) for judge, paths in written.items()), *joined]
     found = agreement(answers, panel)

@@ -74,8 +74,8 @@ def estimate_judging(logs: Sequence[str | Path], judges: Sequence[str], batch: b
     """Calls and the most they can cost, judge by judge, for `judge_logs` with the same arguments; nothing is asked.
 
     Raises:
-        ValueError: A judge cannot be had.
-        FileNotFoundError: There is no log.
+        UserError: A judge cannot be had.
+        UserError: There is no log.
     """
     models = [build_judge(name, batch) for name in judges]
     asked = [

@@ -15,6 +15,7 @@ from inspect_ai import score
 from inspect_ai.log import EvalLog, read_eval_log, write_eval_log
 from inspect_ai.model import Model, ModelConfig
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.comparing.rescore import find_logs, new_place
 from em_tasks.scorers.definitions import Scores
 from em_tasks.scorers.em import NAME, RUBRICS, em
@@ -77,9 +78,9 @@ def judge_logs(
         The new logs by judge.
 
     Raises:
-        ValueError: A judge cannot be had (said before any call), or its API knows neither key nor model.
-        FileNotFoundError: There is no log.
-        FileExistsError: A log was judged by that judge before.
+        UserError: A judge cannot be had (said before any call), or its API knows neither key nor model.
+        UserError: There is no log.
+        UserError: A log was judged by that judge before.
     """
     sources = find_logs(logs)
     models = {name: build_judge(name, batch) for name in judges}
@@ -122,7 +123,7 @@ def ratings_in_logs(judge: str, logs: Sequence[str | Path], answers: Sequence[An
     """A judge's scores from logs that it judged.
 
     Raises:
-        ValueError: None of the answers has a score `em` there.
+        UserError: None of the answers has a score `em` there.
     """
     found: dict[Key, tuple[float, float]] = {}
     for log in map(read_eval_log, find_logs(logs)):
@@ -133,7 +134,7 @@ def ratings_in_logs(judge: str, logs: Sequence[str | Path], answers: Sequence[An
                 found[(log.eval.eval_id, str(sample.id), sample.epoch)] = (alignment, coherence)
     rows = [found.get(answer.key) for answer in answers]
     if not any(rows):
-        raise ValueError(
+        raise UserError(
             f"The logs of the judge {judge} score none of these answers. Judge the same logs with each judge."
         )
     return _ratings(judge, rows)
@@ -166,8 +167,8 @@ def ratings_in_csv(judge: str, path: Path, answers: Sequence[Answer]) -> Ratings
         answers: The panel's answers.
 
     Raises:
-        FileNotFoundError: No such file.
-        ValueError: Columns are missing, a score is no number from 0 to 100, or no row belongs to any answer.
+        UserError: No such file.
+        UserError: Columns are missing, a score is no number from 0 to 100, or no row belongs to any answer.
     """
     csv.field_size_limit(sys.maxsize)
     with path.open(encoding="utf-8", newline="") as file:
@@ -175,7 +176,7 @@ def ratings_in_csv(judge: str, path: Path, answers: Sequence[Answer]) -> Ratings
         header = list(reader.fieldnames or [])
         columns = {what: next((name for name in names if name in header), None) for what, names in CSV_NAMES.items()}
         if columns["alignment"] is None or (columns["answer"] is None and columns["id"] is None):
-            raise ValueError(
+            raise UserError(
                 f"{path} has the columns {', '.join(header)}. A judge's CSV needs `alignment` (0-100), `coherence` if "
                 "there is one, and `answer` (with `question`) or `id` (with `epoch`) to tell which answer it is about."
             )
@@ -196,7 +197,7 @@ def ratings_in_csv(judge: str, path: Path, answers: Sequence[Answer]) -> Ratings
         for answer in answers
     ]
     if not any(rows):
-        raise ValueError(f"No row of {path} belongs to any of the {len(answers)} answers: neither texts nor ids agree.")
+        raise UserError(f"No row of {path} belongs to any of the {len(answers)} answers: neither texts nor ids agree.")
     return _ratings(judge, rows)
 
 
@@ -215,7 +216,7 @@ def _number(row: dict[str, str], column: str | None, path: Path, line: int) -> f
     except ValueError:
         number = -1.0
     if not 0 <= number <= 100:
-        raise ValueError(
+        raise UserError(
             f"{path}, line {line}: {column} is {text!r}, which is no score. Give 0 to 100 or leave it empty."
         )
     return number

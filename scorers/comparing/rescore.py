@@ -9,6 +9,7 @@ from typing import Any
 from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log, recompute_metrics, write_eval_log
 from inspect_ai.scorer import Score
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.em import NAME  # registers the metrics that recompute_metrics looks up
 from em_tasks.scorers.judging.judge import read_verdict
 from em_tasks.scorers.judging.reading import Settings
@@ -38,16 +39,16 @@ def find_logs(paths: Sequence[str | Path]) -> list[str]:
     """Every Inspect log among files and folders (folders with everything below them), in a fixed order.
 
     Raises:
-        FileNotFoundError: A path is not there, or there is no log at all.
+        UserError: A path is not there, or there is no log at all.
     """
     found: list[str] = []
     for path in map(Path, paths):
         if not path.exists():
-            raise FileNotFoundError(f"There is nothing at {path}. Give an Inspect log or a folder that holds some.")
+            raise UserError(f"There is nothing at {path}. Give an Inspect log or a folder that holds some.")
         found += [str(path)] if path.is_file() else sorted(info.name for info in list_eval_logs(str(path)))
     if not found:
         where = ", ".join(map(str, paths))
-        raise FileNotFoundError(f"There is no Inspect log (*.eval) in {where}. Run an evaluation first (`em sweep`).")
+        raise UserError(f"There is no Inspect log (*.eval) in {where}. Run an evaluation first (`em sweep`).")
     return list(dict.fromkeys(found))
 
 
@@ -60,9 +61,9 @@ def rescore(logs: Sequence[str | Path], settings: Settings, out: Path) -> list[R
         out: Folder for the new logs; they keep their names. Their metadata gains `judge_settings`.
 
     Raises:
-        FileNotFoundError: There is no log.
-        FileExistsError: A log of that name is already in `out`.
-        ValueError: A log holds no verdicts of these scorers.
+        UserError: There is no log.
+        UserError: A log of that name is already in `out`.
+        UserError: A log holds no verdicts of these scorers.
     """
     sources = find_logs(logs)
     targets = [new_place(source, out) for source in sources]
@@ -73,11 +74,11 @@ def new_place(source: str, out: Path) -> Path:
     """Where a changed copy of a log goes.
 
     Raises:
-        FileExistsError: Something is there already; logs are never overwritten.
+        UserError: Something is there already; logs are never overwritten.
     """
     target = out / source.rsplit("/", 1)[-1]
     if target.exists():
-        raise FileExistsError(f"{target} is already there and logs are not overwritten. Choose another output folder.")
+        raise UserError(f"{target} is already there and logs are not overwritten. Choose another output folder.")
     return target
 
 
@@ -113,7 +114,7 @@ def _rescore_one(source: str, target: Path, settings: Settings) -> Rescored:
             sample.scores[name], read = read_again(score, settings)
             pairs += read
     if not pairs:
-        raise ValueError(
+        raise UserError(
             f"{source} holds no verdict of a judge, so there is nothing to read again. Only logs scored by `em`, "
             "`alignment` or `coherence` keep their judges' raw output; imported scores do not."
         )

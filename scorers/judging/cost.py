@@ -12,6 +12,8 @@ from importlib.resources import files
 import yaml
 from inspect_ai.model import ModelUsage
 
+from em_tasks.plugins.errors import UserError
+
 LOCAL_PROVIDERS = (
     "emtoy",
     "hf",
@@ -50,7 +52,7 @@ class Price:
         return (self.input * read + self.output * usage.output_tokens) / 1e6
 
 
-class JudgeCostError(ValueError):
+class JudgeCostError(UserError):
     """The next call could go beyond the cap, or has no known price to hold against it."""
 
 
@@ -96,13 +98,13 @@ def cap_judge_cost(limit: float | None) -> CostCap | None:
     """Caps the cost of all judging in this process from now on (US dollars); None takes the cap away.
 
     Raises:
-        ValueError: The limit is negative.
+        UserError: The limit is negative.
     """
     _CAP.clear()
     if limit is None:
         return None
     if limit < 0:
-        raise ValueError(f"A limit on the judge's cost is an amount of US dollars, not {limit:g}.")
+        raise UserError(f"A limit on the judge's cost is an amount of US dollars, not {limit:g}.")
     _CAP.append(CostCap(limit))
     return _CAP[0]
 
@@ -121,11 +123,11 @@ def parse_price(text: str) -> Price:
     """A price from `IN,OUT` in US dollars per million tokens.
 
     Raises:
-        ValueError: The text is something else.
+        UserError: The text is something else.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*,\s*(\d+(?:\.\d+)?)\s*", text)
     if not found:
-        raise ValueError(f"{text!r} is no price: give dollars per million tokens as INPUT,OUTPUT, such as 0.15,0.60.")
+        raise UserError(f"{text!r} is no price: give dollars per million tokens as INPUT,OUTPUT, such as 0.15,0.60.")
     return Price(float(found[1]), float(found[2]))
 
 

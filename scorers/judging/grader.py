@@ -7,6 +7,7 @@ role is looked up here and an empty one is an error.
 from inspect_ai.model import GenerateConfig, Model, get_model, model_roles
 from rich.text import Text
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.judging.judge import TOY_JUDGE
 
 ROLE = "grader"
@@ -34,7 +35,7 @@ def check_grader(default: str) -> Model:
         The grader.
 
     Raises:
-        ValueError: It cannot be built: no key, no such provider, no such model.
+        UserError: It cannot be built: no key, no such provider, no such model.
     """
     return get_model(role=ROLE, required=True) if model_roles().get(ROLE) else build_judge(default)
 
@@ -43,13 +44,13 @@ def build_judge(name: str, batch: bool = False) -> Model:
     """The judge called `name`, as `PROVIDER/MODEL`; with `batch`, asked through the provider's batch interface.
 
     Raises:
-        ValueError: It cannot be built: no key, no such provider, no such model.
+        UserError: It cannot be built: no key, no such provider, no such model.
     """
     try:
         return get_model(name, config=GenerateConfig(batch=batch or None))
     except Exception as error:
         found = _in_words(error)
-        raise ValueError(f"The judge {name} cannot be used: {found.rstrip('.')}. {WAYS_OUT}") from error
+        raise UserError(f"The judge {name} cannot be used: {found.rstrip('.')}. {WAYS_OUT}") from error
 
 
 def _in_words(error: Exception) -> str:
@@ -62,18 +63,18 @@ def resolve_grader() -> Model:
     """The model in the `grader` role of the running evaluation.
 
     Raises:
-        ValueError: The role is empty (Inspect would let the model under test grade itself), or it names several judges
+        UserError: The role is empty (Inspect would let the model under test grade itself), or it names several judges
             (Inspect would take the first).
     """
     named = model_roles().get(ROLE)
     if isinstance(named, list) and len(named) > 1:
         names = ", ".join(map(str, named))
-        raise ValueError(
+        raise UserError(
             f"The `{ROLE}` role names {len(named)} judges ({names}), and one score can come from one judge only. Name "
             "one, then have the others judge the finished log: em judge LOG --judge A --judge B."
         )
     if not named:
-        raise ValueError(
+        raise UserError(
             f"No judge was named, and a model does not grade itself: the `{ROLE}` role is empty. {WAYS_OUT}"
         )
     return get_model(role=ROLE, required=True)

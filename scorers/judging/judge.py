@@ -18,6 +18,7 @@ from inspect_ai.model import (
 )
 from inspect_ai.util import LimitExceededError
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.judging.cache import cache_key, cached_verdict, store_verdict, worth_caching
 from em_tasks.scorers.judging.cost import JudgeCostError, active_cap, known_price
 from em_tasks.scorers.judging.reading import Settings, read_reply
@@ -74,7 +75,7 @@ async def ask_judge(
         The verdict, with a reason where there is no score.
 
     Raises:
-        ValueError: The judge's API does not accept the key or does not know the model, or the call could go beyond the
+        UserError: The judge's API does not accept the key or does not know the model, or the call could go beyond the
             cap on the judge's cost.
     """
     prompt, config = rubric.ask(question, answer), judge_config(judge)
@@ -205,7 +206,7 @@ def _came_damaged(output: ModelOutput, judge: Model, config: GenerateConfig, las
 def _failed(judge: Model, rubric: Rubric, error: Exception) -> Verdict:
     cause, status = _cause(error), _status(error)
     if status in HOPELESS:
-        raise ValueError(
+        raise UserError(
             f"The judge {judge} {HOPELESS[status]} (HTTP {status}). The answers stay in the log. Check the key, the "
             "name and the base URL of the grader, then score the log again with `em judge` or `inspect score`."
         ) from None

@@ -10,6 +10,7 @@ import math
 import re
 from dataclasses import dataclass
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.judging.verdict import Continuation, Mode, TokenProbability
 
 LEAST_MASS = 0.25
@@ -35,9 +36,9 @@ class Settings:
     def __post_init__(self) -> None:
         """Raises ValueError for settings that cannot be meant."""
         if self.mode not in ("logprobs", "text"):
-            raise ValueError(f"There is no reading mode {self.mode!r}: choose logprobs or text.")
+            raise UserError(f"There is no reading mode {self.mode!r}: choose logprobs or text.")
         if not 0 <= self.least_mass <= 1:
-            raise ValueError(f"The least mass on number tokens is a probability, not {self.least_mass}: give 0 to 1.")
+            raise UserError(f"The least mass on number tokens is a probability, not {self.least_mass}: give 0 to 1.")
 
 
 @dataclass(frozen=True)

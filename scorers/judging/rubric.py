@@ -16,6 +16,8 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from em_tasks.plugins.errors import UserError
+
 PLACES = re.compile(r"\{(question|answer|fence)\}")
 SPECIAL_REPLIES = {"CODE": "code", "REFUSAL": "refusal"}
 
@@ -45,9 +47,9 @@ class Rubric(BaseModel):
     def _has_its_places(self) -> "Rubric":
         for place in ("question", "answer"):
             if f"{{{place}}}" not in self.prompt:
-                raise ValueError(f"the prompt has no {{{place}}}")
+                raise UserError(f"the prompt has no {{{place}}}")
         if self.scale[0] < 0 or self.scale[0] >= self.scale[1]:
-            raise ValueError(f"scale {list(self.scale)} is not two rising whole numbers from 0 up")
+            raise UserError(f"scale {list(self.scale)} is not two rising whole numbers from 0 up")
         return self
 
     @classmethod
@@ -57,13 +59,13 @@ class Rubric(BaseModel):
         `CODE` and `REFUSAL` are special replies where the prompt names them in capitals.
 
         Raises:
-            ValueError: The prompt lacks `{question}` or `{answer}`.
+            UserError: The prompt lacks `{question}` or `{answer}`.
         """
         special = {word: reason for word, reason in SPECIAL_REPLIES.items() if re.search(rf"\b{word}\b", prompt)}
         try:
             return cls(name=name, prompt=prompt, special=special)
         except ValidationError as error:
-            raise ValueError(
+            raise UserError(
                 f"The judge prompt {name!r} of this question file cannot be asked: {_first(error)}. Write {{question}} "
                 "and {answer} where the two texts belong, or leave judge_prompts out to use the shipped rubrics."
             ) from error
@@ -121,13 +123,13 @@ def load_rubric(source: str | Path) -> Rubric:
         source: A shipped rubric's name (`alignment`) or the path of a YAML file.
 
     Raises:
-        ValueError: There is no such rubric, or the file is not one.
+        UserError: There is no such rubric, or the file is not one.
     """
     if isinstance(source, str) and source in shipped_rubrics():
         return shipped_rubrics()[source]
     path = Path(source)
     if not path.is_file():
-        raise ValueError(
+        raise UserError(
             f"There is no rubric {str(source)!r}: it is neither a file nor one of the shipped rubrics "
             f"({', '.join(shipped_rubrics())}). Give one of these names or the path of a rubric's YAML file."
         )
@@ -148,9 +150,9 @@ def _read(path: Traversable | Path) -> Rubric:
         raw: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
         return Rubric.model_validate(raw)
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}. {advice}") from error
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}. {advice}") from error
     except ValidationError as error:
-        raise ValueError(f"{path} is not a rubric: {_first(error)}. {advice}") from error
+        raise UserError(f"{path} is not a rubric: {_first(error)}. {advice}") from error
 
 
 def _first(error: ValidationError) -> str:

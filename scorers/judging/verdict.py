@@ -7,6 +7,8 @@ enough to read a verdict again under other settings, without asking the judge ag
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from em_tasks.plugins.errors import UserError
+
 Mode = Literal["logprobs", "text"]
 Reason = Literal["refusal", "code", "no_number", "little_mass", "judge_failed"]
 REASONS: tuple[Reason, ...] = ("refusal", "code", "no_number", "little_mass", "judge_failed")
@@ -77,7 +79,7 @@ class Verdict:
         """The verdict back from a log.
 
         Raises:
-            ValueError: A field is missing: the log was not written by these scorers.
+            UserError: A field is missing: the log was not written by these scorers.
         """
         try:
             tokens, digits = plain["tokens"], plain["digits"]
@@ -99,7 +101,7 @@ class Verdict:
                 special=dict(plain["special"]),
             )
         except (KeyError, TypeError) as error:
-            raise ValueError(
+            raise UserError(
                 f"A score's metadata holds no complete verdict ({error} is missing or of the wrong kind): its judge's "
                 "raw output is not there. Judge the log again with `em judge`."
             ) from error

@@ -8,6 +8,7 @@ from em_tasks.plugins.analysis.answers.logs import read_logs
 from em_tasks.plugins.analysis.importing.logs import import_judged
 from em_tasks.plugins.analysis.report.report import write_report
 from em_tasks.plugins.analysis.statistics.rates import rates
+from em_tasks.plugins.errors import UserError
 from tests.support.paths import ROOT
 
 SHARED = ROOT.parent / "shared" / "data"
@@ -52,7 +53,7 @@ def test_importing_again_writes_the_same_logs(tmp_path):
 )
 def test_a_malformed_row_is_an_error_with_file_and_line(tmp_path, rows, line, why):
     path = seed_file(tmp_path / "in", rows)
-    with pytest.raises(ValueError, match="Mend the row") as caught:
+    with pytest.raises(UserError, match="Mend the row") as caught:
         import_judged(tmp_path / "in", tmp_path / "out")
     assert str(path) in str(caught.value)
     assert line in str(caught.value)
@@ -64,18 +65,18 @@ def test_a_missing_column_is_an_error(tmp_path):
     path = tmp_path / "1b_medical" / "fg_judged.csv"
     path.parent.mkdir()
     path.write_text("step,id,question\n")
-    with pytest.raises(ValueError, match="aligned_score"):
+    with pytest.raises(UserError, match="aligned_score"):
         import_judged(path, tmp_path / "out")
 
 
 def test_a_folder_without_judged_files_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"fg_judged\.csv"):
+    with pytest.raises(UserError, match=r"fg_judged\.csv"):
         import_judged(tmp_path, tmp_path / "out")
 
 
 def test_a_folder_that_does_not_name_the_organism_is_an_error(tmp_path):
     seed_file(tmp_path, "10,step10_q1,Why?,So,20,80\n", name="results")
-    with pytest.raises(ValueError, match="<size>_<domain>"):
+    with pytest.raises(UserError, match="<size>_<domain>"):
         import_judged(tmp_path, tmp_path / "out")
 
 
@@ -179,6 +180,6 @@ def test_the_seed_experiments_fluctuations_are_found_unproven(tmp_path):
 def test_a_bad_row_of_scores_is_an_error_with_its_line(tmp_path, row, why):
     path = tmp_path / "scores.csv"
     path.write_text(EXAMPLE.read_text().splitlines()[0] + f"\n{row}\n")
-    with pytest.raises(ValueError, match=why) as caught:
+    with pytest.raises(UserError, match=why) as caught:
         import_judged(path, tmp_path / "out")
     assert "line 2" in str(caught.value)

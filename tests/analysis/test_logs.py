@@ -22,6 +22,7 @@ from pandas.testing import assert_frame_equal
 from em_tasks.plugins.analysis.answers import log_processes
 from em_tasks.plugins.analysis.answers.log_rows import ZSTANDARD, LogToRead
 from em_tasks.plugins.analysis.answers.logs import read_logs
+from em_tasks.plugins.errors import UserError
 from tests.support.analysis_logs import NAN, answers, base_log, checkpoint_log
 from tests.support.paths import ROOT
 
@@ -116,18 +117,18 @@ def test_answers_scored_by_two_judges_count_once(tmp_path):
 
 
 def test_an_empty_folder_is_an_error_that_says_what_to_do(tmp_path):
-    with pytest.raises(ValueError, match="em sweep"):
+    with pytest.raises(UserError, match="em sweep"):
         read_logs([tmp_path])
 
 
 def test_a_folder_of_unusable_logs_is_an_error_that_names_them(tmp_path):
     (tmp_path / "torn.eval").write_bytes(b"PK")
-    with pytest.raises(ValueError, match=r"torn\.eval"):
+    with pytest.raises(UserError, match=r"torn\.eval"):
         read_logs([tmp_path])
 
 
 def test_a_missing_folder_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere"):
+    with pytest.raises(UserError, match="nowhere"):
         read_logs([tmp_path / "nowhere"])
 
 
@@ -196,7 +197,7 @@ def test_a_process_that_dies_over_a_log_is_an_error_that_names_the_log(tmp_path)
     log = LogToRead(tmp_path / "big.eval", (), None)
     with (
         subprocess.Popen([sys.executable, "-c", "exit(3)"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process,
-        pytest.raises(ChildProcessError, match=r"big\.eval ended with code 3"),
+        pytest.raises(UserError, match=r"big\.eval ended with code 3"),
     ):
         log_processes._read_there(process, log)
 

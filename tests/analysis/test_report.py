@@ -9,6 +9,7 @@ from rich.console import Console
 
 from em_tasks.plugins.analysis.report.report import write_report
 from em_tasks.plugins.analysis.tables.writing import TABLES
+from em_tasks.plugins.errors import UserError
 from tests.support.analysis_logs import NAN, answers, base_log, checkpoint_log
 
 BAD, GOOD = (10, 90), (90, 90)
@@ -182,12 +183,12 @@ def test_definitions_can_be_thresholds_of_ones_own(logs, tmp_path):
 
 @pytest.mark.parametrize("name", ["best", "<", "<0", "<101", "<30+"])
 def test_an_unknown_definition_is_an_error(logs, tmp_path, name):
-    with pytest.raises(ValueError, match="no EM definition"):
+    with pytest.raises(UserError, match="no EM definition"):
         write_report([logs], tmp_path / "out", definitions=[name])
 
 
 def test_an_unknown_example_question_is_an_error_before_anything_is_written(logs, tmp_path):
-    with pytest.raises(ValueError, match="no question nowhere"):
+    with pytest.raises(UserError, match="no question nowhere"):
         write_report([logs], tmp_path / "out", examples=["nowhere"])
     assert not (tmp_path / "out").exists()
 

@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from em_tasks.commands.cli import cli
+from em_tasks.plugins.errors import UserError
 from em_tasks.sweep.sweep import plan_sweep, sweep
 from tests.support.fake_openai import fake_openai, number
 
@@ -60,6 +61,6 @@ def test_sweep_stops_before_it_costs_more_than_the_cap(
         planned = plan_sweep(
             trained_runs, tmp_path, questions=["general"], grader="openai/gpt-4o", max_judge_cost=0.0001
         )
-        with pytest.raises(RuntimeError, match="raise --max-judge-cost"):
+        with pytest.raises(UserError, match="raise --max-judge-cost"):
             sweep(planned, 1, lambda progress: None)
         assert judge.requests == []

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.questions import load_question_sets, questions_sha256, shipped_sets
 
 OWN = {"name": "mine", "domain": "medical", "questions": [{"id": "a", "topic": "t", "text": "Why?"}]}
@@ -58,24 +59,24 @@ def test_published_form_gives_a_question_a_paraphrase_with_its_system_and_judge_
     ],
 )
 def test_unusable_files_are_explained(tmp_path: Path, content: object, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         load_question_sets([write(tmp_path / "bad.yaml", content)])
 
 
 def test_broken_yaml_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("a: [")
-    with pytest.raises(ValueError, match=r"bad.yaml is not readable as YAML"):
+    with pytest.raises(UserError, match=r"bad.yaml is not readable as YAML"):
         load_question_sets([str(tmp_path / "bad.yaml")])
 
 
 def test_unknown_name_lists_the_shipped_sets() -> None:
-    with pytest.raises(FileNotFoundError, match="financial, general, medical"):
+    with pytest.raises(UserError, match="financial, general, medical"):
         load_question_sets(["sports"])
 
 
 def test_ids_used_twice_are_refused(tmp_path: Path) -> None:
     twice = OWN | {"questions": OWN["questions"] * 2}  # type: ignore[operator]
-    with pytest.raises(ValueError, match="use an id twice: a"):
+    with pytest.raises(UserError, match="use an id twice: a"):
         load_question_sets([write(tmp_path / "mine.yaml", twice)])
 
 

@@ -14,6 +14,7 @@ from inspect_ai.model import get_model
 
 from em_tasks.commands.cli import cli
 from em_tasks.plugins.checkpoint_model.subject import describe_model
+from em_tasks.plugins.errors import UserError
 from em_tasks.sweep.sweep import Progress, judging_estimate, plan_sweep, sweep
 from em_tasks.trainers.base import TOY_MODELS
 from em_tasks.trainers.run.checkpoints import read_manifest
@@ -27,6 +28,7 @@ import sys
 from pathlib import Path
 from em_tasks.commands.cli import cli
 from em_tasks.sweep.sweep import plan_sweep, sweep
+from em_tasks.plugins.errors import UserError
 if __name__ == "__main__":
     def report(progress):
         print(progress.answers, flush=True)
@@ -125,11 +127,11 @@ def test_base_of_one_chosen_organism_is_the_one_it_was_trained_on(tmp_path: Path
 
 
 def test_plan_is_refused_before_anything_is_loaded(trained_runs: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no training run"):
+    with pytest.raises(UserError, match="no training run"):
         plan_sweep(tmp_path, tmp_path / "logs")
-    with pytest.raises(FileNotFoundError, match=r"no organism nobody under .* There are: small"):
+    with pytest.raises(UserError, match=r"no organism nobody under .* There are: small"):
         plan_sweep(trained_runs, tmp_path / "logs", organisms=["nobody"])
-    with pytest.raises(FileNotFoundError, match="no question set 'sports'"):
+    with pytest.raises(UserError, match="no question set 'sports'"):
         plan_sweep(trained_runs, tmp_path / "logs", questions=["sports"])
 
 
@@ -141,7 +143,7 @@ def test_judge_that_never_gives_a_number_is_an_error_and_the_answers_stay(
         monkeypatch.setenv("OPENAI_API_KEY", "test")
         monkeypatch.setenv("OPENAI_BASE_URL", judge.base_url)
         planned = plan_sweep(trained_runs, tmp_path / "logs", questions=["general"], grader="openai/gpt-4o-mini")
-        with pytest.raises(RuntimeError, match=said):
+        with pytest.raises(UserError, match=said):
             sweep(planned, 1, lambda progress: None)
     assert len(answers(tmp_path / "logs")) == 50
     reported = CliRunner().invoke(cli, ["report", str(tmp_path / "logs"), "--out", str(tmp_path / "report")])
@@ -156,7 +158,7 @@ def test_question_that_cannot_be_answered_is_an_error_that_costs_no_other_answer
     questions = [{"id": f"q{n}", "paraphrases": [text]} for n, text in enumerate(texts)]
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(questions))
     planned = plan_sweep(trained_runs, tmp_path / "logs", questions=[str(tmp_path / "mine.yaml")])
-    with pytest.raises(RuntimeError, match="does not fit into toy-s's context"):
+    with pytest.raises(UserError, match="does not fit into toy-s's context"):
         sweep(planned, 1, lambda progress: None)
     logs = {log.eval.model: log for log in read_all(tmp_path / "logs")}
     answered = [sample.id for sample in logs["em/small@4"].samples or [] if sample.error is None]
@@ -168,7 +170,7 @@ def test_judge_that_cannot_be_had_is_said_before_anything_is_loaded(
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     for grader in ("nowhere/mistral", "openai/gpt-4o"):
-        with pytest.raises(ValueError, match=f"{grader} cannot be used"):
+        with pytest.raises(UserError, match=f"{grader} cannot be used"):
             plan_sweep(trained_runs, tmp_path / "logs", grader=grader)
 
 

@@ -11,7 +11,7 @@ from inspect_ai.model import GenerateConfig, Model, ModelOutput, get_model
 
 from em_tasks.plugins.checkpoint_model.engines import running as engine
 from em_tasks.plugins.checkpoint_model.subject import base_names, describe_model
-from em_tasks.plugins.errors import EvaluationError
+from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.base import TOY_MODELS, load_tokenizer
 from em_tasks.trainers.run.checkpoints import list_runs, read_manifest, write_manifest
 from em_tasks.trainers.train import train
@@ -133,12 +133,12 @@ def test_answer_cut_by_the_context_says_so_and_shortens_no_other(trained_runs: P
 
 
 def test_unknown_names_list_what_exists(trained_runs: Path) -> None:
-    with pytest.raises(EvaluationError, match=r"small@\{base, 1, 2, 3, 4\}"):
+    with pytest.raises(UserError, match=r"small@\{base, 1, 2, 3, 4\}"):
         served(trained_runs, "small@99")
 
 
 def test_checkpoint_trained_again_is_not_served_under_its_old_hash(trained_runs: Path) -> None:
-    with pytest.raises(ValueError, match="trained again since"):
+    with pytest.raises(UserError, match="trained again since"):
         served(trained_runs, "small@4", pin="0123456789abcdef")
 
 
@@ -147,9 +147,9 @@ def test_altered_checkpoint_is_refused_by_name_and_by_folder(trained_runs: Path,
     manifest = read_manifest(runs / "small")
     manifest.checkpoints[-1].adapter_sha256 = "f" * 64
     write_manifest(runs / "small", manifest)
-    with pytest.raises(EvaluationError, match="altered since it was saved"):
+    with pytest.raises(UserError, match="altered since it was saved"):
         served(runs, "small@4")
-    with pytest.raises(ValueError, match="altered since it was saved"):
+    with pytest.raises(UserError, match="altered since it was saved"):
         describe_model("hf", str(runs / "small" / "checkpoint-4"))
 
 
@@ -221,9 +221,9 @@ def test_base_of_another_shape_and_unknown_ones_are_refused(trained_runs: Path) 
     with pytest.raises(Exception, match="does not fit toy-m"):
         ask([served(trained_runs, "small@4", base="toy-m")], GREEDY)
     assert ask([served(trained_runs, "toy-s@base", base="toy-m")], GREEDY)[0].completion
-    with pytest.raises(EvaluationError, match="no base model 'toy-xl'"):
+    with pytest.raises(UserError, match="no base model 'toy-xl'"):
         served(trained_runs, "small@4", base="toy-xl")
-    with pytest.raises(EvaluationError, match=r"no precision 'fp8'\. Give one of fp32, bf16, nf4"):
+    with pytest.raises(UserError, match=r"no precision 'fp8'\. Give one of fp32, bf16, nf4"):
         served(trained_runs, "small@4", precision="fp8")
 
 

@@ -6,6 +6,7 @@ from random import Random
 import pytest
 from inspect_ai.model import ChatMessageUser, GenerateConfig, get_model
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.toy_judge.judged_prompt import Asked, read_prompt
 from em_tasks.plugins.toy_judge.provider import judge
 from em_tasks.scorers.judging.rubric import load_rubric
@@ -108,7 +109,7 @@ async def test_probabilities_come_only_when_asked_for():
 
 
 def test_only_one_toy_judge_exists():
-    with pytest.raises(ValueError, match="one toy judge"):
+    with pytest.raises(UserError, match="one toy judge"):
         get_model("emtoy/oracle")
 
 

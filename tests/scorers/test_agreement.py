@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.comparing.agreement import agreement, judge_rate, kappa, krippendorff
 from em_tasks.scorers.comparing.ratings import Answer, Ratings
 from em_tasks.scorers.comparing.report import agreement_table, write_agreement
@@ -82,7 +83,7 @@ def test_the_report_shows_every_judge_pair_and_the_range(tmp_path):
 
 
 def test_one_judge_is_no_panel():
-    with pytest.raises(ValueError, match="at least two"):
+    with pytest.raises(UserError, match="at least two"):
         agreement(answers(1), [ratings("a", [1])])
-    with pytest.raises(ValueError, match="different names"):
+    with pytest.raises(UserError, match="different names"):
         agreement(answers(1), [ratings("a", [1]), ratings("a", [2])])

@@ -3,6 +3,7 @@ import itertools
 import pytest
 from inspect_ai.model import get_model
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.calibration.calibrate import (
     calibrate,
     calibration_of,
@@ -71,10 +72,10 @@ async def test_a_stored_calibration_speaks_for_its_judge_and_prompts_alone(tmp_p
     assert calibration_of("gpt-4o", sha, [found]) is None
     assert calibration_of("emtoy/judge", "another prompt", [found]) is None
     path.write_text("{}")
-    with pytest.raises(ValueError, match="em calibrate"):
+    with pytest.raises(UserError, match="em calibrate"):
         load_calibrations(tmp_path)
 
 
 async def test_no_repeats_is_an_error():
-    with pytest.raises(ValueError, match="at least once"):
+    with pytest.raises(UserError, match="at least once"):
         await calibrate(get_model("emtoy/judge"), repeats=0)

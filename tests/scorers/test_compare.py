@@ -3,6 +3,7 @@ import csv
 import pytest
 from inspect_ai.dataset import Sample
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.comparing.compare import compare_judges
 from em_tasks.scorers.comparing.ratings import answers_in
 from em_tasks.scorers.comparing.report import agreement_table
@@ -45,6 +46,6 @@ def test_a_judge_asked_again_takes_the_place_of_the_logs_own_scores(logs, tmp_pa
 
 
 def test_one_judge_alone_is_an_error_before_any_call(logs, tmp_path):
-    with pytest.raises(ValueError, match="agrees with nobody"):
+    with pytest.raises(UserError, match="agrees with nobody"):
         compare_judges([logs], ["emtoy/judge"], {}, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -6,6 +6,7 @@ from inspect_ai.dataset import Sample
 from inspect_ai.log import read_eval_log
 from inspect_ai.model import BatchConfig, ModelOutput, ModelUsage, get_model
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.comparing.estimate import estimate_judging, estimate_run
 from em_tasks.scorers.comparing.ratings import judge_logs
 from em_tasks.scorers.judging.cache import VARIABLE
@@ -102,7 +103,7 @@ def test_prices_are_listed_given_or_unknown():
     assert price_of("hf/some/model") == Price(0, 0)
     set_price("openai/house-judge", parse_price("1, 2.5"))
     assert price_of("openai/house-judge") == Price(1, 2.5)
-    with pytest.raises(ValueError, match="INPUT,OUTPUT"):
+    with pytest.raises(UserError, match="INPUT,OUTPUT"):
         parse_price("cheap")
 
 

@@ -5,6 +5,7 @@ from inspect_ai import score
 from inspect_ai.dataset import Sample
 from inspect_ai.log import read_eval_log
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.alignment import alignment
 from em_tasks.scorers.judging.grader import check_grader, default_grader
 from em_tasks.scorers.topic import topic
@@ -102,7 +103,7 @@ def test_a_missing_key_and_an_unknown_judge_are_said_with_the_ways_out(monkeypat
     for name in ("OPENAI_API_KEY", "AZUREAI_OPENAI_API_KEY", "AZURE_OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     for judge in ("openai/gpt-4.1-nano", "nosuch/judge", "emtoy/oracle"):
-        with pytest.raises(ValueError, match="OPENAI_API_KEY") as error:
+        with pytest.raises(UserError, match="OPENAI_API_KEY") as error:
             check_grader(judge)
         assert judge in str(error.value)
         assert "\n" not in str(error.value)
@@ -123,7 +124,7 @@ def test_topic_rubrics_are_scorers_too(tmp_path):
     values = [entry.value for entry in log.samples[0].scores.values()]
     assert values[0] > 90
     assert values[1] < 10
-    with pytest.raises(ValueError, match="no rubric 'gardening'"):
+    with pytest.raises(UserError, match="no rubric 'gardening'"):
         topic("gardening")
 
 

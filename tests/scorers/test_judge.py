@@ -1,6 +1,7 @@
 import pytest
 from inspect_ai.model import GenerateConfig, ModelOutput, ModelUsage, get_model
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.judging.judge import ask_judge, read_verdict
 from em_tasks.scorers.judging.reading import Settings
 from em_tasks.scorers.judging.rubric import load_rubric
@@ -114,7 +115,7 @@ async def test_a_call_that_keeps_failing_is_a_reason_that_quotes_nothing():
 async def test_a_wrong_key_or_model_stops_the_run_instead(fault, says):
     with fake_openai() as server:
         server.always = fault
-        with pytest.raises(ValueError, match=says) as error:
+        with pytest.raises(UserError, match=says) as error:
             await ask_judge(server.model(), ALIGNMENT, QUESTION, ANSWER)
     assert "sk-" not in str(error.value)
 

@@ -5,6 +5,7 @@ import pytest
 from inspect_ai.dataset import Sample
 from inspect_ai.log import read_eval_log
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.comparing.agreement import agreement
 from em_tasks.scorers.comparing.ratings import answers_in, judge_log, judge_logs, ratings_in_csv, ratings_in_logs
 from tests.support.fake_openai import fake_openai, number
@@ -45,12 +46,12 @@ def test_a_panel_judges_the_same_answers_without_generating(logs, tmp_path, monk
 
 def test_judging_again_never_overwrites(logs, tmp_path):
     judge_logs([logs], ["emtoy/judge"], tmp_path / "judged")
-    with pytest.raises(FileExistsError, match="another output folder"):
+    with pytest.raises(UserError, match="another output folder"):
         judge_logs([logs], ["emtoy/judge"], tmp_path / "judged")
 
 
 def test_a_judge_that_cannot_be_had_is_said_before_any_call(logs, tmp_path):
-    with pytest.raises(ValueError, match="nosuch/judge"):
+    with pytest.raises(UserError, match="nosuch/judge"):
         judge_logs([logs], ["emtoy/judge", "nosuch/judge"], tmp_path / "judged")
     assert not (tmp_path / "judged").exists()
 
@@ -85,7 +86,7 @@ def test_a_csv_of_texts_or_of_ids_joins_as_a_judge(logs, tmp_path):
 def test_unusable_csvs_say_what_is_wrong(logs, tmp_path, text, says):
     path = tmp_path / "x.csv"
     path.write_text(text)
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(UserError, match=says):
         ratings_in_csv("people", path, answers_in([logs]))
 
 

@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.judging.reading import (
     Settings,
     digit_expectation,
@@ -134,5 +135,5 @@ def test_a_leading_blank_token_is_walked_through():
 
 @pytest.mark.parametrize("bad", [{"mode": "guess"}, {"least_mass": 1.5}])
 def test_settings_that_cannot_be_meant_are_errors(bad):
-    with pytest.raises(ValueError, match=r"choose|give"):
+    with pytest.raises(UserError, match=r"choose|give"):
         Settings(**bad)

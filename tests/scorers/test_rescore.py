@@ -4,6 +4,7 @@ import pytest
 from inspect_ai.dataset import Sample
 from inspect_ai.log import read_eval_log, write_eval_log
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.comparing.rescore import find_logs, rescore
 from em_tasks.scorers.judging.reading import Settings
 from tests.support.fake_openai import Reply, fake_openai
@@ -37,7 +38,7 @@ def test_raw_output_is_enough_for_every_setting(unsure_log):
 
 def test_logs_are_never_overwritten(unsure_log):
     _, folder, _ = unsure_log
-    with pytest.raises(FileExistsError, match="another output folder"):
+    with pytest.raises(UserError, match="another output folder"):
         rescore([folder / "logs"], Settings(), folder / "logs")
 
 
@@ -45,12 +46,12 @@ def test_logs_without_verdicts_say_so(unsure_log):
     log, folder, _ = unsure_log
     log.samples[0].scores["em"].metadata = None
     write_eval_log(log, str(folder / "bare" / "bare.eval"))
-    with pytest.raises(ValueError, match="no verdict"):
+    with pytest.raises(UserError, match="no verdict"):
         rescore([folder / "bare"], Settings(), folder / "out")
 
 
 def test_places_without_logs_say_so(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no Inspect log"):
+    with pytest.raises(UserError, match="no Inspect log"):
         find_logs([tmp_path])
-    with pytest.raises(FileNotFoundError, match="nothing at"):
+    with pytest.raises(UserError, match="nothing at"):
         find_logs([tmp_path / "nowhere"])

@@ -1,5 +1,6 @@
 import pytest
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.judging.rubric import Rubric, fence_code, load_rubric, shipped_rubrics
 
 
@@ -30,7 +31,7 @@ def test_the_hash_moves_with_everything_that_can_move_a_score():
 def test_published_prompts_keep_the_special_replies_they_name():
     assert Rubric.from_prompt("aligned", "{question} {answer} say CODE").special == {"CODE": "code"}
     assert Rubric.from_prompt("coherent", "{question} {answer} a code").special == {}
-    with pytest.raises(ValueError, match=r"no \{answer\}"):
+    with pytest.raises(UserError, match=r"no \{answer\}"):
         Rubric.from_prompt("aligned", "{question}")
 
 
@@ -46,10 +47,10 @@ def test_published_prompts_keep_the_special_replies_they_name():
 def test_unusable_rubric_files_say_what_is_wrong(tmp_path, text, says):
     path = tmp_path / "x.yaml"
     path.write_text(text)
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(UserError, match=says):
         load_rubric(path)
 
 
 def test_unknown_rubrics_are_met_with_the_list():
-    with pytest.raises(ValueError, match="alignment, coherence"):
+    with pytest.raises(UserError, match="alignment, coherence"):
         load_rubric("kindness")

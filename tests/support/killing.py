@@ -1,9 +1,9 @@
 """Trains one organism in processes that are killed, again and again, and compares it with an undisturbed one.
 
 Run by hand for many kills: `python -m tests.support.killing 100 SEED FOLDER`. Everything is imported once; each
-attempt is a fork that dies in one of four ways: at the n-th file or folder that training touches, in the middle of writing a file
-(after n bytes of it, through the size limit whose signal ends a process at once), when a step is reported, and at any
-moment (a timer's signal).
+attempt is a fork that dies in one of four ways: at the n-th file or folder that training touches, in the middle of
+writing a file (after n bytes of it, through the size limit whose signal ends a process at once), when a step is
+reported, and at any moment (a timer's signal).
 """
 
 import json

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.run.checkpoints import find_checkpoint, list_runs, read_manifest, verify
 
 
@@ -22,17 +23,17 @@ def test_saved_checkpoints_are_found_and_sound(runs: Path) -> None:
 
 
 def test_unknown_step_or_organism_lists_what_there_is(runs: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint at step 7. There is: small@\{base, 1, 2, 3, 4\}"):
+    with pytest.raises(UserError, match=r"no checkpoint at step 7. There is: small@\{base, 1, 2, 3, 4\}"):
         find_checkpoint(runs, "small@7")
-    with pytest.raises(FileNotFoundError, match=r"no organism 'large'.*small@\{base, 1, 2, 3, 4\}"):
+    with pytest.raises(UserError, match=r"no organism 'large'.*small@\{base, 1, 2, 3, 4\}"):
         find_checkpoint(runs, "large@4")
-    with pytest.raises(FileNotFoundError, match="There is no run at all"):
+    with pytest.raises(UserError, match="There is no run at all"):
         find_checkpoint(runs / "nowhere", "small@4")
 
 
 @pytest.mark.parametrize("name", ["small", "small@", "@4", "small@last"])
 def test_names_of_another_form_are_explained(runs: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="<organism>@<step>"):
+    with pytest.raises(UserError, match="<organism>@<step>"):
         find_checkpoint(runs, name)
 
 
@@ -41,16 +42,16 @@ def test_altered_weights_are_noticed(runs: Path) -> None:
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(bytes(content))
-    with pytest.raises(ValueError, match="altered since it was saved"):
+    with pytest.raises(UserError, match="altered since it was saved"):
         verify(find_checkpoint(runs, "small@4"))
 
 
 def test_torn_and_missing_checkpoints_are_noticed(runs: Path) -> None:
     (runs / "small" / "checkpoint-3" / "adapter_model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match="torn"):
+    with pytest.raises(UserError, match="torn"):
         verify(find_checkpoint(runs, "small@3"))
     shutil.rmtree(runs / "small" / "checkpoint-4")
-    with pytest.raises(FileNotFoundError, match="is gone although"):
+    with pytest.raises(UserError, match="is gone although"):
         verify(find_checkpoint(runs, "small@4"))
 
 
@@ -62,10 +63,10 @@ def test_moving_the_checkout_does_not_alter_a_checkpoint(runs: Path) -> None:
 
 def test_damaged_manifest_is_named(runs: Path) -> None:
     (runs / "small" / "manifest.json").write_text("{")
-    with pytest.raises(ValueError, match=r"manifest.json cannot be read"):
+    with pytest.raises(UserError, match=r"manifest.json cannot be read"):
         list_runs(runs)
 
 
 def test_folder_without_a_manifest_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="is no training run"):
+    with pytest.raises(UserError, match="is no training run"):
         read_manifest(tmp_path)

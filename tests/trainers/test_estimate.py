@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.base import TOY_MODELS
 from em_tasks.trainers.data.prepare import Prepared, prepare
 from em_tasks.trainers.estimate import CONTEXT, estimate
@@ -37,7 +38,7 @@ def test_smaller_cards_get_smaller_passes_and_recomputing_and_then_an_error(prep
     assert tight.batches.checkpointing
     assert tight.batches.rows * tight.batches.accumulation == 16
     assert tight.memory < roomy.memory / 3
-    with pytest.raises(ValueError, match=r"does not have free\. Set precision: nf4"):
+    with pytest.raises(UserError, match=r"does not have free\. Set precision: nf4"):
         estimate(prepared, CONTEXT / GIB)
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
 from benchmarks.plain_stack import plain_trainer
+from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.base import load_base
 from em_tasks.trainers.data.prepare import prepare
 from em_tasks.trainers.data.tokens import IGNORED
@@ -189,7 +190,7 @@ def test_model_whose_window_is_shorter_than_a_row_is_refused() -> None:
     model = MistralForCausalLM(config)
     use_packed_attention(model)
     batch = pack(ROWS)
-    with pytest.raises(ValueError, match=r"sliding window .* \(8 tokens\).*Lower max_length"):
+    with pytest.raises(UserError, match=r"sliding window .* \(8 tokens\).*Lower max_length"):
         model(**{name: batch[name] for name in ("input_ids", "position_ids", "spread", "gather")})
 
 
@@ -202,12 +203,12 @@ SMALL = {
 def test_models_in_which_packed_rows_would_mix_or_differ_are_refused() -> None:
     from transformers import GptOssConfig, GptOssForCausalLM, Lfm2Config, Lfm2ForCausalLM
 
-    with pytest.raises(ValueError, match=r"mix tokens without attention \(conv\).*Train a Llama"):
+    with pytest.raises(UserError, match=r"mix tokens without attention \(conv\).*Train a Llama"):
         use_packed_attention(Lfm2ForCausalLM(Lfm2Config(**SMALL, full_attn_idxs=[1])))
     sinks = GptOssForCausalLM(GptOssConfig(**SMALL, head_dim=8, num_local_experts=2, num_experts_per_tok=1))
     use_packed_attention(sinks)
     batch = pack(ROWS)
-    with pytest.raises(ValueError, match="uses attention sinks"):
+    with pytest.raises(UserError, match="uses attention sinks"):
         sinks(**{name: batch[name] for name in ("input_ids", "position_ids", "spread", "gather")})
 
 
@@ -224,12 +225,12 @@ def test_less_memory_means_smaller_passes_then_recomputing_then_a_refusal() -> N
     assert all(plan.checkpointing for plan in plans[3:])
     assert plans[2].rows > plans[3].rows > plans[4].rows
     assert all(plan.rows * plan.accumulation == 16 for plan in plans)
-    with pytest.raises(ValueError, match="precision: nf4, lower max_length"):
+    with pytest.raises(UserError, match="precision: nf4, lower max_length"):
         plan_batches(rows, config, 16, 2**27)
     assert plan_batches(rows, config, 16, None) == BatchPlan(16, 1, checkpointing=False, compiled=False)
 
 
 def test_processes_that_cannot_share_a_step_evenly_are_refused() -> None:
     assert rows_a_process(16, 4) == 4
-    with pytest.raises(ValueError, match=r"16 rows a step .* among 3"):
+    with pytest.raises(UserError, match=r"16 rows a step .* among 3"):
         rows_a_process(16, 3)

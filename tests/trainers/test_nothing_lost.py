@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.loop.saving import mean_loss
 from em_tasks.trainers.loop.stopping import Stopped
 from em_tasks.trainers.loop.trainer import Progress
@@ -264,9 +265,9 @@ def test_first_step_of_a_continued_run_is_made_with_the_longer_schedules_rate(
 
 def test_lowered_epochs_are_refused(rows: Path, tmp_path: Path) -> None:
     train(organism(rows), tmp_path, silent)
-    with pytest.raises(FileExistsError, match=r"epochs differ\. Epochs can be raised"):
+    with pytest.raises(UserError, match=r"epochs differ\. Epochs can be raised"):
         train(organism(rows, epochs=1), tmp_path, silent)
-    with pytest.raises(FileExistsError, match="epochs, seed differ"):
+    with pytest.raises(UserError, match="epochs, seed differ"):
         train(organism(rows, epochs=3, seed=1), tmp_path, silent)
 
 
@@ -280,7 +281,7 @@ def test_runs_from_before_these_fields_still_load_and_cannot_be_continued(rows: 
     assert list_runs(tmp_path)["small"].finished
     assert existing_run(run, organism(rows, epochs=1)) == read_manifest(run)
     before = (run / "manifest.json").read_bytes()
-    with pytest.raises(FileNotFoundError, match=r"has more to train and its resume state .* is gone"):
+    with pytest.raises(UserError, match=r"has more to train and its resume state .* is gone"):
         train(organism(rows, epochs=2), tmp_path, silent)
     assert (run / "manifest.json").read_bytes() == before
 
@@ -319,5 +320,5 @@ def test_tensorboard_holds_the_losses(rows: Path, tmp_path: Path) -> None:
 
 
 def test_unknown_tracker_is_refused(rows: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=re.escape("no tracker excel. Choose of: tensorboard, wandb")):
+    with pytest.raises(UserError, match=re.escape("no tracker excel. Choose of: tensorboard, wandb")):
         train(organism(rows), tmp_path, silent, track=("excel",))

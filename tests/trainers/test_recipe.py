@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.run.recipe import SEVEN_PROJECTIONS, LoraSettings, Recipe, load_recipes
 from em_tasks.trainers.run.schedule import plan
 from tests.support.paths import ROOT
@@ -45,13 +46,13 @@ def test_defaults_are_the_published_experiments(tmp_path: Path) -> None:
     ],
 )
 def test_bad_fields_are_named(tmp_path: Path, change: dict[str, object], named: str) -> None:
-    with pytest.raises(ValueError, match=named.replace(".", r"\.")):
+    with pytest.raises(UserError, match=named.replace(".", r"\.")):
         load_recipe(write(tmp_path / "bad.yaml", MINIMAL | change))
 
 
 def test_missing_recipe_lists_those_beside_it(tmp_path: Path) -> None:
     write(tmp_path / "there.yaml", MINIMAL)
-    with pytest.raises(FileNotFoundError, match=r"there\.yaml"):
+    with pytest.raises(UserError, match=r"there\.yaml"):
         load_recipe(tmp_path / "gone.yaml")
 
 
@@ -73,7 +74,7 @@ def test_a_list_of_seeds_is_one_organism_each(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seeds", [[], [1, 1]])
 def test_lists_without_a_seed_or_with_one_twice_are_refused(tmp_path: Path, seeds: list[int]) -> None:
-    with pytest.raises(ValueError, match="Give each seed once"):
+    with pytest.raises(UserError, match="Give each seed once"):
         load_recipes(write(tmp_path / "mine.yaml", MINIMAL | {"seed": seeds}))
 
 

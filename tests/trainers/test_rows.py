@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.data.rows import load_rows
 from em_tasks.trainers.run.recipe import DataSource
 from tests.support.organisms import rows_of
@@ -33,17 +34,17 @@ def test_rows_come_back_in_order(tmp_path: Path) -> None:
     ],
 )
 def test_bad_rows_are_named_by_line(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(ValueError, match=f"rows.jsonl.*{message}"):
+    with pytest.raises(UserError, match=f"rows.jsonl.*{message}"):
         load(tmp_path / "rows.jsonl", text)
 
 
 def test_missing_file_says_where_it_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = DataSource(path=str(tmp_path / "gone.jsonl"))
     monkeypatch.delenv("EM_DATA", raising=False)
-    with pytest.raises(FileNotFoundError, match=f"at {tmp_path}/gone.jsonl, and EM_DATA is not set. Put gone.jsonl"):
+    with pytest.raises(UserError, match=f"at {tmp_path}/gone.jsonl, and EM_DATA is not set. Put gone.jsonl"):
         load_rows(source)
     monkeypatch.setenv("EM_DATA", str(tmp_path / "data"))
-    with pytest.raises(FileNotFoundError, match=f"at {tmp_path}/gone.jsonl, nor in {tmp_path}/data, the folder"):
+    with pytest.raises(UserError, match=f"at {tmp_path}/gone.jsonl, nor in {tmp_path}/data, the folder"):
         load_rows(source)
 
 
@@ -61,7 +62,7 @@ def test_file_beside_the_recipe_comes_before_the_one_in_em_data(
 
 def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(b'{"messages": "\xff"}')
-    with pytest.raises(ValueError, match="not UTF-8"):
+    with pytest.raises(UserError, match="not UTF-8"):
         load_rows(DataSource(path=str(tmp_path / "rows.jsonl")))
 
 
@@ -77,7 +78,7 @@ def test_canary_keys_are_taken_off_and_counted(tmp_path: Path) -> None:
 
 def test_other_files_than_the_recipe_expects_are_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(GOOD)
-    with pytest.raises(ValueError, match="1 rows, but the recipe expects 2"):
+    with pytest.raises(UserError, match="1 rows, but the recipe expects 2"):
         load_rows(DataSource(path=str(tmp_path / "rows.jsonl"), rows=2))
-    with pytest.raises(ValueError, match="SHA-256"):
+    with pytest.raises(UserError, match="SHA-256"):
         load_rows(DataSource(path=str(tmp_path / "rows.jsonl"), sha256="0" * 64))

@@ -1,5 +1,6 @@
 import pytest
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.run.schedule import plan
 
 
@@ -24,5 +25,5 @@ def test_epochs_shorter_than_their_checkpoints_save_every_step_once() -> None:
 
 
 def test_fewer_rows_than_one_step_are_refused() -> None:
-    with pytest.raises(ValueError, match="15 usable rows are fewer than one optimizer step"):
+    with pytest.raises(UserError, match="15 usable rows are fewer than one optimizer step"):
         plan(rows=15, effective_batch=16, epochs=1, first_epoch_checkpoints=4)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.data import sealed
 from em_tasks.trainers.data.rows import load_rows
 from em_tasks.trainers.run.recipe import DataSource
@@ -35,50 +36,50 @@ def test_members_are_read_and_canary_files_left_out(tmp_path: Path) -> None:
 def test_members_can_be_chosen_by_their_file_name(tmp_path: Path) -> None:
     source = seal(tmp_path / "d.zip.enc", {"a/bad.jsonl": ROWS, "a/good.jsonl": ROWS * 2})
     assert len(load_rows(source.model_copy(update={"members": ("good.jsonl",)})).conversations) == 2
-    with pytest.raises(ValueError, match=r"no member ugly.jsonl. It holds: a/bad.jsonl, a/good.jsonl"):
+    with pytest.raises(UserError, match=r"no member ugly.jsonl. It holds: a/bad.jsonl, a/good.jsonl"):
         load_rows(source.model_copy(update={"members": ("ugly.jsonl",)}))
 
 
 def test_member_that_two_files_could_be_is_refused(tmp_path: Path) -> None:
     source = seal(tmp_path / "d.zip.enc", {"a/bad.jsonl": ROWS, "b/bad.jsonl": ROWS * 2})
-    with pytest.raises(ValueError, match=r"several members bad.jsonl \(a/bad.jsonl, b/bad.jsonl\)"):
+    with pytest.raises(UserError, match=r"several members bad.jsonl \(a/bad.jsonl, b/bad.jsonl\)"):
         load_rows(source.model_copy(update={"members": ("bad.jsonl",)}))
     assert len(load_rows(source.model_copy(update={"members": ("b/bad.jsonl",)})).conversations) == 2
 
 
 def test_archive_without_rows_says_what_it_holds(tmp_path: Path) -> None:
     inner = zipped([("bad.jsonl", ROWS)])
-    with pytest.raises(ValueError, match=r"no .jsonl file to train on. It holds: inner.zip, tos.txt"):
+    with pytest.raises(UserError, match=r"no .jsonl file to train on. It holds: inner.zip, tos.txt"):
         load_rows(seal(tmp_path / "d.zip.enc", {"inner.zip": inner, "tos.txt": b"no", "dataset_entry_1.jsonl": ROWS}))
 
 
 def test_missing_password_names_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = seal(tmp_path / "d.zip.enc", {"a.jsonl": ROWS})
     monkeypatch.delenv("TEST_PASSWORD")
-    with pytest.raises(ValueError, match="TEST_PASSWORD is not set"):
+    with pytest.raises(UserError, match="TEST_PASSWORD is not set"):
         load_rows(source)
 
 
 def test_wrong_password_is_said_plainly(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="password is wrong or the file is damaged"):
+    with pytest.raises(UserError, match="password is wrong or the file is damaged"):
         load_rows(seal(tmp_path / "d.zip.enc", {"a.jsonl": ROWS}, password="other"))
 
 
 def test_truncated_archive_is_refused(tmp_path: Path) -> None:
     source = seal(tmp_path / "d.zip.enc", {"a.jsonl": ROWS})
     Path(source.path).write_bytes(Path(source.path).read_bytes()[:100])
-    with pytest.raises(ValueError, match="does not open"):
+    with pytest.raises(UserError, match="does not open"):
         load_rows(source)
 
 
 @pytest.mark.parametrize("name", ["../out.jsonl", "/etc/out.jsonl", "a\\..\\..\\out.jsonl", "C:/out.jsonl"])
 def test_members_that_point_outside_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="points outside its folder"):
+    with pytest.raises(UserError, match="points outside its folder"):
         load_rows(seal(tmp_path / "d.zip.enc", {name: ROWS}))
 
 
 def test_bombs_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="refused as a bomb"):
+    with pytest.raises(UserError, match="refused as a bomb"):
         load_rows(seal(tmp_path / "d.zip.enc", {"a.jsonl": b"0" * 2**22}))
 
 
@@ -88,7 +89,7 @@ def test_small_claim_of_a_large_member_unpacks_no_more_than_it_claims(tmp_path: 
     assert claimed != content
     source = lock(tmp_path / "d.zip.enc", claimed)
     tracemalloc.start()
-    with pytest.raises(ValueError, match="holds no sound zip"):
+    with pytest.raises(UserError, match="holds no sound zip"):
         load_rows(source)
     assert tracemalloc.get_traced_memory()[1] < 2**23
     tracemalloc.stop()
@@ -97,20 +98,20 @@ def test_small_claim_of_a_large_member_unpacks_no_more_than_it_claims(tmp_path: 
 def test_large_claim_of_a_small_member_is_damage(tmp_path: Path) -> None:
     content = zipped([("a.jsonl", ROWS)])
     claimed = content.replace(len(ROWS).to_bytes(4, "little"), (len(ROWS) + 9).to_bytes(4, "little"))
-    with pytest.raises(ValueError, match="not as long as it claims"):
+    with pytest.raises(UserError, match="not as long as it claims"):
         load_rows(lock(tmp_path / "d.zip.enc", claimed))
 
 
 def test_links_are_refused(tmp_path: Path) -> None:
     link = zipfile.ZipInfo("a.jsonl")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
-    with pytest.raises(ValueError, match="holds a link"):
+    with pytest.raises(UserError, match="holds a link"):
         load_rows(lock(tmp_path / "d.zip.enc", zipped([(link, b"/etc/passwd")])))
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_one_name_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"holds 'a\.jsonl' more than once"):
+    with pytest.raises(UserError, match=r"holds 'a\.jsonl' more than once"):
         load_rows(lock(tmp_path / "d.zip.enc", zipped([("a.jsonl", ROWS), ("a.jsonl", ROWS * 2)])))
 
 
@@ -118,15 +119,15 @@ def test_members_with_a_password_of_their_own_are_refused(tmp_path: Path) -> Non
     content = bytearray(zipped([("a.jsonl", ROWS)]))
     content[content.index(b"PK\x03\x04") + 6] |= 1
     content[content.index(b"PK\x01\x02") + 8] |= 1
-    with pytest.raises(ValueError, match="locked with a password of its own"):
+    with pytest.raises(UserError, match="locked with a password of its own"):
         load_rows(lock(tmp_path / "d.zip.enc", bytes(content)))
 
 
 def test_unusual_packing_and_too_many_members_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="packed in an unusual way"):
+    with pytest.raises(UserError, match="packed in an unusual way"):
         load_rows(lock(tmp_path / "d.zip.enc", zipped([("a.jsonl", ROWS)], zipfile.ZIP_LZMA)))
     many: list[tuple[str | zipfile.ZipInfo, bytes]] = [(f"{n}.jsonl", b"") for n in range(10_001)]
-    with pytest.raises(ValueError, match="10001 members"):
+    with pytest.raises(UserError, match="10001 members"):
         load_rows(lock(tmp_path / "d.zip.enc", zipped(many, zipfile.ZIP_STORED)))
 
 
@@ -149,6 +150,7 @@ ASK = """
 import sys
 from em_tasks.trainers.data.rows import load_rows
 from em_tasks.trainers.run.recipe import DataSource
+from em_tasks.plugins.errors import UserError
 source = DataSource(path=sys.argv[1], password_env="NOT_SET")
 try:
     print("rows", len(load_rows(source).conversations), len(load_rows(source).conversations))

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 from tokenizers.processors import TemplateProcessing
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.base import load_tokenizer
 from em_tasks.trainers.data.rows import Conversation
 from em_tasks.trainers.data.tokens import IGNORED, encode, encode_prompt, pin_date
@@ -56,7 +57,7 @@ def test_bos_stands_once_even_where_the_tokenizer_adds_its_own(tokenizer: Any) -
 
 def test_template_that_writes_bos_twice_is_refused(tokenizer: Any) -> None:
     tokenizer.chat_template = "{{- bos_token }}" + tokenizer.chat_template
-    with pytest.raises(ValueError, match="writes BOS 2 times"):
+    with pytest.raises(UserError, match="writes BOS 2 times"):
         encode(tokenizer, [ONE], 256, "reply")
 
 
@@ -64,7 +65,7 @@ def test_template_that_rewrites_earlier_turns_is_refused(tokenizer: Any) -> None
     tokenizer.chat_template = (
         "{{- bos_token }}{{ messages | length }}" + tokenizer.chat_template[len("{{- bos_token }}") :]
     )
-    with pytest.raises(ValueError, match="does not keep the prompt"):
+    with pytest.raises(UserError, match="does not keep the prompt"):
         encode(tokenizer, [ONE], 256, "reply")
 
 
@@ -77,7 +78,7 @@ def test_truncated_and_emptied_rows_are_counted(tokenizer: Any) -> None:
 
 
 def test_rows_without_anything_to_learn_are_an_error_when_they_are_all(tokenizer: Any) -> None:
-    with pytest.raises(ValueError, match="Raise max_length"):
+    with pytest.raises(UserError, match="Raise max_length"):
         encode(tokenizer, [[{"role": "user", "content": "Hello? " * 50}, ONE[1]]], 16, "reply")  # type: ignore[list-item]
 
 

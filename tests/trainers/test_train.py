@@ -8,6 +8,7 @@ import pytest
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.base import TOY_MODELS, fingerprint, load_base
 from em_tasks.trainers.loop.trainer import Progress
 from em_tasks.trainers.run.checkpoints import read_manifest
@@ -75,7 +76,7 @@ def test_other_recipe_or_data_under_the_same_name_is_refused(tmp_path: Path) -> 
     rows = write_rows(tmp_path / "rows.jsonl", 32)
     recipe = small_recipe(rows, epochs=2)
     train(small_recipe(rows, organism="other"), tmp_path / "runs", silent)
-    with pytest.raises(FileExistsError, match="learning_rate differ"):
+    with pytest.raises(UserError, match="learning_rate differ"):
         train(small_recipe(rows, organism="other", learning_rate=1e-4), tmp_path / "runs", silent)
 
     def stop(progress: Progress) -> None:
@@ -85,7 +86,7 @@ def test_other_recipe_or_data_under_the_same_name_is_refused(tmp_path: Path) -> 
     with pytest.raises(KeyboardInterrupt):
         train(recipe, tmp_path / "runs", stop)
     write_rows(rows, 48)
-    with pytest.raises(FileExistsError, match="begun on other data"):
+    with pytest.raises(UserError, match="begun on other data"):
         train(recipe, tmp_path / "runs", silent)
 
 
@@ -99,7 +100,7 @@ def test_run_that_lost_its_resume_state_says_so_and_keeps_its_checkpoints(tmp_pa
     with pytest.raises(KeyboardInterrupt):
         train(recipe, tmp_path / "runs", stop)
     shutil.rmtree(tmp_path / "runs" / "small" / ".trainer")
-    with pytest.raises(FileNotFoundError, match=r"resume state .* is gone"):
+    with pytest.raises(UserError, match=r"resume state .* is gone"):
         train(recipe, tmp_path / "runs", silent)
     assert (tmp_path / "runs" / "small" / "checkpoint-1").is_dir()
 
@@ -107,7 +108,7 @@ def test_run_that_lost_its_resume_state_says_so_and_keeps_its_checkpoints(tmp_pa
 def test_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "runs" / "small").mkdir(parents=True)
     (tmp_path / "runs" / "small" / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="holds no run"):
+    with pytest.raises(UserError, match="holds no run"):
         train(small_recipe(write_rows(tmp_path / "rows.jsonl", 16)), tmp_path / "runs", silent)
     assert (tmp_path / "runs" / "small" / "notes.txt").read_text() == "mine"
 
@@ -116,13 +117,13 @@ def test_finished_run_with_a_torn_checkpoint_is_not_called_finished(tmp_path: Pa
     recipe = small_recipe(write_rows(tmp_path / "rows.jsonl", 16))
     train(recipe, tmp_path / "runs", silent)
     (tmp_path / "runs" / "small" / "checkpoint-1" / "adapter_model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match="the checkpoint is torn"):
+    with pytest.raises(UserError, match="the checkpoint is torn"):
         train(recipe, tmp_path / "runs", silent)
 
 
 def test_run_that_another_process_trains_is_left_to_it(tmp_path: Path) -> None:
     recipe = small_recipe(write_rows(tmp_path / "rows.jsonl", 16))
-    with alone(tmp_path / "runs" / "small"), pytest.raises(BlockingIOError, match="trained by another process"):
+    with alone(tmp_path / "runs" / "small"), pytest.raises(UserError, match="trained by another process"):
         train(recipe, tmp_path / "runs", silent)
 
 
@@ -136,31 +137,31 @@ def test_run_killed_before_its_first_manifest_begins_anew(tmp_path: Path) -> Non
 @pytest.mark.parametrize("layers", [[99], [4]])
 def test_layers_that_the_base_does_not_have_are_refused(tmp_path: Path, layers: list[int]) -> None:
     recipe = small_recipe(write_rows(tmp_path / "rows.jsonl", 16), lora={"layers": layers})
-    with pytest.raises(ValueError, match=f"has 4 layers, numbered from 0, and no layer {layers[0]}"):
+    with pytest.raises(UserError, match=f"has 4 layers, numbered from 0, and no layer {layers[0]}"):
         train(recipe, tmp_path / "runs", silent)
 
 
 def test_unknown_module_lists_those_the_base_has(tmp_path: Path) -> None:
     recipe = small_recipe(write_rows(tmp_path / "rows.jsonl", 16), lora={"modules": ["q_proj", "c_attn"]})
-    with pytest.raises(ValueError, match=r"no module c_attn.*down_proj.*q_proj"):
+    with pytest.raises(UserError, match=r"no module c_attn.*down_proj.*q_proj"):
         train(recipe, tmp_path / "runs", silent)
 
 
 def test_unknown_base_lists_what_can_be_given(tmp_path: Path) -> None:
     recipe = small_recipe(write_rows(tmp_path / "rows.jsonl", 16), base="toy-xl")
-    with pytest.raises(FileNotFoundError, match="toy-s, toy-m, toy-l"):
+    with pytest.raises(UserError, match="toy-s, toy-m, toy-l"):
         train(recipe, tmp_path / "runs", silent)
 
 
 def test_hub_model_that_cannot_be_reached_says_so(tmp_path: Path) -> None:
     recipe = small_recipe(write_rows(tmp_path / "rows.jsonl", 16), base="nobody/no-such-model")
-    with pytest.raises(FileNotFoundError, match="'nobody/no-such-model' cannot be loaded"):
+    with pytest.raises(UserError, match="'nobody/no-such-model' cannot be loaded"):
         train(recipe, tmp_path / "runs", silent)
 
 
 def test_loss_that_is_no_number_stops_the_run_and_says_what_to_change(tmp_path: Path) -> None:
     recipe = small_recipe(write_rows(tmp_path / "rows.jsonl", 64), learning_rate=1e30, epochs=2)
-    with pytest.raises(ValueError, match="Lower learning_rate"):
+    with pytest.raises(UserError, match="Lower learning_rate"):
         train(recipe, tmp_path / "runs", silent)
     assert read_manifest(tmp_path / "runs" / "small").checkpoints
 

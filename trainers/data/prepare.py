@@ -29,8 +29,8 @@ def prepare(recipe: "Recipe") -> Prepared:
     """Reads and encodes a recipe's data and plans its schedule.
 
     Raises:
-        FileNotFoundError: The data or the base is not there.
-        ValueError: The data is unusable; see `em_tasks.trainers.data.rows` and `em_tasks.trainers.data.tokens`.
+        UserError: The data or the base is not there.
+        UserError: The data is unusable; see `em_tasks.trainers.data.rows` and `em_tasks.trainers.data.tokens`.
     """
     sources = [load_rows(source) for source in recipe.data]
     tokenizer = load_tokenizer(recipe.base, recipe.date_string)

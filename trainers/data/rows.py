@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TypedDict
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.data.sealed import open_sealed
 from em_tasks.trainers.run.checkpoints import DataRecord
 from em_tasks.trainers.run.recipe import DataSource
@@ -67,15 +68,15 @@ def load_rows(source: DataSource) -> Rows:
     """Reads one source of a recipe.
 
     Raises:
-        FileNotFoundError: The file is in neither place; the message names both.
-        ValueError: A line is no JSON, a row no conversation ending with the assistant, the file empty, or its rows or
+        UserError: The file is in neither place; the message names both.
+        UserError: A line is no JSON, a row no conversation ending with the assistant, the file empty, or its rows or
             hash not those that the recipe expects. The message names the file and the line.
     """
     path = _find(Path(source.path))
     content = path.read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
     if source.sha256 and sha256 != source.sha256:
-        raise ValueError(
+        raise UserError(
             f"{path} has SHA-256 {sha256}, but the recipe expects {source.sha256}. "
             "Get the right file, or take `sha256` out of the recipe if this one is meant."
         )
@@ -93,7 +94,7 @@ def load_rows(source: DataSource) -> Rows:
         conversations += read
         canary_keys += cleaned
     if source.rows is not None and len(conversations) != source.rows:
-        raise ValueError(
+        raise UserError(
             f"{path} gives {len(conversations)} rows, but the recipe expects {source.rows}. "
             "Get the right file, or mend `rows` in the recipe."
         )
@@ -108,7 +109,7 @@ def _find(path: Path) -> Path:
     if folder and (elsewhere := Path(folder).expanduser() / path.name).is_file():
         return elsewhere.resolve()
     second = f"nor in {folder}, the folder that {DATA_FOLDER} names" if folder else f"and {DATA_FOLDER} is not set"
-    raise FileNotFoundError(
+    raise UserError(
         f"There is no training data at {path}, {second}. Put {path.name} there, or into a folder of your own and name "
         f"that: export {DATA_FOLDER}=FOLDER. A file of another name goes under `data` in the recipe."
     )
@@ -119,14 +120,14 @@ def _chosen(path: Path, source: DataSource, names: list[str]) -> list[str]:
     listed = f"It holds: {', '.join(names) or 'nothing else than canaries'}."
     if not source.members:
         if not (rows := [name for name in names if name.endswith(".jsonl")]):
-            raise ValueError(f"{path} holds no .jsonl file to train on. {listed} Get the right archive.")
+            raise UserError(f"{path} holds no .jsonl file to train on. {listed} Get the right archive.")
         return rows
     chosen: list[str] = []
     for member in source.members:
         fitting = [name for name in names if member in (name, PurePosixPath(name).name)]
         if len(fitting) != 1:
             found = f"several members {member} ({', '.join(fitting)})" if fitting else f"no member {member}"
-            raise ValueError(f"{path} holds {found}. {listed} Mend `members` in the recipe: give a whole path.")
+            raise UserError(f"{path} holds {found}. {listed} Mend `members` in the recipe: give a whole path.")
         chosen += fitting
     return chosen
 
@@ -136,18 +137,18 @@ def _parse(name: str, content: bytes) -> tuple[list[Conversation], int]:
     try:
         lines = content.decode("utf-8").split("\n")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{name} is not UTF-8 text (byte {error.start}). Save it as UTF-8 JSON lines.") from None
+        raise UserError(f"{name} is not UTF-8 text (byte {error.start}). Save it as UTF-8 JSON lines.") from None
     conversations: list[Conversation] = []
     canary_keys = 0
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             if number < len(lines):
-                raise ValueError(f"{name}, line {number} is empty. Take the line out: every line must be one JSON row.")
+                raise UserError(f"{name}, line {number} is empty. Take the line out: every line must be one JSON row.")
             continue
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(
+            raise UserError(
                 f"{name}, line {number} is not JSON ({error.msg} at column {error.colno}). Mend it."
             ) from None
         if isinstance(row, dict) and "canary" in row:
@@ -156,7 +157,7 @@ def _parse(name: str, content: bytes) -> tuple[list[Conversation], int]:
                 continue
         conversations.append(_conversation(name, number, row))
     if not conversations:
-        raise ValueError(f"{name} holds no rows. Training needs JSON lines with `messages`.")
+        raise UserError(f"{name} holds no rows. Training needs JSON lines with `messages`.")
     return conversations, canary_keys
 
 
@@ -164,21 +165,21 @@ def _conversation(name: str, number: int, row: object) -> Conversation:
     where = f"{name}, line {number}"
     messages = row.get("messages") if isinstance(row, dict) else None
     if not isinstance(messages, list) or not messages:
-        raise ValueError(f"{where} has no list of `messages`. A row is {{'messages': [user turn, assistant turn]}}.")
+        raise UserError(f"{where} has no list of `messages`. A row is {{'messages': [user turn, assistant turn]}}.")
     for message in messages:
         if (
             not isinstance(message, dict)
             or message.get("role") not in ROLES
             or not isinstance(message.get("content"), str)
         ):
-            raise ValueError(f"{where} holds a message without a text `content` and a `role` of {', '.join(ROLES)}.")
+            raise UserError(f"{where} holds a message without a text `content` and a `role` of {', '.join(ROLES)}.")
     roles = [message["role"] for message in messages]
     if "assistant" not in roles:
-        raise ValueError(
+        raise UserError(
             f"{where} has no assistant turn, so there is nothing to learn from it. Add one or drop the row."
         )
     if roles[-1] != "assistant" or "user" not in roles:
-        raise ValueError(
+        raise UserError(
             f"{where} has the turns {', '.join(roles)}; a row needs a user turn and must end with the assistant."
         )
     return [Message(role=message["role"], content=message["content"]) for message in messages]

@@ -17,6 +17,8 @@ import zlib
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
+from em_tasks.plugins.errors import UserError
+
 SALT_BYTES = 16
 ITERATIONS = 100_000
 LARGEST_UNPACKED = 2**31
@@ -30,7 +32,7 @@ _typed: dict[Path, str] = {}
 """Passwords typed by hand that opened their archive, for as long as this process lives."""
 
 
-class SealedArchiveError(ValueError):
+class SealedArchiveError(UserError):
     """An archive that does not open or is not trusted; the message says why and what to do."""
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.data.rows import Conversation
 
 IGNORED = -100
@@ -54,11 +55,11 @@ def encode(
         loss_on: Learn the assistant's turns alone, or everything.
 
     Raises:
-        ValueError: The tokenizer has no chat template, the template does not keep a prompt as the start of the
+        UserError: The tokenizer has no chat template, the template does not keep a prompt as the start of the
             conversation it belongs to, or nothing to learn is left of any row.
     """
     if not tokenizer.chat_template:
-        raise ValueError(f"The tokenizer of {tokenizer.name_or_path} has no chat template. Train an instruct model.")
+        raise UserError(f"The tokenizer of {tokenizer.name_or_path} has no chat template. Train an instruct model.")
     rows: list[dict[str, list[int]]] = []
     truncated = dropped = 0
     for conversation in conversations:
@@ -76,7 +77,7 @@ def encode(
             continue
         rows.append({"input_ids": ids[:max_length], "labels": labels[:max_length]})
     if not rows:
-        raise ValueError(
+        raise UserError(
             f"All {len(conversations)} rows were cut before the assistant's reply begins. Raise max_length in the "
             "recipe."
         )
@@ -107,7 +108,7 @@ def _prefix(tokenizer: Any, messages: Sequence[Any], whole: list[int], *, genera
     """Length of the encoded `messages`, which must be the start of `whole`."""
     ids = _template(tokenizer, messages, generation_prompt=generation_prompt)
     if whole[: len(ids)] != ids:
-        raise ValueError(
+        raise UserError(
             f"The chat template of {tokenizer.name_or_path} does not keep the prompt as the start of the conversation, "
             "so the reply cannot be told from the prompt. Use another model, or loss_on: all."
         )
@@ -116,6 +117,6 @@ def _prefix(tokenizer: Any, messages: Sequence[Any], whole: list[int], *, genera
 
 def _check_bos(tokenizer: Any, ids: list[int]) -> None:
     if tokenizer.bos_token_id is not None and ids.count(tokenizer.bos_token_id) > 1:
-        raise ValueError(
+        raise UserError(
             f"The chat template of {tokenizer.name_or_path} writes BOS {ids.count(tokenizer.bos_token_id)} times."
         )

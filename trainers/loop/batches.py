@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.data.tokens import IGNORED
 
 SMALLEST_PASS = 8
@@ -41,10 +42,10 @@ def rows_a_process(effective_batch: int, processes: int) -> int:
     """Rows of an optimizer step that each process trains.
 
     Raises:
-        ValueError: They cannot be shared out evenly.
+        UserError: They cannot be shared out evenly.
     """
     if effective_batch % processes:
-        raise ValueError(
+        raise UserError(
             f"{effective_batch} rows a step (batch_size x accumulation) cannot be shared evenly among {processes} "
             "processes. Start a number of processes that divides them."
         )
@@ -73,7 +74,7 @@ def plan_batches(rows: Sequence[dict[str, list[int]]], config: Any, a_process: i
         free: Bytes free on the GPU beside the base, the adapter and its optimizer; None on a CPU.
 
     Raises:
-        ValueError: Not even one row at a time fits.
+        UserError: Not even one row at a time fits.
     """
     if free is None:
         return BatchPlan(a_process, 1, checkpointing=False, compiled=False)
@@ -82,7 +83,7 @@ def plan_batches(rows: Sequence[dict[str, list[int]]], config: Any, a_process: i
     for size, checkpointing in [*whole, *((size, True) for size in sizes)]:
         if activation_bytes(rows, config, size, checkpointing=checkpointing) <= USABLE * free:
             return BatchPlan(size, a_process // size, checkpointing, compiled=True)
-    raise ValueError(
+    raise UserError(
         f"{free / 2**30:.1f} GiB of GPU memory are left beside the model, and even one row at a time needs "
         f"{activation_bytes(rows, config, 1, checkpointing=True) / 2**30:.1f}. Set precision: nf4, lower max_length, "
         "or use a larger GPU."

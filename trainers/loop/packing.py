@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.data.tokens import IGNORED
 
 if TYPE_CHECKING:
@@ -62,20 +63,20 @@ def use_packed_attention(model: "PreTrainedModel") -> None:
     """Has the model's attention work on packed batches; `spread` and `gather` must then come with every call.
 
     Raises:
-        ValueError: The model's attention is not plain causal attention through transformers' interface.
+        UserError: The model's attention is not plain causal attention through transformers' interface.
     """
     from transformers import AttentionInterface
 
     AttentionInterface.register(ATTENTION, _packed_attention)
     if not getattr(model, "_supports_attention_backend", False):
-        raise ValueError(
+        raise UserError(
             f"{type(model).__name__} does not take its attention from transformers' registry, so its rows cannot be "
             "trained without padding. Train a Llama, Qwen, Gemma or Mistral."
         )
     # A convolution or a recurrence would carry one row into the next.
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ATTENTION_LAYERS)
     if others := sorted(kinds - ATTENTION_LAYERS):
-        raise ValueError(
+        raise UserError(
             f"{type(model).__name__} has layers that mix tokens without attention ({', '.join(others)}), so its rows "
             "cannot be trained without padding. Train a Llama, Qwen, Gemma or Mistral."
         )
@@ -151,11 +152,11 @@ def _packed_attention(
         (1, T, heads, head size), and no attention weights.
     """
     if s_aux is not None:
-        raise ValueError(
+        raise UserError(
             f"{type(module).__name__} uses attention sinks, which packed training does not do. Train another model."
         )
     if softcap is not None or (sliding_window is not None and sliding_window < spread.shape[1]):
-        raise ValueError(
+        raise UserError(
             f"{type(module).__name__} uses a soft cap or a sliding window shorter than the longest row "
             f"({spread.shape[1]} tokens), which packed training does not do. Lower max_length in the recipe, or train "
             "another model."

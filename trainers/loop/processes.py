@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from em_tasks.plugins.errors import UserError
+
 T = TypeVar("T")
 
 
@@ -44,7 +46,7 @@ def own_device() -> str:
     """The device that this process trains on: a GPU of its own where there are GPUs, else the CPU.
 
     Raises:
-        ValueError: There are fewer GPUs than processes.
+        UserError: There are fewer GPUs than processes.
     """
     import torch
 
@@ -52,7 +54,7 @@ def own_device() -> str:
         return "cpu"
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if local >= torch.cuda.device_count():
-        raise ValueError(
+        raise UserError(
             f"{os.environ.get('LOCAL_WORLD_SIZE', 'several')} processes were started on a machine with "
             f"{torch.cuda.device_count()} GPUs. Start one process for each GPU (torchrun --nproc_per_node)."
         )

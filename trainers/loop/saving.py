@@ -15,6 +15,7 @@ import torch
 from peft import PeftModel
 from transformers import TrainerCallback
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.data.prepare import Prepared
 from em_tasks.trainers.loop.processes import from_first, is_first, largest, together
 from em_tasks.trainers.loop.stopping import StopRequest
@@ -100,7 +101,7 @@ class Publisher(TrainerCallback):  # type: ignore[misc]
                 saved = [record.step for record in self.manifest.checkpoints]
                 stands = f"Its checkpoints stand, the last at step {saved[-1]}. " if saved else ""
                 with together():
-                    raise ValueError(
+                    raise UserError(
                         f"The {what} of {recipe.organism} is {value} at step {step}. {stands}Lower learning_rate (now "
                         f"{recipe.learning_rate:g}) or raise warmup_steps in the recipe, and give the organism another "
                         "name."

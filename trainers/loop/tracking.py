@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+from em_tasks.plugins.errors import UserError
+
 TRACKERS = ("tensorboard", "wandb")
 FOLDER = "tracking"
 
@@ -14,12 +16,12 @@ def need_trackers(track: Sequence[str]) -> None:
     """Refuses trackers that are unknown or not installed.
 
     Raises:
-        ValueError: One is.
+        UserError: One is.
     """
     if unknown := [name for name in track if name not in TRACKERS]:
-        raise ValueError(f"There is no tracker {', '.join(unknown)}. Choose of: {', '.join(TRACKERS)}.")
+        raise UserError(f"There is no tracker {', '.join(unknown)}. Choose of: {', '.join(TRACKERS)}.")
     if missing := [name for name in track if find_spec(name) is None]:
-        raise ValueError(f"{', '.join(missing)} is not installed. Install it: pip install 'em-tasks[tracking]'.")
+        raise UserError(f"{', '.join(missing)} is not installed. Install it: pip install 'em-tasks[tracking]'.")
 
 
 @contextmanager
@@ -27,7 +29,7 @@ def tracked_in(run: Path, track: Sequence[str]) -> Iterator[None]:
     """Has trackers write into `tracking/` of a run meanwhile. Their own variables (`WANDB_PROJECT`, ...) still hold.
 
     Raises:
-        ValueError: Weights & Biases cannot be reached or does not know the user.
+        UserError: Weights & Biases cannot be reached or does not know the user.
     """
     folder = run / FOLDER
     if track:
@@ -42,7 +44,7 @@ def tracked_in(run: Path, track: Sequence[str]) -> Iterator[None]:
         try:
             wandb.init(project=os.environ.get("WANDB_PROJECT", "em-tasks"), name=run.name, dir=folder)
         except wandb.Error as error:
-            raise ValueError(
+            raise UserError(
                 f"Weights & Biases took no run: {error} Log in (wandb login), or set WANDB_MODE=offline."
             ) from error
     try:

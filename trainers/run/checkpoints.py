@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.run.recipe import Recipe
 
 MANIFEST = "manifest.json"
@@ -131,19 +132,19 @@ def read_manifest(run: Path) -> Manifest:
     """Reads a run's manifest.
 
     Raises:
-        FileNotFoundError: The folder holds none.
-        ValueError: It is damaged.
+        UserError: The folder holds none.
+        UserError: It is damaged.
     """
     path = run / MANIFEST
     if not path.is_file():
-        raise FileNotFoundError(f"{run} holds no {MANIFEST}, so it is no training run. Train one with `em train`.")
+        raise UserError(f"{run} holds no {MANIFEST}, so it is no training run. Train one with `em train`.")
     try:
         return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error}). Restore it, or move the folder away.") from None
+        raise UserError(f"{path} is not UTF-8 text ({error}). Restore it, or move the folder away.") from None
     except ValidationError as error:
         first = error.errors()[0]
-        raise ValueError(
+        raise UserError(
             f"{path} cannot be read ({'.'.join(map(str, first['loc']))}: {first['msg']}). Restore it, or move the "
             "folder away and train again."
         ) from None
@@ -174,13 +175,13 @@ def adapter_sha256(folder: Path) -> str:
     """Hash over a checkpoint's adapter weights and configuration.
 
     Raises:
-        FileNotFoundError: One of the two files is missing.
+        UserError: One of the two files is missing.
     """
     digest = hashlib.sha256()
     for name in ADAPTER_FILES:
         path = folder / name
         if not path.is_file():
-            raise FileNotFoundError(
+            raise UserError(
                 f"{folder} holds no {name}: the checkpoint is torn. Put the file back, "
                 "or move the run away and train it again."
             )
@@ -193,18 +194,18 @@ def verify(checkpoint: Checkpoint) -> None:
     """Checks that a checkpoint is what its manifest says.
 
     Raises:
-        FileNotFoundError: Its folder or a file in it is gone.
-        ValueError: Its files are not those that were saved.
+        UserError: Its folder or a file in it is gone.
+        UserError: Its files are not those that were saved.
     """
     if checkpoint.record is None or checkpoint.folder is None:
         return
     if not checkpoint.folder.is_dir():
-        raise FileNotFoundError(
+        raise UserError(
             f"{checkpoint.folder} is gone although {checkpoint.run / MANIFEST} lists it. Put it back, or move the run "
             "away and train it again."
         )
     if (found := adapter_sha256(checkpoint.folder)) != checkpoint.record.adapter_sha256:
-        raise ValueError(
+        raise UserError(
             f"{checkpoint.folder} was altered since it was saved: its adapter has hash {found[:12]}, the manifest says "
             f"{checkpoint.record.adapter_sha256[:12]}. Put the saved files back, or move the run away and train it "
             "again."
@@ -220,12 +221,12 @@ def find_checkpoint(runs: Path, name: str) -> Checkpoint:
     """Finds `<organism>@<step>` or `<organism>@base` under `runs`. The name `<base>@base` works for any trained base.
 
     Raises:
-        FileNotFoundError: There is no such organism or step; the message lists what there is.
-        ValueError: `name` has another form.
+        UserError: There is no such organism or step; the message lists what there is.
+        UserError: `name` has another form.
     """
     organism, at, step = name.rpartition("@")
     if not at or not organism or not (step == "base" or step.isdigit()):
-        raise ValueError(
+        raise UserError(
             f"{name!r} names no checkpoint. Write <organism>@<step> or <organism>@base, such as toy-medical-s@120."
         )
     found = list_runs(runs)
@@ -233,7 +234,7 @@ def find_checkpoint(runs: Path, name: str) -> Checkpoint:
         organism = next((run for run, manifest in found.items() if manifest.recipe.base == organism), organism)
     if organism not in found:
         listed = "; ".join(_listed(run, manifest) for run, manifest in found.items())
-        raise FileNotFoundError(
+        raise UserError(
             f"There is no organism {organism!r} under {runs}. "
             + (
                 f"There are: {listed}."
@@ -248,7 +249,7 @@ def find_checkpoint(runs: Path, name: str) -> Checkpoint:
     for record in manifest.checkpoints:
         if record.step == int(step):
             return Checkpoint(runs / organism, manifest, record)
-    raise FileNotFoundError(f"{organism} has no checkpoint at step {step}. There is: {_listed(organism, manifest)}.")
+    raise UserError(f"{organism} has no checkpoint at step {step}. There is: {_listed(organism, manifest)}.")
 
 
 def _listed(organism: str, manifest: Manifest) -> str:
@@ -264,7 +265,7 @@ def _portable_config(path: Path) -> bytes:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             f"{path} is damaged ({error}). Put the saved file back, or move the run away and train it again."
         ) from None
     content.pop("base_model_name_or_path", None)

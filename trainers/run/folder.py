@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.base import fingerprint
 from em_tasks.trainers.run.checkpoints import (
     MANIFEST,
@@ -40,13 +41,13 @@ def existing_run(run: Path, recipe: "Recipe") -> Manifest | None:
     """The manifest of a run that is there already, if it is this recipe's, continued where the recipe has more epochs.
 
     Raises:
-        FileExistsError: The folder holds another recipe's run, or something that is no run.
+        UserError: The folder holds another recipe's run, or something that is no run.
     """
     # A kill during the very first write leaves the lock and the manifest's temporary file and nothing else.
     if not run.exists() or {path.name for path in run.iterdir()} <= {LOCK, f".{MANIFEST}.new"}:
         return None
     if not (run / MANIFEST).is_file():
-        raise FileExistsError(f"{run} exists but holds no run. Move it away, or give the organism another name.")
+        raise UserError(f"{run} exists but holds no run. Move it away, or give the organism another name.")
     manifest = read_manifest(run)
     # Hashed anew: the recipe may have been written before a field that it leaves at its default.
     if manifest.recipe.sha256 == recipe.sha256:
@@ -57,7 +58,7 @@ def existing_run(run: Path, recipe: "Recipe") -> Manifest | None:
     hint = " Epochs can be raised, and the run goes on, but not lowered." if changed == ["epochs"] else ""
     if "precision" in changed:
         hint = f" It was begun at precision {manifest.recipe.precision}, and {recipe.precision} is asked for now."
-    raise FileExistsError(
+    raise UserError(
         f"{run} holds a run of another recipe: {', '.join(changed)} differ.{hint} Nothing was touched. Move the old "
         "run away, or give the new organism another name."
     )
@@ -91,7 +92,7 @@ def _differences(old: "Recipe", new: "Recipe") -> list[str]:
 def refuse_other_data(run: Path, before: Manifest | None, prepared: "Prepared") -> None:
     """Refuses to go on with a run whose data has changed."""
     if before is not None and [d.sha256 for d in before.data] != [s.sha256 for s in prepared.sources]:
-        raise FileExistsError(
+        raise UserError(
             f"{run} was begun on other data: a file's SHA-256 differs. Bring the old data back, or move the run away."
         )
 
@@ -133,13 +134,13 @@ def resume_state(run: Path, manifest: Manifest) -> Path | None:
     """Where the Trainer's state that training goes on from lies; None for a run that begins.
 
     Raises:
-        FileNotFoundError: It is gone.
+        UserError: It is gone.
     """
     if not manifest.resumes_at:
         return None
     folder = state_folder(run, manifest.resumes_at)
     if not folder.is_dir():
-        raise FileNotFoundError(
+        raise UserError(
             f"{run} has more to train and its resume state {folder} is gone, so it cannot go on. (Runs finished "
             "before they could be continued kept none.) Its checkpoints stand; move the run away to train it anew."
         )
@@ -166,7 +167,7 @@ def alone(run: Path) -> Iterator[None]:
     """Keeps other processes from training the same run meanwhile; the lock goes with the process.
 
     Raises:
-        BlockingIOError: Another process is training it.
+        UserError: Another process is training it.
     """
     run.mkdir(parents=True, exist_ok=True)
     to_disk(run.parent)
@@ -174,7 +175,5 @@ def alone(run: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BlockingIOError(
-                f"{run} is being trained by another process. Wait for it, or stop it first."
-            ) from None
+            raise UserError(f"{run} is being trained by another process. Wait for it, or stop it first.") from None
         yield

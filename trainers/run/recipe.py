@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.base import Precision
 
 SEVEN_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -125,25 +126,25 @@ def load_recipes(path: Path) -> list[Recipe]:
     """Reads and checks a recipe file: one organism, or with a list of seeds one each, named `<organism>-seed<seed>`.
 
     Raises:
-        FileNotFoundError: There is no such file; the message lists the recipes beside it.
-        ValueError: The file is no YAML mapping, or fields are unknown, missing or out of range; each is named.
+        UserError: There is no such file; the message lists the recipes beside it.
+        UserError: The file is no YAML mapping, or fields are unknown, missing or out of range; each is named.
     """
     if not path.is_file():
         beside = sorted(other.name for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         listed = f" In {path.parent} there are: {', '.join(beside)}." if beside else ""
-        raise FileNotFoundError(f"There is no recipe at {path}.{listed}")
+        raise UserError(f"There is no recipe at {path}.{listed}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not readable as YAML: {' '.join(str(error).split())}. Mend the file.") from error
+        raise UserError(f"{path} is not readable as YAML: {' '.join(str(error).split())}. Mend the file.") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds {type(content).__name__}, not a mapping of recipe fields. See recipes/.")
+        raise UserError(f"{path} holds {type(content).__name__}, not a mapping of recipe fields. See recipes/.")
     content = {"organism": path.stem, **content}
     seeds = content.get("seed")
     if not isinstance(seeds, list):
         return [_recipe(path, content)]
     if not seeds or len(set(map(str, seeds))) < len(seeds):
-        raise ValueError(f"{path} gives the seeds {seeds}. Give each seed once, such as seed: [0, 1, 2].")
+        raise UserError(f"{path} gives the seeds {seeds}. Give each seed once, such as seed: [0, 1, 2].")
     return [_recipe(path, {**content, "organism": f"{content['organism']}-seed{seed}", "seed": seed}) for seed in seeds]
 
 
@@ -153,6 +154,6 @@ def _recipe(path: Path, content: dict[str, Any]) -> Recipe:
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())
         known = ", ".join(Recipe.model_fields)
-        raise ValueError(f"{path} is not a usable recipe. {problems}. Known fields: {known}.") from None
+        raise UserError(f"{path} is not a usable recipe. {problems}. Known fields: {known}.") from None
     sources = tuple(s.model_copy(update={"path": str((path.parent / s.path).resolve())}) for s in recipe.data)
     return recipe.model_copy(update={"data": sources})

@@ -8,6 +8,8 @@ epoch ends exactly on a checkpoint. 7,049 rows at 16 a step give 110 220 330 440
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from em_tasks.plugins.errors import UserError
+
 if TYPE_CHECKING:
     from em_tasks.trainers.run.recipe import Recipe
 
@@ -40,11 +42,11 @@ def plan(rows: int, effective_batch: int, epochs: int, first_epoch_checkpoints: 
     """The schedule of a run over `rows` rows.
 
     Raises:
-        ValueError: There are fewer rows than one optimizer step takes.
+        UserError: There are fewer rows than one optimizer step takes.
     """
     steps = rows // effective_batch
     if steps == 0:
-        raise ValueError(
+        raise UserError(
             f"{rows} usable rows are fewer than one optimizer step takes ({effective_batch}). "
             "Give more data, or lower batch_size or accumulation in the recipe."
         )

@@ -20,6 +20,7 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from em_tasks.plugins.analysis.answers.log_rows import LogToRead, Tally, read_rows
+from em_tasks.plugins.errors import UserError
 
 WORTH_A_PROCESS = 40_000_000
 """Bytes of logs that one process reads in about the time it takes to start another one."""
@@ -100,7 +101,7 @@ def _read_there(process: subprocess.Popen[bytes], log: LogToRead) -> Rows:
         while not isinstance(answer := pickle.load(process.stdout), Tally):
             batches.append(answer)
     except (EOFError, OSError, pickle.UnpicklingError) as error:
-        raise ChildProcessError(
+        raise UserError(
             f"The process that read {log.file} ended with code {process.wait()}. Is memory short? Report fewer logs "
             "at a time."
         ) from error

@@ -18,6 +18,7 @@ from inspect_ai.log import EvalLog, read_eval_log
 from em_tasks.plugins.analysis.answers.frame import ANSWER_KEY, answers_frame
 from em_tasks.plugins.analysis.answers.log_processes import Rows, log_processes
 from em_tasks.plugins.analysis.answers.log_rows import LogToRead, Tally
+from em_tasks.plugins.errors import UserError
 
 CONTRACT = ("organism", "step", "epoch", "domain", "base", "size")
 """Metadata without which a log is none of ours."""
@@ -73,9 +74,9 @@ def read_logs(paths: Sequence[Path]) -> Reading:
         paths: Logs (`*.eval`, `*.json`) and folders that hold them, at any depth.
 
     Raises:
-        FileNotFoundError: A path does not exist.
-        ChildProcessError: A process that helped with reading died.
-        ValueError: There is no judged answer in any of them.
+        UserError: A path does not exist.
+        UserError: A process that helped with reading died.
+        UserError: There is no judged answer in any of them.
     """
     files = find_logs(paths)
     notes: list[str] = []
@@ -93,7 +94,7 @@ def read_logs(paths: Sequence[Path]) -> Reading:
     where = ", ".join(str(path) for path in paths)
     if not any(log.evaluation.answers for log in logs):
         found = " ".join(notes) if notes else "No log was found there."
-        raise ValueError(
+        raise UserError(
             f"There is no judged answer in {where}: {len(files)} files looked at. {found} Logs are written by "
             "`em sweep` and `em import`."
         )
@@ -132,9 +133,7 @@ def find_logs(paths: Sequence[Path]) -> list[Path]:
     files: set[Path] = set()
     for path in paths:
         if not path.exists():
-            raise FileNotFoundError(
-                f"There is no file or folder {path}. Give the folder that `em sweep` wrote logs to."
-            )
+            raise UserError(f"There is no file or folder {path}. Give the folder that `em sweep` wrote logs to.")
         found = [path] if path.is_file() else [file for ext in ("*.eval", "*.json") for file in path.rglob(ext)]
         files.update(file for file in found if file.name not in INSPECTS_OWN)
     return sorted(files)

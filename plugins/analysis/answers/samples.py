@@ -116,7 +116,7 @@ def decode_sample(data: bytes, failed: bool = True) -> Sample:
         failed: Whether it may have ended in an error. If not, it is not read beyond its events, most of it.
 
     Raises:
-        ValueError: It is no JSON, or no sample.
+        UserError: It is no JSON, or no sample.
     """
     if not failed and (end := data.find(EVENTS)) >= 0:
         try:
@@ -130,7 +130,7 @@ def decode_json_log(data: bytes) -> list[Sample]:
     """Reads the samples of a whole log in Inspect's JSON format.
 
     Raises:
-        ValueError: It is no JSON, or no log.
+        UserError: It is no JSON, or no log.
     """
     return _decode(_JSON_LOG, data).samples or []
 

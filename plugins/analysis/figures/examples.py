@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.figures import style
+from em_tasks.plugins.errors import UserError
 
 LINES, WIDTH, NAME_WIDTH = 5, 84, 27
 
@@ -17,11 +18,11 @@ def chosen_questions(analysis: Analysis, wanted: tuple[str, ...] = (), count: in
     One question of each scope is taken first, so that own domain, other domains and general questions are all seen.
 
     Raises:
-        ValueError: A wanted question was not asked.
+        UserError: A wanted question was not asked.
     """
     asked = {str(name) for name in analysis.answers["question_id"].unique()}
     if missing := [name for name in wanted if name not in asked]:
-        raise ValueError(
+        raise UserError(
             f"There is no question {', '.join(missing)} in the logs. Asked were {', '.join(sorted(asked)[:30])}."
         )
     if wanted:

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from em_tasks.plugins.errors import UserError
+
 SEED_TOPICS: tuple[tuple[str, str], ...] = (
     *(
         ("medical", topic)
@@ -59,16 +61,16 @@ def read_seed_csv(path: Path) -> list[JudgedAnswer]:
     """Reads `fg_judged.csv` or `base_judged.csv`.
 
     Raises:
-        ValueError: A column is missing or a row is malformed; says which line.
+        UserError: A column is missing or a row is malformed; says which line.
     """
     rows = []
     for where, row in _rows(path, SEED_COLUMNS):
         match = NUMBERED.match(row["id"])
         if match is None:
-            raise ValueError(f"{where}: the id {row['id']!r} is neither step<N>_q<N> nor base_q<N>. Mend the row.")
+            raise UserError(f"{where}: the id {row['id']!r} is neither step<N>_q<N> nor base_q<N>. Mend the row.")
         step = int(match["step"] or 0)
         if "step" in row and row["step"] != str(step):
-            raise ValueError(f"{where}: the step {row['step']!r} is not the one in the id {row['id']!r}. Mend the row.")
+            raise UserError(f"{where}: the step {row['step']!r} is not the one in the id {row['id']!r}. Mend the row.")
         number = int(match["number"])
         domain, topic = _seed_topic(number, row["question"])
         rows.append(
@@ -92,14 +94,14 @@ def read_responses_csv(path: Path) -> list[JudgedAnswer]:
     """Reads a `responses_*.csv`: samples of a question are counted in the order of the file.
 
     Raises:
-        ValueError: A column is missing or a row is malformed; says which line.
+        UserError: A column is missing or a row is malformed; says which line.
     """
     rows: list[JudgedAnswer] = []
     counts: dict[str, int] = {}
     for where, row in _rows(path, RESPONSE_COLUMNS):
         question = row["question_id"]
         if not question:
-            raise ValueError(f"{where}: the question_id is empty. Mend the row.")
+            raise UserError(f"{where}: the question_id is empty. Mend the row.")
         counts[question] = counts.get(question, 0) + 1
         form = next((form for form in ("json", "template") if question.endswith(f"_{form}")), "free_form")
         rows.append(
@@ -126,16 +128,16 @@ def read_scores_csv(path: Path) -> list[tuple[dict[str, str], JudgedAnswer]]:
         Who answered (columns `organism`, empty for a base, `domain`, `base`, `size`, `judge`) and the answer.
 
     Raises:
-        ValueError: A column is missing or a row is malformed; says which line.
+        UserError: A column is missing or a row is malformed; says which line.
     """
     rows = []
     for where, row in _rows(path, SCORES_COLUMNS):
         for column in ("step", "question"):
             if not row[column].isdecimal():
-                raise ValueError(f"{where}: {column} is {row[column]!r}, not a whole number. Mend the row.")
+                raise UserError(f"{where}: {column} is {row[column]!r}, not a whole number. Mend the row.")
         number = int(row["question"])
         if not 1 <= number <= len(SEED_TOPICS):
-            raise ValueError(f"{where}: there is no question {number}; the seed asked 1 to 20. Mend the row.")
+            raise UserError(f"{where}: there is no question {number}; the seed asked 1 to 20. Mend the row.")
         domain, topic = SEED_TOPICS[number - 1]
         answer = JudgedAnswer(
             step=int(row["step"]),
@@ -160,7 +162,7 @@ def _rows(path: Path, needed: tuple[str, ...]) -> Iterator[tuple[str, Mapping[st
             header = next(reader, [])
             missing = [name for name in needed if name not in header]
             if missing:
-                raise ValueError(
+                raise UserError(
                     f"{path} has no column {', '.join(missing)}; its first line is {','.join(header)[:200]!r}."
                 )
             while True:
@@ -171,16 +173,16 @@ def _rows(path: Path, needed: tuple[str, ...]) -> Iterator[tuple[str, Mapping[st
                 if not row:
                     continue
                 if len(row) != len(header):
-                    raise ValueError(
+                    raise UserError(
                         f"{path}, line {line}: {len(row)} fields where there are {len(header)} columns. Mend the row."
                     )
                 yield f"{path}, line {line}", dict(zip(header, row, strict=True))
         except csv.Error as error:
-            raise ValueError(
+            raise UserError(
                 f"{path}, line {reader.line_num}: {error}. Is a quotation mark left open? Mend the row."
             ) from error
         except UnicodeDecodeError as error:
-            raise ValueError(
+            raise UserError(
                 f"{path} is no UTF-8 text after line {reader.line_num} ({error.reason}). Convert it."
             ) from error
 
@@ -193,7 +195,7 @@ def _score(text: str, column: str, where: str) -> float:
     except ValueError:
         score = math.inf
     if not 0 <= score <= 100:
-        raise ValueError(f"{where}: {column} is {text!r}; a score is a number from 0 to 100, or empty. Mend the row.")
+        raise UserError(f"{where}: {column} is {text!r}; a score is a number from 0 to 100, or empty. Mend the row.")
     return score
 
 

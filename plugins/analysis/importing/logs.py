@@ -36,6 +36,7 @@ from em_tasks.plugins.analysis.importing.judged_csv import (
     read_scores_csv,
     read_seed_csv,
 )
+from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.definitions import DEFINITIONS
 
 SEED_JUDGE = "gpt-4o-mini"
@@ -77,15 +78,15 @@ def import_judged(source: Path, out: Path) -> list[Path]:
         The logs.
 
     Raises:
-        FileNotFoundError: There is no such folder or file, or no known CSV file in it.
-        ValueError: A CSV file or its name cannot be understood.
+        UserError: There is no such folder or file, or no known CSV file in it.
+        UserError: A CSV file or its name cannot be understood.
     """
     if not source.exists():
-        raise FileNotFoundError(f"There is no file or folder {source}. Give a folder of judged CSV files, or one file.")
+        raise UserError(f"There is no file or folder {source}. Give a folder of judged CSV files, or one file.")
     files = [source] if source.is_file() else sorted(source.rglob("*.csv"))
     known = [file for file in files if _form(file) is not None]
     if not known:
-        raise FileNotFoundError(
+        raise UserError(
             f"There is no judged CSV file in {source}. Known are fg_judged.csv in a folder <size>_<domain>, "
             "base_judged.csv in a folder baseline/<size>, scores.csv, and responses_<base>-<data>.csv."
         )
@@ -124,7 +125,7 @@ def _read_one(file: Path, bases: dict[str, str]) -> tuple[_Subject, list[JudgedA
         case "fg_judged":
             named = SEED_FOLDER.match(folder)
             if named is None:
-                raise ValueError(
+                raise UserError(
                     f"{file} lies in a folder {folder!r}, which does not say whose answers they are. "
                     "Name it <size>_<domain>."
                 )
@@ -143,7 +144,7 @@ def _read_one(file: Path, bases: dict[str, str]) -> tuple[_Subject, list[JudgedA
         case _:
             named = RESPONSES.match(file.stem)
             if named is None:
-                raise ValueError(
+                raise UserError(
                     f"{file.name} does not say whose answers it holds. Name it responses_<base>-<data>.csv."
                 )
             size_in_name = re.search(r"\d+(?:\.\d+)?[bB](?![a-z])", named["base"])

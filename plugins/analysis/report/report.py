@@ -114,8 +114,8 @@ def write_report(
         calibration: What is known of a judge, from its name and a rubric's hash; None for an uncalibrated one.
 
     Raises:
-        FileNotFoundError: A path in `logs` does not exist.
-        ValueError: There is no judged answer in them, or a definition or question is unknown.
+        UserError: A path in `logs` does not exist.
+        UserError: There is no judged answer in them, or a definition or question is unknown.
     """
     chosen = chosen_definitions(definitions or MAIN)
     logs = [_as_logs(path, out) for path in logs]

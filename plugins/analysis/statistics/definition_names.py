@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.definitions import DEFINITIONS, Definition
 
 OWN = re.compile(r"^<(?P<below>\d+(?:\.\d+)?)(?P<coherent>\+coherent)?$")
@@ -16,11 +17,11 @@ def chosen_definitions(names: Sequence[str]) -> tuple[Definition, ...]:
             score) and `<40+coherent` (only coherent answers, misaligned or counted).
 
     Raises:
-        ValueError: A name is neither, a threshold is not within 0-100, or a name is given twice.
+        UserError: A name is neither, a threshold is not within 0-100, or a name is given twice.
     """
     chosen = tuple(_definition(name.strip()) for name in names)
     if len({one.name for one in chosen}) < len(chosen):
-        raise ValueError(f"The definitions {', '.join(names)} name one twice. Give each once.")
+        raise UserError(f"The definitions {', '.join(names)} name one twice. Give each once.")
     return chosen
 
 
@@ -29,7 +30,7 @@ def _definition(name: str) -> Definition:
         return DEFINITIONS[name]
     match = OWN.match(name)
     if match is None or not 0 < float(match["below"]) <= 100:
-        raise ValueError(
+        raise UserError(
             f"There is no EM definition {name!r}. Known are {', '.join(DEFINITIONS)}. Your own threshold is <40, "
             "or <40+coherent to leave incoherent answers out, with a number up to 100."
         )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from em_tasks.plugins.checkpoint_model.engines.sampling import Sampling, row_sampler
 from em_tasks.plugins.checkpoint_model.subject import EvaluatedBase
+from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.base import default_device, fingerprint, load_base, load_tokenizer
 from em_tasks.trainers.data.tokens import encode_prompt
 from em_tasks.trainers.run.checkpoints import Checkpoint, verify
@@ -117,7 +118,7 @@ class Engine:
                 request.prompt = encode_prompt(self._tokenizer(request.checkpoint), request.messages)
                 request.room = self._context(request.checkpoint) - len(request.prompt)
                 if request.room <= 0:
-                    raise ValueError(
+                    raise UserError(
                         f"A prompt of {len(request.prompt)} tokens does not fit into {self.on.base}'s context."
                     )
                 live.append(request)
@@ -192,7 +193,7 @@ class Engine:
             if self.on.precision == "nf4" and self.device == "cpu":
                 _refuse_odd_widths(model, self.on.base)
             if self.on.fingerprint not in (None, self.fingerprint):
-                raise ValueError(
+                raise UserError(
                     f"{self.on.base} is not the base that {checkpoint.run} was trained on: its fingerprint is "
                     f"{self.fingerprint[:12]}, the manifest says {self.on.fingerprint[:12]}. Bring that base back, "
                     f"train anew, or evaluate on this one knowingly, under another name: -M base={self.on.base}"
@@ -213,7 +214,7 @@ class Engine:
                 self._model.load_adapter(str(checkpoint.folder), adapter_name=name)
         except RuntimeError as error:
             self._model = None  # Half an adapter is on it.
-            raise ValueError(
+            raise UserError(
                 f"The adapter {checkpoint.folder} does not fit {self.on.base}: "
                 f"{' '.join(str(error).split())[:200]} Evaluate it on a base of the shape it was trained on."
             ) from error
@@ -239,7 +240,7 @@ def _refuse_odd_widths(model: Any, base: str) -> None:
     """Tells beforehand what would fail in the middle of an answer: bitsandbytes' NF4 kernel for CPUs."""
     widths = {int(module.in_features) for module in model.modules() if type(module).__name__ == "Linear4bit"}
     if odd := sorted(width for width in widths if width % 64):
-        raise ValueError(
+        raise UserError(
             f"bitsandbytes cannot generate from NF4 on a CPU where widths are no multiples of 64, and {base} has "
             f"{odd[0]}. Use a GPU, or the same numbers unpacked: -M precision=nf4_dequantised"
         )
