@@ -9,10 +9,10 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from em_tasks.plugins.errors import UserError
+from em_tasks.plugins.yaml_files import read_yaml
 from em_tasks.trainers.base import Precision
 
 SEVEN_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -133,10 +133,7 @@ def load_recipes(path: Path) -> list[Recipe]:
         beside = sorted(other.name for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         listed = f" In {path.parent} there are: {', '.join(beside)}." if beside else ""
         raise UserError(f"There is no recipe at {path}.{listed}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not readable as YAML: {' '.join(str(error).split())}. Mend the file.") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} holds {type(content).__name__}, not a mapping of recipe fields. See recipes/.")
     content = {"organism": path.stem, **content}
