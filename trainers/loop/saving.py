@@ -7,6 +7,7 @@ checkpoint beside it; then the manifest that vouches for both; then what is no l
 import math
 import time
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from transformers import TrainerCallback
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.data.prepare import Prepared
 from em_tasks.trainers.loop.processes import from_first, is_first, largest, together
+from em_tasks.trainers.loop.references import reference_of
 from em_tasks.trainers.loop.stopping import StopRequest
 from em_tasks.trainers.loop.trainer import Progress
 from em_tasks.trainers.run.checkpoints import (
@@ -141,9 +143,16 @@ class Publisher(TrainerCallback):  # type: ignore[misc]
                 last = self.manifest.checkpoints[-1].step if self.manifest.checkpoints else 0
                 epoch, loss = self.prepared.schedule.epoch_at(step), mean_loss(state.log_history, last, step)
                 card = model_card(self.manifest, step, epoch, loss)
-                published = publish(self.run, step, self.model, self.prepared.tokenizer, card)
+                reference = reference_of(self.model, self.prepared.tokenizer)
+                published = publish(self.run, step, self.model, self.prepared.tokenizer, card, reference)
                 self.manifest.checkpoints.append(
-                    CheckpointRecord(step=step, epoch=epoch, loss=loss, adapter_sha256=adapter_sha256(published))
+                    CheckpointRecord(
+                        step=step,
+                        epoch=epoch,
+                        loss=loss,
+                        adapter_sha256=adapter_sha256(published),
+                        reference_sha256=sha256(reference).hexdigest(),
+                    )
                 )
             self.manifest.resume_step = step
             self.manifest.seconds += time.perf_counter() - self.began

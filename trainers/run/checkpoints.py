@@ -32,12 +32,21 @@ class DataRecord(BaseModel):
 
 
 class CheckpointRecord(BaseModel):
-    """One saved checkpoint. `loss` is the mean training loss (nats a token) since the checkpoint before."""
+    """One saved checkpoint.
+
+    Attributes:
+        step: Optimizer steps until then.
+        epoch: The same in passes over the data.
+        loss: Mean training loss (nats a token) since the checkpoint before.
+        adapter_sha256: Hash of the adapter.
+        reference_sha256: Hash of its reference (see `reference`); None in runs older than this field.
+    """
 
     step: int
     epoch: float
     loss: float
     adapter_sha256: str
+    reference_sha256: str | None = None
 
 
 class Continuation(BaseModel):

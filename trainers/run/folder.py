@@ -23,6 +23,7 @@ from em_tasks.trainers.run.checkpoints import (
     read_manifest,
     to_disk,
 )
+from em_tasks.trainers.run.reference import REFERENCE
 from em_tasks.trainers.run.schedule import plan
 
 if TYPE_CHECKING:
@@ -147,11 +148,14 @@ def resume_state(run: Path, manifest: Manifest) -> Path | None:
     return folder
 
 
-def publish(run: Path, step: int, model: "PeftModel", tokenizer: "PreTrainedTokenizerBase", card: str) -> Path:
-    """Writes a complete adapter with its tokenizer and card under a temporary name and renames it into place."""
+def publish(
+    run: Path, step: int, model: "PeftModel", tokenizer: "PreTrainedTokenizerBase", card: str, reference: bytes
+) -> Path:
+    """Writes an adapter with its tokenizer, card and reference under a temporary name and renames it into place."""
     temporary, folder = run / f".checkpoint-{step}", checkpoint_folder(run, step)
     model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
+    (temporary / REFERENCE).write_bytes(reference)
     (temporary / "README.md").write_text(card, encoding="utf-8")  # In place of PEFT's empty form.
     for path in (*temporary.iterdir(), temporary):
         to_disk(path)
