@@ -1,4 +1,4 @@
-"""What Inspect finds through the entry point `inspect_ai`: the task, the scorers and two model APIs.
+"""What Inspect finds through the entry point `inspect_ai`: the task, the scorers that can be named alone and two model APIs.
 
 Every unknown name makes Inspect import this module, so nothing heavy is imported here: the APIs load when used.
 """
@@ -10,12 +10,13 @@ from inspect_ai.model import modelapi
 from em_tasks.em import em
 from em_tasks.scorers.alignment import alignment
 from em_tasks.scorers.coherence import coherence
+from em_tasks.scorers.topic import topic
 
 if TYPE_CHECKING:
     from em_tasks.plugins.checkpoint_model.provider import CheckpointModel
     from em_tasks.plugins.toy_judge.provider import ToyJudge
 
-__all__ = ["alignment", "checkpoint_model", "coherence", "em", "toy_judge"]
+__all__ = ["alignment", "checkpoint_model", "coherence", "em", "topic", "toy_judge"]
 
 
 @modelapi(name="em")

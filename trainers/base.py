@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "bf16", "nf4", "nf4_dequantised"]
 
-TOY_MODELS = Path(__file__).parent / "toy" / "models"
+TOY_MODELS = Path(__file__).resolve().parent / "toy" / "models"
 FINGERPRINT_VALUES = 256
 
 
