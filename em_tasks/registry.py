@@ -1,4 +1,4 @@
-"""What Inspect finds through the entry point `inspect_ai`: the task, the scorers that can be named alone and two model APIs.
+"""What Inspect finds through the entry point `inspect_ai`: the task, the scorers and two model APIs.
 
 Every unknown name makes Inspect import this module, so nothing heavy is imported here: the APIs load when used.
 """

@@ -47,7 +47,10 @@ def test_nothing_heavy_is_imported_to_list_or_report(module: str) -> None:
 
 
 def test_help_imports_neither_inspect_nor_pandas() -> None:
-    code = "import em_tasks.commands.cli, sys; sys.exit(any(name in sys.modules for name in ('inspect_ai', 'pandas', 'torch')))"
+    code = (
+        "import em_tasks.commands.cli, sys; "
+        "sys.exit(any(name in sys.modules for name in ('inspect_ai', 'pandas', 'torch')))"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
