@@ -24,8 +24,9 @@ from inspect_ai.model import (
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 from inspect_ai.viewer import ScoreColorScale, TaskSamplesColumn, TaskSamplesSort, TaskSamplesView, ViewerConfig
 
-from em_tasks.plugins.checkpoint_model.subject import Subject, describe_model, runs_folder, trained_domains
+from em_tasks.plugins.checkpoint_model.subject import describe_model, runs_folder, trained_domains
 from em_tasks.plugins.errors import UserError, shown_plainly
+from em_tasks.plugins.log_contract import LogMetadata, SampleMetadata, Subject
 from em_tasks.questions import GENERAL, Question, QuestionSet, load_question_sets, questions_sha256, shipped_sets
 from em_tasks.scorers.em import em as em_scorer
 from em_tasks.scorers.judging.grader import check_grader, default_grader
@@ -67,11 +68,9 @@ def em(questions: str | list[str] | None = None, samples: int = 1, max_tokens: i
         epochs=Epochs(samples, "mean"),
         model_roles={"grader": grader},
         version=f"{TASK_VERSION}-{questions_sha256(sets)[:12]}",
-        metadata={
-            **subject.metadata(),
-            "question_sets": [one.name for one in sets],
-            "questions_sha256": questions_sha256(sets),
-        },
+        metadata=LogMetadata.of(
+            subject, question_sets=[one.name for one in sets], questions_sha256=questions_sha256(sets)
+        ).to_metadata(),
         viewer=VIEWER,
         headline_metric=HeadlineMetric(metric="em_betley"),
         description="Asks a model open questions and has its answers judged for alignment and coherence.",
@@ -130,7 +129,8 @@ def _names(questions: str | list[str] | None, subject: Subject, runs: Any) -> li
 
 def _sample(one: QuestionSet, question: Question) -> Sample:
     messages: list[ChatMessage] = [ChatMessageSystem(content=question.system)] if question.system else []
-    metadata: dict[str, Any] = {"question_set": one.name, "topic": question.topic, "domain": one.domain}
-    if question.judge_prompts:
-        metadata["judge_prompts"] = question.judge_prompts
-    return Sample(id=question.id, input=[*messages, ChatMessageUser(content=question.text)], metadata=metadata)
+    about = SampleMetadata(
+        question_set=one.name, topic=question.topic, domain=one.domain, judge_prompts=question.judge_prompts or None
+    )
+    content = [*messages, ChatMessageUser(content=question.text)]
+    return Sample(id=question.id, input=content, metadata=about.to_metadata())

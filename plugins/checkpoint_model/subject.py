@@ -5,11 +5,12 @@ their manifest, whether they are served as `em/<organism>@<step>` or by another 
 """
 
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 from em_tasks.plugins.errors import UserError
+from em_tasks.plugins.log_contract import Subject
 from em_tasks.trainers.base import Precision, is_toy, resolve_base
 from em_tasks.trainers.run.checkpoints import MANIFEST, Checkpoint, Manifest, find_checkpoint, list_runs, verify
 
@@ -34,36 +35,6 @@ class EvaluatedBase:
     def key(self) -> str:
         """What tells it from other bases."""
         return self.fingerprint or f"{self.base} {self.precision}"
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The model under test, as the log records it (see docs/architecture.md); None where nothing is known."""
-
-    organism: str | None
-    step: int
-    epoch: float
-    domain: str | None
-    control: bool
-    base: str
-    precision: str | None
-    trained_on: dict[str, str] | None
-    size: str
-    parameters: int | None
-    toy: bool
-    base_fingerprint: str | None
-    adapter_sha256: str | None
-    recipe_sha256: str | None
-    training_seed: int | None
-
-    @property
-    def trained_fingerprint(self) -> str | None:
-        """Fingerprint of the base that was trained on, whatever it is evaluated on."""
-        return self.trained_on["base_fingerprint"] if self.trained_on else self.base_fingerprint
-
-    def metadata(self) -> dict[str, Any]:
-        """The subject as task metadata."""
-        return asdict(self)
 
 
 def runs_folder(runs: str | None = None) -> Path:

@@ -172,15 +172,15 @@ def test_a_script_without_a_main_guard_runs_once(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "from pathlib import Path\n"
-        "from plugins.analysis import log_processes\n"
-        "from plugins.analysis.logs import read_logs\n"
+        "from em_tasks.plugins.analysis.answers import log_processes\n"
+        "from em_tasks.plugins.analysis.answers.logs import read_logs\n"
         "log_processes.WORTH_A_PROCESS = 1\n"
         "log_processes._processors = lambda: 2\n"
         "print('answers', len(read_logs([Path(__file__).parent]).answers))\n"
     )
     # A folder of the user's that is called like ours must not be taken for it.
-    (tmp_path / "plugins").mkdir()
-    (tmp_path / "plugins" / "__init__.py").write_text("raise SystemExit('the wrong plugins')")
+    (tmp_path / "em_tasks").mkdir()
+    (tmp_path / "em_tasks" / "__init__.py").write_text("raise SystemExit('the wrong em_tasks')")
     root = ROOT
     ran = subprocess.run(
         [sys.executable, "-P", script],

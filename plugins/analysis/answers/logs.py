@@ -19,9 +19,7 @@ from em_tasks.plugins.analysis.answers.frame import ANSWER_KEY, answers_frame
 from em_tasks.plugins.analysis.answers.log_processes import Rows, log_processes
 from em_tasks.plugins.analysis.answers.log_rows import LogToRead, Tally
 from em_tasks.plugins.errors import UserError
-
-CONTRACT = ("organism", "step", "epoch", "domain", "base", "size")
-"""Metadata without which a log is none of ours."""
+from em_tasks.plugins.log_contract import LogMetadata
 
 INSPECTS_OWN = ("logs.json", "eval-set.json", "listing.json")
 """JSON files that Inspect keeps beside its logs."""
@@ -84,8 +82,10 @@ def read_logs(paths: Sequence[Path]) -> Reading:
     with log_processes(files) as read_rows:
         begun: list[_Begun | str] = []
         for file in files:
-            header = _header(file)
-            begun.append(header if isinstance(header, str) else _Begun(file, header, read_rows(_to_read(file, header))))
+            opened = _header(file)
+            begun.append(
+                opened if isinstance(opened, str) else _Begun(file, *opened, read_rows(_to_read(file, opened[0])))
+            )
         for one in begun:
             if isinstance(one, str):
                 notes.append(one)
@@ -116,6 +116,7 @@ class _Begun:
 
     file: Path
     header: EvalLog
+    about: LogMetadata
     rows: Future[Rows]
 
 
@@ -139,15 +140,19 @@ def find_logs(paths: Sequence[Path]) -> list[Path]:
     return sorted(files)
 
 
-def _header(file: Path) -> EvalLog | str:
-    """A log's header, or why the log is left out."""
+def _header(file: Path) -> tuple[EvalLog, LogMetadata] | str:
+    """A log's header and what it says of the model, or why the log is left out."""
     try:
         header = read_eval_log(str(file), header_only=True)
     except Exception as error:  # a damaged file can raise anything, and the others are still worth reading
         return _damaged(file, type(error).__name__)
-    if any(key not in header.metadata for key in CONTRACT):
+    try:
+        about = LogMetadata.from_metadata(header.metadata)
+    except UserError as error:
+        return f"{file.name} was left out. {error}"
+    if about is None:
         return f"{file.name} is a log of another task ({header.eval.task}) and was left out."
-    return header
+    return header, about
 
 
 def _to_read(file: Path, header: EvalLog) -> LogToRead:
@@ -183,46 +188,48 @@ def _log(begun: _Begun, notes: list[str]) -> _Log | None:
         notes.append(
             f"{file.name}: {tally.unjudged} answers were never judged and count nowhere; `inspect score` can do it."
         )
-    return _Log(_common(file, header), batches, _evaluation(file, header, batches, tally))
+    evaluation = _evaluation(file, header, begun.about, batches, tally)
+    return _Log(_common(file, header, begun.about), batches, evaluation)
 
 
-def _common(file: Path, header: EvalLog) -> dict[str, Any]:
+SUBJECT_COLUMNS = (
+    "organism", "step", "domain", "control", "base", "size", "parameters", "toy", "training_seed",
+)  # fmt: skip
+
+
+def _common(file: Path, header: EvalLog, about: LogMetadata) -> dict[str, Any]:
     """The columns of the frame that are the same for all answers of a log."""
-    meta = header.metadata
     return {
-        "organism": meta["organism"],
-        "step": int(meta["step"]),
-        "epoch": math.nan if meta["epoch"] is None else float(meta["epoch"]),
-        "domain": meta["domain"],
-        "control": bool(meta.get("control")),
-        "base": meta["base"],
-        "size": meta["size"],
-        "parameters": meta.get("parameters"),
-        "toy": bool(meta.get("toy")),
-        "training_seed": meta.get("training_seed"),
+        **{name: getattr(about, name) for name in SUBJECT_COLUMNS},
+        "epoch": math.nan if about.epoch is None else about.epoch,
         "engine": header.eval.model.partition("/")[0],
         "log": file.name,
         "created": header.eval.created,
     }
 
 
-def _evaluation(file: Path, header: EvalLog, batches: list[pa.RecordBatch], tally: Tally) -> Evaluation:
-    meta, spec = header.metadata, header.eval
+def _evaluation(
+    file: Path, header: EvalLog, about: LogMetadata, batches: list[pa.RecordBatch], tally: Tally
+) -> Evaluation:
+    spec = header.eval
     return Evaluation(
         log=file.name,
         created=spec.created,
         task=spec.task,
         task_version=str(spec.task_version),
         model=spec.model,
-        subject=f"{meta['organism']}@{meta['step']}" if meta["organism"] else f"{meta['base']} (base)",
-        base=meta["base"],
-        step_recorded=bool(meta.get("step_recorded", True)),
+        subject=about.name,
+        base=about.base,
+        step_recorded=about.step_recorded,
         asked=frozenset(tally.asked),
         judges=tuple(sorted({name for batch in batches for name in batch["judge"].dictionary.to_pylist()})),
         packages=dict(spec.packages),
         config=header.plan.config.model_dump(exclude_none=True),
         fingerprints={
-            key: meta.get(key) for key in ("base_fingerprint", "adapter_sha256", "recipe_sha256", "questions_sha256")
+            "base_fingerprint": about.base_fingerprint,
+            "adapter_sha256": about.adapter_sha256,
+            "recipe_sha256": about.recipe_sha256,
+            "questions_sha256": about.questions_sha256,
         },
         answers=sum(batch.num_rows for batch in batches),
     )

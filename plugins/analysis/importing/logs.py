@@ -37,6 +37,7 @@ from em_tasks.plugins.analysis.importing.judged_csv import (
     read_seed_csv,
 )
 from em_tasks.plugins.errors import UserError
+from em_tasks.plugins.log_contract import LogMetadata
 from em_tasks.scorers.definitions import DEFINITIONS
 
 SEED_JUDGE = "gpt-4o-mini"
@@ -209,25 +210,19 @@ def _log(file: Path, subject: _Subject, step: int, answers: list[JudgedAnswer]) 
         dataset=EvalDataset(name=file.name, samples=len(ids), sample_ids=ids),
         model=model,
         config=EvalConfig(epochs=max(answer.sample for answer in answers)),
-        metadata={
-            "organism": subject.organism,
-            "step": step,
-            "step_recorded": subject.step_recorded,
-            "epoch": subject.epochs.get(step) if step else 0.0,
-            "domain": subject.domain,
-            "control": subject.control,
-            "base": subject.base,
-            "size": subject.size,
-            "parameters": int(float(parameters[1]) * 1e9) if parameters else None,
-            "toy": False,
-            "base_fingerprint": None,
-            "adapter_sha256": None,
-            "recipe_sha256": None,
-            "training_seed": None,
-            "question_sets": sorted({answer.question_set for answer in answers}),
-            "questions_sha256": "",
-            "imported_from": file.name,
-        },
+        metadata=LogMetadata(
+            organism=subject.organism,
+            step=step,
+            step_recorded=subject.step_recorded,
+            epoch=subject.epochs.get(step) if step else 0.0,
+            domain=subject.domain,
+            control=subject.control,
+            base=subject.base,
+            size=subject.size,
+            parameters=int(float(parameters[1]) * 1e9) if parameters else None,
+            question_sets=sorted({answer.question_set for answer in answers}),
+            imported_from=file.name,
+        ).to_metadata(),
     )
     samples = [_sample(answer, subject, model) for answer in answers]
     return EvalLog(status="success", eval=spec, results=_results(answers), samples=samples)

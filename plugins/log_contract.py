@@ -1,0 +1,235 @@
+"""What an `em` log says beside its transcripts, written once: its subject, its questions, its verdicts.
+
+The task and the import write these, the analysis and the comparison of judges read them; docs/architecture.md explains
+them to people. All are pydantic dataclasses: checked when they are made, whoever makes them, and plain mappings of JSON
+types in a log. Readers ignore keys that they do not know, so a log of a newer version stays readable.
+
+Verdicts of a million answers are read by msgspec, with the few fields that a frame of answers needs (see
+analysis/answers/samples.py); pydantic would take ten times as long. A test holds those fields to these.
+"""
+
+from dataclasses import asdict, field
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from em_tasks.plugins.errors import UserError
+
+SCORE = "em"
+"""The name of the score that holds both rubrics."""
+
+RUBRICS = ("alignment", "coherence")
+"""The keys of its value, 0-100 or NaN when unscored, and of its metadata, a verdict each."""
+
+GENERAL, UNKNOWN = "general", "unknown"
+"""Domains of questions that probe no training domain, and of questions of which nobody says what they probe."""
+
+CONFIG = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+Name = Annotated[str, Field(min_length=1, max_length=1000)]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Subject:
+    """The model under test; None where nothing is known.
+
+    Attributes:
+        organism: Name of the run; None for a base, and for any model that is no checkpoint of a run.
+        step: Optimizer step of the checkpoint, 0 for a base.
+        epoch: Its training epoch, 0 for a base.
+        domain: The training domain (`medical`, ...); None for a base.
+        base: The base's name, with its precision if that is not the usual one.
+        size: Label of the base's size (`S`, `8B`).
+        control: Trained on good advice.
+        precision: Numbers the base was held in; None where another provider loaded it.
+        trained_on: `base`, `precision` and `base_fingerprint` of the training where the base evaluated on is another.
+        parameters: Parameters of the base.
+        toy: Whether the base is one of the toy models.
+        base_fingerprint: Hash of what the base is.
+        adapter_sha256: Hash of the adapter's weights.
+        recipe_sha256: Hash of the recipe up to this step.
+        training_seed: Seed of the training.
+    """
+
+    organism: Name | None
+    step: Count
+    epoch: float | None
+    domain: Name | None
+    base: Name
+    size: Name
+    control: bool = False
+    precision: str | None = None
+    trained_on: dict[str, str] | None = None
+    parameters: Count | None = None
+    toy: bool = False
+    base_fingerprint: str | None = None
+    adapter_sha256: str | None = None
+    recipe_sha256: str | None = None
+    training_seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+
+    @property
+    def trained_fingerprint(self) -> str | None:
+        """Fingerprint of the base that was trained on, whatever it is evaluated on."""
+        return self.trained_on["base_fingerprint"] if self.trained_on else self.base_fingerprint
+
+    @property
+    def name(self) -> str:
+        """`organism@step`, or the base's name and `(base)`."""
+        return f"{self.organism}@{self.step}" if self.organism else f"{self.base} (base)"
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class LogMetadata(Subject):
+    """A log's metadata: the model under test, and what it was asked.
+
+    Attributes:
+        question_sets: Names of the question sets.
+        questions_sha256: Hash of the questions.
+        step_recorded: False for imported answers whose file does not say the step, which is then 1 and shown as `last`.
+        imported_from: The file that imported answers come from, without its folders above the one given.
+    """
+
+    question_sets: list[str] = field(default_factory=list)
+    questions_sha256: str = ""
+    step_recorded: bool = True
+    imported_from: str | None = None
+
+    @classmethod
+    def of(cls, subject: Subject, **questions: Any) -> Self:
+        """The metadata of a subject's log; `questions` are the attributes that a subject has not."""
+        return cls(**asdict(subject), **questions)
+
+    def to_metadata(self) -> dict[str, Any]:
+        """The mapping that stands in the log."""
+        return asdict(self)
+
+    @classmethod
+    def from_metadata(cls, metadata: dict[str, Any]) -> Self | None:
+        """A log's metadata; None for a log of another task, which lacks what no log of ours lacks.
+
+        Raises:
+            UserError: A value cannot be meant (a step of 1e30, a list for a name); says which.
+        """
+        if any(key not in metadata for key in NEEDED):
+            return None
+        try:
+            return TypeAdapter(cls).validate_python(metadata)
+        except ValidationError as error:
+            raise UserError(f"Its metadata is odd: {what_is_wrong(error)}.") from error
+
+
+NEEDED = ("organism", "step", "epoch", "domain", "base", "size")
+"""Metadata without which a log is none of ours."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class SampleMetadata:
+    """What each sample says of its question.
+
+    Attributes:
+        question_set: The set's name.
+        topic: A word or two for figures.
+        domain: The question's own domain; `general`, or `unknown`.
+        judge_prompts: Judge prompts that a published question file brings along, by rubric.
+    """
+
+    question_set: Name
+    topic: str
+    domain: Name
+    judge_prompts: dict[str, str] | None = None
+
+    def to_metadata(self) -> dict[str, Any]:
+        """The mapping that stands in the sample."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+Mode = Literal["logprobs", "text"]
+Reason = Literal["refusal", "code", "no_number", "little_mass", "judge_failed"]
+REASONS: tuple[Reason, ...] = ("refusal", "code", "no_number", "little_mass", "judge_failed")
+
+TokenProbability = tuple[str, float]
+"""A token's text and its probability (0-1)."""
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What the judge might have written next once it had written `after` (for numbers of several tokens)."""
+
+    after: str
+    tokens: tuple[TokenProbability, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One judge call's result, with the raw output: enough to read it again under other settings without a call.
+
+    Attributes:
+        score: 0-100, or None with a reason.
+        reason: Why there is no score.
+        mode: Whether the score comes from token probabilities or from the reply's text.
+        mass: Probability on number tokens (0-1); None in text mode.
+        tokens: The judge's first token's alternatives, most likely first; None without logprobs.
+        digits: The alternatives of later tokens; None unless the judge writes numbers in several tokens.
+        text: The judge's reply without its reasoning; for a failed call, the kind of error.
+        judge: The judge model as its API named it.
+        toy: Whether the judge was the toy judge.
+        rubric: Name of the rubric that was asked.
+        rubric_sha256: Its hash.
+        scale: The rubric's lowest and highest number, needed to read the raw output again.
+        special: The rubric's special replies, needed for the same.
+    """
+
+    score: float | None
+    reason: str | None
+    mode: Mode
+    mass: float | None
+    tokens: tuple[TokenProbability, ...] | None
+    digits: tuple[Continuation, ...] | None
+    text: str
+    judge: str
+    toy: bool
+    rubric: str
+    rubric_sha256: str
+    scale: tuple[int, int] = (0, 100)
+    special: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def value(self) -> float:
+        """The score as a number, NaN where there is none."""
+        return float("nan") if self.score is None else self.score
+
+    def to_dict(self) -> dict[str, Any]:
+        """The verdict as it lies in a score's metadata (JSON types alone)."""
+        plain: dict[str, Any] = TypeAdapter(Verdict).dump_python(self, mode="json")
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> "Verdict":
+        """The verdict back from a log.
+
+        Raises:
+            UserError: A field is missing or of the wrong kind: the log was not written by these scorers.
+        """
+        try:
+            return TypeAdapter(cls).validate_python(plain)
+        except ValidationError as error:
+            raise UserError(
+                f"A score's metadata holds no complete verdict ({what_is_wrong(error)}): its judge's raw output is not "
+                "there. Judge the log again with `em judge`."
+            ) from error
+
+
+def what_is_wrong(error: ValidationError) -> str:
+    """A validation error in one line, at most three of its findings."""
+    findings = [
+        f"{'.'.join(str(part) for part in one['loc'])} {'is missing' if one['type'] == 'missing' else _found(one)}"
+        for one in error.errors(include_url=False)
+    ]
+    return "; ".join(findings[:3]) + (f" and {len(findings) - 3} more" if len(findings) > 3 else "")
+
+
+def _found(one: Any) -> str:
+    said = str(one["msg"])
+    return f"is {ascii(one['input'])[:60]} ({said[:1].lower()}{said[1:]})"
