@@ -124,7 +124,8 @@ def test_a_client_that_hangs_up_takes_nobody_along(url: str, client: openai.Open
     host, port = url.removeprefix("http://").removesuffix("/v1").split(":")
     for _ in range(20):
         with socket.create_connection((host, int(port))) as connection:
-            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+            head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            head += f"Content-Length: {len(body)}"
             connection.sendall(head.encode() + b"\r\n\r\n" + body)
     assert client.chat.completions.create(model="small@1", messages=QUESTION, max_tokens=2).choices
 
