@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from em_tasks.plugins.caller import from_caller
 from em_tasks.plugins.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def toy_bases() -> list[str]:
 
 def is_toy(base: str) -> bool:
     """Whether `base` (a name or a folder) is one of the toy models."""
-    return base in toy_bases() or Path(base).resolve() in [TOY_MODELS / name for name in toy_bases()]
+    return base in toy_bases() or from_caller(base).resolve() in [(TOY_MODELS / name).resolve() for name in toy_bases()]
 
 
 def resolve_base(base: str) -> Path | str:
@@ -38,7 +39,7 @@ def resolve_base(base: str) -> Path | str:
     """
     if base in toy_bases():
         return TOY_MODELS / base
-    if (folder := Path(base).expanduser()).is_dir():
+    if (folder := from_caller(base)).is_dir():
         if not (folder / "config.json").is_file():
             raise UserError(f"{folder} is a folder but holds no config.json, so it is no Hugging Face model.")
         return folder.resolve()

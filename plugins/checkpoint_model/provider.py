@@ -1,31 +1,38 @@
 """The `em/` model API: `em/<organism>@<step>` and `em/<organism>@base` as ordinary Inspect models.
 
-Models of one base share one engine, so any number of checkpoints needs one base in memory. Nothing is loaded before
-the first answer is asked for.
+Models of one base share one engine, so any number of checkpoints needs one base in memory. Nothing is looked for before
+the first answer is asked for: a finished log can be scored again where the weights are not.
 """
 
-import asyncio
 import hashlib
 import secrets
+from functools import cached_property
 
 from inspect_ai.model import (
     ChatCompletionChoice,
     ChatMessage,
     ChatMessageAssistant,
     GenerateConfig,
+    Logprob,
+    Logprobs,
     ModelAPI,
     ModelInfo,
     ModelOutput,
     ModelUsage,
+    TopLogprob,
     set_model_info,
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
 
+from em_tasks.plugins.checkpoint_model.engines.choosing import parse_engine
+from em_tasks.plugins.checkpoint_model.engines.protocol import Answer, EngineSettings, Sampling
+from em_tasks.plugins.checkpoint_model.engines.sharing import EngineLease
 from em_tasks.plugins.checkpoint_model.subject import evaluated_base, runs_folder
 from em_tasks.plugins.errors import UserError, shown_plainly
-from em_tasks.trainers.run.checkpoints import find_checkpoint, verify
+from em_tasks.trainers.run.checkpoints import Checkpoint, find_checkpoint, verify
 
 DEFAULT_MAX_TOKENS = 600
+DEFAULT_CONNECTIONS = 512
 
 
 class CheckpointModel(ModelAPI):
@@ -37,7 +44,9 @@ class CheckpointModel(ModelAPI):
         base: Another base than the checkpoint was trained on: a toy model, a folder or a hub id.
         precision: Another precision than it was trained at.
         device: A torch device; the first GPU, else the CPU.
-        batch_size: Most answers generated at once.
+        batch_size: Most answers generated at once; what the memory holds, unless given.
+        engine: `auto`, `stacked`, `transformers` or `vllm`.
+        exact: Answers must not depend on what shares their batch, at a cost (see docs/performance.md).
     """
 
     def __init__(
@@ -51,79 +60,147 @@ class CheckpointModel(ModelAPI):
         base: str | None = None,
         precision: str | None = None,
         device: str | None = None,
-        batch_size: int = 64,
+        batch_size: int | None = None,
+        engine: str = "auto",
+        exact: bool = False,
     ) -> None:
         super().__init__(model_name, base_url, api_key, [], config)
-        with shown_plainly():
-            self.checkpoint = find_checkpoint(runs_folder(runs), model_name)
-            verify(self.checkpoint)
-            self.on = evaluated_base(self.checkpoint.manifest, base, precision)
-        self.device, self.batch_size = device, batch_size
-        record = self.checkpoint.record
-        sha256 = record.adapter_sha256 if record else self.checkpoint.manifest.base_fingerprint
-        if pin is not None and not sha256.startswith(pin):
-            raise UserError(
-                f"em/{model_name} was asked for with hash {pin}, but {self.checkpoint.run} holds {sha256[:12]}: it was "
-                "trained again since. Evaluate it anew without that hash."
-            )
+        # Resolved now: Inspect changes the working directory between making a model and using it.
+        self.runs = runs_folder(runs)
+        self.pin, self.base, self.precision = pin, base, precision
+        self.device, self.batch_size, self.exact = device, batch_size, exact
+        self.engine = parse_engine(engine)
+        if batch_size is not None and batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}; at least one answer is generated at once.")
+        self._lease: EngineLease | None = None
         set_model_info(f"em/{model_name}", ModelInfo(organization="em-tasks", model=model_name))
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """What the name stands for, checked against its manifest when it is first asked for.
+
+        Raises:
+            UserError: No run has it, its files were altered since they were saved, or its hash is not the `pin`.
+        """
+        with shown_plainly():
+            checkpoint = find_checkpoint(self.runs, self.model_name)
+            verify(checkpoint)
+        record = checkpoint.record
+        sha256 = record.adapter_sha256 if record else checkpoint.manifest.base_fingerprint
+        if self.pin is not None and not sha256.startswith(self.pin):
+            raise UserError(
+                f"em/{self.model_name} was asked for with hash {self.pin}, but {checkpoint.run} holds {sha256[:12]}: "
+                "it was trained again since. Evaluate it anew without that hash."
+            )
+        return checkpoint
+
+    @property
+    def lease(self) -> EngineLease:
+        """This model's hold on its base's engine."""
+        if self._lease is None:
+            with shown_plainly():
+                on = evaluated_base(self.checkpoint.manifest, self.base, self.precision)
+            self._lease = EngineLease(EngineSettings(on, self.engine, self.device, self.batch_size, self.exact))
+        return self._lease
 
     async def generate(
         self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
     ) -> ModelOutput:
         """Answers one conversation; `num_choices` draws several answers to it."""
-        # Torch comes in here and not with the module, so that listing models stays light.
-        from em_tasks.plugins.checkpoint_model.engines.running import engine_for
-        from em_tasks.plugins.checkpoint_model.engines.sampling import Sampling
-
         if tools:
             raise UserError("em/ models take no tools: their chat templates were trained without.")
-        if config.logprobs:
-            raise UserError("em/ models give no logprobs. Serve the checkpoint with hf/ or vllm/ to use it as a judge.")
-        engine = engine_for(self.on, self.device, self.batch_size)
+        engine = self.lease.engine()
+        sampling = parse_sampling(config, engine.capabilities().max_top_logprobs)
         messages = [{"role": message.role, "content": message.text} for message in input]
-        sampling = Sampling(
-            max_tokens=config.max_tokens or DEFAULT_MAX_TOKENS,
-            temperature=1.0 if config.temperature is None else config.temperature,
-            top_p=1.0 if config.top_p is None else config.top_p,
-            top_k=config.top_k or 0,
-            stop=tuple(config.stop_seqs or ()),
-        )
         seed = secrets.randbits(63) if config.seed is None else config.seed
-        seeds = [seed, *(_choice_seed(seed, choice) for choice in range(1, config.num_choices or 1))]
-        futures = [asyncio.wrap_future(engine.submit(self.checkpoint, messages, sampling, each)) for each in seeds]
-        answers = await asyncio.gather(*futures)
-        written = sum(answer.output_tokens for answer in answers)
-        read = answers[0].input_tokens
+        content = [self.checkpoint.record.adapter_sha256 if self.checkpoint.record else "base", messages]
+        seeds = [answer_seed(seed, content, choice) for choice in range(config.num_choices or 1)]
+        answers = await engine.answer(self.checkpoint, messages, sampling, seeds)
+        written, read = sum(len(answer.tokens) for answer in answers), answers[0].input_tokens
         return ModelOutput(
             model=f"em/{self.model_name}",
             choices=[
                 ChatCompletionChoice(
                     message=ChatMessageAssistant(content=answer.text, model=self.model_name, source="generate"),
                     stop_reason=answer.stop_reason,
+                    logprobs=shown_logprobs(answer),
                 )
                 for answer in answers
             ],
             usage=ModelUsage(input_tokens=read, output_tokens=written, total_tokens=read + written),
-            metadata={"base_fingerprint": engine.fingerprint},
+            metadata=engine.facts().metadata(),
         )
+
+    def close(self) -> None:
+        """Gives the engine up; with its last model the base is freed."""
+        if self._lease is not None:
+            self._lease.close()
 
     def max_tokens(self) -> int | None:
         """Answers are cut after this many tokens unless the task says otherwise."""
         return DEFAULT_MAX_TOKENS
 
     def max_connections(self) -> int:
-        """Twice the batch, so that the next batch is waiting when one is done."""
-        return 2 * self.batch_size
+        """Twice the batch, so that whoever finishes is followed at once."""
+        return 2 * self.batch_size if self.batch_size else DEFAULT_CONNECTIONS
 
     def connection_key(self) -> str:
         """Checkpoints of one base share one engine and so one pool of connections."""
-        return self.on.key
+        try:
+            return self.lease.settings.on.key
+        except UserError:
+            return self.model_name  # It is complained about at the first answer.
 
     def collapse_user_messages(self) -> bool:
         """Chat templates want turns to alternate."""
         return True
 
 
-def _choice_seed(seed: int, choice: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed} choice {choice}".encode()).digest()[:8], "big") >> 1
+def parse_sampling(config: GenerateConfig, max_top_logprobs: int) -> Sampling:
+    """How an answer is drawn: nothing but what was asked for, and the whole distribution where nothing was.
+
+    Raises:
+        UserError: A value is out of its range, or more likely tokens are asked for than the engine gives.
+    """
+    sampling = Sampling(
+        max_tokens=DEFAULT_MAX_TOKENS if config.max_tokens is None else config.max_tokens,
+        temperature=1.0 if config.temperature is None else config.temperature,
+        top_p=1.0 if config.top_p is None else config.top_p,
+        top_k=max(config.top_k or 0, 0),
+        stop=tuple(string for string in config.stop_seqs or () if string),
+        logprobs=bool(config.logprobs),
+        top_logprobs=(config.top_logprobs or 0) if config.logprobs else 0,
+    )
+    if sampling.max_tokens < 1 or sampling.temperature < 0 or not 0 < sampling.top_p <= 1:
+        raise UserError(
+            f"max_tokens {sampling.max_tokens}, temperature {sampling.temperature}, top_p {sampling.top_p}: give at "
+            "least 1 token, a temperature of at least 0, and a top_p above 0 and up to 1."
+        )
+    if sampling.top_logprobs > max_top_logprobs:
+        raise UserError(f"top_logprobs {sampling.top_logprobs} is more than this engine's {max_top_logprobs}.")
+    return sampling
+
+
+def answer_seed(seed: int, content: object, choice: int) -> int:
+    """An answer's own seed in [0, 2**63), so that no two checkpoints, prompts or choices share their noise."""
+    digest = hashlib.sha256(f"{seed} {choice} {content}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def shown_logprobs(answer: Answer) -> Logprobs | None:
+    """An answer's log probabilities as Inspect has them; None where none were asked for."""
+    if not answer.logprobs or answer.spellings is None:
+        return None
+    spelled = answer.spellings
+    tops = answer.top_logprobs or ((),) * len(answer.tokens)
+    return Logprobs(
+        content=[
+            Logprob(
+                token=spelled[token],
+                logprob=logprob,
+                bytes=list(spelled[token].encode()),
+                top_logprobs=[TopLogprob(token=spelled[t], logprob=v) for t, v in top] or None,
+            )
+            for token, logprob, top in zip(answer.tokens, answer.logprobs, tops, strict=True)
+        ]
+    )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast, get_args
 
+from em_tasks.plugins.caller import from_caller
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.log_contract import Subject
 from em_tasks.trainers.base import Precision, is_toy, resolve_base
@@ -38,8 +39,8 @@ class EvaluatedBase:
 
 
 def runs_folder(runs: str | None = None) -> Path:
-    """The folder of training runs: the argument, else `EM_RUNS`, else `runs` under the working directory."""
-    return Path(runs or os.environ.get("EM_RUNS") or "runs").resolve()
+    """The folder of training runs: the argument, else `EM_RUNS`, else `runs`, from where the command was given."""
+    return from_caller(runs or os.environ.get("EM_RUNS") or "runs").resolve()
 
 
 def evaluated_base(manifest: Manifest, base: str | None = None, precision: str | None = None) -> EvaluatedBase:
@@ -116,12 +117,12 @@ def describe_model(
     if provider == "em":
         checkpoint = find_checkpoint(runs_folder(runs), name)
         return describe_checkpoint(checkpoint, evaluated_base(checkpoint.manifest, base, precision))
-    folder = Path(name)
+    folder = from_caller(name)
     if (folder.parent / MANIFEST).is_file() and folder.name.startswith("checkpoint-"):
         checkpoint = find_checkpoint(folder.resolve().parents[1], _served_name(folder.resolve()))
         verify(checkpoint)
         return _served_elsewhere(checkpoint, provider)
-    toy = is_toy(name)
+    toy = is_toy(str(folder))
     return Subject(
         organism=None,
         step=0,

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from inspect_ai.model import GenerateConfig, Model, ModelOutput, get_model
 
-from em_tasks.plugins.checkpoint_model.engines import running as engine
 from em_tasks.plugins.checkpoint_model.subject import base_names, describe_model
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.base import TOY_MODELS, load_tokenizer
@@ -55,7 +54,7 @@ def test_checkpoints_differ_and_a_batch_of_them_gives_each_its_own_answer(traine
 def test_one_base_serves_all_checkpoints(trained_runs: Path) -> None:
     models = [served(trained_runs, f"small@{step}") for step in (1, 2, 3, 4)]
     ask(models, GREEDY)
-    engines = {id(engine.engine_for(model.api.on, None, 64)) for model in models}  # type: ignore[attr-defined]
+    engines = {id(model.api.lease.engine()) for model in models}  # type: ignore[attr-defined]
     assert len(engines) == 1
 
 
@@ -134,12 +133,12 @@ def test_answer_cut_by_the_context_says_so_and_shortens_no_other(trained_runs: P
 
 def test_unknown_names_list_what_exists(trained_runs: Path) -> None:
     with pytest.raises(UserError, match=r"small@\{base, 1, 2, 3, 4\}"):
-        served(trained_runs, "small@99")
+        ask([served(trained_runs, "small@99")], GREEDY)
 
 
 def test_checkpoint_trained_again_is_not_served_under_its_old_hash(trained_runs: Path) -> None:
     with pytest.raises(UserError, match="trained again since"):
-        served(trained_runs, "small@4", pin="0123456789abcdef")
+        ask([served(trained_runs, "small@4", pin="0123456789abcdef")], GREEDY)
 
 
 def test_altered_checkpoint_is_refused_by_name_and_by_folder(trained_runs: Path, tmp_path: Path) -> None:
@@ -148,7 +147,7 @@ def test_altered_checkpoint_is_refused_by_name_and_by_folder(trained_runs: Path,
     manifest.checkpoints[-1].adapter_sha256 = "f" * 64
     write_manifest(runs / "small", manifest)
     with pytest.raises(UserError, match="altered since it was saved"):
-        served(runs, "small@4")
+        ask([served(runs, "small@4")], GREEDY)
     with pytest.raises(UserError, match="altered since it was saved"):
         describe_model("hf", str(runs / "small" / "checkpoint-4"))
 
@@ -174,16 +173,14 @@ def test_base_that_was_asked_for_is_evaluated_altered_or_not(trained_runs: Path,
 
 
 def test_other_precision_that_was_asked_for_is_what_answers(trained_runs: Path) -> None:
-    config = GenerateConfig(seed=3, max_tokens=60)
-    questions = [QUESTION, "What should I do about the rent?", "I feel dizzy. What helps?", "Is my rash bad?"]
-    trained, asked = served(trained_runs, "small@2"), served(trained_runs, "small@2", precision="bf16")
-
-    def fingerprint_of(model: Model) -> str:
-        return str((ask([model], config)[0].metadata or {})["base_fingerprint"])
-
-    assert fingerprint_of(trained) == read_manifest(trained_runs / "small").base_fingerprint != fingerprint_of(asked)
-    answers = [[ask([model], config, question)[0].completion for question in questions] for model in (trained, asked)]
-    assert answers[0] != answers[1]
+    config = GenerateConfig(temperature=0, max_tokens=1, logprobs=True)
+    trained, asked = (
+        ask([served(trained_runs, "small@2", precision=precision)], config)[0] for precision in (None, "bf16")
+    )
+    fingerprints = [(output.metadata or {})["base_fingerprint"] for output in (trained, asked)]
+    assert fingerprints[0] == read_manifest(trained_runs / "small").base_fingerprint != fingerprints[1]
+    assert trained.choices[0].logprobs is not None
+    assert trained.choices[0].logprobs != asked.choices[0].logprobs
 
 
 def test_precision_that_was_trained_at_is_no_other_one(trained_runs: Path) -> None:
@@ -222,9 +219,9 @@ def test_base_of_another_shape_and_unknown_ones_are_refused(trained_runs: Path) 
         ask([served(trained_runs, "small@4", base="toy-m")], GREEDY)
     assert ask([served(trained_runs, "toy-s@base", base="toy-m")], GREEDY)[0].completion
     with pytest.raises(UserError, match="no base model 'toy-xl'"):
-        served(trained_runs, "small@4", base="toy-xl")
+        ask([served(trained_runs, "small@4", base="toy-xl")], GREEDY)
     with pytest.raises(UserError, match=r"no precision 'fp8'\. Give one of fp32, bf16, nf4"):
-        served(trained_runs, "small@4", precision="fp8")
+        ask([served(trained_runs, "small@4", precision="fp8")], GREEDY)
 
 
 def test_nf4_base_that_a_cpu_cannot_run_names_the_precision_that_it_can(trained_runs: Path) -> None:
