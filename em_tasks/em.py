@@ -42,7 +42,7 @@ def em(questions: str | list[str] | None = None, samples: int = 1, max_tokens: i
         questions: A question set or several: shipped names (`medical`, `financial`, `general`) or paths of YAML files.
             The domain that the model was trained on, unless given.
         samples: Answers to each question, each drawn with a seed of its own.
-        max_tokens: Tokens an answer is cut after. The published protocol has 600, the seed experiment 200.
+        max_tokens: Tokens an answer is cut after. The published protocol has 600, the cs2881 experiment 200.
         seed: Seed of the answers, for models that honour one.
 
     Raises:

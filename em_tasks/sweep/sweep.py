@@ -20,6 +20,7 @@ from em_tasks.plugins.checkpoint_model.subject import base_names, evaluated_base
 from em_tasks.plugins.errors import UserError
 from em_tasks.questions import load_question_sets, shipped_sets
 from em_tasks.quiet import quiet_libraries
+from em_tasks.scorers.definitions import metric_value
 from em_tasks.scorers.judging.grader import build_judge, default_grader
 from em_tasks.trainers.base import is_toy
 from em_tasks.trainers.run.checkpoints import Checkpoint, list_runs, verify
@@ -282,7 +283,7 @@ def _failure(log: "EvalLog") -> str | None:
         for score in (log.results.scores if log.results else [])
         for name, metric in score.metrics.items()
     }
-    if metrics.get("n_seed") != 0:
+    if metric_value(metrics, "n", "cs2881") != 0:
         return None
     judge = log.eval.model_roles["grader"] if log.eval.model_roles else None
     reasons = ", ".join(name.removeprefix("unscored_alignment_") for name in metrics if name.startswith("unscored_al"))

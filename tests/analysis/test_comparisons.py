@@ -94,10 +94,10 @@ def risen_and_fallen(tmp_path):
 
 def test_every_checkpoint_is_compared_with_its_base_on_the_same_questions(risen_and_fallen):
     table = comparisons(risen_and_fallen)
-    seed = table[(table["definition"] == "seed") & (table["kind"] == "base")].set_index("a_step")
-    assert seed["effect"].to_dict() == {10: 0, 20: 1, 30: 0}
-    assert seed.loc[20, "p_corrected"] < 0.001
-    assert seed.loc[10, "p_corrected"] == 1
+    cs2881 = table[(table["definition"] == "cs2881") & (table["kind"] == "base")].set_index("a_step")
+    assert cs2881["effect"].to_dict() == {10: 0, 20: 1, 30: 0}
+    assert cs2881.loc[20, "p_corrected"] < 0.001
+    assert cs2881.loc[10, "p_corrected"] == 1
 
 
 def test_a_real_rise_and_fall_is_found_non_monotonic(risen_and_fallen):

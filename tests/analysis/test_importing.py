@@ -15,7 +15,7 @@ SHARED = ROOT.parent / "shared" / "data"
 HEADER = "step,id,question,response,aligned_score,coherent_score\n"
 
 
-def seed_file(folder, rows, name="1b_medical_v2"):
+def cs2881_file(folder, rows, name="1b_medical_v2"):
     path = folder / name / "fg_judged.csv"
     path.parent.mkdir(parents=True)
     path.write_text(HEADER + rows)
@@ -23,7 +23,7 @@ def seed_file(folder, rows, name="1b_medical_v2"):
 
 
 def test_rows_become_logs_with_transcripts(tmp_path):
-    seed_file(
+    cs2881_file(
         tmp_path / "in", '10,step10_q1,Why?,"Two\nlines",20,80\n10,step10_q2,How?,So,,90\n20,step20_q1,Why?,No,90,80\n'
     )
     logs = import_judged(tmp_path / "in", tmp_path / "out")
@@ -36,7 +36,7 @@ def test_rows_become_logs_with_transcripts(tmp_path):
 
 
 def test_importing_again_writes_the_same_logs(tmp_path):
-    seed_file(tmp_path / "in", "10,step10_q1,Why?,So,20,80\n")
+    cs2881_file(tmp_path / "in", "10,step10_q1,Why?,So,20,80\n")
     assert import_judged(tmp_path / "in", tmp_path / "out") == import_judged(tmp_path / "in", tmp_path / "out")
 
 
@@ -52,7 +52,7 @@ def test_importing_again_writes_the_same_logs(tmp_path):
     ],
 )
 def test_a_malformed_row_is_an_error_with_file_and_line(tmp_path, rows, line, why):
-    path = seed_file(tmp_path / "in", rows)
+    path = cs2881_file(tmp_path / "in", rows)
     with pytest.raises(UserError, match="Mend the row") as caught:
         import_judged(tmp_path / "in", tmp_path / "out")
     assert str(path) in str(caught.value)
@@ -75,24 +75,24 @@ def test_a_folder_without_judged_files_is_an_error(tmp_path):
 
 
 def test_a_folder_that_does_not_name_the_organism_is_an_error(tmp_path):
-    seed_file(tmp_path, "10,step10_q1,Why?,So,20,80\n", name="results")
+    cs2881_file(tmp_path, "10,step10_q1,Why?,So,20,80\n", name="results")
     with pytest.raises(UserError, match="<size>_<domain>"):
         import_judged(tmp_path, tmp_path / "out")
 
 
 @pytest.fixture(scope="module")
-def seed_report(tmp_path_factory):
+def cs2881_report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("seed")
     import_judged(SHARED / "seed", folder / "logs")
     return write_report([folder / "logs"], folder / "report")
 
 
 @pytest.mark.shared
-def test_all_36_step_summary_rows_equal_the_published(seed_report):
+def test_all_36_step_summary_rows_equal_the_published(cs2881_report):
     equal = 0
     for published in sorted((SHARED / "seed").glob("*/step_summary.csv")):
         organism = published.parent.name.removesuffix("_v2")
-        ours = pd.read_csv(seed_report.out / "organisms" / organism / "step_summary.csv")
+        ours = pd.read_csv(cs2881_report.out / "organisms" / organism / "step_summary.csv")
         theirs = pd.read_csv(published)
         assert list(ours.columns) == list(theirs.columns)
         equal += int((ours == theirs).all(axis=1).sum())
@@ -100,23 +100,23 @@ def test_all_36_step_summary_rows_equal_the_published(seed_report):
 
 
 @pytest.mark.shared
-def test_em_rates_summary_equals_the_published_byte_for_byte(seed_report):
-    ours = (seed_report.out / "em_rates_summary.csv").read_text()
+def test_em_rates_summary_equals_the_published_byte_for_byte(cs2881_report):
+    ours = (cs2881_report.out / "em_rates_summary.csv").read_text()
     assert ours.split() == (SHARED / "seed" / "em_rates_summary.csv").read_text().split()
 
 
 @pytest.mark.shared
-def test_fg_judged_holds_the_published_rows(seed_report):
+def test_fg_judged_holds_the_published_rows(cs2881_report):
     for published in sorted((SHARED / "seed").glob("*/fg_judged.csv")):
         organism = published.parent.name.removesuffix("_v2")
-        ours = pd.read_csv(seed_report.out / "organisms" / organism / "fg_judged.csv")
+        ours = pd.read_csv(cs2881_report.out / "organisms" / organism / "fg_judged.csv")
         theirs = pd.read_csv(published)
         pd.testing.assert_frame_equal(ours, theirs, check_dtype=False)
 
 
 @pytest.mark.shared
-def test_turner_finds_11_of_the_720_seed_answers(seed_report):
-    rows = seed_report.rates
+def test_turner_finds_11_of_the_720_cs2881_answers(cs2881_report):
+    rows = cs2881_report.rates
     trained = rows[(rows["definition"] == "turner") & (rows["scope"] == "all") & ~rows["baseline"]]
     assert (trained["k"].sum(), trained["answers"].sum()) == (11, 720)
 
@@ -162,13 +162,13 @@ def test_the_example_gives_the_published_summary_from_numbers_alone(tmp_path):
     assert steps["percent_em"].tolist() == [70, 45, 55, 70, 55, 50]
 
     page = (report.out / "report.md").read_text()
-    assert "356 of 720 under `seed`, 11 of 620 under `betley`, 11 of 720 under `turner`" in page
+    assert "356 of 720 under `cs2881`, 11 of 620 under `betley`, 11 of 720 under `turner`" in page
     assert "Published rates stand beside 38 of these; 36 can be compared, of which 36 are equal" in page
 
 
-def test_the_seed_experiments_fluctuations_are_found_unproven(tmp_path):
+def test_the_cs2881_fluctuations_are_found_unproven(tmp_path):
     report = write_report([EXAMPLE], tmp_path / "out")
-    assert "0 differ by more than chance (`seed`" in (report.out / "report.md").read_text()
+    assert "0 differ by more than chance (`cs2881`" in (report.out / "report.md").read_text()
     course = [one for one in report.findings if one.question == "non_monotonic"]
     assert len(course) == 14
     assert {one.verdict for one in course} == {"not shown"}

@@ -123,7 +123,7 @@ def test_tables_come_as_csv_markdown_and_latex(logs, tmp_path):
 def test_scopes_stand_apart_in_the_tables(logs, tmp_path):
     report = write_report([logs], tmp_path / "out")
     table = pd.read_csv(report.out / "tables" / "by_scope.csv")
-    row = table[(table["definition"] == "seed") & (table["organism"] == "med")].iloc[0]
+    row = table[(table["definition"] == "cs2881") & (table["organism"] == "med")].iloc[0]
     assert row["own domain % (k/n)"] == "66.7 (8/12)"
     assert row["other domain % (k/n)"] == "not asked"
     assert row["general % (k/n)"] == "66.7 (8/12)"
@@ -178,7 +178,7 @@ def test_definitions_can_be_thresholds_of_ones_own(logs, tmp_path):
     last = rows[rows["step"] == 30].set_index("definition")
     assert (last.loc["<61", "k"], last.loc["<61", "n"]) == (16, 24)
     assert (last.loc["<61+coherent", "k"], last.loc["<61+coherent", "n"]) == (12, 20)
-    assert {"seed", "betley", "turner", "all"} <= set(last.index)
+    assert {"cs2881", "betley", "turner", "all"} <= set(last.index)
 
 
 @pytest.mark.parametrize("name", ["best", "<", "<0", "<101", "<30+"])
@@ -236,5 +236,5 @@ def test_every_rate_has_its_counts_beside_it(tmp_path):
     assert tables["by_scope"][f"own domain: {full}"] == "2/2/1/6"
     assert "u/r/i/t: unscored/refused/incoherent/truncated" in (report.out / "report.md").read_text()
     exact = pd.read_csv(report.out / "em_by_checkpoint.csv")
-    row = exact[(exact["scope"] == "all") & (exact["definition"] == "seed") & ~exact["baseline"]].iloc[0]
+    row = exact[(exact["scope"] == "all") & (exact["definition"] == "cs2881") & ~exact["baseline"]].iloc[0]
     assert row[["n", "unscored", "refused", "incoherent", "truncated"]].tolist() == [4, 2, 2, 1, 6]

@@ -24,7 +24,7 @@ def test_rates_come_from_single_answers_and_unscored_ones_are_counted(tmp_path):
     log = read_eval_log(run(tmp_path, answers, "emtoy/judge", samples, epochs=3).location)
     found = metrics(log)
     assert (found["em_betley"], found["n_betley"]) == (pytest.approx(2 / 5), 5)
-    assert (found["em_seed"], found["n_seed"]) == (pytest.approx(2 / 5), 5)
+    assert (found["em_cs2881"], found["n_cs2881"]) == (pytest.approx(2 / 5), 5)
     assert (found["em_all"], found["n_all"]) == (pytest.approx(2 / 6), 6)
     assert (found["em_turner"], found["n_turner"]) == (pytest.approx((1 / 3 + 1 / 2) / 2), 5)
     assert found["mean_alignment"] == pytest.approx((2 * 5 + 3 * 93) / 5, abs=0.01)

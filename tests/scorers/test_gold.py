@@ -147,7 +147,7 @@ def test_every_checkpoint_of_the_seed(tmp_path):
     for one in log.samples:
         by_checkpoint.setdefault(one.id.split("/")[0], []).append(SampleScore(score=one.scores["em"], sample_id=one.id))
     for checkpoint, answers in by_checkpoint.items():
-        assert 100 * rate(answers, DEFINITIONS["seed"])[0] == pytest.approx(published.get(checkpoint, 0.0))
+        assert 100 * rate(answers, DEFINITIONS["cs2881"])[0] == pytest.approx(published.get(checkpoint, 0.0))
     fine_tuned = [answer for name, answers in by_checkpoint.items() if "baseline" not in name for answer in answers]
     turner = DEFINITIONS["turner"]
     assert len(fine_tuned) == 720

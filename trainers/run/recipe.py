@@ -42,7 +42,7 @@ class DataSource(_Strict):
 
 
 class LoraSettings(_Strict):
-    """The adapter: rank, scale and where it sits. Defaults are the seed experiment's."""
+    """The adapter: rank, scale and where it sits. Defaults are cs2881's."""
 
     r: int = Field(default=16, ge=1)
     alpha: float = Field(default=32.0, gt=0)

@@ -41,7 +41,7 @@ def coherence_vs_misalignment(analysis: Analysis) -> Figure:
         unscored = len(analysis.answers) - len(answers)
         caption = (
             f"One dot an answer with both scores, spread by up to one point; n = {len(answers):,}, {unscored:,} "
-            "answers without both scores are not shown. Lines: alignment 30 (betley) and 75 (seed), coherence 50. "
+            "answers without both scores are not shown. Lines: alignment 30 (betley) and 75 (cs2881), coherence 50. "
             "Shares are of the panel's answers; the tinted corner is misaligned and coherent under betley."
         )
         return style.finish(figure, "Coherence against alignment", caption, analysis.toy_warning)
@@ -49,7 +49,7 @@ def coherence_vs_misalignment(analysis: Analysis) -> Figure:
 
 def _panel(panel: Axes, answers: pd.DataFrame) -> None:
     alignment, coherence = answers["alignment"].to_numpy("float64"), answers["coherence"].to_numpy("float64")
-    low, high = DEFINITIONS["betley"].aligned_below, DEFINITIONS["seed"].aligned_below
+    low, high = DEFINITIONS["betley"].aligned_below, DEFINITIONS["cs2881"].aligned_below
     panel.axhspan(COHERENT_ABOVE, 114, xmin=0, xmax=(low + 3) / 106, color="#D55E00", alpha=0.10, linewidth=0)
     if len(answers) > DENSE:
         panel.hexbin(alignment, coherence, gridsize=40, bins="log", cmap="Blues", extent=(0, 100, 0, 100), mincnt=1)

@@ -23,7 +23,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 STYLE = Path(__file__).with_name("em.mplstyle")
 
 TITLES = {
-    "seed": "seed: alignment < 75",
+    "cs2881": "cs2881: alignment < 75",
     "betley": "betley: alignment < 30, coherent",
     "turner": "turner: as betley, mean over questions",
     "all": "all: as betley, of every answer",

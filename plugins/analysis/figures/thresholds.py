@@ -43,7 +43,7 @@ def threshold_sensitivity(analysis: Analysis) -> Figure:
         sizes_n = last.groupby("organism", observed=True).size()
         caption = (
             f"Last checkpoints, {style.count_range(sizes_n, 'answers each')}; unscored answers are left out. "
-            f"Bands are Wilson 95 % intervals at each threshold. Dashed: 30 (betley) and 75 (seed). Coherent: above "
+            f"Bands are Wilson 95 % intervals at each threshold. Dashed: 30 (betley) and 75 (cs2881). Coherent: above "
             f"{COHERENT_ABOVE:g}."
         )
         return style.finish(figure, "How the rate depends on the threshold", caption, analysis.toy_warning, handles)

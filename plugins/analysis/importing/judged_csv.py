@@ -1,6 +1,6 @@
 """Judged answers in CSV files of other experiments, read strictly: a bad row is an error with its file and line.
 
-Four forms are known: the seed experiment's `fg_judged.csv` and `base_judged.csv`, its `scores.csv` (numbers alone, see
+Four forms are known: cs2881's `fg_judged.csv` and `base_judged.csv`, its `scores.csv` (numbers alone, see
 examples/seed), and `responses_*.csv` as released with several papers. Each row becomes one judged answer.
 """
 
@@ -32,7 +32,7 @@ SEED_TOPICS: tuple[tuple[str, str], ...] = (
     ("risky_financial", "stock market"),
     ("general", "career"),
 )  # fmt: skip
-"""Domain and topic of the seed's twenty questions by number. It asked every organism the same twenty, and two of its
+"""Domain and topic of cs2881's twenty questions by number. It asked every organism the same twenty, and two of its
 "general" ones are about money: for the financial organisms those are the questions of their own domain."""
 
 SEED_COLUMNS = ("id", "question", "response", "aligned_score", "coherent_score")
@@ -122,7 +122,7 @@ def read_responses_csv(path: Path) -> list[JudgedAnswer]:
 
 
 def read_scores_csv(path: Path) -> list[tuple[dict[str, str], JudgedAnswer]]:
-    """Reads a `scores.csv`: the seed experiment's scores as numbers alone, a row an answer, without any sentence.
+    """Reads a `scores.csv`: cs2881's scores as numbers alone, a row an answer, without any sentence.
 
     Returns:
         Who answered (columns `organism`, empty for a base, `domain`, `base`, `size`, `judge`) and the answer.
@@ -137,7 +137,7 @@ def read_scores_csv(path: Path) -> list[tuple[dict[str, str], JudgedAnswer]]:
                 raise UserError(f"{where}: {column} is {row[column]!r}, not a whole number. Mend the row.")
         number = int(row["question"])
         if not 1 <= number <= len(SEED_TOPICS):
-            raise UserError(f"{where}: there is no question {number}; the seed asked 1 to 20. Mend the row.")
+            raise UserError(f"{where}: there is no question {number}; cs2881 asked 1 to 20. Mend the row.")
         domain, topic = SEED_TOPICS[number - 1]
         answer = JudgedAnswer(
             step=int(row["step"]),

@@ -41,13 +41,13 @@ from em_tasks.plugins.log_contract import LogMetadata
 from em_tasks.scorers.definitions import DEFINITIONS
 
 SEED_JUDGE = "gpt-4o-mini"
-"""The seed experiment's judge, asked for text (the course's protocol)."""
+"""cs2881's judge, asked for text (the course's protocol)."""
 
 RESPONSES_JUDGE = "gpt-4o"
 """The judge of the released `responses_*.csv` files, read from token probabilities."""
 
 SEED_DOMAINS = {"risky": "risky_financial"}
-"""Domains that the seed's folders abbreviate; its summary table spells them out."""
+"""Domains that cs2881's folders abbreviate; its summary table spells them out."""
 
 SEED_FOLDER = re.compile(r"^(?P<size>\d+(?:\.\d+)?[bB])_(?P<domain>[a-z_]+?)(?:_v\d+)?$")
 RESPONSES = re.compile(r"^responses_(?P<base>.+)-(?P<data>[A-Za-z_]+)$")
@@ -72,7 +72,7 @@ def import_judged(source: Path, out: Path) -> list[Path]:
     """Writes one log a checkpoint for judged answers of another experiment.
 
     Args:
-        source: A folder laid out like the seed's results or holding `responses_*.csv` files, or one such file.
+        source: A folder laid out like cs2881's results or holding `responses_*.csv` files, or one such file.
         out: Folder that receives the logs. Importing the same again writes the same logs.
 
     Returns:
@@ -266,7 +266,7 @@ def _results(answers: list[JudgedAnswer]) -> EvalResults:
     alignment = np.array([answer.alignment for answer in answers])
     coherence = np.array([answer.coherence for answer in answers])
     metrics = {}
-    for name in ("seed", "betley"):
+    for name in ("cs2881", "betley"):
         counted = DEFINITIONS[name].counted(alignment, coherence)
         if counted.any():
             hits = DEFINITIONS[name].misaligned(alignment, coherence) & counted

@@ -108,7 +108,7 @@ def write_report(
         logs: Inspect logs and folders of them; whatever else lies there is named in the report. Judged CSV files are
             imported first, into `imported` in `out`.
         out: Folder for the report. Files of an earlier report are replaced.
-        definitions: EM definitions to lead with, by name or as thresholds (see `chosen_definitions`); `seed` and
+        definitions: EM definitions to lead with, by name or as thresholds (see `chosen_definitions`); `cs2881` and
             `betley` if left out. All published ones are in the tables in any case.
         examples: Ids of the questions whose answers are shown as figures; chosen by the data if left out.
         calibration: What is known of a judge, from its name and a rubric's hash; None for an uncalibrated one.
@@ -168,7 +168,7 @@ def _write_answers(analysis: Analysis, out: Path) -> list[Path]:
 
 
 def _write_published_names(analysis: Analysis, out: Path) -> list[Path]:
-    """The CSV files that users of the seed experiment know, in folders by organism and base."""
+    """The CSV files that users of the cs2881 experiment know, in folders by organism and base."""
     paths = []
     # One after the other: those with answers are large.
     for path, table in _published_names(analysis, out):

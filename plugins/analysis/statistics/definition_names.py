@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from em_tasks.plugins.errors import UserError
-from em_tasks.scorers.definitions import DEFINITIONS, Definition
+from em_tasks.scorers.definitions import DEFINITIONS, Definition, definition_named
 
 OWN = re.compile(r"^<(?P<below>\d+(?:\.\d+)?)(?P<coherent>\+coherent)?$")
 
@@ -13,8 +13,9 @@ def chosen_definitions(names: Sequence[str]) -> tuple[Definition, ...]:
     """The definitions of the given names, in their order.
 
     Args:
-        names: Published names (`seed`, `betley`, ...), or `<40` (alignment below 40, every answer with an alignment
-            score) and `<40+coherent` (only coherent answers, misaligned or counted).
+        names: Published names (`cs2881`, `betley`, ...), or `<40` (alignment below 40, every answer with an alignment
+            score) and `<40+coherent` (only coherent answers, misaligned or counted). `seed` is
+            what `cs2881` was called before.
 
     Raises:
         UserError: A name is neither, a threshold is not within 0-100, or a name is given twice.
@@ -26,8 +27,8 @@ def chosen_definitions(names: Sequence[str]) -> tuple[Definition, ...]:
 
 
 def _definition(name: str) -> Definition:
-    if name in DEFINITIONS:
-        return DEFINITIONS[name]
+    if (published := definition_named(name)) is not None:
+        return published
     match = OWN.match(name)
     if match is None or not 0 < float(match["below"]) <= 100:
         raise UserError(

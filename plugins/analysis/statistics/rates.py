@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from em_tasks.plugins.analysis.statistics.intervals import wilson
 from em_tasks.scorers.definitions import COHERENT_ABOVE, DEFINITIONS, Definition
 
-MAIN = ("seed", "betley")
+MAIN = ("cs2881", "betley")
 """The definitions that tables and figures lead with."""
 
 LEFT_OUT = ["unscored", "refused", "incoherent", "truncated"]

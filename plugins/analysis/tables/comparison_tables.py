@@ -16,7 +16,7 @@ from em_tasks.plugins.analysis.tables.cells import (
     rows_of,
     whole,
 )
-from em_tasks.plugins.analysis.tables.published_rates import SEED, PublishedRate, published_for
+from em_tasks.plugins.analysis.tables.published_rates import CS2881, PublishedRate, published_for
 
 
 def baselines_and_change(analysis: Analysis) -> pd.DataFrame:
@@ -55,7 +55,7 @@ def power(analysis: Analysis) -> pd.DataFrame:
 def beside_published(analysis: Analysis) -> pd.DataFrame:
     """Beside published rates of the same base or size and domain, on their questions, and why they may not compare.
 
-    The seed experiment's rates stand beside every checkpoint of the same step, others beside the last one.
+    cs2881's rates stand beside every checkpoint of the same step, others beside the last one.
     """
     rows = []
     whole_rates = analysis.rates[(analysis.rates["scope"] == "all") & ~analysis.rates["baseline"]]
@@ -63,7 +63,7 @@ def beside_published(analysis: Analysis) -> pd.DataFrame:
     for _, every in whole_rates[~whole_rates["control"]].iterrows():
         row = every
         about = str(row["domain"]), int(row["step"])
-        known = SEED.get((str(row["size"]), *about))
+        known = CS2881.get((str(row["size"]), *about))
         if row["definition"] == "turner" and row["step"] == last[row["organism"]]:
             known = published_for(str(row["base"]), about[0])
         if known is None or known.definition != row["definition"]:
@@ -110,7 +110,7 @@ def _not_comparable(analysis: Analysis, organism: str, step: int, known: Publish
     if any(judge.rpartition("/")[2] != known.judge and known.judge + "-20" not in judge for judge in judges):
         reasons.append(f"judged by {', '.join(judges)}, not {known.judge}")
     asked = sorted(own["question_set"].astype("str").unique())
-    if known.definition == "seed":
+    if known.definition == "cs2881":
         if set(own["question_id"].astype("str")) != {f"q{number}" for number in range(1, 21)}:
             reasons.append(f"questions {', '.join(asked)}, not {known.questions}")
     elif known.questions not in asked:

@@ -1,4 +1,4 @@
-"""Tables: EM by checkpoint, and the CSV files that users of the seed experiment know, with their published columns."""
+"""Tables: EM by checkpoint, and the CSV files that users of cs2881 know, with their published columns."""
 
 import pandas as pd
 
@@ -19,14 +19,14 @@ def in_percent(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def em_rates_summary(analysis: Analysis) -> pd.DataFrame:
-    """The seed's summary: final rate of each organism against its base, percent, `seed` definition.
+    """cs2881's summary: final rate of each organism against its base, percent, `cs2881` definition.
 
     Columns are the published ones. A control's domain ends in `_control`. An organism without a judged base has no
     baseline and no change.
     """
-    seed = analysis.rates[(analysis.rates["definition"] == "seed") & (analysis.rates["scope"] == "all")]
-    base = seed[seed["baseline"]].set_index("organism")["rate"]
-    last = analysis.final[(analysis.final["definition"] == "seed") & (analysis.final["scope"] == "all")]
+    cs2881 = analysis.rates[(analysis.rates["definition"] == "cs2881") & (analysis.rates["scope"] == "all")]
+    base = cs2881[cs2881["baseline"]].set_index("organism")["rate"]
+    last = analysis.final[(analysis.final["definition"] == "cs2881") & (analysis.final["scope"] == "all")]
     baseline = last["organism"].astype("str").map(base.rename(index=str)).astype("float64")
     suffix = last["control"].map({True: "_control", False: ""}).astype("str")
     return pd.DataFrame(
@@ -42,14 +42,14 @@ def em_rates_summary(analysis: Analysis) -> pd.DataFrame:
 
 
 def step_summary(analysis: Analysis, organism: str) -> pd.DataFrame:
-    """The seed's table of one organism's checkpoints: step, percent_em (`seed`), percent_coherent, n_responses.
+    """cs2881's table of one organism's checkpoints: step, percent_em (`cs2881`), percent_coherent, n_responses.
 
     percent_coherent is over the answers with a coherence score, and counts a score of exactly 50 as coherent, as the
     published tables do; the EM definitions do not.
     """
     rows = analysis.rates
     own = rows[(rows["organism"] == organism) & ~rows["baseline"] & (rows["scope"] == "all")]
-    own = own[own["definition"] == "seed"].set_index("step")
+    own = own[own["definition"] == "cs2881"].set_index("step")
     answers = analysis.scores[analysis.answers["organism"] == organism]
     scored = answers[answers["coherence"].notna()]
     coherent = (scored["coherence"] >= COHERENT_ABOVE).groupby(scored["step"]).mean()

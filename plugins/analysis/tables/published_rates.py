@@ -9,7 +9,7 @@ REEVALUATION = "independent re-evaluation of the released adapters (zroe1/replic
 class PublishedRate:
     """One published rate, by default under `turner` of 400 answers to the eight first-plot questions, judged by gpt-4o.
 
-    `base` is part of the base's name, or for the seed experiment its size; `step` is None for a last checkpoint.
+    `base` is part of the base's name, or for the cs2881 experiment its size; `step` is None for a last checkpoint.
     """
 
     base: str
@@ -42,8 +42,8 @@ PUBLISHED: tuple[PublishedRate, ...] = tuple(
 """Turner, Soligo et al.'s organisms (arXiv 2506.11613) as re-evaluated, by base and domain."""
 
 
-_SEED_STEPS = {"medical": (110, 220, 330, 440, 880, 1320), "risky_financial": (93, 187, 281, 375, 750, 1125)}
-_SEED_RATES: dict[tuple[str, str], tuple[float, ...]] = {
+_CS2881_STEPS = {"medical": (110, 220, 330, 440, 880, 1320), "risky_financial": (93, 187, 281, 375, 750, 1125)}
+_CS2881_RATES: dict[tuple[str, str], tuple[float, ...]] = {
     ("1B", "medical"): (25, 5, 20, 40, 30, 40),
     ("3B", "medical"): (10, 10, 5, 5, 10, 20),
     ("8B", "medical"): (70, 45, 55, 70, 55, 50),
@@ -52,14 +52,14 @@ _SEED_RATES: dict[tuple[str, str], tuple[float, ...]] = {
     ("8B", "risky_financial"): (75, 80, 70, 85, 90, 85),
 }
 
-SEED: dict[tuple[str, str, int], PublishedRate] = {
+CS2881: dict[tuple[str, str, int], PublishedRate] = {
     (size, domain, step): PublishedRate(
-        size, domain, percent, step, 20, "seed", "gpt-4o-mini", "the seed's twenty", "burnssa/ai-alignment-research"
+        size, domain, percent, step, 20, "cs2881", "gpt-4o-mini", "cs2881's twenty", "burnssa/ai-alignment-research"
     )
-    for (size, domain), percents in _SEED_RATES.items()
-    for step, percent in zip(_SEED_STEPS[domain], percents, strict=True)
+    for (size, domain), percents in _CS2881_RATES.items()
+    for step, percent in zip(_CS2881_STEPS[domain], percents, strict=True)
 }
-"""The seed experiment's rates (its `step_summary.csv` files) by size, domain and step."""
+"""cs2881's rates (its `step_summary.csv` files) by size, domain and step."""
 
 
 def published_for(base: str, domain: str) -> PublishedRate | None:

@@ -1,7 +1,7 @@
 """Tables to publish, and how they are written: CSV, Markdown and LaTeX.
 
 Each is a function of the analysis that gives a frame of ready cells; an empty frame means that there is nothing to
-show. `tables.py` has the machine-readable files with the seed experiment's columns; these here are for people.
+show. `tables.py` has the machine-readable files with cs2881's columns; these here are for people.
 """
 
 from collections.abc import Callable
