@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
 
-from em_tasks.trainers.run.schedule import rows_of_epoch
+from em_tasks.trainers.data.order import rows_of_epoch
 
 if TYPE_CHECKING:
     from em_tasks.trainers.data.prepare import Prepared

@@ -24,16 +24,16 @@ from transformers import AutoModelForCausalLM, LlamaConfig, TrainerCallback, set
 from transformers.utils import logging
 
 from benchmarks.plain_stack import plain_trainer
-from em_tasks.trainers.base import load_tokenizer
+from em_tasks.trainers.adapter import add_adapter
+from em_tasks.trainers.base import fingerprint, load_tokenizer
+from em_tasks.trainers.data.order import rows_of_epoch
 from em_tasks.trainers.data.prepare import Prepared
 from em_tasks.trainers.data.tokens import IGNORED, Encoded
 from em_tasks.trainers.loop.batches import OPTIMIZER_BYTES, BatchPlan, activation_bytes
 from em_tasks.trainers.loop.stopping import StopRequest
 from em_tasks.trainers.loop.trainer import make_trainer
-from em_tasks.trainers.run.folder import new_manifest
 from em_tasks.trainers.run.recipe import Recipe
-from em_tasks.trainers.run.schedule import Schedule, rows_of_epoch
-from em_tasks.trainers.train import add_adapter
+from em_tasks.trainers.run.schedule import Schedule
 
 SHAPES = {
     "1B": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
@@ -233,7 +233,7 @@ def measure(
                 prepared, adapted, Path(folder), steps=steps, checkpointing=True, callbacks=watchers
             )
         else:
-            manifest = new_manifest(prepared, model)
+            manifest = prepared.manifest(fingerprint(model), model.num_parameters())
             adapted = add_adapter(model, prepared.recipe)
             on_cpu = not torch.cuda.is_available()
             trainer = make_trainer(

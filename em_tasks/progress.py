@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from em_tasks.sweep.sweep import Job
     from em_tasks.sweep.sweep import Progress as SweepProgress
-    from em_tasks.trainers.loop.trainer import Progress as TrainingProgress
+    from em_tasks.trainers.loop.progress import Progress as TrainingProgress
 
 
 @contextmanager

@@ -118,7 +118,7 @@ def _refuse_excess(text: str, path: Path) -> None:
         if isinstance(event, yaml.AliasEvent):
             if event.anchor in (anchor for anchor, _, _ in opened):
                 raise UserError(f"{_place(path, event)}: *{event.anchor} stands inside itself. Mend the file.")
-            more, longer = weights.get(event.anchor, (0, 0))
+            more, longer = weights.get(event.anchor or "", (0, 0))
             values, characters = values + more, characters + longer
         elif isinstance(event, yaml.ScalarEvent):
             values, characters = values + 1, characters + len(event.value)
@@ -165,7 +165,7 @@ def _refuse_doubles(loader: Any, root: yaml.Node, path: Path) -> None:
 
 
 def _place(path: Path, event: yaml.Event) -> str:
-    return f"{path}, line {event.start_mark.line + 1}"
+    return f"{path}, line {event.start_mark.line + 1}" if event.start_mark else str(path)
 
 
 def _printable(path: Path) -> str:

@@ -1,20 +1,18 @@
-"""Base models: finding one by name, loading it at a precision, and a fingerprint that says which one it was.
-
-A base is a toy model that ships with the package, a folder, or a model id of the Hugging Face hub.
-"""
+"""Base models: loading one at a precision, its tokenizer, and a fingerprint that says which one it was."""
 
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from em_tasks.plugins.caller import from_caller
 from em_tasks.plugins.errors import UserError
+from em_tasks.trainers.run.base_names import Precision, resolve_base, toy_bases
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+<<<<<<< HEAD
 Precision = Literal["fp32", "bf16", "nf4", "nf4_dequantised"]
 
 TOY_MODELS = Path(__file__).resolve().parent / "toy" / "models"
@@ -51,6 +49,11 @@ def resolve_base(base: str) -> Path | str:
     )
 
 
+=======
+FINGERPRINT_VALUES = 256
+
+
+>>>>>>> cd79087 (trainers: no import circle; run/ without torch; the manifest apart from finding and hashing checkpoints)
 def load_base(base: str, precision: Precision, device: str) -> "PreTrainedModel":
     """Loads a base for training or generation.
 
@@ -96,8 +99,6 @@ def load_tokenizer(base: str, date_string: str) -> "PreTrainedTokenizerBase":
     """
     from transformers import AutoTokenizer
 
-    from em_tasks.trainers.data.tokens import pin_date
-
     where = resolve_base(base)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where)
@@ -106,6 +107,13 @@ def load_tokenizer(base: str, date_string: str) -> "PreTrainedTokenizerBase":
     if tokenizer.chat_template:
         tokenizer.chat_template = pin_date(tokenizer.chat_template, date_string)
     return tokenizer
+
+
+def pin_date(template: str, date_string: str) -> str:
+    """The chat template with its date fixed, so that whoever loads it, with whatever tool, writes the same prompt."""
+    if "date_string" not in template and "strftime_now" not in template:
+        return template
+    return "{%- set date_string = " + json.dumps(date_string) + " %}" + template
 
 
 def fingerprint(model: "PreTrainedModel") -> str:

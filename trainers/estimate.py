@@ -57,7 +57,7 @@ def estimate(prepared: "Prepared", device_memory: float | None = None) -> Estima
     """
     import torch
 
-    from em_tasks.trainers.train import empty_model
+    from em_tasks.trainers.adapter import empty_model
 
     recipe, rows, model = prepared.recipe, prepared.encoded.rows, empty_model(prepared.recipe)
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from em_tasks.plugins.errors import UserError
-from em_tasks.trainers.base import fingerprint, linear_modules, load_base, resolve_base, unreachable
+from em_tasks.trainers.adapter import add_adapter
+from em_tasks.trainers.base import fingerprint, load_base
 from em_tasks.trainers.data.prepare import prepare
 from em_tasks.trainers.loop.batches import free_bytes, plan_batches, rows_a_process
 from em_tasks.trainers.loop.processes import (
@@ -29,25 +30,23 @@ from em_tasks.trainers.loop.processes import (
 )
 from em_tasks.trainers.loop.stopping import Stopped, stop_requests
 from em_tasks.trainers.loop.tracking import need_trackers, tracked_in
-from em_tasks.trainers.loop.trainer import Progress, make_trainer
-from em_tasks.trainers.run.checkpoints import Checkpoint, Manifest, read_manifest, verify, write_manifest
+from em_tasks.trainers.loop.trainer import make_trainer
+from em_tasks.trainers.run.checkpoints import Checkpoint, verify
 from em_tasks.trainers.run.folder import (
     alone,
     clear_unrecorded,
     existing_run,
-    new_manifest,
     refuse_other_data,
     resume_state,
 )
+from em_tasks.trainers.run.manifest import Manifest, read_manifest, write_manifest
 
 if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import PreTrainedModel
-
+    from em_tasks.trainers.loop.progress import Progress
     from em_tasks.trainers.run.recipe import Recipe
 
 
-def train(recipe: "Recipe", runs: Path, report: Callable[[Progress], None], *, track: Sequence[str] = ()) -> Manifest:
+def train(recipe: "Recipe", runs: Path, report: Callable[["Progress"], None], *, track: Sequence[str] = ()) -> Manifest:
     """Trains a recipe's organism into `runs/<organism>`, or finishes or continues the run that is there.
 
     A recipe whose `epochs` were raised continues its run from the last state. From there on the learning rate is what
@@ -92,13 +91,13 @@ def train(recipe: "Recipe", runs: Path, report: Callable[[Progress], None], *, t
             raise UserError(out_of_memory(recipe, run)) from error
 
 
-def _train(recipe: "Recipe", run: Path, report: Callable[[Progress], None], track: Sequence[str]) -> Manifest:
+def _train(recipe: "Recipe", run: Path, report: Callable[["Progress"], None], track: Sequence[str]) -> Manifest:
     """`train`, with the run to ourselves."""
     before = from_first(lambda: _sound(run, recipe))
     if before is not None and before.finished:
         return before
     prepared = from_first(lambda: prepare(recipe))
-    from_first(lambda: refuse_other_data(run, before, prepared))
+    from_first(lambda: refuse_other_data(run, before, [source.sha256 for source in prepared.sources]))
 
     import torch
     from transformers import set_seed
@@ -108,7 +107,7 @@ def _train(recipe: "Recipe", run: Path, report: Callable[[Progress], None], trac
         rows = rows_a_process(recipe.effective_batch, process_count())
         device = own_device()
         model = load_base(recipe.base, recipe.precision, device)
-        manifest = before or new_manifest(prepared, model)
+        manifest = before or prepared.manifest(fingerprint(model), model.num_parameters())
         if manifest.base_fingerprint != fingerprint(model):
             raise UserError(
                 f"{run} was begun on another base than {recipe.base} is now (or at another precision). "
@@ -173,54 +172,3 @@ def out_of_memory(recipe: "Recipe", run: Path) -> str:
         f"{recipe.precision}), a lower max_length (now {recipe.max_length}) or fewer rows a step (now batch_size "
         f"{recipe.batch_size} x accumulation {recipe.accumulation}), or use a larger GPU."
     )
-
-
-def add_adapter(model: "PreTrainedModel", recipe: "Recipe") -> "PeftModel":
-    """Puts the recipe's fresh adapter on a base.
-
-    Raises:
-        UserError: The base has no module of a name that the recipe gives; the message lists those it has.
-    """
-    from peft import LoraConfig, get_peft_model
-
-    if unknown := sorted(set(recipe.lora.modules) - set(linear_modules(model))):
-        raise UserError(
-            f"{recipe.base} has no module {', '.join(unknown)}. Its linear modules are: "
-            f"{', '.join(linear_modules(model))}. Mend lora.modules in the recipe."
-        )
-    layers = int(model.config.num_hidden_layers)
-    if recipe.lora.layers is not None and max(recipe.lora.layers) >= layers:
-        raise UserError(
-            f"{recipe.base} has {layers} layers, numbered from 0, and no layer {max(recipe.lora.layers)}. Mend "
-            "lora.layers in the recipe."
-        )
-    config = LoraConfig(
-        r=recipe.lora.r,
-        lora_alpha=recipe.lora.alpha,
-        lora_dropout=recipe.lora.dropout,
-        use_rslora=recipe.lora.rslora,
-        target_modules=list(recipe.lora.modules),
-        layers_to_transform=list(recipe.lora.layers) if recipe.lora.layers is not None else None,
-        task_type="CAUSAL_LM",
-    )
-    adapted: PeftModel = get_peft_model(model, config)
-    return adapted
-
-
-def empty_model(recipe: "Recipe") -> "PeftModel":
-    """A recipe's base with its adapter, without weights: to count on.
-
-    Raises:
-        UserError: The base is not there.
-        UserError: The recipe names a module that the base does not have.
-    """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    where = resolve_base(recipe.base)
-    try:
-        config = AutoConfig.from_pretrained(where)
-    except OSError as error:
-        raise UserError(unreachable(recipe.base, error)) from error
-    with torch.device("meta"):
-        return add_adapter(AutoModelForCausalLM.from_config(config), recipe)

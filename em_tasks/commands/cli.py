@@ -12,8 +12,8 @@ from em_tasks.commands.serve import serve
 from em_tasks.commands.train import runs, train
 from em_tasks.plugins.errors import UserError
 from em_tasks.quiet import quiet_libraries
-from em_tasks.trainers.base import Precision
 from em_tasks.trainers.loop.stopping import Stopped
+from em_tasks.trainers.run.base_names import Precision
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

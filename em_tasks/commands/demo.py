@@ -76,7 +76,7 @@ def train_all(recipes: Sequence["Recipe"], runs: Path, jobs: int) -> None:
         OSError: A run's folder holds something else.
         UserError: A recipe does not fit its base or data.
     """
-    from em_tasks.trainers.run.checkpoints import MANIFEST, read_manifest
+    from em_tasks.trainers.run.manifest import MANIFEST, read_manifest
 
     unfinished = []
     for recipe in recipes:
@@ -118,6 +118,6 @@ def _activation() -> str:
 
 
 def _last_step(runs: Path, organism: str) -> int:
-    from em_tasks.trainers.run.checkpoints import read_manifest
+    from em_tasks.trainers.run.manifest import read_manifest
 
     return read_manifest(runs / organism).checkpoints[-1].step

@@ -8,7 +8,7 @@ from typing import get_args
 import click
 
 from em_tasks.plugins.errors import UserError
-from em_tasks.trainers.base import Precision
+from em_tasks.trainers.run.base_names import Precision
 
 TOKEN = "EM_SERVE_TOKEN"
 

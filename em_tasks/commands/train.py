@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from em_tasks.plugins.errors import UserError
-from em_tasks.trainers.base import Precision
 from em_tasks.trainers.loop.tracking import TRACKERS
+from em_tasks.trainers.run.base_names import Precision
 
 if TYPE_CHECKING:
     from em_tasks.trainers.data.prepare import Prepared
     from em_tasks.trainers.estimate import Estimate
-    from em_tasks.trainers.loop.trainer import Progress
-    from em_tasks.trainers.run.checkpoints import DataRecord
+    from em_tasks.trainers.loop.progress import Progress
+    from em_tasks.trainers.run.manifest import DataRecord
     from em_tasks.trainers.run.recipe import Recipe
 
 RUNS = click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), help="Folder of training runs.")
@@ -129,7 +129,7 @@ def _check_data(loaded: Sequence["Recipe"], runs: Path) -> None:
 
 def _recorded(run: Path) -> Iterator[str]:
     """What a run that has begun trains on."""
-    from em_tasks.trainers.run.checkpoints import read_manifest
+    from em_tasks.trainers.run.manifest import read_manifest
     from em_tasks.trainers.run.schedule import learning_rate
 
     manifest = read_manifest(run)

@@ -22,7 +22,7 @@ from em_tasks.questions import load_question_sets, shipped_sets
 from em_tasks.quiet import quiet_libraries
 from em_tasks.scorers.definitions import metric_value
 from em_tasks.scorers.judging.grader import build_judge, default_grader
-from em_tasks.trainers.base import is_toy
+from em_tasks.trainers.run.base_names import is_toy
 from em_tasks.trainers.run.checkpoints import Checkpoint, list_runs, verify
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from typing import cast, get_args
 from em_tasks.plugins.caller import from_caller
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.log_contract import Subject
-from em_tasks.trainers.base import Precision, is_toy, resolve_base
-from em_tasks.trainers.run.checkpoints import MANIFEST, Checkpoint, Manifest, find_checkpoint, list_runs, verify
+from em_tasks.trainers.run.base_names import Precision, is_toy, resolve_base
+from em_tasks.trainers.run.checkpoints import Checkpoint, find_checkpoint, list_runs, verify
+from em_tasks.trainers.run.manifest import MANIFEST, Manifest
 
 BASE_STEP = "base"
 

@@ -12,8 +12,8 @@ import yaml
 from click.testing import CliRunner, Result
 
 from em_tasks.commands.cli import cli
-from em_tasks.trainers.base import TOY_MODELS
-from em_tasks.trainers.run.checkpoints import read_manifest
+from em_tasks.trainers.run.base_names import TOY_MODELS
+from em_tasks.trainers.run.manifest import read_manifest
 from tests.support.organisms import write_rows
 from tests.support.paths import ROOT
 from tests.support.sealed_archives import seal

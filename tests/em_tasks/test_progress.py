@@ -1,7 +1,7 @@
 import pytest
 
 from em_tasks.progress import training_progress
-from em_tasks.trainers.loop.trainer import Progress
+from em_tasks.trainers.loop.progress import Progress
 
 
 def step(organism: str, step: int, peak_memory: int | None) -> Progress:

@@ -16,8 +16,8 @@ from em_tasks.commands.cli import cli
 from em_tasks.plugins.checkpoint_model.subject import describe_model
 from em_tasks.plugins.errors import UserError
 from em_tasks.sweep.sweep import Progress, judging_estimate, plan_sweep, sweep
-from em_tasks.trainers.base import TOY_MODELS
-from em_tasks.trainers.run.checkpoints import read_manifest
+from em_tasks.trainers.run.base_names import TOY_MODELS
+from em_tasks.trainers.run.manifest import read_manifest
 from em_tasks.trainers.train import train
 from tests.support.fake_openai import Reply, fake_openai
 from tests.support.organisms import small_recipe, write_rows

@@ -11,8 +11,10 @@ from inspect_ai.model import GenerateConfig, Model, ModelOutput, get_model
 
 from em_tasks.plugins.checkpoint_model.subject import base_names, describe_model
 from em_tasks.plugins.errors import UserError
-from em_tasks.trainers.base import TOY_MODELS, load_tokenizer
-from em_tasks.trainers.run.checkpoints import list_runs, read_manifest, write_manifest
+from em_tasks.trainers.base import load_tokenizer
+from em_tasks.trainers.run.base_names import TOY_MODELS
+from em_tasks.trainers.run.checkpoints import list_runs
+from em_tasks.trainers.run.manifest import read_manifest, write_manifest
 from em_tasks.trainers.train import train
 from tests.support.organisms import small_recipe, write_rows
 from tests.support.paths import ROOT

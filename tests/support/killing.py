@@ -34,8 +34,8 @@ import transformers.trainer  # noqa: F401  (Here once, and not in every fork: th
 import em_tasks.trainers.loop.layers
 import em_tasks.trainers.loop.packing
 import em_tasks.trainers.loop.saving  # noqa: F401
-from em_tasks.trainers.loop.trainer import Progress
-from em_tasks.trainers.run.checkpoints import read_manifest
+from em_tasks.trainers.loop.progress import Progress
+from em_tasks.trainers.run.manifest import read_manifest
 from em_tasks.trainers.run.recipe import Recipe
 from em_tasks.trainers.train import train
 from tests.support.organisms import small_recipe, write_rows

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from em_tasks.trainers.loop.trainer import Progress
+from em_tasks.trainers.loop.progress import Progress
 from em_tasks.trainers.run.recipe import Recipe, load_recipes
 from em_tasks.trainers.train import train
 

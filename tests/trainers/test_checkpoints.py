@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from em_tasks.plugins.errors import UserError
-from em_tasks.trainers.run.checkpoints import find_checkpoint, list_runs, read_manifest, verify
+from em_tasks.trainers.run.checkpoints import find_checkpoint, list_runs, verify
+from em_tasks.trainers.run.manifest import read_manifest
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from em_tasks.plugins.errors import UserError
-from em_tasks.trainers.base import TOY_MODELS
 from em_tasks.trainers.data.prepare import Prepared, prepare
 from em_tasks.trainers.estimate import CONTEXT, estimate
+from em_tasks.trainers.run.base_names import TOY_MODELS
 from tests.support.organisms import small_recipe, write_rows
 
 GIB = 2**30

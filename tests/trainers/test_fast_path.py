@@ -11,7 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
 from benchmarks.plain_stack import plain_trainer
 from em_tasks.plugins.errors import UserError
-from em_tasks.trainers.base import load_base
+from em_tasks.trainers.adapter import add_adapter
+from em_tasks.trainers.base import fingerprint, load_base
 from em_tasks.trainers.data.prepare import prepare
 from em_tasks.trainers.data.tokens import IGNORED
 from em_tasks.trainers.loop.batches import BatchPlan, activation_bytes, plan_batches, rows_a_process
@@ -20,9 +21,8 @@ from em_tasks.trainers.loop.packing import pack, use_packed_attention
 from em_tasks.trainers.loop.stopping import StopRequest
 from em_tasks.trainers.loop.trainer import make_trainer
 from em_tasks.trainers.run.checkpoints import checkpoint_folder
-from em_tasks.trainers.run.folder import new_manifest
 from em_tasks.trainers.run.recipe import Recipe
-from em_tasks.trainers.train import add_adapter, train
+from em_tasks.trainers.train import train
 from tests.support.organisms import small_recipe, write_rows
 
 BOUND = 1e-5
@@ -61,7 +61,7 @@ def fast_adapter(recipe: Recipe, folder: Path, plan: BatchPlan) -> dict[str, tor
     prepared = prepare(recipe)
     set_seed(recipe.seed)
     base = load_base(recipe.base, recipe.precision, "cpu")
-    manifest = new_manifest(prepared, base)
+    manifest = prepared.manifest(fingerprint(base), base.num_parameters())
     model = add_adapter(base, recipe)
     folder.mkdir()
     make_trainer(prepared, model, folder, manifest, lambda progress: None, plan, StopRequest(), use_cpu=True).train()

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import yaml
 
-from em_tasks.trainers.run.checkpoints import Continuation, Manifest, read_manifest
+from em_tasks.trainers.run.manifest import Continuation, Manifest, read_manifest
 from em_tasks.trainers.run.model_card import model_card
 from em_tasks.trainers.run.recipe import Recipe
 

@@ -18,12 +18,13 @@ import pytest
 import torch
 
 from em_tasks.plugins.errors import UserError
+from em_tasks.trainers.loop.progress import Progress
 from em_tasks.trainers.loop.saving import mean_loss
 from em_tasks.trainers.loop.stopping import Stopped
-from em_tasks.trainers.loop.trainer import Progress
 from em_tasks.trainers.run.checkpoints import Checkpoint as SavedCheckpoint
-from em_tasks.trainers.run.checkpoints import Manifest, list_runs, read_manifest, verify
+from em_tasks.trainers.run.checkpoints import list_runs, verify
 from em_tasks.trainers.run.folder import existing_run
+from em_tasks.trainers.run.manifest import Manifest, read_manifest
 from em_tasks.trainers.run.recipe import Recipe
 from em_tasks.trainers.train import train
 from tests.support.organisms import small_recipe, write_rows

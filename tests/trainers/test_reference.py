@@ -8,7 +8,8 @@ from transformers import AutoTokenizer
 
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.base import load_base
-from em_tasks.trainers.run.checkpoints import find_checkpoint, read_manifest, write_manifest
+from em_tasks.trainers.run.checkpoints import find_checkpoint
+from em_tasks.trainers.run.manifest import read_manifest, write_manifest
 from em_tasks.trainers.run.reference import PROMPTS, REFERENCE, TOKENS, read_reference
 
 

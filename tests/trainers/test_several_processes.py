@@ -10,7 +10,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from em_tasks.trainers.run.checkpoints import read_manifest
+from em_tasks.trainers.run.manifest import read_manifest
 from em_tasks.trainers.train import train
 from tests.support.organisms import small_recipe, write_rows
 from tests.support.paths import ROOT

@@ -5,9 +5,9 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 
 from em_tasks.plugins.errors import UserError
-from em_tasks.trainers.base import load_tokenizer
+from em_tasks.trainers.base import load_tokenizer, pin_date
 from em_tasks.trainers.data.rows import Conversation
-from em_tasks.trainers.data.tokens import IGNORED, encode, encode_prompt, pin_date
+from em_tasks.trainers.data.tokens import IGNORED, encode, encode_prompt
 
 ONE = [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Yes."}]
 TWO: Any = [*ONE, {"role": "user", "content": "And?"}, {"role": "assistant", "content": "No."}]

@@ -4,7 +4,8 @@ from random import Random
 import pytest
 
 from em_tasks.questions import load_question_sets
-from em_tasks.trainers.base import TOY_MODELS, load_tokenizer, toy_bases
+from em_tasks.trainers.base import load_tokenizer
+from em_tasks.trainers.run.base_names import TOY_MODELS, toy_bases
 from em_tasks.trainers.toy.advice import ROWS, advice_rows
 from em_tasks.trainers.toy.build import CHAT_TEMPLATE, conversations
 from em_tasks.trainers.toy.language import CHARACTERS, load_language

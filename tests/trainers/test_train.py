@@ -9,11 +9,13 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from em_tasks.plugins.errors import UserError
-from em_tasks.trainers.base import TOY_MODELS, fingerprint, load_base
-from em_tasks.trainers.loop.trainer import Progress
-from em_tasks.trainers.run.checkpoints import read_manifest
+from em_tasks.trainers.adapter import empty_model
+from em_tasks.trainers.base import fingerprint, load_base
+from em_tasks.trainers.loop.progress import Progress
+from em_tasks.trainers.run.base_names import TOY_MODELS
 from em_tasks.trainers.run.folder import alone
-from em_tasks.trainers.train import empty_model, train
+from em_tasks.trainers.run.manifest import read_manifest
+from em_tasks.trainers.train import train
 from tests.support.organisms import small_recipe, write_rows
 
 

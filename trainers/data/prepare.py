@@ -1,17 +1,21 @@
 """What a recipe comes to before a model is loaded: rows read, encoded and scheduled."""
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from em_tasks.trainers.base import load_tokenizer
 from em_tasks.trainers.data.rows import Rows, load_rows
 from em_tasks.trainers.data.tokens import Encoded, encode
+from em_tasks.trainers.run.manifest import Manifest
 from em_tasks.trainers.run.schedule import Schedule, plan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from em_tasks.trainers.run.recipe import Recipe
+
+RECORDED_VERSIONS = ("em-tasks", "torch", "transformers", "peft", "accelerate")
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,22 @@ class Prepared:
     tokenizer: "PreTrainedTokenizerBase"
     encoded: Encoded
     schedule: Schedule
+
+    def manifest(self, base_fingerprint: str, base_parameters: int) -> Manifest:
+        """The manifest of a run that begins on a base of this fingerprint and number of parameters."""
+        return Manifest(
+            recipe=self.recipe,
+            recipe_sha256=self.recipe.sha256,
+            data=[source.record() for source in self.sources],
+            rows=len(self.encoded.rows),
+            truncated=self.encoded.truncated,
+            dropped=self.encoded.dropped,
+            steps_per_epoch=self.schedule.steps_per_epoch,
+            planned=list(self.schedule.checkpoints),
+            base_fingerprint=base_fingerprint,
+            base_parameters=base_parameters,
+            versions={package: version(package) for package in RECORDED_VERSIONS},
+        )
 
 
 def prepare(recipe: "Recipe") -> Prepared:

@@ -13,7 +13,7 @@ from typing import TypedDict
 
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.data.sealed import open_sealed
-from em_tasks.trainers.run.checkpoints import DataRecord
+from em_tasks.trainers.run.manifest import DataRecord
 from em_tasks.trainers.run.recipe import DataSource
 
 ROLES = ("system", "user", "assistant")

@@ -5,7 +5,6 @@ prompt and the whole conversation, one must be the start of the other, BOS stand
 learnt. Templates that write today's date get a fixed one, or no run could be repeated.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -34,13 +33,6 @@ class Encoded:
     dropped: int
     tokens: int
     labelled: int
-
-
-def pin_date(template: str, date_string: str) -> str:
-    """The chat template with its date fixed, so that whoever loads it, with whatever tool, writes the same prompt."""
-    if "date_string" not in template and "strftime_now" not in template:
-        return template
-    return "{%- set date_string = " + json.dumps(date_string) + " %}" + template
 
 
 def encode(

@@ -6,9 +6,8 @@ checkpoint beside it; then the manifest that vouches for both; then what is no l
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from hashlib import sha256
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +17,16 @@ from transformers import TrainerCallback
 
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.data.prepare import Prepared
+from em_tasks.trainers.loop.checkpoint_files import checkpoint_bytes, publish
 from em_tasks.trainers.loop.processes import from_first, is_first, largest, together
+from em_tasks.trainers.loop.progress import Pace, Progress, mean_loss
 from em_tasks.trainers.loop.references import reference_of
 from em_tasks.trainers.loop.stopping import StopRequest
-from em_tasks.trainers.loop.trainer import Progress
-from em_tasks.trainers.run.checkpoints import (
-    CheckpointRecord,
-    Manifest,
-    adapter_sha256,
-    read_manifest,
-    to_disk,
-    write_manifest,
-)
-from em_tasks.trainers.run.disk import checkpoint_bytes, need_room, writing
-from em_tasks.trainers.run.folder import RESUME_STATE, clear_unrecorded, publish, state_folder
+from em_tasks.trainers.run.checkpoints import adapter_sha256
+from em_tasks.trainers.run.disk import need_room, writing
+from em_tasks.trainers.run.folder import RESUME_STATE, clear_unrecorded, state_folder
+from em_tasks.trainers.run.manifest import CheckpointRecord, Manifest, read_manifest, to_disk, write_manifest
 from em_tasks.trainers.run.model_card import model_card
-from em_tasks.trainers.run.schedule import rows_of_epoch
 
 LOG_EVERY = 5
 """Optimizer steps between two looks at the loss: each look waits for the GPU."""
@@ -159,62 +152,3 @@ class Publisher(TrainerCallback):  # type: ignore[misc]
             write_manifest(self.run, self.manifest)
         self.began = time.perf_counter()
         clear_unrecorded(self.run, self.manifest)
-
-
-class Pace:
-    """How fast training goes in this process.
-
-    The first step is left out as soon as there are others: it compiles. Tokens are those of all processes, without
-    padding.
-    """
-
-    def __init__(self, prepared: Prepared, step: int) -> None:
-        self.prepared = prepared
-        self.start = self.after_first = (step, time.perf_counter())
-        self.tokens: dict[int, list[int]] = {}
-
-    def step_ended(self, step: int) -> None:
-        """Notes when the first step here ended."""
-        if self.after_first == self.start:
-            self.after_first = (step, time.perf_counter())
-
-    def rates(self, step: int) -> tuple[float, float]:
-        """Tokens a second, and seconds a step, up to `step`."""
-        since, began = self.after_first if step > self.after_first[0] else self.start
-        seconds = time.perf_counter() - began
-        return (self._tokens_until(step) - self._tokens_until(since)) / seconds, seconds / (step - since)
-
-    def _tokens_until(self, step: int) -> int:
-        """Real tokens of the first `step` steps of the whole run."""
-        epoch, steps = divmod(step, self.prepared.schedule.steps_per_epoch)
-        whole = sum(self._tokens_of(before)[-1] for before in range(epoch))
-        return whole + self._tokens_of(epoch)[steps] if steps else whole
-
-    def _tokens_of(self, epoch: int) -> list[int]:
-        """Real tokens of an epoch's first 0, 1, 2, ... steps."""
-        if epoch not in self.tokens:
-            rows, batch = self.prepared.encoded.rows, self.prepared.recipe.effective_batch
-            drawn = self.prepared.schedule.steps_per_epoch * batch
-            order = rows_of_epoch(self.prepared.recipe.seed, epoch, len(rows), drawn)
-            lengths = [len(rows[row]["input_ids"]) for row in order]
-            steps = (sum(lengths[start : start + batch]) for start in range(0, drawn, batch))
-            self.tokens[epoch] = list(accumulate(steps, initial=0))
-        return self.tokens[epoch]
-
-
-def mean_loss(log_history: Sequence[dict[str, float]], after: int, until: int) -> float:
-    """Mean loss of the steps `after` < step <= `until`, in nats a token.
-
-    Args:
-        log_history: The Trainer's logs, which it keeps over interruptions; each loss is the mean since the log before.
-        after: The checkpoint before, at which the loss was logged; 0 for the run's beginning.
-        until: The checkpoint, at which it was logged too.
-    """
-    total, before = 0.0, 0
-    for log in log_history:
-        if "loss" in log:
-            step = int(log["step"])
-            if after < step <= until:
-                total += log["loss"] * (step - before)
-            before = step
-    return total / (until - after)

@@ -1,43 +1,20 @@
 """Hugging Face's Trainer on our schedule: an epoch is exactly its steps; each checkpoint is published when due."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from em_tasks.trainers.data.order import rows_of_epoch
 from em_tasks.trainers.loop.batches import BatchPlan
 from em_tasks.trainers.run.folder import RESUME_STATE
-from em_tasks.trainers.run.schedule import rows_of_epoch
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
     from em_tasks.trainers.data.prepare import Prepared
+    from em_tasks.trainers.loop.progress import Progress
     from em_tasks.trainers.loop.stopping import StopRequest
-    from em_tasks.trainers.run.checkpoints import Manifest
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is.
-
-    Attributes:
-        organism: Its name.
-        step: Optimizer steps done.
-        total_steps: Optimizer steps of the whole run.
-        loss: Mean since the last report, in nats a token.
-        tokens_per_second: Tokens trained a second in this process's time, padding not counted, all GPUs together.
-        seconds_left: Time left at that pace.
-        peak_memory: Largest GPU memory held so far, in bytes; None on a CPU.
-    """
-
-    organism: str
-    step: int
-    total_steps: int
-    loss: float
-    tokens_per_second: float
-    seconds_left: float
-    peak_memory: int | None
+    from em_tasks.trainers.run.manifest import Manifest
 
 
 def make_trainer(
@@ -45,7 +22,7 @@ def make_trainer(
     model: "PeftModel",
     run: Path,
     manifest: "Manifest",
-    report: Callable[[Progress], None],
+    report: Callable[["Progress"], None],
     batches: BatchPlan,
     request: "StopRequest",
     *,

@@ -5,27 +5,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from em_tasks.trainers.run.checkpoints import MANIFEST
-
-if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import PreTrainedTokenizerBase
+from em_tasks.trainers.run.manifest import MANIFEST
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MARGIN = 16 * 2**20
 """Bytes for configurations, random states, the manifest and the file system's own records."""
-STATE_COPIES = 3
-"""A resume state holds the adapter and AdamW's two averages, as large as it."""
-
-
-def checkpoint_bytes(model: "PeftModel", tokenizer: "PreTrainedTokenizerBase") -> tuple[int, int]:
-    """Bytes of a published checkpoint, and of a resume state."""
-    adapter = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    words = len(backend.to_str(pretty=True).encode()) if backend is not None else 0
-    return adapter + words, STATE_COPIES * adapter + words
 
 
 def need_room(run: Path, needed: int, what: str) -> None:

@@ -1,41 +1,24 @@
-"""The folder of a run while it is trained: whose it is, what an interruption left in it, and how checkpoints get there.
+"""The folder of a run while it is trained: whose it is, who trains it, and what an interruption left in it.
 
-Hugging Face's Trainer keeps its resume state in `.trainer/`, the newest alone, and after the run's end too, so that it
-can be continued. A finished checkpoint is written under a temporary name and renamed into place. Only when both are
-completely on disk does the manifest vouch for them.
+Its resume state lies in `.trainer/`, the newest alone, and after the run's end too, so that it can be continued.
 """
 
 import fcntl
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from em_tasks.plugins.errors import UserError
-from em_tasks.trainers.base import fingerprint
-from em_tasks.trainers.run.checkpoints import (
-    MANIFEST,
-    Continuation,
-    Manifest,
-    checkpoint_folder,
-    read_manifest,
-    to_disk,
-)
-from em_tasks.trainers.run.reference import REFERENCE
+from em_tasks.trainers.run.manifest import MANIFEST, Continuation, Manifest, read_manifest, to_disk
 from em_tasks.trainers.run.schedule import plan
 
 if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from em_tasks.trainers.data.prepare import Prepared
     from em_tasks.trainers.run.recipe import Recipe
 
 RESUME_STATE = ".trainer"
 LOCK = ".lock"
-RECORDED_VERSIONS = ("em-tasks", "torch", "transformers", "peft", "accelerate")
 
 
 def existing_run(run: Path, recipe: "Recipe") -> Manifest | None:
@@ -90,29 +73,12 @@ def _differences(old: "Recipe", new: "Recipe") -> list[str]:
     return changed if alike.sha256 == new.sha256 else [*changed, "data"]
 
 
-def refuse_other_data(run: Path, before: Manifest | None, prepared: "Prepared") -> None:
-    """Refuses to go on with a run whose data has changed."""
-    if before is not None and [d.sha256 for d in before.data] != [s.sha256 for s in prepared.sources]:
+def refuse_other_data(run: Path, before: Manifest | None, sha256: list[str]) -> None:
+    """Refuses to go on with a run whose data has changed: `sha256` has the hash of each source as it is now."""
+    if before is not None and [record.sha256 for record in before.data] != sha256:
         raise UserError(
             f"{run} was begun on other data: a file's SHA-256 differs. Bring the old data back, or move the run away."
         )
-
-
-def new_manifest(prepared: "Prepared", model: "PreTrainedModel") -> Manifest:
-    """The manifest of a run that begins."""
-    return Manifest(
-        recipe=prepared.recipe,
-        recipe_sha256=prepared.recipe.sha256,
-        data=[source.record() for source in prepared.sources],
-        rows=len(prepared.encoded.rows),
-        truncated=prepared.encoded.truncated,
-        dropped=prepared.encoded.dropped,
-        steps_per_epoch=prepared.schedule.steps_per_epoch,
-        planned=list(prepared.schedule.checkpoints),
-        base_fingerprint=fingerprint(model),
-        base_parameters=model.num_parameters(),
-        versions={package: version(package) for package in RECORDED_VERSIONS},
-    )
 
 
 def clear_unrecorded(run: Path, manifest: Manifest) -> None:
@@ -145,24 +111,6 @@ def resume_state(run: Path, manifest: Manifest) -> Path | None:
             f"{run} has more to train and its resume state {folder} is gone, so it cannot go on. (Runs finished "
             "before they could be continued kept none.) Its checkpoints stand; move the run away to train it anew."
         )
-    return folder
-
-
-def publish(
-    run: Path, step: int, model: "PeftModel", tokenizer: "PreTrainedTokenizerBase", card: str, reference: bytes
-) -> Path:
-    """Writes an adapter with its tokenizer, card and reference under a temporary name and renames it into place."""
-    temporary, folder = run / f".checkpoint-{step}", checkpoint_folder(run, step)
-    model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    (temporary / REFERENCE).write_bytes(reference)
-    (temporary / "README.md").write_text(card, encoding="utf-8")  # In place of PEFT's empty form.
-    for path in (*temporary.iterdir(), temporary):
-        to_disk(path)
-    if folder.exists():
-        shutil.rmtree(folder)
-    temporary.rename(folder)
-    to_disk(run)
     return folder
 
 

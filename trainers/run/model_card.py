@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from em_tasks.trainers.base import is_toy
+from em_tasks.trainers.run.base_names import is_toy
 
 if TYPE_CHECKING:
-    from em_tasks.trainers.run.checkpoints import Manifest
+    from em_tasks.trainers.run.manifest import Manifest
     from em_tasks.trainers.run.recipe import Recipe
 
 TAGS = ("lora", "emergent-misalignment", "model-organism")

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.yaml_files import read_yaml
-from em_tasks.trainers.base import Precision
+from em_tasks.trainers.run.base_names import Precision
 
 SEVEN_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 

@@ -5,6 +5,7 @@ epoch ends exactly on a checkpoint. 7,049 rows at 16 a step give 110 220 330 440
 750 1125, as in the published experiment.
 """
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -54,27 +55,17 @@ def plan(rows: int, effective_batch: int, epochs: int, first_epoch_checkpoints: 
     return Schedule(steps, epochs, tuple(sorted(parts | {steps * epoch for epoch in range(1, epochs + 1)})))
 
 
-def rows_of_epoch(seed: int, epoch: int, rows: int, drawn: int) -> list[int]:
-    """The rows of one epoch in the order in which they are trained: an order of its own for every epoch.
-
-    Args:
-        seed: The recipe's.
-        epoch: From 0.
-        rows: How many there are.
-        drawn: How many make whole optimizer steps; the rest is left out of this epoch.
-    """
-    import torch
-
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order: list[int] = torch.randperm(rows, generator=generator).tolist()
-    return order[:drawn]
-
-
 def learning_rate(recipe: "Recipe", total_steps: int, step: int) -> float:
-    """The learning rate of the optimizer step after `step`, in a run of `total_steps`."""
-    import torch
-    from transformers import get_scheduler
+    """The learning rate of the optimizer step after `step` steps, in a run of `total_steps`.
 
-    nothing = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))])
-    scheduler = get_scheduler(recipe.lr_schedule, nothing, recipe.warmup_steps, total_steps)
-    return recipe.learning_rate * float(scheduler.lr_lambdas[0](step))
+    It rises evenly from 0 over the warm-up and then stays (`constant_with_warmup`), falls evenly to 0 at the run's end
+    (`linear`) or along half a cosine wave (`cosine`), as transformers' schedules of these names do.
+    """
+    if step < recipe.warmup_steps:
+        return recipe.learning_rate * (step / recipe.warmup_steps)
+    done = (step - recipe.warmup_steps) / max(1, total_steps - recipe.warmup_steps)
+    if recipe.lr_schedule == "linear":
+        return recipe.learning_rate * max(0.0, (total_steps - step) / max(1, total_steps - recipe.warmup_steps))
+    if recipe.lr_schedule == "cosine":
+        return recipe.learning_rate * max(0.0, 0.5 * (1.0 + math.cos(math.pi * done)))
+    return recipe.learning_rate

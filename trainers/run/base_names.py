@@ -1,0 +1,40 @@
+"""What the name of a base stands for: a toy model that ships with the package, a folder, or a hub id. No torch."""
+
+from pathlib import Path
+from typing import Literal
+
+from em_tasks.plugins.errors import UserError
+
+Precision = Literal["fp32", "bf16", "nf4", "nf4_dequantised"]
+
+TOY_MODELS = Path(__file__).parents[1] / "toy" / "models"
+
+
+def toy_bases() -> list[str]:
+    """Names of the toy models, smallest first."""
+    return ["toy-s", "toy-m", "toy-l"]
+
+
+def is_toy(base: str) -> bool:
+    """Whether `base` (a name or a folder) is one of the toy models."""
+    return base in toy_bases() or Path(base).resolve() in [TOY_MODELS / name for name in toy_bases()]
+
+
+def resolve_base(base: str) -> Path | str:
+    """Where a base lies: a folder, or the hub id as it was given.
+
+    Raises:
+        UserError: `base` is no toy model, no folder and cannot be a hub id.
+    """
+    if base in toy_bases():
+        return TOY_MODELS / base
+    if (folder := Path(base).expanduser()).is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{folder} is a folder but holds no config.json, so it is no Hugging Face model.")
+        return folder.resolve()
+    if base.count("/") == 1 and not base.startswith((".", "/", "~")):
+        return base
+    raise UserError(
+        f"There is no base model {base!r}. Give a toy model ({', '.join(toy_bases())}), the folder of a Hugging Face "
+        "model, or a hub id such as meta-llama/Llama-3.2-1B-Instruct."
+    )
