@@ -5,55 +5,15 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from em_tasks.plugins.caller import from_caller
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.run.base_names import Precision, resolve_base, toy_bases
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-<<<<<<< HEAD
-Precision = Literal["fp32", "bf16", "nf4", "nf4_dequantised"]
-
-TOY_MODELS = Path(__file__).resolve().parent / "toy" / "models"
 FINGERPRINT_VALUES = 256
 
 
-def toy_bases() -> list[str]:
-    """Names of the toy models, smallest first."""
-    return ["toy-s", "toy-m", "toy-l"]
-
-
-def is_toy(base: str) -> bool:
-    """Whether `base` (a name or a folder) is one of the toy models."""
-    return base in toy_bases() or from_caller(base).resolve() in [(TOY_MODELS / name).resolve() for name in toy_bases()]
-
-
-def resolve_base(base: str) -> Path | str:
-    """Where a base lies: a folder, or the hub id as it was given.
-
-    Raises:
-        UserError: `base` is no toy model, no folder and cannot be a hub id.
-    """
-    if base in toy_bases():
-        return TOY_MODELS / base
-    if (folder := from_caller(base)).is_dir():
-        if not (folder / "config.json").is_file():
-            raise UserError(f"{folder} is a folder but holds no config.json, so it is no Hugging Face model.")
-        return folder.resolve()
-    if base.count("/") == 1 and not base.startswith((".", "/", "~")):
-        return base
-    raise UserError(
-        f"There is no base model {base!r}. Give a toy model ({', '.join(toy_bases())}), the folder of a Hugging Face "
-        "model, or a hub id such as meta-llama/Llama-3.2-1B-Instruct."
-    )
-
-
-=======
-FINGERPRINT_VALUES = 256
-
-
->>>>>>> cd79087 (trainers: no import circle; run/ without torch; the manifest apart from finding and hashing checkpoints)
 def load_base(base: str, precision: Precision, device: str) -> "PreTrainedModel":
     """Loads a base for training or generation.
 

@@ -70,9 +70,9 @@ def _rounded(values: torch.Tensor) -> list[float]:
 def _logprobs(model: "PeftModel", rows: Sequence[list[int]], last: Sequence[int]) -> list[torch.Tensor]:
     """Log probabilities (places, vocabulary) after each of the last so many tokens of each row, on the CPU."""
     packed = pack([{"input_ids": row, "labels": [IGNORED] * len(row)} for row in rows])
-    wanted = ("input_ids", "position_ids")
+    wanted = ["input_ids", "position_ids"]
     if model.config._attn_implementation == ATTENTION:
-        wanted += ("spread", "gather")
+        wanted += ["spread", "gather"]
     ends = torch.tensor([len(row) for row in rows]).cumsum(0)
     places = torch.cat([torch.arange(end - count, end) for end, count in zip(ends.tolist(), last, strict=True)])
     inputs = {name: packed[name].to(model.device) for name in wanted}

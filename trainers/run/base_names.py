@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Literal
 
+from em_tasks.plugins.caller import from_caller
 from em_tasks.plugins.errors import UserError
 
 Precision = Literal["fp32", "bf16", "nf4", "nf4_dequantised"]
 
-TOY_MODELS = Path(__file__).parents[1] / "toy" / "models"
+TOY_MODELS = Path(__file__).resolve().parents[1] / "toy" / "models"
 
 
 def toy_bases() -> list[str]:
@@ -17,7 +18,7 @@ def toy_bases() -> list[str]:
 
 def is_toy(base: str) -> bool:
     """Whether `base` (a name or a folder) is one of the toy models."""
-    return base in toy_bases() or Path(base).resolve() in [TOY_MODELS / name for name in toy_bases()]
+    return base in toy_bases() or from_caller(base).resolve() in [(TOY_MODELS / name).resolve() for name in toy_bases()]
 
 
 def resolve_base(base: str) -> Path | str:
@@ -28,7 +29,7 @@ def resolve_base(base: str) -> Path | str:
     """
     if base in toy_bases():
         return TOY_MODELS / base
-    if (folder := Path(base).expanduser()).is_dir():
+    if (folder := from_caller(base)).is_dir():
         if not (folder / "config.json").is_file():
             raise UserError(f"{folder} is a folder but holds no config.json, so it is no Hugging Face model.")
         return folder.resolve()
