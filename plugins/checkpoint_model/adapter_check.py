@@ -1,0 +1,216 @@
+"""Does an engine answer with the adapter it was asked for? Compared with what the checkpoint answered at training.
+
+An engine is asked the prompts of the checkpoint's reference, through the same door as every question, and must give the
+same log probabilities within a bound for its numbers. A second measure needs no such bound: on the line from what the
+base gives (or another checkpoint of the run) to what this checkpoint gives, the engine must stand at 1. An adapter left
+out stands at 0, one of half the strength at one half. It sees small adapters too, for it averages rounding away.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from em_tasks.trainers.run.reference import Place, Reference
+
+Vector = np.ndarray[Any, np.dtype[np.float64]]
+
+BOUNDS = {"fp32": 0.005, "bf16": 0.1, "nf4": 0.1, "nf4_dequantised": 0.1}
+"""Root mean square of the differences (nats) that rounding may make between two engines, by the base's precision."""
+TOLERANCE = 0.1
+"""How far from 1 an engine may stand on the line, where the line is long beside the bound."""
+SHORTEST_LINE = 1 / 3
+"""A line shorter than so many bounds tells nothing."""
+
+
+class Answered(Protocol):
+    """What an engine gives for a prompt."""
+
+    @property
+    def input_tokens(self) -> int:
+        """Tokens of the prompt."""
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """Tokens of the answer."""
+
+    @property
+    def top_logprobs(self) -> Sequence[Sequence[tuple[int, float]]]:
+        """For each of them the most likely tokens there, with log probabilities at temperature 1."""
+
+
+@dataclass(frozen=True)
+class AdapterCheck:
+    """What the comparison gave.
+
+    Attributes:
+        status: `passed`, `failed` or `not checked`.
+        reason: Why, unless passed.
+        difference: Root mean square difference from the reference (nats).
+        bound: The most that counts as rounding.
+        strength: Where the engine stands on the line from the base (0) to the checkpoint (1); None where the two are
+            so alike that the prompts do not tell, and for a base.
+        compared: How many log probabilities were compared.
+    """
+
+    status: str
+    reason: str | None = None
+    difference: float | None = None
+    bound: float | None = None
+    strength: float | None = None
+    compared: int = 0
+
+    def metadata(self) -> dict[str, Any]:
+        """For the log."""
+        rounded = {key: round(value, 6) if isinstance(value, float) else value for key, value in asdict(self).items()}
+        return {key: value for key, value in rounded.items() if value is not None}
+
+
+def compare(
+    reference: Reference,
+    answers: Sequence[Answered],
+    precision: str,
+    others: Mapping[str, Reference] | None = None,
+    *,
+    base: bool = False,
+) -> AdapterCheck:
+    """Compares an engine's greedy answers to the reference's prompts with the reference.
+
+    Args:
+        reference: What training stored.
+        answers: The engine's, one a prompt.
+        precision: Numbers the base is held in, as at training.
+        others: References of other checkpoints of the run, by name, that could have been taken for this one.
+        base: The base alone was asked, so no adapter may show.
+    """
+    bound = BOUNDS[precision]
+    for prompt, answer, expected in zip(reference.prompts, answers, reference.answers, strict=True):
+        if answer.input_tokens != expected.prompt_tokens:
+            return AdapterCheck(
+                "failed",
+                f"its chat template makes {answer.input_tokens} tokens of the prompt {prompt[-1]['content']!r}, and at "
+                f"training it made {expected.prompt_tokens}",
+            )
+        if not answer.tokens or len(answer.top_logprobs) < len(answer.tokens):
+            return AdapterCheck("failed", "it gave no log probabilities")
+    places = _base_places(reference) if base else [answer.places for answer in reference.answers]
+    there = _aligned(places, answers, bound)
+    given, broken = there.given, there.broken
+    difference = _rms(given - there.expected)
+    strength = there.share(bound)
+    measured: dict[str, Any] = {"difference": difference, "bound": bound, "compared": len(given)}
+    if not base:
+        measured["strength"] = strength
+    if not np.isfinite(given).all():
+        return AdapterCheck("failed", "it gave log probabilities that are no numbers", bound=bound)
+    if broken or difference > bound:
+        why = f"its log probabilities differ by {difference:.3g} nats from those at training (at most {bound:g})"
+        return AdapterCheck("failed", why + _what_stands_there(strength, base), **measured)
+    if strength is not None and abs(strength - 1) > there.tolerance(bound):
+        return AdapterCheck("failed", "it answers" + _what_stands_there(strength, base)[1:], **measured)
+    for name, other in ({} if base else others or {}).items():
+        share = _share_toward(reference, other, answers, bound)
+        if share is not None and share < 0.5:
+            return AdapterCheck("failed", f"it answers as {name} did at training", **measured)
+    return AdapterCheck("passed", **measured)
+
+
+def _what_stands_there(strength: float | None, base: bool) -> str:
+    if strength is None:
+        return ""
+    if base:
+        return ", as if an adapter were on the base"
+    if abs(strength) < 0.1:
+        return ", as if there were no adapter"
+    return f", as if the adapter had {strength:.2f} times its strength"
+
+
+def _base_places(reference: Reference) -> list[list[Place]]:
+    """First tokens without the adapter; what the adapter makes of them, as far as it is known, stands in `base`."""
+    places = []
+    for answer in reference.answers:
+        first = answer.places[0]
+        adapted = dict(zip(first.ids, first.logprobs, strict=True))
+        other = [adapted.get(token, min(first.logprobs)) for token in answer.base_ids]
+        places.append(
+            [Place(token=answer.base_ids[0], ids=answer.base_ids, logprobs=answer.base_logprobs, base=other)]
+        )
+    return places
+
+
+@dataclass(frozen=True)
+class _Aligned:
+    """Log probabilities of the same tokens at the same places.
+
+    Attributes:
+        given: By the engine.
+        expected: By the reference.
+        start: By the base, or another checkpoint.
+        seen: Where the engine gave a number; elsewhere `given` is the most that it can be.
+        broken: Whether an answer left the reference's tokens although two were not as good as equal.
+    """
+
+    given: Vector
+    expected: Vector
+    start: Vector
+    seen: np.ndarray[Any, np.dtype[np.bool_]]
+    broken: bool
+
+    @property
+    def _line(self) -> Vector:
+        return (self.expected - self.start)[self.seen]
+
+    def share(self, bound: float) -> float | None:
+        """Where the engine stands from `start` (0) to `expected` (1); None where the two are too near each other."""
+        line = self._line
+        if not line.size or _rms(line) < SHORTEST_LINE * bound:
+            return None
+        return float((self.given - self.start)[self.seen] @ line / (line @ line))
+
+    def tolerance(self, bound: float) -> float:
+        """How far from 1 rounding may put it."""
+        return TOLERANCE * (1 + bound / _rms(self._line))
+
+
+def _aligned(places: Sequence[Sequence[Place]], answers: Sequence[Answered], bound: float) -> _Aligned:
+    """Lays an engine's answers beside the reference, as long as they take the same tokens."""
+    rows: list[tuple[float, float, float, bool]] = []
+    broken = False
+    for reference, answer in zip(places, answers, strict=True):
+        for place, token, top in zip(reference, answer.tokens, answer.top_logprobs, strict=False):
+            known = dict(top)
+            floor = min(known.values())
+            for id_, logprob, start in zip(place.ids, place.logprobs, place.base, strict=True):
+                # One that is not among the engine's most likely is at most as likely as the last of them.
+                rows.append((known.get(id_, min(logprob, floor)), logprob, start, id_ in known))
+            if token != place.token:
+                best = dict(zip(place.ids, place.logprobs, strict=True))
+                broken |= place.logprobs[0] - best.get(token, -np.inf) > 4 * bound
+                break
+    given, expected, start, seen = (np.array(column) for column in zip(*rows, strict=True))
+    return _Aligned(given, expected, start, seen, broken)
+
+
+def _share_toward(reference: Reference, other: Reference, answers: Sequence[Answered], bound: float) -> float | None:
+    """Where the answers stand between another checkpoint (0) and this (1), over what the two were asked alike."""
+    places = [
+        list(_between(mine.places, theirs.places))
+        for mine, theirs in zip(reference.answers, other.answers, strict=True)
+    ]
+    return _aligned(places, answers, bound).share(bound)
+
+
+def _between(mine: Sequence[Place], theirs: Sequence[Place]) -> Iterator[Place]:
+    """This checkpoint's places with the other's numbers for `base`, as far as both took the same tokens."""
+    for place, other in zip(mine, theirs, strict=True):
+        known = dict(zip(other.ids, other.logprobs, strict=True))
+        floor = min(other.logprobs)
+        numbers = [known.get(token, min(lp, floor)) for token, lp in zip(place.ids, place.logprobs, strict=True)]
+        yield place.model_copy(update={"base": numbers})
+        if place.token != other.token:
+            return
+
+
+def _rms(differences: Vector) -> float:
+    return float(np.sqrt(np.mean(differences**2)))
