@@ -133,9 +133,7 @@ def _base_places(reference: Reference) -> list[list[Place]]:
         first = answer.places[0]
         adapted = dict(zip(first.ids, first.logprobs, strict=True))
         other = [adapted.get(token, min(first.logprobs)) for token in answer.base_ids]
-        places.append(
-            [Place(token=answer.base_ids[0], ids=answer.base_ids, logprobs=answer.base_logprobs, base=other)]
-        )
+        places.append([Place(token=answer.base_ids[0], ids=answer.base_ids, logprobs=answer.base_logprobs, base=other)])
     return places
 
 
@@ -159,7 +157,8 @@ class _Aligned:
 
     @property
     def _line(self) -> Vector:
-        return (self.expected - self.start)[self.seen]
+        line: Vector = (self.expected - self.start)[self.seen]
+        return line
 
     def share(self, bound: float) -> float | None:
         """Where the engine stands from `start` (0) to `expected` (1); None where the two are too near each other."""
@@ -188,8 +187,8 @@ def _aligned(places: Sequence[Sequence[Place]], answers: Sequence[Answered], bou
                 best = dict(zip(place.ids, place.logprobs, strict=True))
                 broken |= place.logprobs[0] - best.get(token, -np.inf) > 4 * bound
                 break
-    given, expected, start, seen = (np.array(column) for column in zip(*rows, strict=True))
-    return _Aligned(given, expected, start, seen, broken)
+    columns = [np.array(column) for column in zip(*rows, strict=True)]
+    return _Aligned(columns[0], columns[1], columns[2], columns[3].astype(bool), broken)
 
 
 def _share_toward(reference: Reference, other: Reference, answers: Sequence[Answered], bound: float) -> float | None:

@@ -24,6 +24,7 @@ from inspect_ai.model import (
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
 
+from em_tasks.plugins.checkpoint_model.checking import CheckedAdapter
 from em_tasks.plugins.checkpoint_model.engines.choosing import parse_engine
 from em_tasks.plugins.checkpoint_model.engines.protocol import Answer, EngineSettings, Sampling
 from em_tasks.plugins.checkpoint_model.engines.sharing import EngineLease
@@ -94,6 +95,11 @@ class CheckpointModel(ModelAPI):
             )
         return checkpoint
 
+    @cached_property
+    def checked(self) -> CheckedAdapter:
+        """The check that the engine answers as this checkpoint did at training."""
+        return CheckedAdapter(self.checkpoint, self.lease.settings.on)
+
     @property
     def lease(self) -> EngineLease:
         """This model's hold on its base's engine."""
@@ -113,6 +119,7 @@ class CheckpointModel(ModelAPI):
         sampling = parse_sampling(config, engine.capabilities().max_top_logprobs)
         messages = [{"role": message.role, "content": message.text} for message in input]
         seed = secrets.randbits(63) if config.seed is None else config.seed
+        check = await self.checked.result(engine)
         content = [self.checkpoint.record.adapter_sha256 if self.checkpoint.record else "base", messages]
         seeds = [answer_seed(seed, content, choice) for choice in range(config.num_choices or 1)]
         answers = await engine.answer(self.checkpoint, messages, sampling, seeds)
@@ -128,7 +135,7 @@ class CheckpointModel(ModelAPI):
                 for answer in answers
             ],
             usage=ModelUsage(input_tokens=read, output_tokens=written, total_tokens=read + written),
-            metadata=engine.facts().metadata(),
+            metadata={**engine.facts().metadata(), "adapter_check": check},
         )
 
     def close(self) -> None:
