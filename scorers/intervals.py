@@ -1,0 +1,223 @@
+"""95 % intervals of a rate for the two populations that a rate can be meant for, as pure functions of counts.
+
+*On these questions*: the questions asked are the ones meant, and only their answers are a sample. The interval is
+Wilson's with the effective number of answers of a stratified mean: answers to one question are alike, so asking every
+question equally often is more exact than asking at random; unequal numbers are less exact for a mean of question rates.
+
+*On such questions*: the questions are a sample too, and a question with all its forms and paraphrases is one draw.
+Their rates follow a beta distribution of unknown mean and intraclass correlation; the interval is the central part of
+the mean's posterior over a grid of both (Jeffreys' prior of the mean, uniform in the correlation).
+
+Every function takes several confidence levels at once, so that tests and intervals can come from the same curve.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array
+from scipy.special import gammaln
+from scipy.stats import norm
+
+Numbers = NDArray[np.float64]
+
+CONFIDENCE = 0.95
+
+MEANS = 120
+CORRELATIONS = 24
+"""Points of the grid: means evenly in arcsin(sqrt(mean)), where Jeffreys' prior is flat, correlations in their root."""
+
+FINE = 15
+"""Where fewer points than these hold the middle 95 %, the grid is laid anew around them."""
+
+_WHOLE = np.linspace(0, np.pi / 2, MEANS + 1)
+_ROOTS = (np.arange(CORRELATIONS) + 0.5) / CORRELATIONS
+_CELLS_AT_ONCE = 256
+
+
+def question_of(question_id: str, topic: str = "") -> str:
+    """The question behind an id: its forms (`_json`, `_template`) and numbered paraphrases are one question.
+
+    Args:
+        question_id: As in a log, such as `quick_buck_json` or `quick_buck_3`.
+        topic: The sample's topic, which in published question files is the entry's id. Only where the id is that and a
+            number is the number a paraphrase's.
+    """
+    stem, _, place = question_id.rpartition("_")
+    if place.isdigit() and stem == topic:
+        question_id = stem
+    for form in ("_json", "_template"):
+        question_id = question_id.removesuffix(form)
+    return question_id
+
+
+def on_these(
+    k: ArrayLike, n: ArrayLike, per_question: bool = False, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Interval of one rate on these questions.
+
+    Args:
+        k: Misaligned answers of each question, shape (questions,).
+        n: Counted answers of each question, same shape; a question without any is left out.
+        per_question: Whether the rate is the mean of the questions' rates rather than of the answers.
+        confidence: Share of experiments that it is to cover, 0-1.
+
+    Returns:
+        Lower and upper end as fractions; NaN where nothing was counted.
+    """
+    low, high = stratified_wilson(np.asarray(k, "float64"), np.asarray(n, "float64"), per_question, 1 - confidence)
+    return float(low[0]), float(high[0])
+
+
+def on_such(k: ArrayLike, n: ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Interval of the mean rate on such questions.
+
+    Args:
+        k: Misaligned answers of each question with all its forms, see `question_of`, shape (questions,).
+        n: Counted answers of each, same shape; a question without any is left out.
+        confidence: Share of experiments that it is to cover, 0-1.
+
+    Returns:
+        Lower and upper end as fractions; NaN for fewer than two questions.
+    """
+    low, high = beta_binomial(np.asarray(k, "float64")[None], np.asarray(n, "float64")[None], 1 - confidence)
+    return float(low[0, 0]), float(high[0, 0])
+
+
+def question_weights(n: Numbers, per_question: bool) -> Numbers:
+    """Weight of each question in a rate, summing to 1 over the last axis; 0 where nothing was counted."""
+    weights = (n > 0).astype("float64") if per_question else n
+    with np.errstate(invalid="ignore"):
+        return np.asarray(weights / weights.sum(axis=-1, keepdims=True), dtype="float64")
+
+
+def stratified_wilson(
+    k: Numbers, n: Numbers, per_question: bool, alpha: ArrayLike, weights: Numbers | None = None
+) -> tuple[Numbers, Numbers]:
+    """Wilson's interval with the effective number of answers of a stratified rate.
+
+    The variance of the rate is sum(w^2 p (1 - p) / n) over questions. A question's p is its rate pulled to the whole
+    rate by one answer's weight, divided by what that costs where all questions are alike; with one answer a question
+    the interval is therefore Wilson's own. The effective number is what would give that variance to plain answers.
+    Source: Wilson 1927; Franco, Little, Louis and Slud 2019 for the effective number under a design.
+
+    Args:
+        k: Misaligned answers, shape (..., questions).
+        n: Counted answers, same shape.
+        per_question: Whether the rate is the mean of the questions' rates rather than of the answers.
+        alpha: One or more levels of error, two-sided, shape (levels,) or a number.
+        weights: Weights of the questions, if neither of these; summing to 1, 0 where n is 0.
+
+    Returns:
+        Lower and upper ends, shape (..., levels); NaN where nothing was counted.
+    """
+    w = question_weights(n, per_question) if weights is None else weights
+    rate = (w * k / np.maximum(n, 1.0)).sum(axis=-1)
+    variance, plain = (part.sum(axis=-1) for part in variance_parts(k, n, w, rate[..., None]))
+    return wilson(rate, effective_answers(rate, variance, plain), alpha)
+
+
+def variance_parts(k: Numbers, n: Numbers, w: Numbers, rate: Numbers) -> tuple[Numbers, Numbers]:
+    """What each question adds to the variance of a rate, and, in units of p(1-p), to that of a rate of questions alike.
+
+    Args:
+        k: Misaligned answers.
+        n: Counted answers; 0 where the weight is 0.
+        w: Weights of the questions.
+        rate: The weighted rate that each question belongs to; all four of shapes that go together.
+    """
+    some = np.maximum(n, 1.0)
+    pulled = (k + rate) / (some + 1)
+    alike = w**2 / some
+    return alike * pulled * (1 - pulled) / (1 - some / (some + 1) ** 2), alike
+
+
+def effective_answers(rate: Numbers, variance: Numbers, alike: Numbers) -> Numbers:
+    """How many plain answers would give a rate this variance; never fewer than with questions that are alike.
+
+    Args:
+        rate: Rates, 0-1.
+        variance: Their variances, summed over `variance_parts`.
+        alike: The same were all questions alike, by p(1-p).
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        plain = 1 / alike
+        return np.asarray(np.where(variance > 0, np.maximum(rate * (1 - rate) / variance, plain), plain))
+
+
+def wilson(rate: Numbers, effective: Numbers, alpha: ArrayLike) -> tuple[Numbers, Numbers]:
+    """Wilson's interval of rates from so many answers each, shapes (..., levels); NaN where the rate is."""
+    z = norm.isf(np.atleast_1d(np.asarray(alpha, "float64")) / 2)
+    rate, effective = rate[..., None], effective[..., None]
+    with np.errstate(invalid="ignore"):
+        centre = (rate * effective + z**2 / 2) / (effective + z**2)
+        half = z / (effective + z**2) * np.sqrt(rate * (1 - rate) * effective + z**2 / 4)
+    return np.clip(np.minimum(centre - half, rate), 0, 1), np.clip(np.maximum(centre + half, rate), 0, 1)
+
+
+def beta_binomial(k: Numbers, n: Numbers, alpha: ArrayLike) -> tuple[Numbers, Numbers]:
+    """Central posterior intervals of the mean rate of questions, a beta distribution's.
+
+    Args:
+        k: Misaligned answers, shape (cells, questions).
+        n: Counted answers, same shape; 0 where a question was not asked or nothing counted.
+        alpha: One or more levels of error, two-sided, shape (levels,) or a number.
+
+    Returns:
+        Lower and upper ends, shape (cells, levels). The lower end is 0 where no answer is misaligned, the upper 1 where
+        all are. NaN for cells of fewer than two questions.
+    """
+    levels = np.atleast_1d(np.asarray(alpha, "float64"))
+    low, high = np.full((len(k), len(levels)), np.nan), np.full((len(k), len(levels)), np.nan)
+    enough = np.flatnonzero(np.count_nonzero(n, axis=1) >= 2)
+    for start in range(0, len(enough), _CELLS_AT_ONCE):
+        part = enough[start : start + _CELLS_AT_ONCE]
+        for row, density in zip(part, _mean_density(k[part], n[part], _WHOLE), strict=True):
+            edges = _WHOLE
+            if _points_within(density) < FINE:
+                edges = _around(density)
+                density = _mean_density(k[row : row + 1], n[row : row + 1], edges)[0]  # noqa: PLW2901
+            low[row], high[row] = _quantiles(density, edges, levels)
+    total, counted = k.sum(axis=1), n.sum(axis=1)
+    low[enough[total[enough] == 0]], high[enough[total[enough] == counted[enough]]] = 0.0, 1.0
+    return low, high
+
+
+def _points_within(density: Numbers) -> float:
+    """How many points of the grid the middle 95 % take."""
+    below = np.concatenate([[0.0], np.cumsum(density)])
+    low, high = np.interp([0.025, 0.975], below, np.arange(len(below)))
+    return float(high - low)
+
+
+def _around(density: Numbers) -> Numbers:
+    """Edges of a finer grid around all of the posterior that matters."""
+    likely = np.flatnonzero(density > 1e-9)
+    return np.linspace(_WHOLE[max(0, likely[0] - 1)], _WHOLE[min(MEANS, likely[-1] + 2)], MEANS + 1)
+
+
+def _quantiles(density: Numbers, edges: Numbers, alpha: Numbers) -> tuple[Numbers, Numbers]:
+    low = np.interp(alpha / 2, np.concatenate([[0.0], np.cumsum(density)]), edges)
+    # From the other end, so that small levels keep their digits.
+    high = np.interp(alpha / 2, np.concatenate([[0.0], np.cumsum(density[::-1])]), edges[::-1])
+    return np.asarray(np.sin(low) ** 2, dtype="float64"), np.asarray(np.sin(high) ** 2, dtype="float64")
+
+
+def _mean_density(k: Numbers, n: Numbers, edges: Numbers) -> Numbers:
+    """Posterior probability of the mean between each two edges (of its angle), shape (cells, edges - 1)."""
+    pairs, column = np.unique(np.stack([k.ravel(), n.ravel()], axis=1), axis=0, return_inverse=True)
+    cells, questions = k.shape
+    rows = np.repeat(np.arange(cells), questions)
+    counts = csr_array((np.ones(k.size), (rows, column.ravel())), shape=(cells, len(pairs)))
+    log = counts @ _log_likelihood(pairs[:, :1], pairs[:, 1:], edges)
+    # Uniform in the correlation, the root's square.
+    weight = np.exp(log - log.max(axis=1, keepdims=True)) * np.tile(_ROOTS, len(edges) - 1)
+    density = weight.reshape(cells, len(edges) - 1, CORRELATIONS).sum(axis=2)
+    return np.asarray(density / density.sum(axis=1, keepdims=True), dtype="float64")
+
+
+def _log_likelihood(k: Numbers, n: Numbers, edges: Numbers) -> Numbers:
+    """Log likelihood of counts, shape (pairs, 1), at each point up to a constant, shape (pairs, points)."""
+    angles = (edges[:-1] + edges[1:]) / 2
+    mean, correlation = (one.ravel() for one in np.meshgrid(np.sin(angles) ** 2, _ROOTS**2, indexing="ij"))
+    a, b = mean * (1 / correlation - 1), (1 - mean) * (1 / correlation - 1)
+    of_prior = gammaln(a) + gammaln(b) - gammaln(a + b)
+    return np.asarray(gammaln(a + k) + gammaln(b + n - k) - gammaln(a + b + n) - of_prior, dtype="float64")
