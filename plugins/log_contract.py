@@ -51,6 +51,7 @@ class Subject:
         adapter_sha256: Hash of the adapter's weights.
         recipe_sha256: Hash of the recipe up to this step.
         training_seed: Seed of the training.
+        step_recorded: False where nobody recorded the step, which is then 1 and shown as `last`.
     """
 
     organism: Name | None
@@ -68,6 +69,7 @@ class Subject:
     adapter_sha256: str | None = None
     recipe_sha256: str | None = None
     training_seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    step_recorded: bool = True
 
     @property
     def trained_fingerprint(self) -> str | None:
@@ -87,13 +89,11 @@ class LogMetadata(Subject):
     Attributes:
         question_sets: Names of the question sets.
         questions_sha256: Hash of the questions.
-        step_recorded: False for imported answers whose file does not say the step, which is then 1 and shown as `last`.
         imported_from: The file that imported answers come from, without its folders above the one given.
     """
 
     question_sets: list[str] = field(default_factory=list)
     questions_sha256: str = ""
-    step_recorded: bool = True
     imported_from: str | None = None
 
     @classmethod

@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import click
 
+from em_tasks.commands.adopt import adopt
 from em_tasks.commands.judge import MAX_COST, PRICE, calibrate, judge, known_calibration, rescore
 from em_tasks.commands.serve import serve
 from em_tasks.commands.train import runs, train
@@ -101,7 +102,7 @@ def demo(out: Path, quick: bool) -> None:
     run_demo(out, quick=quick)
 
 
-for command in (train, runs, calibrate, judge, rescore, serve):
+for command in (adopt, train, runs, calibrate, judge, rescore, serve):
     cli.add_command(command)
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from em_tasks.trainers.data.prepare import Prepared
     from em_tasks.trainers.estimate import Estimate
     from em_tasks.trainers.loop.progress import Progress
+    from em_tasks.trainers.run.adoption import AdoptedOrganism
     from em_tasks.trainers.run.manifest import DataRecord
     from em_tasks.trainers.run.recipe import Recipe
 
@@ -77,6 +78,7 @@ def train(
 @RUNS
 def runs(runs: Path) -> None:
     """List the organisms and checkpoints that can be evaluated."""
+    from em_tasks.trainers.run.adoption import Adoption
     from em_tasks.trainers.run.checkpoints import list_runs
 
     found = list_runs(runs)
@@ -84,6 +86,11 @@ def runs(runs: Path) -> None:
         raise UserError(f"There is no training run under {runs}. Train one with `em train RECIPE`.")
     for organism, manifest in found.items():
         kind = "control" if manifest.recipe.control else "organism"
+        if isinstance(manifest, Adoption):
+            click.echo(f"{organism}: {manifest.recipe.domain} {kind} on {_base(manifest.recipe)}, adopted")
+            for checkpoint in manifest.checkpoints:
+                click.echo(f"  em/{organism}@{checkpoint.step}  {checkpoint.source}")
+            continue
         state = "" if manifest.finished else f" (unfinished: {len(manifest.checkpoints)} of {len(manifest.planned)})"
         click.echo(f"{organism}: {manifest.recipe.domain} {kind} on {_base(manifest.recipe)}{state}")
         for was in manifest.continuations:
@@ -186,5 +193,5 @@ def _data(records: "Sequence[DataRecord]", rows: int, truncated: int, dropped: i
     yield f"  rows         {rows} ({truncated} truncated, {dropped} dropped)"
 
 
-def _base(recipe: "Recipe") -> str:
+def _base(recipe: "Recipe | AdoptedOrganism") -> str:
     return f"{recipe.base} ({recipe.precision})"

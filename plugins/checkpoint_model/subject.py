@@ -13,8 +13,8 @@ from em_tasks.plugins.caller import from_caller
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.log_contract import Subject
 from em_tasks.trainers.run.base_names import Precision, is_toy, resolve_base
-from em_tasks.trainers.run.checkpoints import Checkpoint, find_checkpoint, list_runs, verify
-from em_tasks.trainers.run.manifest import MANIFEST, Manifest
+from em_tasks.trainers.run.checkpoints import Checkpoint, Run, find_checkpoint, list_runs, verify
+from em_tasks.trainers.run.manifest import MANIFEST
 
 BASE_STEP = "base"
 
@@ -44,7 +44,7 @@ def runs_folder(runs: str | None = None) -> Path:
     return from_caller(runs or os.environ.get("EM_RUNS") or "runs").resolve()
 
 
-def evaluated_base(manifest: Manifest, base: str | None = None, precision: str | None = None) -> EvaluatedBase:
+def evaluated_base(manifest: Run, base: str | None = None, precision: str | None = None) -> EvaluatedBase:
     """The base under a run's checkpoints, or the other one that is asked for.
 
     Args:
@@ -95,6 +95,7 @@ def describe_checkpoint(checkpoint: Checkpoint, on: EvaluatedBase) -> Subject:
         adapter_sha256=record.adapter_sha256 if record else None,
         recipe_sha256=manifest.recipe_sha256_at(record.step) if record else None,
         training_seed=recipe.seed if record else None,
+        step_recorded=getattr(record, "step_recorded", True),
     )
 
 
@@ -159,7 +160,7 @@ def _usual_precision(base: str) -> Precision:
     return "fp32" if is_toy(base) else "bf16"
 
 
-def _trained_on(manifest: Manifest) -> dict[str, str]:
+def _trained_on(manifest: Run) -> dict[str, str]:
     recipe = manifest.recipe
     return {"base": recipe.base, "precision": recipe.precision, "base_fingerprint": manifest.base_fingerprint}
 
@@ -170,7 +171,7 @@ def trained_domains(runs: Path, base_fingerprint: str | None) -> list[str]:
     return sorted({m.recipe.domain for m in manifests if m.base_fingerprint == base_fingerprint})
 
 
-def base_names(runs: dict[str, Manifest], base: str | None = None, precision: str | None = None) -> dict[str, str]:
+def base_names(runs: dict[str, Run], base: str | None = None, precision: str | None = None) -> dict[str, str]:
     """The `em/` name of every base that the given runs are evaluated on, by its `EvaluatedBase.key`.
 
     A base held at one precision alone goes by its own name; one held at several goes by an organism trained on it, and

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from em_tasks.plugins.errors import UserError
+from em_tasks.trainers.run.adoption import ADOPTED, AdoptedCheckpoint, Adoption, read_adoption
 from em_tasks.trainers.run.manifest import MANIFEST, CheckpointRecord, Manifest, read_manifest
 
+Run = Manifest | Adoption
+"""What is known of an organism, trained here or adopted."""
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -20,13 +23,22 @@ class Checkpoint:
     """A checkpoint that can be served: a base with an adapter on it, or the base alone (`record` is None)."""
 
     run: Path
-    manifest: Manifest
-    record: CheckpointRecord | None
+    manifest: Run
+    record: CheckpointRecord | AdoptedCheckpoint | None
 
     @property
     def folder(self) -> Path | None:
         """The adapter's folder; None for the base."""
+        if isinstance(self.record, AdoptedCheckpoint):
+            return Path(self.record.folder)
         return None if self.record is None else checkpoint_folder(self.run, self.record.step)
+
+    @property
+    def tokenizer_folder(self) -> Path | None:
+        """The folder of the tokenizer that it was trained with; None where the base's is used."""
+        if isinstance(self.record, AdoptedCheckpoint) and not self.record.has_tokenizer:
+            return None
+        return self.folder
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
@@ -75,9 +87,12 @@ def verify(checkpoint: Checkpoint) -> None:
         )
 
 
-def list_runs(runs: Path) -> dict[str, Manifest]:
-    """All runs under a folder by organism, in order of name."""
-    return {path.parent.name: read_manifest(path.parent) for path in sorted(runs.glob(f"*/{MANIFEST}"))}
+def list_runs(runs: Path) -> dict[str, Run]:
+    """All organisms under a folder, trained here or adopted, in order of name."""
+    organisms: dict[str, Run] = {}
+    organisms |= {path.parent.name: read_manifest(path.parent) for path in runs.glob(f"*/{MANIFEST}")}
+    organisms |= {path.parent.name: read_adoption(path.parent) for path in runs.glob(f"*/{ADOPTED}")}
+    return dict(sorted(organisms.items()))
 
 
 def find_checkpoint(runs: Path, name: str) -> Checkpoint:
@@ -115,7 +130,7 @@ def find_checkpoint(runs: Path, name: str) -> Checkpoint:
     raise UserError(f"{organism} has no checkpoint at step {step}. There is: {_listed(organism, manifest)}.")
 
 
-def _listed(organism: str, manifest: Manifest) -> str:
+def _listed(organism: str, manifest: Run) -> str:
     steps = ", ".join(str(record.step) for record in manifest.checkpoints)
     return f"{organism}@{{base{', ' + steps if steps else ''}}}"
 

@@ -6,10 +6,12 @@ the adapter and without it. Reading them needs no torch.
 """
 
 from hashlib import sha256
+from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
 from em_tasks.plugins.errors import UserError
+from em_tasks.trainers.run.adoption import AdoptedCheckpoint
 from em_tasks.trainers.run.checkpoints import Checkpoint, checkpoint_folder
 
 REFERENCE = "reference_logprobs.json"
@@ -76,10 +78,12 @@ def read_reference(checkpoint: Checkpoint) -> Reference | None:
     """
     record = checkpoint.record
     if record is None:
-        record = next((r for r in reversed(checkpoint.manifest.checkpoints) if r.reference_sha256), None)
+        record = next((r for r in [*checkpoint.manifest.checkpoints][::-1] if r.reference_sha256), None)
     if record is None or record.reference_sha256 is None:
         return None
-    path = checkpoint_folder(checkpoint.run, record.step) / REFERENCE
+    adopted = isinstance(record, AdoptedCheckpoint)
+    folder = checkpoint_folder(checkpoint.run, record.step)
+    path = adopted_reference(checkpoint.run, record.step) if adopted else folder / REFERENCE
     try:
         content = path.read_bytes()
         if sha256(content).hexdigest() != record.reference_sha256:
@@ -87,6 +91,11 @@ def read_reference(checkpoint: Checkpoint) -> Reference | None:
         return Reference.model_validate_json(content)
     except (OSError, ValidationError) as error:
         raise UserError(f"{path} cannot be read ({str(error).splitlines()[0]}). {_WAY_OUT}") from None
+
+
+def adopted_reference(run: Path, step: int) -> Path:
+    """Where the reference of an adopted checkpoint lies: in the run's folder, since the adapter's is not ours."""
+    return run / f"reference-{step}.json"
 
 
 _WAY_OUT = "Put the saved file back, or move the run away and train it again."

@@ -30,16 +30,15 @@ class Texts:
         Raises:
             UserError: The checkpoint was altered since it was saved, or the base is not to be had.
         """
-        from transformers import AutoTokenizer
-
         recipe = checkpoint.manifest.recipe
         key = adapter_name(checkpoint) + recipe.date_string
         if key not in self._tokenizers:
-            if checkpoint.folder is None:
+            verify(checkpoint)
+            folder = checkpoint.tokenizer_folder
+            # One that was saved without its template, or with a date that moves on, gets the base's or a fixed date.
+            tokenizer = load_tokenizer(str(folder) if folder else self.on.base, recipe.date_string)
+            if folder and tokenizer.chat_template is None:
                 tokenizer = load_tokenizer(self.on.base, recipe.date_string)
-            else:
-                verify(checkpoint)
-                tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
             # The context is checked for each prompt; transformers would warn in the middle of Inspect's display.
             tokenizer.model_max_length = 2**30
             self._tokenizers[key] = tokenizer

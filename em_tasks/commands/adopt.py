@@ -1,0 +1,60 @@
+"""`em adopt`: organisms of adapters that others trained."""
+
+from pathlib import Path
+from typing import get_args
+
+import click
+
+from em_tasks.trainers.run.base_names import Precision
+
+
+@click.command()
+@click.argument("adapters", nargs=-1, required=True)
+@click.option("--domain", required=True, help="The training domain, such as medical; the question set that is asked.")
+@click.option("--base", help="The base they were trained on, where their configuration does not name it.")
+@click.option("--organism", help="The name to know them by; the folder's or repository's unless given.")
+@click.option("--size", help="Label of the base's size, such as 8B; read from the base's name unless given.")
+@click.option("--precision", type=click.Choice(get_args(Precision)), help="Numbers the base is held in; bf16.")
+@click.option("--control", is_flag=True, help="They were trained on good advice.")
+@click.option("--seed", type=int, help="Their training seed, where it is known.")
+@click.option("--step", type=click.IntRange(1), help="The step of a single adapter, where its files do not say.")
+@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), help="Folder of training runs.")
+@click.option("--device", help="A torch device for the check; the first GPU, else the CPU.")
+def adopt(
+    adapters: tuple[str, ...],
+    domain: str,
+    base: str | None,
+    organism: str | None,
+    size: str | None,
+    precision: Precision | None,
+    control: bool,
+    seed: int | None,
+    step: int | None,
+    runs: Path,
+    device: str | None,
+) -> None:
+    """Make an organism of ADAPTERS that others trained: PEFT folders, folders of checkpoint-*, or hub ids.
+
+    Several adapters are the checkpoints of one organism. Nothing is written beside them.
+    """
+    from em_tasks.plugins.checkpoint_model.adopting import adopt as adopt_adapters
+    from em_tasks.plugins.checkpoint_model.adopting import base_of, find_adapters, name_of, size_of
+    from em_tasks.trainers.run.adoption import AdoptedOrganism
+    from em_tasks.trainers.run.base_names import is_toy
+
+    found = find_adapters(adapters)
+    base = base or base_of(found)
+    described = AdoptedOrganism(
+        organism=organism or name_of(adapters[0]),
+        base=base,
+        size=size or size_of(base),
+        domain=domain,
+        control=control,
+        precision=precision or ("fp32" if is_toy(base) else "bf16"),
+        seed=seed,
+    )
+    run = runs / described.organism
+    adopt_adapters(found, described, run, step=step, device=device, report=click.echo)
+    click.echo(
+        f"{described.organism}: {domain} on {base} ({described.precision}), {described.size}. Next: em sweep {runs}"
+    )

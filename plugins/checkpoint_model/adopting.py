@@ -1,0 +1,271 @@
+"""Adopting adapters that others trained: found, checked against their base, and entered among the runs.
+
+Each adapter is put on its base by peft once. That shows whether it fits, and gives the reference that every engine must
+repeat before its answers count, as training does for organisms of our own.
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from em_tasks.plugins.caller import from_caller
+from em_tasks.plugins.checkpoint_model.engines.adapter_files import CONFIG, WEIGHTS, read_adapter
+from em_tasks.plugins.errors import UserError
+from em_tasks.trainers.run.adoption import AdoptedCheckpoint, AdoptedOrganism, Adoption, write_adoption
+from em_tasks.trainers.run.checkpoints import adapter_sha256
+from em_tasks.trainers.run.reference import adopted_reference
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+PICKLED = "adapter_model.bin"
+
+
+@dataclass(frozen=True)
+class FoundAdapter:
+    """One adapter's folder.
+
+    Attributes:
+        folder: Where it lies.
+        source: As it was given.
+        step: Optimizer steps, from `trainer_state.json` or the folder's name; None where neither says.
+        epoch: Passes over the data; None where not recorded.
+        base: The base that its configuration names.
+    """
+
+    folder: Path
+    source: str
+    step: int | None
+    epoch: float | None
+    base: str | None
+
+
+def find_adapters(sources: Sequence[str]) -> list[FoundAdapter]:
+    """The adapters of one organism, in order of their steps.
+
+    Args:
+        sources: Folders of adapters, folders that hold `checkpoint-*` folders of a training run, or hub ids.
+
+    Raises:
+        UserError: There is no adapter, its weights are pickled, or it is a whole model.
+    """
+    adapters = [_found(folder, source) for source in sources for folder in _folders(source)]
+    return sorted(adapters, key=lambda adapter: adapter.step or 0)
+
+
+def adopt(
+    adapters: Sequence[FoundAdapter],
+    organism: AdoptedOrganism,
+    run: Path,
+    *,
+    step: int | None = None,
+    device: str | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> Adoption:
+    """Checks adapters on their base and enters them as an organism.
+
+    Args:
+        adapters: Of one organism.
+        organism: What it is.
+        run: The folder that is made for it; nothing is written anywhere else.
+        step: The step of a single adapter, where its files do not say.
+        device: A torch device; the first GPU, else the CPU.
+        report: Called with a line for each adapter that was checked.
+
+    Raises:
+        UserError: The folder is taken, two adapters have one step, or an adapter does not fit the base.
+    """
+    import torch
+
+    from em_tasks.trainers.base import default_device, fingerprint, load_base, load_tokenizer
+    from em_tasks.trainers.loop.references import reference_of
+
+    if run.exists():
+        raise UserError(f"{run} exists already. Give the organism another name with --organism, or move it away.")
+    steps = _steps(adapters, step)
+    model = load_base(organism.base, organism.precision, device or default_device())
+    base_fingerprint, parameters = fingerprint(model), model.num_parameters()
+    linears = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    checkpoints, references = [], {}
+    on_base: PeftModel | None = None
+    for adapter, at in zip(adapters, steps, strict=True):
+        read_adapter(adapter.folder).check(linears, organism.base)
+        on_base = _put_on(on_base or model, adapter, f"step-{at}", organism.base)
+        tokenizer_folder = str(adapter.folder) if _has_tokenizer(adapter.folder) else organism.base
+        content = reference_of(on_base, load_tokenizer(tokenizer_folder, organism.date_string))
+        references[adopted_reference(run, at)] = content
+        checkpoints.append(
+            AdoptedCheckpoint(
+                step=at,
+                step_recorded=adapter.step is not None or step is not None,
+                epoch=adapter.epoch,
+                adapter_sha256=adapter_sha256(adapter.folder),
+                reference_sha256=sha256(content).hexdigest(),
+                folder=str(adapter.folder),
+                source=adapter.source,
+                has_tokenizer=_has_tokenizer(adapter.folder),
+            )
+        )
+        report(f"{organism.organism}@{at}: {adapter.source}, {_changed(content)} from its base")
+    adoption = Adoption(
+        recipe=organism, base_fingerprint=base_fingerprint, base_parameters=parameters, checkpoints=checkpoints
+    )
+    run.mkdir(parents=True)
+    for path, content in references.items():
+        path.write_bytes(content)
+    write_adoption(run, adoption)
+    return adoption
+
+
+def name_of(source: str) -> str:
+    """A name for an organism: the adapter's folder or repository, with letters that any system takes in a name."""
+    folder = from_caller(source).resolve()
+    last = folder.name if folder.exists() else source.rsplit("/", 1)[-1]
+    if re.fullmatch(r"checkpoint-\d+", last):
+        last = folder.parent.name
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).lstrip("._-") or "adopted"
+
+
+def size_of(base: str) -> str:
+    """The label of a base's size that stands in its name, such as `8B`; else the name's last part."""
+    last = base.rstrip("/").rsplit("/", 1)[-1]
+    numbers = re.findall(r"(?<![\d.])(\d+(?:\.\d+)?)\s?([BM])(?![a-z])", last, flags=re.IGNORECASE)
+    if numbers:
+        return f"{numbers[-1][0]}{numbers[-1][1].upper()}"
+    return last.removeprefix("toy-").upper() if last.startswith("toy-") else last
+
+
+def base_of(adapters: Sequence[FoundAdapter]) -> str:
+    """The base that the adapters' configurations name.
+
+    Raises:
+        UserError: They name none, or several.
+    """
+    bases = sorted({adapter.base for adapter in adapters if adapter.base})
+    if len(bases) == 1:
+        return bases[0]
+    named = f"name several bases ({', '.join(bases)})" if bases else "name no base"
+    raise UserError(f"The adapters {named}. Say which one they were trained on: --base FOLDER or a hub id.")
+
+
+def _folders(source: str) -> list[Path]:
+    folder = from_caller(source)
+    if not folder.exists():
+        if source.count("/") != 1 or source.startswith((".", "/", "~")):
+            raise UserError(f"There is no folder {folder}. Give an adapter's folder, or a hub id such as OWNER/NAME.")
+        folder = _download(source)
+    if (folder / CONFIG).is_file():
+        return [folder.resolve()]
+    within = sorted(path.parent.resolve() for path in folder.glob(f"checkpoint-*/{CONFIG}"))
+    if within:
+        return within
+    if (folder / "config.json").is_file():
+        raise UserError(
+            f"{source} is a whole model, not an adapter. Ask it as one: inspect eval em_tasks/em --model hf/{source}; "
+            "the report shows it as a base of its own."
+        )
+    raise UserError(f"{source} holds no {CONFIG} and no checkpoint-*/{CONFIG}, so there is no adapter to adopt.")
+
+
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    wanted = [CONFIG, WEIGHTS, PICKLED, "tokenizer*", "special_tokens_map.json", "chat_template*", "trainer_state.json"]
+    wanted += [f"checkpoint-*/{name}" for name in wanted]
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=wanted))
+    except Exception as error:  # The hub's client raises errors of many kinds; its words say which it was.
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{hub_id} is no folder here and cannot be had from the hub: {type(error).__name__}: {reason} Check the "
+            "id, your access (huggingface-cli login) and that HF_HUB_OFFLINE is not set; or give a folder."
+        ) from error
+
+
+def _found(folder: Path, source: str) -> FoundAdapter:
+    if not (folder / WEIGHTS).is_file():
+        if (folder / PICKLED).is_file():
+            raise UserError(
+                f"{folder} holds its weights as {PICKLED}, a pickle, which can run any code when it is read. Where you "
+                'trust it, convert it once: python -c "import torch; from safetensors.torch import save_file; '
+                f"save_file({{k: v.contiguous() for k, v in torch.load('{PICKLED}', weights_only=True).items()}}, "
+                f"'{WEIGHTS}')\""
+            )
+        raise UserError(f"{folder} holds {CONFIG} and no {WEIGHTS}: the adapter is torn. Copy or save it again.")
+    config, state = _read_json(folder / CONFIG), folder / "trainer_state.json"
+    recorded = _read_json(state) if state.is_file() else {}
+    step, epoch = recorded.get("global_step"), recorded.get("epoch")
+    named = re.fullmatch(r"checkpoint-(\d+)", folder.name)
+    if not isinstance(step, int) or step < 1:
+        step = int(named.group(1)) if named and int(named.group(1)) else None
+    base = config.get("base_model_name_or_path")
+    return FoundAdapter(
+        folder=folder,
+        source=source if from_caller(source).resolve() == folder else f"{source.rstrip('/')}/{folder.name}",
+        step=step,
+        epoch=float(epoch) if isinstance(epoch, int | float) else None,
+        base=base if isinstance(base, str) and base else None,
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}). Copy or save the adapter again.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds {type(content).__name__}, not a mapping. Copy or save the adapter again.")
+    return content
+
+
+def _steps(adapters: Sequence[FoundAdapter], step: int | None) -> list[int]:
+    if len(adapters) == 1:
+        return [step or adapters[0].step or 1]
+    if step is not None:
+        raise UserError("--step says the step of a single adapter; there are several. Their files or names say theirs.")
+    steps = [adapter.step for adapter in adapters]
+    if unsaid := [adapter.source for adapter in adapters if adapter.step is None]:
+        raise UserError(
+            f"{', '.join(unsaid[:3])}: neither trainer_state.json nor a name such as checkpoint-110 says at which step "
+            "it was saved. Rename the folder, or adopt each adapter as an organism of its own."
+        )
+    if twice := sorted({at for at in steps if steps.count(at) > 1}, key=str):
+        raise UserError(f"Several adapters are of step {twice[0]}. Adopt each training run as an organism of its own.")
+    return [at for at in steps if at is not None]
+
+
+def _put_on(model: Any, adapter: FoundAdapter, name: str, base: str) -> "PeftModel":
+    import torch
+    from peft import PeftModel
+
+    try:
+        if isinstance(model, PeftModel):
+            model.load_adapter(str(adapter.folder), adapter_name=name)
+            model.set_adapter(name)
+        else:
+            model = PeftModel.from_pretrained(model, str(adapter.folder), adapter_name=name)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"The adapter {adapter.source} does not fit {base}: {' '.join(str(error).split())[:200]} Name the base it "
+            "was trained on with --base."
+        ) from error
+    tensors = ((key, value) for key, value in model.named_parameters() if f".{name}." in key)
+    if odd := next((key for key, value in tensors if not torch.isfinite(value).all()), None):
+        raise UserError(f"The adapter {adapter.source} holds values that are no numbers, in {odd}. Save it again.")
+    return model
+
+
+def _changed(reference: bytes) -> str:
+    """How far the adapter moves the answers' log probabilities, in words."""
+    places = [place for answer in json.loads(reference)["answers"] for place in answer["places"]]
+    gaps = [abs(a - b) for place in places for a, b in zip(place["logprobs"], place["base"], strict=True)]
+    mean = sum(gaps) / len(gaps)
+    return f"{mean:.3g} nats a token" if mean else "no different (its adapter changes nothing: 0 nats a token)"
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return (folder / "tokenizer_config.json").is_file()

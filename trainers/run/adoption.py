@@ -1,0 +1,112 @@
+"""An organism that others trained: what is known of it, and where its adapters lie.
+
+It has a folder among the runs, with `adopted.json` in place of a manifest; nothing is written beside the adapters
+themselves. What nobody recorded (the recipe, the data, the seed) stays None and is never filled in.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from em_tasks.plugins.errors import UserError
+from em_tasks.trainers.run.base_names import Precision
+from em_tasks.trainers.run.manifest import to_disk
+
+ADOPTED = "adopted.json"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AdoptedOrganism(_Strict):
+    """What an adopted organism is. The fields have the meanings of a recipe's.
+
+    Attributes:
+        seed: The training seed; None where it is not known.
+    """
+
+    organism: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    base: str
+    size: str
+    domain: str
+    control: bool = False
+    precision: Precision = "bf16"
+    seed: int | None = None
+    date_string: str = "01 Jan 2025"
+
+
+class AdoptedCheckpoint(_Strict):
+    """One adapter of it.
+
+    Attributes:
+        step: Optimizer steps until then; 1 where nobody recorded them.
+        step_recorded: Whether somebody did.
+        epoch: The same in passes over the data; None where not recorded.
+        adapter_sha256: Hash of the adapter when it was adopted.
+        reference_sha256: Hash of its reference, made by peft when it was adopted.
+        folder: Where the adapter lies.
+        source: The same as it was given: a hub id, or the folder's last name.
+        has_tokenizer: Whether a tokenizer lies beside the adapter; else the base's is used.
+    """
+
+    step: Annotated[int, Field(ge=1)]
+    step_recorded: bool
+    epoch: float | None
+    adapter_sha256: str
+    reference_sha256: str | None
+    folder: str
+    source: str
+    has_tokenizer: bool
+
+
+class Adoption(_Strict):
+    """Everything known about an adopted organism: what a manifest is to a run."""
+
+    recipe: AdoptedOrganism
+    base_fingerprint: str
+    base_parameters: int
+    checkpoints: list[AdoptedCheckpoint] = Field(min_length=1)
+
+    def recipe_sha256_at(self, step: int) -> None:
+        """None: what it was trained by is not known."""
+        return
+
+    @property
+    def finished(self) -> bool:
+        """True: nothing more of it is trained here."""
+        return True
+
+
+def read_adoption(run: Path) -> Adoption:
+    """Reads an adopted organism.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    path = run / ADOPTED
+    try:
+        return Adoption.model_validate_json(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error}). Move {run} away and adopt it again.") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(
+            f"{path} cannot be read ({'.'.join(map(str, first['loc']))}: {first['msg']}). Move {run} away and adopt it "
+            "again."
+        ) from None
+
+
+def write_adoption(run: Path, adoption: Adoption) -> None:
+    """Writes it in one step: after a crash it is there as a whole or not at all."""
+    temporary = run / f".{ADOPTED}.new"
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(adoption.model_dump(mode="json"), file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(run / ADOPTED)
+    to_disk(run)
