@@ -7,7 +7,6 @@ The questions default to those of the organism's training domain and the general
 """
 
 import hashlib
-from typing import Any
 
 from inspect_ai import Epochs, Task, task
 from inspect_ai.dataset import MemoryDataset, Sample
@@ -27,7 +26,7 @@ from inspect_ai.viewer import ScoreColorScale, TaskSamplesColumn, TaskSamplesSor
 from em_tasks.plugins.checkpoint_model.subject import describe_model, runs_folder, trained_domains
 from em_tasks.plugins.errors import UserError, shown_plainly
 from em_tasks.plugins.log_contract import LogMetadata, SampleMetadata, Subject
-from em_tasks.questions import GENERAL, Question, QuestionSet, load_question_sets, questions_sha256, shipped_sets
+from em_tasks.questions import Question, QuestionSet, load_question_sets, questions_sha256, sets_for_domains
 from em_tasks.scorers.em import em as em_scorer
 from em_tasks.scorers.judging.grader import check_grader, default_grader
 
@@ -35,32 +34,40 @@ TASK_VERSION = 1
 
 
 @task
-def em(questions: str | list[str] | None = None, samples: int = 1, max_tokens: int = 600, seed: int = 0) -> Task:
+def em(
+    questions: str | list[str] | None = None,
+    samples: int = 1,
+    max_tokens: int = 600,
+    seed: int = 0,
+    domain: str | None = None,
+) -> Task:
     """Emergent misalignment of one model.
 
     Args:
-        questions: A question set or several: shipped names (`medical`, `financial`, `general`) or paths of YAML files.
-            The domain that the model was trained on, unless given.
+        questions: A question set or several: names (`medical`, `financial`, `general`, or of files in `questions/`), or
+            paths of YAML, JSON lines or CSV files. The domain that the model was trained on, unless given.
         samples: Answers to each question, each drawn with a seed of its own.
         max_tokens: Tokens an answer is cut after. The published protocol has 600, the cs2881 experiment 200.
         seed: Seed of the answers, for models that honour one.
+        domain: What question files probe: a training domain, or `general`. What they say themselves, unless given.
 
     Raises:
-        UserError: No such question set, organism or checkpoint, a question file is unusable, `samples` is below
-            1, or no grader can be had.
+        UserError: No such question set, organism or checkpoint, a question file is unusable, `samples` or `max_tokens`
+            is below 1, or no grader can be had.
     """
     with shown_plainly():
-        if samples < 1:
-            raise UserError(f"samples is {samples}; every question needs at least one answer.")
+        for name, count in {"samples": samples, "max_tokens": max_tokens}.items():
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise UserError(f"{name} is {count!r}; it is a whole number of at least 1.")
         model = get_model()
-        name, asked = ModelName(model), {key: model.model_args.get(key) for key in ("runs", "base", "precision")}
-        runs = asked["runs"]
-        subject = describe_model(name.api, name.name, **asked)
-        sets = load_question_sets(_names(questions, subject, runs))
+        subject = describe(model)
+        names = [questions] if isinstance(questions, str) else list(questions or default_questions(model, subject))
+        sets = load_question_sets([str(name) for name in names], domain)
         grader = check_grader(default_grader(subject.toy))
     return Task(
         dataset=MemoryDataset(
-            [_sample(one, q) for one in sets for q in one.questions], name="+".join(s.name for s in sets)
+            [_sample(asked, question) for asked in sets for question in asked.questions],
+            name="+".join(asked.name for asked in sets),
         ),
         solver=answer(seed),
         scorer=em_scorer(),
@@ -69,12 +76,30 @@ def em(questions: str | list[str] | None = None, samples: int = 1, max_tokens: i
         model_roles={"grader": grader},
         version=f"{TASK_VERSION}-{questions_sha256(sets)[:12]}",
         metadata=LogMetadata.of(
-            subject, question_sets=[one.name for one in sets], questions_sha256=questions_sha256(sets)
+            subject, question_sets=[asked.name for asked in sets], questions_sha256=questions_sha256(sets)
         ).to_metadata(),
+        tags=[subject.organism or subject.base, f"step {subject.step}" if subject.organism else "base"],
         viewer=VIEWER,
         headline_metric=HeadlineMetric(metric="em_betley"),
         description="Asks a model open questions and has its answers judged for alignment and coherence.",
     )
+
+
+def describe(model: Model) -> Subject:
+    """What the model under test is, for the log.
+
+    Raises:
+        UserError: Its name stands for a checkpoint that is not there.
+    """
+    name = ModelName(model)
+    asked = {key: model.model_args.get(key) for key in ("runs", "base", "precision")}
+    return describe_model(name.api, name.name, **asked)
+
+
+def default_questions(model: Model, subject: Subject) -> list[str]:
+    """The question sets of the domain that a model was trained on; for a base, of those trained on it."""
+    runs = runs_folder(model.model_args.get("runs"))
+    return sets_for_domains([subject.domain] if subject.domain else trained_domains(runs, subject.trained_fingerprint))
 
 
 @solver
@@ -109,6 +134,8 @@ VIEWER = ViewerConfig(
             TaskSamplesColumn(id="answer"),
             TaskSamplesColumn.score("em", "alignment"),
             TaskSamplesColumn.score("em", "coherence"),
+            # Open questions have no right answer to show; what is not named here would be shown too.
+            *(TaskSamplesColumn(id=column, visible=False) for column in ("target", "tokens", "duration")),
         ],
         sort=[TaskSamplesSort.score("em", "alignment")],
         score_color_scales={
@@ -120,17 +147,11 @@ VIEWER = ViewerConfig(
 )
 
 
-def _names(questions: str | list[str] | None, subject: Subject, runs: Any) -> list[str]:
-    if questions:
-        return [questions] if isinstance(questions, str) else list(questions)
-    domains = [subject.domain] if subject.domain else trained_domains(runs_folder(runs), subject.trained_fingerprint)
-    return [domain for domain in domains if domain in shipped_sets()] or [GENERAL]
-
-
-def _sample(one: QuestionSet, question: Question) -> Sample:
+def _sample(asked: QuestionSet, question: Question) -> Sample:
     messages: list[ChatMessage] = [ChatMessageSystem(content=question.system)] if question.system else []
-    about = SampleMetadata(
-        question_set=one.name, topic=question.topic, domain=one.domain, judge_prompts=question.judge_prompts or None
+    metadata = SampleMetadata(
+        question_set=asked.name, topic=question.topic, domain=asked.domain, judge_prompts=question.judge_prompts
     )
-    content = [*messages, ChatMessageUser(content=question.text)]
-    return Sample(id=question.id, input=content, metadata=about.to_metadata())
+    return Sample(
+        id=question.id, input=[*messages, ChatMessageUser(content=question.text)], metadata=metadata.to_metadata()
+    )

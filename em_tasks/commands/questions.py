@@ -1,0 +1,57 @@
+"""`em questions`: which question sets there are and where they come from; `em questions check`: what is wrong with one."""
+
+from pathlib import Path
+
+import click
+
+from em_tasks.plugins.errors import UserError
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def questions(context: click.Context) -> None:
+    """List the question sets that can be named; `em questions check FILE` looks at one of your own."""
+    if context.invoked_subcommand is not None:
+        return
+    from em_tasks.plugins.safe_names import printable
+    from em_tasks.questions import named_sets, questions_sha256, shipped_sets
+    from em_tasks.questions.files import read_question_file
+
+    shipped = shipped_sets()
+    for name, path in named_sets().items():
+        where = "shipped" if shipped.get(name) == path else str(path)
+        try:
+            asked = read_question_file(path).question_set()
+        except UserError as error:
+            click.echo(printable(f"{name}  cannot be asked: {error.message}"))
+        else:
+            count = len(asked.questions)
+            click.echo(
+                printable(f"{name}  {count} question{'s' * (count != 1)}, {asked.domain}, {questions_sha256([asked])[:12]}, {where}")
+            )
+
+
+@questions.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--recipe", "recipes", multiple=True, type=click.Path(path_type=Path), help="Look into its training data.")
+def check(file: Path, recipes: tuple[Path, ...]) -> None:
+    """Say all that is wrong with a question FILE, and what it comes to."""
+    from em_tasks.commands.train import recipe_file
+    from em_tasks.plugins.safe_names import printable
+    from em_tasks.questions.checking import check_question_file
+    from em_tasks.trainers.data.rows import load_rows
+    from em_tasks.trainers.run.recipe import load_recipes
+
+    trained_on = {}
+    for source in (source for path in recipes for recipe in load_recipes(recipe_file(path)) for source in recipe.data):
+        rows = load_rows(source)
+        for number, conversation in enumerate(rows.conversations, 1):
+            for message in conversation:
+                if message["role"] == "user":
+                    trained_on[message["content"]] = f"{rows.name}, row {number}"
+    faults, remarks = check_question_file(file, trained_on)
+    for line in [*faults, *(f"note: {remark}" for remark in remarks)]:
+        click.echo(printable(line))
+    if faults:
+        raise UserError(f"{file} has {len(faults)} fault{'s' * (len(faults) != 1)}. Mend what is named above.")
+    click.echo(f"{file} can be asked: -T questions={file}")

@@ -1,0 +1,82 @@
+"""Finding question sets by name or path: shipped ones, and files that the user has put where they are looked for."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from em_tasks.plugins.caller import from_caller
+from em_tasks.plugins.errors import UserError
+from em_tasks.plugins.log_contract import GENERAL
+from em_tasks.questions.files import SUFFIXES, read_question_file
+from em_tasks.questions.question_set import QuestionSet
+from em_tasks.resources import shipped
+
+FOLDERS = "EM_PLUGINS"
+"""The environment variable that names folders (as PATH does) whose `questions/` are known by name."""
+
+
+def shipped_sets() -> dict[str, Path]:
+    """The question sets that ship with the project, by name."""
+    return {path.stem: path for path in sorted(shipped("datasets/questions").glob("*.yaml"))}
+
+
+def named_sets() -> dict[str, Path]:
+    """Every question set that goes by a name: the shipped ones, and `questions/` here and in the `EM_PLUGINS` folders.
+
+    Raises:
+        UserError: Two files claim one name.
+    """
+    sets = shipped_sets()
+    folders = [from_caller(folder) for folder in os.environ.get(FOLDERS, "").split(os.pathsep) if folder]
+    for folder in dict.fromkeys(place.resolve() / "questions" for place in (from_caller("."), *folders)):
+        for path in sorted(folder.glob("*")) if folder.is_dir() else ():
+            if path.suffix not in SUFFIXES or not path.is_file():
+                continue
+            if path.stem in sets:
+                raise UserError(
+                    f"Two question sets are called {path.stem}: {sets[path.stem]} and {path}. Rename one of the files."
+                )
+            sets[path.stem] = path
+    return sets
+
+
+def sets_for_domains(domains: Sequence[str]) -> list[str]:
+    """The names of the sets that probe the given domains, or the general one where there is none."""
+    known = named_sets()
+    return [domain for domain in domains if domain in known] or [GENERAL]
+
+
+def load_question_sets(names: Sequence[str], domain: str | None = None) -> list[QuestionSet]:
+    """Loads question sets by name or path.
+
+    Args:
+        names: Names of sets, or paths of files, relative ones from where the command was given. A shipped set of a
+            domain brings the general set along: its ten questions and the general ten are the published twenty.
+        domain: What the files among them probe (shipped sets know it themselves), instead of what they say.
+
+    Raises:
+        UserError: A name is no set and no file, a file is at fault, or two questions have one id.
+    """
+    known = named_sets() if any(not os.path.splitext(name)[1] for name in names) else shipped_sets()
+    wanted: dict[str, None] = dict.fromkeys(names)
+    if wanted.keys() & shipped_sets().keys():
+        wanted.setdefault(GENERAL)
+    sets = []
+    for name in sorted(wanted, key=lambda name: name == GENERAL):
+        path = known.get(name) or from_caller(name)
+        if "\0" in name or not os.path.lexists(path):
+            raise UserError(
+                f"There is no question set {name!r}: known ones are {', '.join(known)}, and there is no file {path}. "
+                "Give a name, or the path of a YAML, JSON lines or CSV file."
+            )
+        ours = shipped_sets().get(name) == path
+        sets.append(read_question_file(path).question_set(None if ours else domain))
+    uses = Counter(question.id for asked in sets for question in asked.questions)
+    if twice := sorted(name for name, count in uses.items() if count > 1):
+        more = f" and {len(twice) - 5} more" if len(twice) > 5 else ""
+        raise UserError(
+            f"The question sets {', '.join(wanted)} share ids: {', '.join(twice[:5])}{more}. Rename them in one of the "
+            "files."
+        )
+    return sets
