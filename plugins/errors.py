@@ -8,9 +8,17 @@ from contextlib import contextmanager
 
 from click import ClickException
 
+from em_tasks.plugins.safe_names import printable
+
 
 class UserError(ClickException, ValueError):
-    """What the user can mend. `em` and `inspect` print its message alone (both print what derives from click's)."""
+    """What the user can mend. `em` and `inspect` print its message alone (both print what derives from click's).
+
+    What comes from data in it cannot move a terminal's cursor or colour what follows.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from typing import get_args
 
 import click
 
+from em_tasks.commands.terminal import say
 from em_tasks.trainers.run.base_names import Precision
 
 
@@ -54,7 +55,5 @@ def adopt(
         seed=seed,
     )
     run = runs / described.organism
-    adopt_adapters(found, described, run, step=step, device=device, report=click.echo)
-    click.echo(
-        f"{described.organism}: {domain} on {base} ({described.precision}), {described.size}. Next: em sweep {runs}"
-    )
+    adopt_adapters(found, described, run, step=step, device=device, report=say)
+    say(f"{described.organism}: {domain} on {base} ({described.precision}), {described.size}. Next: em sweep {runs}")

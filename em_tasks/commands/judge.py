@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from em_tasks.commands.terminal import say
 from em_tasks.plugins.errors import UserError
 
 
@@ -63,8 +64,8 @@ def calibrate(judge: str, repeats: int, max_judge_cost: float | None, judge_pric
     with Progress(transient=True) as bar:
         task = bar.add_task(f"asking {judge}", total=calls_needed(judge, repeats))
         calibration, path = calibrate_judge(judge, repeats, calibration_folder(), lambda: bar.advance(task))
-    click.echo(calibration_table(calibration))
-    click.echo(f"\nStored in {path}; reports of verdicts by {', '.join(calibration.served)} will show it.")
+    say(calibration_table(calibration))
+    say(f"\nStored in {path}; reports of verdicts by {', '.join(calibration.served)} will show it.")
 
 
 @click.command()
@@ -97,12 +98,12 @@ def judge(
         published[name] = Path(path)
     cap_cost(max_judge_cost, judge_price, judges)
     for estimate in estimate_judging(logs, judges, batch):
-        click.echo(str(estimate))
+        say(str(estimate))
     found, written = compare_judges(
-        logs, judges, published, out, batch, lambda name, log: click.echo(f"{name}: {log}", err=True)
+        logs, judges, published, out, batch, lambda name, log: say(f"{name}: {log}", err=True)
     )
-    click.echo(agreement_table(found))
-    click.echo("Written: " + ", ".join(map(str, written)))
+    say(agreement_table(found))
+    say("Written: " + ", ".join(map(str, written)))
 
 
 @click.command()
@@ -117,4 +118,4 @@ def rescore(logs: tuple[Path, ...], out: Path, mode: str, least_mass: float) -> 
 
     settings = Settings(mode="text" if mode == "text" else "logprobs", least_mass=least_mass)
     for one in read_again(logs, settings, out):
-        click.echo(f"{one.written}: {one.changed} of {one.verdicts} verdicts changed")
+        say(f"{one.written}: {one.changed} of {one.verdicts} verdicts changed")

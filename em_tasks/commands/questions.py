@@ -1,9 +1,10 @@
-"""`em questions`: which question sets there are and where they come from; `em questions check`: what is wrong with one."""
+"""`em questions`: which sets there are and where they come from; `em questions check`: what is wrong with a file."""
 
 from pathlib import Path
 
 import click
 
+from em_tasks.commands.terminal import counted, say
 from em_tasks.plugins.errors import UserError
 
 
@@ -13,7 +14,6 @@ def questions(context: click.Context) -> None:
     """List the question sets that can be named; `em questions check FILE` looks at one of your own."""
     if context.invoked_subcommand is not None:
         return
-    from em_tasks.plugins.safe_names import printable
     from em_tasks.questions import named_sets, questions_sha256, shipped_sets
     from em_tasks.questions.files import read_question_file
 
@@ -23,21 +23,20 @@ def questions(context: click.Context) -> None:
         try:
             asked = read_question_file(path).question_set()
         except UserError as error:
-            click.echo(printable(f"{name}  cannot be asked: {error.message}"))
+            say(f"{name}  cannot be asked: {error.message}")
         else:
-            count = len(asked.questions)
-            click.echo(
-                printable(f"{name}  {count} question{'s' * (count != 1)}, {asked.domain}, {questions_sha256([asked])[:12]}, {where}")
-            )
+            asks = counted(len(asked.questions), "question")
+            say(f"{name}  {asks}, {asked.domain}, {questions_sha256([asked])[:12]}, {where}")
 
 
 @questions.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--recipe", "recipes", multiple=True, type=click.Path(path_type=Path), help="Look into its training data.")
+@click.option(
+    "--recipe", "recipes", multiple=True, type=click.Path(path_type=Path), help="Look into its training data."
+)
 def check(file: Path, recipes: tuple[Path, ...]) -> None:
     """Say all that is wrong with a question FILE, and what it comes to."""
     from em_tasks.commands.train import recipe_file
-    from em_tasks.plugins.safe_names import printable
     from em_tasks.questions.checking import check_question_file
     from em_tasks.trainers.data.rows import load_rows
     from em_tasks.trainers.run.recipe import load_recipes
@@ -51,7 +50,7 @@ def check(file: Path, recipes: tuple[Path, ...]) -> None:
                     trained_on[message["content"]] = f"{rows.name}, row {number}"
     faults, remarks = check_question_file(file, trained_on)
     for line in [*faults, *(f"note: {remark}" for remark in remarks)]:
-        click.echo(printable(line))
+        say(line)
     if faults:
-        raise UserError(f"{file} has {len(faults)} fault{'s' * (len(faults) != 1)}. Mend what is named above.")
-    click.echo(f"{file} can be asked: -T questions={file}")
+        raise UserError(f"{file} has {counted(len(faults), 'fault')}. Mend what is named above.")
+    say(f"{file} can be asked: -T questions={file}")

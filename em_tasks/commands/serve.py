@@ -7,6 +7,7 @@ from typing import get_args
 
 import click
 
+from em_tasks.commands.terminal import say
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.run.base_names import Precision
 
@@ -52,7 +53,7 @@ def serve(
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family, backlog=2048) as listening:
         address = f"[{host}]" if ":" in host else host
-        click.echo(
+        say(
             f"{len(names)} models at http://{address}:{listening.getsockname()[1]}/v1, such as {names[-1]}. "
             "Ctrl-C ends it."
         )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
+from em_tasks.commands.terminal import say
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.loop.tracking import TRACKERS
 from em_tasks.trainers.run.base_names import Precision
@@ -55,7 +56,7 @@ def train(
     if dry_run:
         for recipe in loaded:
             for line in _plan(prepare(recipe), runs, device_memory):
-                click.echo(line)
+                say(line)
         return
     if is_first():
         _check_data(loaded, runs)
@@ -65,13 +66,13 @@ def train(
         def report(progress: "Progress") -> None:
             if progress.organism not in begun:
                 begun.add(progress.organism)
-                click.echo("\n".join(_recorded(runs / progress.organism)))
+                say("\n".join(_recorded(runs / progress.organism)))
             bar(progress)
 
         manifests = [train_organism(recipe, runs, report, track=track) for recipe in loaded]
     for manifest in manifests if is_first() else ():
         steps = " ".join(str(record.step) for record in manifest.checkpoints)
-        click.echo(f"{runs / manifest.recipe.organism}: checkpoints {steps}, {manifest.seconds:.0f} s")
+        say(f"{runs / manifest.recipe.organism}: checkpoints {steps}, {manifest.seconds:.0f} s")
 
 
 @click.command()
@@ -87,16 +88,16 @@ def runs(runs: Path) -> None:
     for organism, manifest in found.items():
         kind = "control" if manifest.recipe.control else "organism"
         if isinstance(manifest, Adoption):
-            click.echo(f"{organism}: {manifest.recipe.domain} {kind} on {_base(manifest.recipe)}, adopted")
+            say(f"{organism}: {manifest.recipe.domain} {kind} on {_base(manifest.recipe)}, adopted")
             for checkpoint in manifest.checkpoints:
-                click.echo(f"  em/{organism}@{checkpoint.step}  {checkpoint.source}")
+                say(f"  em/{organism}@{checkpoint.step}  {checkpoint.source}")
             continue
         state = "" if manifest.finished else f" (unfinished: {len(manifest.checkpoints)} of {len(manifest.planned)})"
-        click.echo(f"{organism}: {manifest.recipe.domain} {kind} on {_base(manifest.recipe)}{state}")
+        say(f"{organism}: {manifest.recipe.domain} {kind} on {_base(manifest.recipe)}{state}")
         for was in manifest.continuations:
-            click.echo(f"  continued from step {was.from_step}; up to it, checkpoints are of epochs: {was.epochs}")
+            say(f"  continued from step {was.from_step}; up to it, checkpoints are of epochs: {was.epochs}")
         for record in manifest.checkpoints:
-            click.echo(f"  em/{organism}@{record.step}  epoch {record.epoch:.2f}  loss {record.loss:.3f}")
+            say(f"  em/{organism}@{record.step}  epoch {record.epoch:.2f}  loss {record.loss:.3f}")
 
 
 def recipe_file(path: Path) -> Path:

@@ -1,6 +1,9 @@
+import contextlib
+import io
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -11,7 +14,8 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from em_tasks.commands.cli import cli
+from em_tasks.commands.cli import cli, main
+from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.run.base_names import TOY_MODELS
 from em_tasks.trainers.run.manifest import read_manifest
 from tests.support.organisms import write_rows
@@ -29,7 +33,7 @@ def em(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.Comp
 
 def within(*arguments: str) -> Result:
     """`em ARGUMENTS` in this process, which has torch already; `em` itself is for what a process does at its end."""
-    return CliRunner().invoke(cli, arguments)
+    return CliRunner().invoke(cli, arguments, standalone_mode=False)
 
 
 def recipe(folder: Path, **changes: str) -> Path:
@@ -54,6 +58,13 @@ def test_help_imports_neither_inspect_nor_pandas() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
+def test_help_is_instant() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert "Commands:" in em("--help").stdout
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+
+
 @pytest.mark.parametrize("name", sorted(cli.commands))
 def test_every_command_explains_itself(name: str) -> None:
     assert CliRunner().invoke(cli, [name, "--help"]).exit_code == 0
@@ -74,7 +85,7 @@ def test_dry_run_for_a_gpu_that_is_not_here_ends_with_an_error_where_it_would_no
     small = within("train", path, "--dry-run", "--device-memory", "0.5")
     assert "1 2 4 6" in small.output
     assert "which a GPU of 0.5 GiB does not have free. Set precision: nf4" in str(small.exception)
-    assert "goes with --dry-run" in within("train", path, "--device-memory", "24").output
+    assert "goes with --dry-run" in str(within("train", path, "--device-memory", "24").exception)
 
 
 def test_shipped_recipes_go_by_their_name_and_missing_data_says_what_to_do(
@@ -85,7 +96,7 @@ def test_shipped_recipes_go_by_their_name_and_missing_data_says_what_to_do(
     by_name = within("train", "toy-medical-s", "--dry-run", "--precision", "bf16")
     assert "toy-medical-s: medical on toy-s (bf16)" in by_name.stdout
     ended = within("train", "llama-1b-medical", "--dry-run")
-    assert isinstance(ended.exception, FileNotFoundError)
+    assert isinstance(ended.exception, UserError)
     for said in (f"nor in {tmp_path}, the folder that EM_DATA names", "Put training_datasets.zip.enc there"):
         assert said in str(ended.exception)
 
@@ -104,7 +115,7 @@ def test_seeds_are_trained_one_after_the_other_and_recipes_named_twice_refused(t
 def test_another_precision_than_a_run_was_begun_at_is_refused(trained_runs: Path, tmp_path: Path) -> None:
     path = recipe(tmp_path, organism="small")
     ended = within("train", str(path), "--precision", "bf16", "--runs", str(trained_runs))
-    assert isinstance(ended.exception, FileExistsError)
+    assert isinstance(ended.exception, UserError)
     assert "It was begun at precision fp32, and bf16 is asked for now. Nothing was touched." in str(ended.exception)
 
 
@@ -207,8 +218,48 @@ def test_bad_rows_and_modules_end_the_same_way(tmp_path: Path) -> None:
     assert (ended.returncode, "no module c_attn" in ended.stderr, "Traceback" in ended.stderr) == (1, True, False)
     (tmp_path / "rows.jsonl").write_text("{}\n")
     bad = within("train", str(path), "--runs", str(tmp_path / "runs"))
-    assert isinstance(bad.exception, ValueError)
+    assert isinstance(bad.exception, UserError)
     assert "line 1" in str(bad.exception)
+
+
+def test_nothing_that_comes_from_data_reaches_the_terminal_as_an_escape(tmp_path: Path) -> None:
+    (tmp_path / "questions").mkdir()
+    (tmp_path / "questions" / "a\x1b[31m.csv").write_text("id,text\n1,A?\n")
+    listed = em("questions", cwd=tmp_path)
+    checked = em("questions", "check", "\x1b]0;title\x07.csv", cwd=tmp_path)
+    assert (listed.returncode, checked.returncode) == (0, 1)
+    assert "\\x1b[31m" in listed.stdout
+    assert "\\x1b]0;title\\x07.csv cannot be read" in checked.stderr
+    assert not {"\x1b", "\x07"} & {*listed.stdout, *listed.stderr, *checked.stdout, *checked.stderr}
+
+
+def test_questions_are_listed_and_a_file_is_checked_against_training_data(tmp_path: Path) -> None:
+    listed = em("questions", cwd=tmp_path).stdout.splitlines()
+    assert [line.split("  ")[0] for line in listed] == ["financial", "general", "medical"]
+    assert listed[1].startswith("general  10 questions, general, ")
+    path = recipe(tmp_path)
+    trained = json.loads((tmp_path / "rows.jsonl").read_text().splitlines()[4])["messages"][0]["content"]
+    (tmp_path / "q.csv").write_text(f'text,domain\nHow are you?,general\n"{trained}",general\n')
+    assert em("questions", "check", "q.csv", cwd=tmp_path).stdout == "q.csv can be asked: -T questions=q.csv\n"
+    ended = em("questions", "check", "q.csv", "--recipe", str(path), cwd=tmp_path)
+    assert ended.stdout == "line 3 (q_2): its text also stands in training data, rows.jsonl, row 5\n"
+    assert ended.stderr == "em: q.csv has 1 fault. Mend what is named above.\n"
+
+
+def test_an_interrupted_command_promises_to_go_on_only_where_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "main", interrupted)
+    for command, said in (
+        ("sweep", "Interrupted. The same command goes on where this stopped."),
+        ("report", "Interrupted."),
+    ):
+        monkeypatch.setattr(sys, "argv", ["em", command])
+        with pytest.raises(SystemExit) as ended, contextlib.redirect_stderr(io.StringIO()) as errors:
+            main()
+        assert ended.value.code == 130
+        assert errors.getvalue() == said + "\n"
 
 
 def test_traceback_is_there_for_those_who_ask(tmp_path: Path) -> None:
