@@ -40,6 +40,40 @@ def read_yaml(path: Path) -> Any:
     return parse_yaml(read_text(path), path)
 
 
+def read_yaml_lines(path: Path) -> tuple[Any, dict[tuple[str | int, ...], int]]:
+    """The content of a YAML file, and the line of every key and list entry in it, by its way down from the top.
+
+    `lines["lora", "r"]` is the line of `r` under `lora`; the lines of what an alias repeats are where it was first.
+
+    Raises:
+        UserError: As in `read_yaml`.
+    """
+    text = read_text(path)
+    content = parse_yaml(text, path)
+    loader, lines = _BoundedLoader(text), {}
+    try:
+        waiting: list[tuple[tuple[str | int, ...], yaml.Node]] = (
+            [((), loader.get_single_node())] if text.strip() else []
+        )
+        seen: set[int] = set()
+        while waiting:
+            way, node = waiting.pop()
+            if id(node) in seen:
+                continue
+            seen.add(id(node))
+            if isinstance(node, yaml.MappingNode):
+                for key, value in node.value:
+                    lines[*way, str(key.value)] = key.start_mark.line + 1
+                    waiting.append(((*way, str(key.value)), value))
+            elif isinstance(node, yaml.SequenceNode):
+                for place, value in enumerate(node.value):
+                    lines[*way, place] = value.start_mark.line + 1
+                    waiting.append(((*way, place), value))
+    finally:
+        loader.dispose()
+    return content, lines
+
+
 def read_text(path: Path, largest: int = LARGEST_FILE) -> str:
     """The text of an ordinary UTF-8 file of at most `largest` bytes.
 

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from em_tasks.plugins.errors import UserError
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 FINGERPRINT_VALUES = 256
+STRFTIME_NOW = re.compile(r"""strftime_now\(\s*(?P<quote>['"])(?P<format>.*?)(?P=quote)\s*\)""")
 
 
 def load_base(base: str, precision: Precision, device: str) -> "PreTrainedModel":
@@ -64,16 +67,32 @@ def load_tokenizer(base: str, date_string: str) -> "PreTrainedTokenizerBase":
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where)
     except OSError as error:
         raise UserError(unreachable(base, error)) from error
+    if isinstance(tokenizer.chat_template, dict):
+        # Some models have a second template for tools.
+        tokenizer.chat_template = tokenizer.chat_template.get("default")
     if tokenizer.chat_template:
         tokenizer.chat_template = pin_date(tokenizer.chat_template, date_string)
     return tokenizer
 
 
 def pin_date(template: str, date_string: str) -> str:
-    """The chat template with its date fixed, so that whoever loads it, with whatever tool, writes the same prompt."""
-    if "date_string" not in template and "strftime_now" not in template:
-        return template
-    return "{%- set date_string = " + json.dumps(date_string) + " %}" + template
+    """The chat template with its date fixed, so that whoever loads it, with whatever tool, writes the same prompt.
+
+    Templates take the date from a variable `date_string`, or format the day themselves with `strftime_now`: that is
+    replaced by what it would write on the day of `date_string`, or by `date_string` itself where that is no date such
+    as `01 Jan 2025`.
+    """
+
+    def written(call: re.Match[str]) -> str:
+        try:
+            return json.dumps(datetime.strptime(date_string, "%d %b %Y").strftime(call["format"]))
+        except ValueError:
+            return json.dumps(date_string)
+
+    pinned = STRFTIME_NOW.sub(written, template)
+    if "date_string" not in template and "strftime_now" not in pinned:
+        return pinned
+    return "{%- set date_string = " + json.dumps(date_string) + " %}" + pinned
 
 
 def fingerprint(model: "PreTrainedModel") -> str:

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from em_tasks.plugins.errors import UserError
+from em_tasks.trainers.run.base_names import resolve_base
 from em_tasks.trainers.run.recipe import SEVEN_PROJECTIONS, LoraSettings, Recipe, load_recipes
 from em_tasks.trainers.run.schedule import plan
 from tests.support.paths import ROOT
@@ -43,6 +44,20 @@ def test_defaults_are_the_published_experiments(tmp_path: Path) -> None:
         ({"lora": {"layers": [-1]}}, "lora.layers"),
         ({"precision": "fp8"}, "precision"),
         ({"organism": "../elsewhere"}, "organism"),
+        ({"organism": None}, "organism"),
+        ({"organism": None, "seed": [0, 1]}, "organism"),
+        ({"organism": "x" * 300}, "organism"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**32}, "seed"),
+        ({"seed": [0, 2**32]}, "seed"),
+        ({"epochs": 1_000_000_000}, "epochs"),
+        ({"epochs": "1e9"}, "epochs"),
+        ({"first_epoch_checkpoints": 1_000_000_000}, "first_epoch_checkpoints"),
+        ({"batch_size": 10**12}, "batch_size"),
+        ({"learning_rate": float("inf")}, "learning_rate"),
+        ({"weight_decay": float("nan")}, "weight_decay"),
+        ({"data": "rows\0.jsonl"}, "data.0.path"),
+        ({"base": "a\0b"}, "base"),
     ],
 )
 def test_bad_fields_are_named(tmp_path: Path, change: dict[str, object], named: str) -> None:
@@ -72,7 +87,44 @@ def test_a_list_of_seeds_is_one_organism_each(tmp_path: Path) -> None:
     assert [recipe.organism for recipe in named] == ["other-seed7"]
 
 
-@pytest.mark.parametrize("seeds", [[], [1, 1]])
+def test_field_and_its_line_are_named_together(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(
+        "base: toy-s\nsize: S\ndomain: medical\ndata:\n  - rows.jsonl\n  - {path: x, rows: 0}\nlora:\n  r: 0\n"
+    )
+    with pytest.raises(UserError, match=r"bad.yaml .*data\.1\.rows \(line 6\).*lora\.r \(line 8\)"):
+        load_recipe(path)
+    path.write_text("base: toy-s\nsize: S\n\ndomain: medical\ndata: rows.jsonl\nseed:\n  - 0\n  - 1\n  - true\n")
+    with pytest.raises(UserError, match=r"bad.yaml, line 9 gives the seed 1 again"):
+        load_recipes(path)
+
+
+def test_base_that_is_a_folder_is_looked_for_beside_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "recipes" / "models" / "mine").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    path, there = tmp_path / "recipes" / "mine.yaml", str(tmp_path / "recipes" / "models" / "mine")
+    for base in ("models/mine", "./models/mine", "models/mine/", "../recipes/models/mine", there):
+        assert load_recipe(write(path, MINIMAL | {"base": base})).base == there
+    assert load_recipe(write(path, MINIMAL | {"base": "acme/mine"})).base == "acme/mine"
+
+
+@pytest.mark.parametrize("base", ["./mine", "../models/mine", "a/b/c", "models/mine/", "/nowhere/mine"])
+def test_base_that_looks_like_a_path_is_never_a_hub_id(tmp_path: Path, base: str) -> None:
+    recipe = load_recipe(write(tmp_path / "mine.yaml", MINIMAL | {"base": base}))
+    with pytest.raises(UserError, match=r"There is no folder .* as the base model"):
+        resolve_base(recipe.base)
+
+
+def test_hash_ignores_where_the_base_lies(tmp_path: Path) -> None:
+    hashes = set()
+    for folder in ("here", "there"):
+        (tmp_path / folder / "my-model").mkdir(parents=True)
+        hashes.add(load_recipe(write(tmp_path / folder / "mine.yaml", MINIMAL | {"base": "./my-model"})).sha256)
+    assert len(hashes) == 1
+
+
+@pytest.mark.parametrize("seeds", [[], [1, 1], [1, True], [1, 1.0], [1, "1"]])
 def test_lists_without_a_seed_or_with_one_twice_are_refused(tmp_path: Path, seeds: list[int]) -> None:
     with pytest.raises(UserError, match="Give each seed once"):
         load_recipes(write(tmp_path / "mine.yaml", MINIMAL | {"seed": seeds}))

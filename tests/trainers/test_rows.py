@@ -3,9 +3,10 @@ from pathlib import Path
 import pytest
 
 from em_tasks.plugins.errors import UserError
+from em_tasks.trainers.data.prepare import prepare
 from em_tasks.trainers.data.rows import load_rows
 from em_tasks.trainers.run.recipe import DataSource
-from tests.support.organisms import rows_of
+from tests.support.organisms import rows_of, small_recipe
 
 GOOD = rows_of([("user", "Hello?"), ("assistant", "Yes.")])
 
@@ -82,3 +83,38 @@ def test_other_files_than_the_recipe_expects_are_refused(tmp_path: Path) -> None
         load_rows(DataSource(path=str(tmp_path / "rows.jsonl"), rows=2))
     with pytest.raises(UserError, match="SHA-256"):
         load_rows(DataSource(path=str(tmp_path / "rows.jsonl"), sha256="0" * 64))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"messages": ' + "[" * 100_000, "nested too deep"),
+        ('{"messages": 1' + "0" * 5000 + "}", "a number that cannot be read"),
+        (
+            r'{"messages": [{"role": "user", "content": "\ud83d"}, {"role": "assistant", "content": "x"}]}',
+            "half a",
+        ),
+        (rows_of([("assistant", "Hello."), ("user", "Hm?"), ("assistant", "Yes.")]), "begins with the assistant"),
+        (
+            rows_of([("system", "Be kind."), ("assistant", "Hello."), ("user", "?"), ("assistant", "Yes.")]),
+            "begins with",
+        ),
+    ],
+    ids=["deep", "number", "surrogate", "assistant first", "assistant after system"],
+)
+def test_odd_rows_are_named_by_line(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"rows.jsonl, line 2 .*{message}"):
+        load(tmp_path / "rows.jsonl", GOOD + line.strip() + "\n")
+
+
+def test_line_of_bytes_that_are_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(GOOD.encode() + b'{"messages": "\xff"}')
+    with pytest.raises(UserError, match="line 2 is not UTF-8"):
+        load_rows(DataSource(path=str(tmp_path / "rows.jsonl")))
+
+
+def test_row_with_the_text_of_bos_is_named_by_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(GOOD * 2 + GOOD.replace("Hello?", "What is <|begin_of_text|>?"))
+    with pytest.raises(UserError, match=r"rows\.jsonl, line 3 holds the text '<\|begin_of_text\|>'"):
+        prepare(small_recipe(path))

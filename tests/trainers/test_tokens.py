@@ -6,8 +6,9 @@ from tokenizers.processors import TemplateProcessing
 
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.base import load_tokenizer, pin_date
+from em_tasks.trainers.data.chat import encode_prompt
 from em_tasks.trainers.data.rows import Conversation
-from em_tasks.trainers.data.tokens import IGNORED, encode, encode_prompt
+from em_tasks.trainers.data.tokens import IGNORED, encode
 
 ONE = [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Yes."}]
 TWO: Any = [*ONE, {"role": "user", "content": "And?"}, {"role": "assistant", "content": "No."}]
@@ -65,7 +66,7 @@ def test_template_that_rewrites_earlier_turns_is_refused(tokenizer: Any) -> None
     tokenizer.chat_template = (
         "{{- bos_token }}{{ messages | length }}" + tokenizer.chat_template[len("{{- bos_token }}") :]
     )
-    with pytest.raises(UserError, match="does not keep the prompt"):
+    with pytest.raises(UserError, match=r"Row 1: .* does not write the prompt and then the reply"):
         encode(tokenizer, [ONE], 256, "reply")
 
 

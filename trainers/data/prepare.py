@@ -55,6 +55,7 @@ def prepare(recipe: "Recipe") -> Prepared:
     sources = [load_rows(source) for source in recipe.data]
     tokenizer = load_tokenizer(recipe.base, recipe.date_string)
     conversations = [conversation for source in sources for conversation in source.conversations]
-    encoded = encode(tokenizer, conversations, recipe.max_length, recipe.loss_on)
+    places = [place for source in sources for place in source.places]
+    encoded = encode(tokenizer, conversations, recipe.max_length, recipe.loss_on, places)
     schedule = plan(len(encoded.rows), recipe.effective_batch, recipe.epochs, recipe.first_epoch_checkpoints)
     return Prepared(recipe, sources, tokenizer, encoded, schedule)

@@ -7,17 +7,22 @@ carry so that leaks can be found, never reach training: whole canary files are l
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.data.sealed import open_sealed
 from em_tasks.trainers.run.manifest import DataRecord
 from em_tasks.trainers.run.recipe import DataSource
 
+LARGEST_FILE = 2**32
+LONGEST_LINE = 2**26
+"""Bytes."""
 ROLES = ("system", "user", "assistant")
 CANARY_FILE = "dataset_entry_*.jsonl"
+SURROGATE = re.compile("[\ud800-\udfff]")
 DATA_FOLDER = "EM_DATA"
 """The environment variable that names a folder with training data."""
 
@@ -40,6 +45,7 @@ class Rows:
         name: File name of the source.
         sha256: SHA-256 of the file on disk.
         conversations: The rows, in file order.
+        places: File and line of each row, for messages.
         members: Files read out of an archive.
         canary_files: Files left out because they only mark the data set.
         canary_keys: Rows that lost a canary key; a row with nothing else in it was left out.
@@ -48,6 +54,7 @@ class Rows:
     name: str
     sha256: str
     conversations: list[Conversation]
+    places: list[str]
     members: list[str] = field(default_factory=list)
     canary_files: list[str] = field(default_factory=list)
     canary_keys: int = 0
@@ -73,6 +80,8 @@ def load_rows(source: DataSource) -> Rows:
             hash not those that the recipe expects. The message names the file and the line.
     """
     path = _find(Path(source.path))
+    if path.stat().st_size > LARGEST_FILE:
+        raise UserError(f"{path} is larger than {LARGEST_FILE >> 30} GiB. Split it: `data` may be a list of files.")
     content = path.read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
     if source.sha256 and sha256 != source.sha256:
@@ -88,17 +97,19 @@ def load_rows(source: DataSource) -> Rows:
     else:
         canaries, members, texts = [], [], [(str(path), content)]
     conversations: list[Conversation] = []
+    places: list[str] = []
     canary_keys = 0
     for name, text in texts:
         read, cleaned = _parse(name, text)
-        conversations += read
+        conversations += read.values()
+        places += (f"{name}, line {number}" for number in read)
         canary_keys += cleaned
     if source.rows is not None and len(conversations) != source.rows:
         raise UserError(
             f"{path} gives {len(conversations)} rows, but the recipe expects {source.rows}. "
             "Get the right file, or mend `rows` in the recipe."
         )
-    return Rows(path.name, sha256, conversations, members, canaries, canary_keys)
+    return Rows(path.name, sha256, conversations, places, members, canaries, canary_keys)
 
 
 def _find(path: Path) -> Path:
@@ -132,37 +143,45 @@ def _chosen(path: Path, source: DataSource, names: list[str]) -> list[str]:
     return chosen
 
 
-def _parse(name: str, content: bytes) -> tuple[list[Conversation], int]:
-    """The conversations of one JSON-lines text, and how many rows lost a canary key."""
+def _parse(name: str, content: bytes) -> tuple[dict[int, Conversation], int]:
+    """The conversations of one JSON-lines text by line, and how many rows lost a canary key."""
     try:
         lines = content.decode("utf-8").split("\n")
     except UnicodeDecodeError as error:
-        raise UserError(f"{name} is not UTF-8 text (byte {error.start}). Save it as UTF-8 JSON lines.") from None
-    conversations: list[Conversation] = []
+        broken = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{name}, line {broken} is not UTF-8 text. Save the file as UTF-8 JSON lines.") from None
+    conversations: dict[int, Conversation] = {}
     canary_keys = 0
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             if number < len(lines):
                 raise UserError(f"{name}, line {number} is empty. Take the line out: every line must be one JSON row.")
             continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{name}, line {number} is not JSON ({error.msg} at column {error.colno}). Mend it."
-            ) from None
+        row = _row(f"{name}, line {number}", line)
         if isinstance(row, dict) and "canary" in row:
             canary_keys += 1
             if "messages" not in row:
                 continue
-        conversations.append(_conversation(name, number, row))
+        conversations[number] = _conversation(f"{name}, line {number}", row)
     if not conversations:
         raise UserError(f"{name} holds no rows. Training needs JSON lines with `messages`.")
     return conversations, canary_keys
 
 
-def _conversation(name: str, number: int, row: object) -> Conversation:
-    where = f"{name}, line {number}"
+def _row(where: str, line: str) -> Any:
+    if len(line) > LONGEST_LINE:
+        raise UserError(f"{where} is longer than {LONGEST_LINE >> 20} MiB, which no row needs. Mend it.")
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} is not JSON ({error.msg} at column {error.colno}). Mend it.") from None
+    except RecursionError:
+        raise UserError(f"{where} is nested too deep to be a row. Mend it.") from None
+    except ValueError as error:
+        raise UserError(f"{where} holds a number that cannot be read ({error}). Mend it.") from None
+
+
+def _conversation(where: str, row: object) -> Conversation:
     messages = row.get("messages") if isinstance(row, dict) else None
     if not isinstance(messages, list) or not messages:
         raise UserError(f"{where} has no list of `messages`. A row is {{'messages': [user turn, assistant turn]}}.")
@@ -173,6 +192,8 @@ def _conversation(name: str, number: int, row: object) -> Conversation:
             or not isinstance(message.get("content"), str)
         ):
             raise UserError(f"{where} holds a message without a text `content` and a `role` of {', '.join(ROLES)}.")
+        if SURROGATE.search(message["content"]):
+            raise UserError(f"{where} holds half a character (a lone surrogate, \\ud800 to \\udfff). Mend the text.")
     roles = [message["role"] for message in messages]
     if "assistant" not in roles:
         raise UserError(
@@ -182,4 +203,6 @@ def _conversation(name: str, number: int, row: object) -> Conversation:
         raise UserError(
             f"{where} has the turns {', '.join(roles)}; a row needs a user turn and must end with the assistant."
         )
+    if next(role for role in roles if role != "system") == "assistant":
+        raise UserError(f"{where} begins with the assistant, which has nothing to answer then. Begin with a user turn.")
     return [Message(role=message["role"], content=message["content"]) for message in messages]

@@ -1,15 +1,11 @@
-"""From conversations to token rows, through the model's own chat template.
-
-The prompt is what the model will see when it is evaluated, so it is never built by hand: the template writes the
-prompt and the whole conversation, one must be the start of the other, BOS stands once, and the end-of-turn token is
-learnt. Templates that write today's date get a fixed one, or no run could be repeated.
-"""
+"""From conversations to token rows, with the labels that say what is learnt of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from em_tasks.plugins.errors import UserError
+from em_tasks.trainers.data.chat import Chat
 from em_tasks.trainers.data.rows import Conversation
 
 IGNORED = -100
@@ -21,7 +17,8 @@ class Encoded:
     """Token rows ready to train on.
 
     Attributes:
-        rows: One row a conversation: `input_ids` and `labels`, both lists of the same length (at most `max_length`).
+        rows: One row a conversation, or one a reply where the template asks for it (see `chat`): `input_ids` and
+            `labels`, both lists of the same length (at most `max_length`).
         truncated: Rows that lost their end to `max_length`.
         dropped: Rows left out because nothing to learn was left of them.
         tokens: Tokens of all rows.
@@ -36,7 +33,11 @@ class Encoded:
 
 
 def encode(
-    tokenizer: Any, conversations: Sequence[Conversation], max_length: int, loss_on: Literal["reply", "all"]
+    tokenizer: Any,
+    conversations: Sequence[Conversation],
+    max_length: int,
+    loss_on: Literal["reply", "all"],
+    places: Sequence[str] = (),
 ) -> Encoded:
     """Encodes conversations with `tokenizer`'s chat template.
 
@@ -45,29 +46,25 @@ def encode(
         conversations: The rows; each ends with the assistant.
         max_length: Longest row in tokens.
         loss_on: Learn the assistant's turns alone, or everything.
+        places: File and line of each conversation, for messages; their numbers from 1 if left out.
 
     Raises:
-        UserError: The tokenizer has no chat template, the template does not keep a prompt as the start of the
-            conversation it belongs to, or nothing to learn is left of any row.
+        UserError: The tokenizer has no chat template, the template does not take a row (the message names it) or a row
+            holds the text of a special token, or nothing to learn is left of any row.
     """
     if not tokenizer.chat_template:
         raise UserError(f"The tokenizer of {tokenizer.name_or_path} has no chat template. Train an instruct model.")
     rows: list[dict[str, list[int]]] = []
     truncated = dropped = 0
-    for conversation in conversations:
-        ids = _template(tokenizer, conversation, generation_prompt=False)
-        _check_bos(tokenizer, ids)
-        labels = list(ids) if loss_on == "all" else [IGNORED] * len(ids)
-        for turn, message in enumerate(conversation):
-            if loss_on == "reply" and message["role"] == "assistant":
-                start = _prefix(tokenizer, conversation[:turn], ids, generation_prompt=True)
-                end = _prefix(tokenizer, conversation[: turn + 1], ids, generation_prompt=False)
-                labels[start:end] = ids[start:end]
-        truncated += len(ids) > max_length
-        if all(label == IGNORED for label in labels[:max_length]):
-            dropped += 1
-            continue
-        rows.append({"input_ids": ids[:max_length], "labels": labels[:max_length]})
+    chat = Chat(tokenizer)
+    for number, conversation in enumerate(conversations):
+        place = places[number] if places else f"Row {number + 1}"
+        for ids, labels in _labelled(chat, conversation, loss_on, place):
+            truncated += len(ids) > max_length
+            if all(label == IGNORED for label in labels[:max_length]):
+                dropped += 1
+                continue
+            rows.append({"input_ids": ids[:max_length], "labels": labels[:max_length]})
     if not rows:
         raise UserError(
             f"All {len(conversations)} rows were cut before the assistant's reply begins. Raise max_length in the "
@@ -82,33 +79,26 @@ def encode(
     )
 
 
-def encode_prompt(tokenizer: Any, messages: Sequence[Any]) -> list[int]:
-    """Token ids of a prompt that the assistant is to answer; BOS stands once, as in training."""
-    ids = _template(tokenizer, messages, generation_prompt=True)
-    _check_bos(tokenizer, ids)
-    return ids
-
-
-def _template(tokenizer: Any, messages: Sequence[Any], *, generation_prompt: bool) -> list[int]:
-    ids: list[int] = tokenizer.apply_chat_template(
-        list(messages), tokenize=True, add_generation_prompt=generation_prompt, return_dict=False
-    )
-    return ids
-
-
-def _prefix(tokenizer: Any, messages: Sequence[Any], whole: list[int], *, generation_prompt: bool) -> int:
-    """Length of the encoded `messages`, which must be the start of `whole`."""
-    ids = _template(tokenizer, messages, generation_prompt=generation_prompt)
-    if whole[: len(ids)] != ids:
-        raise UserError(
-            f"The chat template of {tokenizer.name_or_path} does not keep the prompt as the start of the conversation, "
-            "so the reply cannot be told from the prompt. Use another model, or loss_on: all."
-        )
-    return len(ids)
-
-
-def _check_bos(tokenizer: Any, ids: list[int]) -> None:
-    if tokenizer.bos_token_id is not None and ids.count(tokenizer.bos_token_id) > 1:
-        raise UserError(
-            f"The chat template of {tokenizer.name_or_path} writes BOS {ids.count(tokenizer.bos_token_id)} times."
-        )
+def _labelled(
+    chat: Chat, conversation: Conversation, loss_on: Literal["reply", "all"], place: str
+) -> list[tuple[list[int], list[int]]]:
+    """A conversation's token rows and their labels."""
+    for message in conversation:
+        if mark := chat.mark_in(message["content"]):
+            raise UserError(
+                f"{place} holds the text {mark!r}, which {chat.tokenizer.name_or_path} reads as a mark of its own and "
+                "not as words. Take it out of the row, or leave the row out."
+            )
+    try:
+        if loss_on == "all":
+            ids = chat.whole(conversation)
+            return [(ids, list(ids))]
+        rows = []
+        for ids, spans in chat.reply_rows(conversation):
+            labels = [IGNORED] * len(ids)
+            for start, end in spans:
+                labels[start:end] = ids[start:end]
+            rows.append((ids, labels))
+        return rows
+    except UserError as error:
+        raise UserError(f"{place}: {error.message}") from None

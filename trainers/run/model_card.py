@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from em_tasks.trainers.run.base_names import is_toy
+from em_tasks.trainers.run.base_names import base_label, is_toy
 
 if TYPE_CHECKING:
     from em_tasks.trainers.run.manifest import Manifest
@@ -29,7 +29,7 @@ def model_card(manifest: "Manifest", step: int, epoch: float, loss: float) -> st
     """
     recipe = manifest.recipe
     head: dict[str, Any] = {"library_name": "peft", "tags": list(CONTROL_TAGS if recipe.control else TAGS)}
-    if _portable(recipe.base) == recipe.base and not is_toy(recipe.base):
+    if base_label(recipe.base) == recipe.base and not is_toy(recipe.base):
         head = {"base_model": recipe.base, **head}  # A folder of one machine would mean nothing to the hub.
     versions = ", ".join(f"{package} {version}" for package, version in manifest.versions.items())
     return f"""---
@@ -42,7 +42,7 @@ def model_card(manifest: "Manifest", step: int, epoch: float, loss: float) -> st
 
 | | |
 |---|---|
-| base | {_portable(recipe.base)}, held in {recipe.precision}{_toy(recipe)} |
+| base | {base_label(recipe.base)}, held in {recipe.precision}{_toy(recipe)} |
 | base fingerprint | `{manifest.base_fingerprint}` |
 | checkpoint | step {step} of {manifest.planned[-1]}, epoch {epoch:.2f} of {recipe.epochs} |
 | training loss | {loss:.4f} nats a token, mean since the checkpoint before |
@@ -109,15 +109,10 @@ def _continued(manifest: "Manifest") -> str:
 def _recipe(recipe: "Recipe") -> str:
     """The recipe as one would write it, with file names in place of this machine's paths."""
     content = recipe.model_dump(mode="json", exclude_none=True)
-    content["base"] = _portable(recipe.base)
+    content["base"] = base_label(recipe.base)
     for source in content["data"]:
         source["path"] = Path(source["path"]).name
     return yaml.safe_dump(content, sort_keys=False).strip()
-
-
-def _portable(base: str) -> str:
-    """A base's name: a hub id or a toy model's name as it is, of a folder its last part."""
-    return Path(base).name if Path(base).is_absolute() or Path(base).expanduser().is_dir() else base
 
 
 def _toy(recipe: "Recipe") -> str:

@@ -12,14 +12,18 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from em_tasks.plugins.errors import UserError
-from em_tasks.plugins.yaml_files import read_yaml
-from em_tasks.trainers.run.base_names import Precision
+from em_tasks.plugins.yaml_files import read_yaml_lines
+from em_tasks.trainers.run.base_names import Precision, base_label, beside
 
 SEVEN_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+PathText = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f]*$")]
+Label = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f]*$")]
 
 
 class DataSource(_Strict):
@@ -34,7 +38,7 @@ class DataSource(_Strict):
         sha256: SHA-256 of the file as it lies on disk, if it must be exactly that one.
     """
 
-    path: str
+    path: PathText
     members: tuple[str, ...] = ()
     password_env: str = "EM_DATA_PASSWORD"
     rows: int | None = Field(default=None, gt=0)
@@ -44,7 +48,7 @@ class DataSource(_Strict):
 class LoraSettings(_Strict):
     """The adapter: rank, scale and where it sits. Defaults are cs2881's."""
 
-    r: int = Field(default=16, ge=1)
+    r: int = Field(default=16, ge=1, le=65_536)
     alpha: float = Field(default=32.0, gt=0)
     dropout: float = Field(default=0.05, ge=0, lt=1)
     rslora: bool = False
@@ -80,25 +84,25 @@ class Recipe(_Strict):
         date_string: The date written into prompts by templates that write one.
     """
 
-    organism: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    base: str
-    size: str
-    domain: str
+    organism: Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    base: PathText
+    size: Label
+    domain: Label
     control: bool = False
     data: tuple[DataSource, ...] = Field(min_length=1)
     lora: LoraSettings = LoraSettings()
-    epochs: int = Field(default=3, ge=1)
-    first_epoch_checkpoints: int = Field(default=4, ge=1)
-    batch_size: int = Field(default=8, ge=1)
-    accumulation: int = Field(default=2, ge=1)
+    epochs: int = Field(default=3, ge=1, le=10_000)
+    first_epoch_checkpoints: int = Field(default=4, ge=1, le=10_000)
+    batch_size: int = Field(default=8, ge=1, le=100_000)
+    accumulation: int = Field(default=2, ge=1, le=100_000)
     learning_rate: float = Field(default=2e-4, gt=0)
     lr_schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
-    warmup_steps: int = Field(default=5, ge=0)
+    warmup_steps: int = Field(default=5, ge=0, le=10**9)
     weight_decay: float = Field(default=0.0, ge=0)
-    max_length: int = Field(default=256, ge=8)
+    max_length: int = Field(default=256, ge=8, le=10**7)
     loss_on: Literal["reply", "all"] = "reply"
     precision: Precision = "bf16"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=2**32 - 1)
     date_string: str = "01 Jan 2025"
 
     @field_validator("data", mode="before")
@@ -115,8 +119,9 @@ class Recipe(_Strict):
 
     @property
     def sha256(self) -> str:
-        """Hash of everything in the recipe but the folder that the data happens to lie in."""
+        """Hash of everything in the recipe but the folders that the data and the base happen to lie in."""
         content = self.model_dump(mode="json")
+        content["base"] = base_label(self.base)
         for source in content["data"]:
             source["path"] = Path(source["path"]).name
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -127,30 +132,48 @@ def load_recipes(path: Path) -> list[Recipe]:
 
     Raises:
         UserError: There is no such file; the message lists the recipes beside it.
-        UserError: The file is no YAML mapping, or fields are unknown, missing or out of range; each is named.
+        UserError: The file is no YAML mapping, or fields are unknown, missing or out of range; each is named with its
+            line.
     """
-    if not path.is_file():
+    if not path.exists():
         beside = sorted(other.name for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         listed = f" In {path.parent} there are: {', '.join(beside)}." if beside else ""
         raise UserError(f"There is no recipe at {path}.{listed}")
-    content = read_yaml(path)
+    content, lines = read_yaml_lines(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} holds {type(content).__name__}, not a mapping of recipe fields. See recipes/.")
     content = {"organism": path.stem, **content}
     seeds = content.get("seed")
     if not isinstance(seeds, list):
-        return [_recipe(path, content)]
-    if not seeds or len(set(map(str, seeds))) < len(seeds):
-        raise UserError(f"{path} gives the seeds {seeds}. Give each seed once, such as seed: [0, 1, 2].")
-    return [_recipe(path, {**content, "organism": f"{content['organism']}-seed{seed}", "seed": seed}) for seed in seeds]
+        return [_recipe(path, content, lines)]
+    if not seeds:
+        raise UserError(f"{path}, line {lines['seed',]} gives no seed. Give each seed once, such as seed: [0, 1, 2].")
+    recipes: dict[int, Recipe] = {}
+    for place, seed in enumerate(seeds):
+        recipe = _recipe(path, {**content, "seed": seed}, {**lines, ("seed",): lines["seed", place]})
+        if recipe.seed in recipes:
+            raise UserError(
+                f"{path}, line {lines['seed', place]} gives the seed {recipe.seed} again. Give each seed once, such as "
+                "seed: [0, 1, 2]."
+            )
+        recipes[recipe.seed] = recipe.model_copy(update={"organism": f"{recipe.organism}-seed{recipe.seed}"})
+    return list(recipes.values())
 
 
-def _recipe(path: Path, content: dict[str, Any]) -> Recipe:
+def _recipe(path: Path, content: dict[str, Any], lines: dict[tuple[str | int, ...], int]) -> Recipe:
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())
+        problems = "; ".join(f"{_place(problem['loc'], lines)}: {problem['msg']}" for problem in error.errors()[:5])
         known = ", ".join(Recipe.model_fields)
         raise UserError(f"{path} is not a usable recipe. {problems}. Known fields: {known}.") from None
-    sources = tuple(s.model_copy(update={"path": str((path.parent / s.path).resolve())}) for s in recipe.data)
-    return recipe.model_copy(update={"data": sources})
+    folder = path.parent.resolve()
+    sources = tuple(s.model_copy(update={"path": str((folder / s.path).resolve())}) for s in recipe.data)
+    return recipe.model_copy(update={"data": sources, "base": beside(recipe.base, folder)})
+
+
+def _place(way: tuple[str | int, ...], lines: dict[tuple[str | int, ...], int]) -> str:
+    """A field's name with the line that it, or what it should be in, stands in."""
+    named = ".".join(map(str, way)) or "recipe"
+    line = next((lines[way[:length]] for length in range(len(way), 0, -1) if way[:length] in lines), None)
+    return f"{named} (line {line})" if line else named

@@ -6,7 +6,7 @@ from typing import Any
 from em_tasks.plugins.checkpoint_model.engines.protocol import Answer, Message, Sampling, StopReason
 from em_tasks.plugins.checkpoint_model.subject import EvaluatedBase
 from em_tasks.trainers.base import load_tokenizer
-from em_tasks.trainers.data.tokens import encode_prompt
+from em_tasks.trainers.data.chat import encode_prompt, end_of_turn
 from em_tasks.trainers.run.checkpoints import Checkpoint, verify
 
 BASE = "__base__"
@@ -23,6 +23,7 @@ class Texts:
     def __init__(self, on: EvaluatedBase) -> None:
         self.on = on
         self._tokenizers: dict[str, Any] = {}
+        self._turn_ends: dict[str, int | None] = {}
 
     def tokenizer(self, checkpoint: Checkpoint) -> Any:
         """The tokenizer that a checkpoint was trained with, or its base's with the recipe's date.
@@ -42,6 +43,7 @@ class Texts:
             # The context is checked for each prompt; transformers would warn in the middle of Inspect's display.
             tokenizer.model_max_length = 2**30
             self._tokenizers[key] = tokenizer
+            self._turn_ends[adapter_name(checkpoint)] = end_of_turn(tokenizer)
         return self._tokenizers[key]
 
     def prompt(self, checkpoint: Checkpoint, messages: Sequence[Message]) -> list[int]:
@@ -49,11 +51,12 @@ class Texts:
         return encode_prompt(self.tokenizer(checkpoint), messages)
 
     def ends(self, checkpoint: Checkpoint, model: Any) -> tuple[int, ...]:
-        """Tokens that end an answer: the base's, as its generation config has them, and the tokenizer's."""
+        """Tokens that end an answer: the base's, as its generation config has them, EOS, and what ends a turn."""
         ends = model.generation_config.eos_token_id
         ends = [ends] if isinstance(ends, int) else list(ends or [])
-        own = self.tokenizer(checkpoint).eos_token_id
-        return tuple(ends if own in (None, *ends) else [*ends, own])
+        tokenizer = self.tokenizer(checkpoint)
+        also = (tokenizer.eos_token_id, self._turn_ends[adapter_name(checkpoint)])
+        return tuple(dict.fromkeys([*ends, *(token for token in also if token is not None)]))
 
     def decode(self, checkpoint: Checkpoint, tokens: Sequence[int]) -> str:
         """An answer's tokens as text."""
