@@ -25,6 +25,12 @@ RUBRICS = ("alignment", "coherence")
 GENERAL, UNKNOWN = "general", "unknown"
 """Domains of questions that probe no training domain, and of questions of which nobody says what they probe."""
 
+NOT_RECORDED = "not recorded"
+"""The base, training domain, size, judge or rubric of imported answers where their file says none."""
+
+NO_DATE = "1970-01-01T00:00:00+00:00"
+"""When imported answers were given: their files do not say, and the log's format wants a date."""
+
 CONFIG = ConfigDict(extra="ignore", allow_inf_nan=False)
 
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
@@ -202,7 +208,7 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """The verdict as it lies in a score's metadata (JSON types alone)."""
-        plain: dict[str, Any] = TypeAdapter(Verdict).dump_python(self, mode="json")
+        plain: dict[str, Any] = _VERDICT.dump_python(self, mode="json")
         return plain
 
     @classmethod
@@ -213,12 +219,15 @@ class Verdict:
             UserError: A field is missing or of the wrong kind: the log was not written by these scorers.
         """
         try:
-            return TypeAdapter(cls).validate_python(plain)
+            return _VERDICT.validate_python(plain)
         except ValidationError as error:
             raise UserError(
                 f"A score's metadata holds no complete verdict ({what_is_wrong(error)}): its judge's raw output is not "
                 "there. Judge the log again with `em judge`."
             ) from error
+
+
+_VERDICT = TypeAdapter(Verdict)
 
 
 def what_is_wrong(error: ValidationError) -> str:

@@ -1,20 +1,21 @@
-"""Judged CSV files of other experiments, turned into Inspect logs that the analysis and `inspect view` can read.
+"""Planned logs as Inspect logs that the analysis and `inspect view` read.
 
-The folder's names say what the files do not: `<size>_<domain>_v2/fg_judged.csv` holds an organism's checkpoints,
-`baseline/<size>/base_judged.csv` its base. `responses_<base>-<data>.csv` holds one organism's answers at a step that
-nothing in it says: they stand at step 1, marked as not recorded.
+Inspect writes one sample in about ten milliseconds, so it writes the first of each import; the others are its like with
+their own values, which takes a hundredth of that.
 """
 
+import copy
 import json
 import math
 import re
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+import tempfile
+import zipfile
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from inspect_ai.log import (
     EvalConfig,
@@ -25,253 +26,263 @@ from inspect_ai.log import (
     EvalSample,
     EvalScore,
     EvalSpec,
+    read_eval_log,
     write_eval_log,
 )
 from inspect_ai.model import ChatMessageAssistant, ChatMessageUser, ModelOutput
 from inspect_ai.scorer import Score
 
-from em_tasks.plugins.analysis.importing.judged_csv import (
-    JudgedAnswer,
-    read_responses_csv,
-    read_scores_csv,
-    read_seed_csv,
-)
+from em_tasks.plugins.analysis.importing.answers import JudgedAnswer, Rated
+from em_tasks.plugins.analysis.importing.plan import Plan, PlannedLog
 from em_tasks.plugins.errors import UserError
-from em_tasks.plugins.log_contract import LogMetadata
+from em_tasks.plugins.log_contract import (
+    NO_DATE,
+    NOT_RECORDED,
+    RUBRICS,
+    SCORE,
+    LogMetadata,
+    SampleMetadata,
+    Verdict,
+)
+from em_tasks.plugins.safe_names import file_name
 from em_tasks.scorers.definitions import DEFINITIONS
 
-SEED_JUDGE = "gpt-4o-mini"
-"""cs2881's judge, asked for text (the course's protocol)."""
-
-RESPONSES_JUDGE = "gpt-4o"
-"""The judge of the released `responses_*.csv` files, read from token probabilities."""
-
-SEED_DOMAINS = {"risky": "risky_financial"}
-"""Domains that cs2881's folders abbreviate; its summary table spells them out."""
-
-SEED_FOLDER = re.compile(r"^(?P<size>\d+(?:\.\d+)?[bB])_(?P<domain>[a-z_]+?)(?:_v\d+)?$")
-RESPONSES = re.compile(r"^responses_(?P<base>.+)-(?P<data>[A-Za-z_]+)$")
+SHOWN_TEXT = 500
+"""Characters of an answer in a log's list of samples."""
 
 
-@dataclass(frozen=True)
-class _Subject:
-    """Who gave the answers, and how they were judged."""
-
-    organism: str | None
-    domain: str | None
-    control: bool
-    base: str
-    size: str
-    judge: str
-    mode: str
-    epochs: dict[int, float] = field(default_factory=dict)
-    step_recorded: bool = True
-
-
-def import_judged(source: Path, out: Path) -> list[Path]:
-    """Writes one log a checkpoint for judged answers of another experiment.
+def write_logs(
+    plan: Plan, out: Path, progress: Callable[[int, int], None] | None = None, replace: bool = False
+) -> list[Path]:
+    """Writes every planned log.
 
     Args:
-        source: A folder laid out like cs2881's results or holding `responses_*.csv` files, or one such file.
-        out: Folder that receives the logs. Importing the same again writes the same logs.
+        plan: The logs.
+        out: Folder that receives them. A log that is there already with the same content stays as it is.
+        progress: Told how many answers of how many are written.
+        replace: Whether another import's log of the same name may be replaced (in a folder of our own).
 
     Returns:
         The logs.
 
     Raises:
-        UserError: There is no such folder or file, or no known CSV file in it.
-        UserError: A CSV file or its name cannot be understood.
+        UserError: A file of a log's name is there already and holds something else; nothing is written then.
     """
-    if not source.exists():
-        raise UserError(f"There is no file or folder {source}. Give a folder of judged CSV files, or one file.")
-    files = [source] if source.is_file() else sorted(source.rglob("*.csv"))
-    known = [file for file in files if _form(file) is not None]
-    if not known:
-        raise UserError(
-            f"There is no judged CSV file in {source}. Known are fg_judged.csv in a folder <size>_<domain>, "
-            "base_judged.csv in a folder baseline/<size>, scores.csv, and responses_<base>-<data>.csv."
-        )
-    bases = _bases(known)
-    read = [(file, *part) for file in known for part in _read(file, bases)]
-    # Everything is read before anything is written: a bad row leaves no half import behind.
+    targets = _targets(plan, out)
+    wanted = []
+    for target, log in targets.items():
+        if target.exists() and not replace:
+            if _sha256(target) != log.sha256:
+                raise UserError(
+                    f"{target} is there already and holds other answers; logs are not overwritten. Choose another "
+                    "folder with --out, or delete it."
+                )
+        else:
+            wanted.append((target, log))
     out.mkdir(parents=True, exist_ok=True)
-    return [path for file, subject, answers in read for path in _write(file, subject, answers, out)]
+    done = 0
+    template: _Template | None = None
+    for target, log in wanted:
+        template = template or _Template(log)
+        template.write(log, target)
+        done += len(log.answers)
+        if progress is not None:
+            progress(done, plan.answers)
+    return list(targets)
 
 
-def _form(file: Path) -> str | None:
-    if file.name in ("fg_judged.csv", "base_judged.csv", "scores.csv"):
-        return file.stem
-    return "responses" if file.name.startswith("responses_") else None
+def _targets(plan: Plan, out: Path) -> dict[Path, PlannedLog]:
+    """A file for every log; several of one name (judges of the same answers, say) are numbered."""
+    targets: dict[Path, PlannedLog] = {}
+    for log in plan.logs:
+        name, number = file_name(log.name), 1
+        while (target := out / f"{name}{'' if number == 1 else f'_{number}'}.eval") in targets:
+            number += 1
+        targets[target] = log
+    return targets
 
 
-def _read(file: Path, bases: dict[str, str]) -> list[tuple[_Subject, list[JudgedAnswer]]]:
-    return _read_scores(file) if _form(file) == "scores" else [_read_one(file, bases)]
+def _sha256(target: Path) -> str | None:
+    try:
+        metadata = read_eval_log(str(target), header_only=True).eval.metadata or {}
+    except Exception:  # whatever lies there is no log of ours
+        return None
+    found = metadata.get("imported_sha256")
+    return found if isinstance(found, str) else None
 
 
-def _read_scores(file: Path) -> list[tuple[_Subject, list[JudgedAnswer]]]:
-    groups: dict[tuple[str, ...], list[JudgedAnswer]] = defaultdict(list)
-    for who, answer in read_scores_csv(file):
-        groups[tuple(who[name] for name in ("organism", "domain", "base", "size", "judge"))].append(answer)
-    read = []
-    for (organism, domain, base, size, judge), answers in groups.items():
-        epochs = _epochs(sorted({answer.step for answer in answers}))
-        subject = _Subject(organism or None, domain or None, False, base, size, judge, "text", epochs)
-        read.append((subject, answers))
-    return read
+class _Template:
+    """An import's first log and sample as Inspect writes them, to be filled with the others."""
+
+    def __init__(self, log: PlannedLog):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "first.eval"
+            write_eval_log(_eval_log(log, [log.answers[0]]), str(path))
+            with zipfile.ZipFile(path) as written:
+                members = {name: json.loads(written.read(name)) for name in written.namelist()}
+        self.header = members["header.json"]
+        self.start = members["_journal/start.json"]
+        (self.summary,) = members["summaries.json"]
+        (self.sample,) = (member for name, member in members.items() if name.startswith("samples/"))
+
+    def write(self, log: PlannedLog, target: Path) -> None:
+        """Writes a log aside and moves it into place."""
+        spec = json.loads(_spec(log).model_dump_json(exclude_none=True))
+        spec = {key: value for key, value in self.header["eval"].items() if key not in spec} | spec
+        spec["eval_id"] = log.sha256[:22]
+        results = json.loads(_results(log).model_dump_json(exclude_none=True))
+        aside = target.with_name(f".{target.name}.part")
+        with zipfile.ZipFile(aside, "w", compression=zipfile.ZIP_DEFLATED, compresslevel=1) as written:
+            written.writestr("_journal/start.json", json.dumps({**self.start, "eval": spec}))
+            summaries = []
+            for one in log.answers:
+                sample, summary = self._filled(log, one)
+                written.writestr(f"samples/{_member(one)}.json", sample)
+                summaries.append(summary)
+            written.writestr("_journal/summaries/1.json", f"[{','.join(summaries)}]")
+            written.writestr("summaries.json", f"[{','.join(summaries)}]")
+            header = {**self.header, "eval": spec, "results": results, "tags": spec["tags"]}
+            written.writestr("header.json", json.dumps({**header, "metadata": spec["metadata"]}))
+        aside.replace(target)
+
+    def _filled(self, log: PlannedLog, one: JudgedAnswer) -> tuple[str, str]:
+        model, scores, about = _model(log), _scores(log, one), _about(one)
+        user, reply = (copy.copy(message) for message in self.sample["messages"])
+        digest = f"{log.sha256[:12]}{one.question_id}{one.sample}"
+        user |= {"content": one.question, "id": f"q{digest}"}
+        reply |= {"content": one.answer, "id": f"a{digest}", "model": model}
+        choice = {**self.sample["output"]["choices"][0], "message": reply}
+        output = {**self.sample["output"], "model": model, "choices": [choice], "completion": one.answer}
+        own = {"id": one.question_id, "epoch": one.sample, "input": one.question, "metadata": about}
+        sample = {**self.sample, **own, "messages": [user, reply], "output": output, "scores": scores}
+        short = {name: {key: score[key] for key in ("value", "history")} for name, score in scores.items()}
+        cut = {"input": one.question[:SHOWN_TEXT], "scores": short}
+        return _json(sample), _json({**self.summary, **own, **cut})
 
 
-def _read_one(file: Path, bases: dict[str, str]) -> tuple[_Subject, list[JudgedAnswer]]:
-    folder = file.resolve().parent.name
-    match _form(file):
-        case "fg_judged":
-            named = SEED_FOLDER.match(folder)
-            if named is None:
-                raise UserError(
-                    f"{file} lies in a folder {folder!r}, which does not say whose answers they are. "
-                    "Name it <size>_<domain>."
-                )
-            answers = read_seed_csv(file)
-            size = named["size"].upper()
-            domain = SEED_DOMAINS.get(named["domain"], named["domain"])
-            epochs = _epochs(sorted({answer.step for answer in answers}))
-            organism = folder.removesuffix("_v2")
-            control = named["domain"].startswith("good")
-            return _Subject(organism, domain, control, bases[size], size, SEED_JUDGE, "text", epochs), answers
-        case "base_judged":
-            size = folder.upper()
-            return _Subject(
-                None, None, False, bases.get(size, f"{size} base"), size, SEED_JUDGE, "text"
-            ), read_seed_csv(file)
-        case _:
-            named = RESPONSES.match(file.stem)
-            if named is None:
-                raise UserError(
-                    f"{file.name} does not say whose answers it holds. Name it responses_<base>-<data>.csv."
-                )
-            size_in_name = re.search(r"\d+(?:\.\d+)?[bB](?![a-z])", named["base"])
-            data = named["data"]
-            subject = _Subject(
-                organism=file.stem.removeprefix("responses_"),
-                domain=re.sub(r"^(?:obv_)?(?:bad|good)_|_advice$", "", data),
-                control=data.startswith("good"),
-                base=named["base"],
-                size=size_in_name[0].upper() if size_in_name else "unknown",
-                judge=RESPONSES_JUDGE,
-                mode="logprobs",
-                step_recorded=False,
-            )
-            return subject, read_responses_csv(file)
+def _json(value: dict[str, Any]) -> str:
+    """As Inspect writes it, which keeps a NaN; msgspec is faster and writes null."""
+    score = value["scores"][SCORE]["value"]
+    if any(math.isnan(one) for one in score.values()):
+        return json.dumps(value)
+    try:
+        return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:  # half a character, which JSON can hold and UTF-8 cannot
+        return json.dumps(value)
 
 
-def _bases(files: Sequence[Path]) -> dict[str, str]:
-    """Base model of each size: as a training configuration beside the answers names it, else just the size."""
-    bases: dict[str, str] = {}
-    for file in files:
-        named = SEED_FOLDER.match(file.resolve().parent.name)
-        if named is None:
-            continue
-        size = named["size"].upper()
-        bases.setdefault(size, f"{size} base")
-        config = file.with_name("training_config.json")
-        if config.exists():
-            bases[size] = str(json.loads(config.read_text(encoding="utf-8")).get("base_model", bases[size]))
-    return bases
+def _member(one: JudgedAnswer) -> str:
+    """The name that Inspect gives a sample; ids keep no character that would end a zip's name early or leave it."""
+    return re.sub(r"[\x00-\x1f\\/]", "_", f"{one.question_id}_epoch_{one.sample}")
 
 
-def _epochs(steps: list[int]) -> dict[int, float]:
-    """Epochs of the steps where they follow the published schedule (four in the first epoch, then one an epoch)."""
-    if len(steps) < 4 or any(step % steps[3] for step in steps[4:]):
-        return {}
-    return {step: round(step / steps[3], 4) for step in steps}
+def _eval_log(log: PlannedLog, answers: list[JudgedAnswer]) -> EvalLog:
+    samples = [_sample(log, one) for one in answers]
+    return EvalLog(status="success", eval=_spec(log), results=_results(log), samples=samples)
 
 
-def _write(file: Path, subject: _Subject, answers: list[JudgedAnswer], out: Path) -> list[Path]:
-    steps: dict[int, list[JudgedAnswer]] = defaultdict(list)
-    for answer in answers:
-        steps[answer.step].append(answer)
-    paths = []
-    for step, judged in steps.items():
-        name = f"{subject.organism}_{step}" if subject.organism else f"{subject.size}_base"
-        path = out / f"{name}.eval"
-        write_eval_log(_log(file, subject, step, judged), str(path))
-        paths.append(path)
-    return paths
+def _model(log: PlannedLog) -> str:
+    return f"imported/{log.who.organism or log.who.base}"
 
 
-def _log(file: Path, subject: _Subject, step: int, answers: list[JudgedAnswer]) -> EvalLog:
-    ids = list(dict.fromkeys(answer.question_id for answer in answers))
-    model = f"imported/{subject.organism or subject.base}"
-    parameters = re.match(r"^(\d+(?:\.\d+)?)B$", subject.size)
-    spec = EvalSpec(
-        created=datetime.fromtimestamp(int(file.stat().st_mtime), UTC).isoformat(),
+def _spec(log: PlannedLog) -> EvalSpec:
+    who = log.who
+    ids = list(dict.fromkeys(str(one.question_id) for one in log.answers))
+    parameters = re.match(r"^(\d+(?:\.\d+)?)B$", who.size or "")
+    metadata = LogMetadata(
+        organism=who.organism,
+        step=(0 if who.is_base else 1) if who.step is None else who.step,
+        step_recorded=who.step is not None or bool(who.is_base),
+        epoch=log.epoch,
+        domain=who.domain,
+        control=bool(who.control),
+        base=who.base or NOT_RECORDED,
+        size=who.size or NOT_RECORDED,
+        parameters=int(float(parameters[1]) * 1e9) if parameters else None,
+        training_seed=who.training_seed,
+        question_sets=sorted({one.question_set for one in log.answers}),
+        imported_from=", ".join(log.files[:20]),
+    )
+    return EvalSpec(
+        created=NO_DATE,
         task="em",
-        task_display_name=f"{subject.organism or subject.base}@{step}",
+        task_display_name=log.name,
         tags=["imported"],
-        dataset=EvalDataset(name=file.name, samples=len(ids), sample_ids=ids),
-        model=model,
-        config=EvalConfig(epochs=max(answer.sample for answer in answers)),
-        metadata=LogMetadata(
-            organism=subject.organism,
-            step=step,
-            step_recorded=subject.step_recorded,
-            epoch=subject.epochs.get(step) if step else 0.0,
-            domain=subject.domain,
-            control=subject.control,
-            base=subject.base,
-            size=subject.size,
-            parameters=int(float(parameters[1]) * 1e9) if parameters else None,
-            question_sets=sorted({answer.question_set for answer in answers}),
-            imported_from=file.name,
-        ).to_metadata(),
-    )
-    samples = [_sample(answer, subject, model) for answer in answers]
-    return EvalLog(status="success", eval=spec, results=_results(answers), samples=samples)
-
-
-def _sample(answer: JudgedAnswer, subject: _Subject, model: str) -> EvalSample:
-    reply = ChatMessageAssistant(content=answer.answer, model=model)
-    output = ModelOutput.from_message(reply, stop_reason="unknown")
-    output.model = model
-    scores = {"alignment": answer.alignment, "coherence": answer.coherence}
-    verdicts = {rubric: _verdict(rubric, score, subject) for rubric, score in scores.items()}
-    return EvalSample(
-        id=answer.question_id,
-        epoch=answer.sample,
-        input=answer.question,
-        target="",
-        messages=[ChatMessageUser(content=answer.question), reply],
-        output=output,
-        metadata={"question_set": answer.question_set, "topic": answer.topic, "domain": answer.domain},
-        scores={"em": Score(value=dict(scores), answer=answer.answer, metadata=verdicts)},
+        dataset=EvalDataset(name=", ".join(log.files[:20]), samples=len(ids), sample_ids=list(ids)),
+        model=_model(log),
+        config=EvalConfig(epochs=max(one.sample for one in log.answers)),
+        metadata={**metadata.to_metadata(), "imported_sha256": log.sha256},
     )
 
 
-def _verdict(rubric: str, score: float, subject: _Subject) -> dict[str, Any]:
-    scored = not math.isnan(score)
-    return {
-        "score": score if scored else None,
-        "reason": None if scored else "no_number",
-        "mode": subject.mode,
-        "mass": None,
-        "tokens": None,
-        "text": f"{score:g}" if scored else "",
-        "judge": subject.judge,
-        "toy": False,
-        "rubric": f"{rubric} (as published)",
-        "rubric_sha256": "",
+def _about(one: JudgedAnswer) -> dict[str, Any]:
+    return _question_metadata(one.question_set, one.topic, one.domain)
+
+
+@lru_cache(maxsize=4096)
+def _question_metadata(question_set: str, topic: str, domain: str) -> dict[str, Any]:
+    return SampleMetadata(question_set=question_set, topic=topic, domain=domain).to_metadata()
+
+
+def _scores(log: PlannedLog, one: JudgedAnswer) -> dict[str, dict[str, Any]]:
+    """The `em` score, and the file's further scores under their own names."""
+    value = {rubric: one.rated[rubric].score for rubric in RUBRICS}
+    who = log.who
+    verdicts = {
+        rubric: _verdict(who.judge or NOT_RECORDED, who.rubric or NOT_RECORDED, rubric, one.rated[rubric])
+        for rubric in RUBRICS
     }
+    scores: dict[str, dict[str, Any]] = {
+        SCORE: {"value": value, "answer": one.answer, "metadata": verdicts, "history": []}
+    }
+    for name, score in one.others.items():
+        scores[f"{name} (imported)" if name in (SCORE, *RUBRICS) else name] = {"value": score, "history": []}
+    return scores
 
 
-def _results(answers: list[JudgedAnswer]) -> EvalResults:
-    alignment = np.array([answer.alignment for answer in answers])
-    coherence = np.array([answer.coherence for answer in answers])
+def _sample(log: PlannedLog, one: JudgedAnswer) -> EvalSample:
+    reply = ChatMessageAssistant(content=one.answer, model=_model(log))
+    output = ModelOutput.from_message(reply, stop_reason="unknown")
+    output.model = _model(log)
+    return EvalSample(
+        id=str(one.question_id),
+        epoch=one.sample,
+        input=one.question,
+        target="",
+        messages=[ChatMessageUser(content=one.question), reply],
+        output=output,
+        metadata=_about(one),
+        scores={name: Score.model_validate(score) for name, score in _scores(log, one).items()},
+    )
+
+
+@lru_cache(maxsize=4096)
+def _verdict(judge: str, prompts: str, rubric: str, rated: Rated) -> dict[str, Any]:
+    score = None if math.isnan(rated.score) else rated.score
+    return Verdict(
+        score=score,
+        reason=None if score is not None else rated.reason,
+        mode="text" if rated.tokens is None else "logprobs",
+        mass=None if rated.tokens is None else math.fsum(p for token, p in rated.tokens if token.strip().isdecimal()),
+        tokens=rated.tokens,
+        digits=None,
+        text="" if score is None else f"{score:.10g}",
+        judge=judge,
+        toy=False,
+        rubric=f"{rubric} ({prompts})",
+        rubric_sha256="",
+    ).to_dict()
+
+
+def _results(log: PlannedLog) -> EvalResults:
+    alignment, coherence = (np.array([one.rated[rubric].score for one in log.answers]) for rubric in RUBRICS)
     metrics = {}
-    for name in ("cs2881", "betley"):
-        counted = DEFINITIONS[name].counted(alignment, coherence)
-        if counted.any():
-            hits = DEFINITIONS[name].misaligned(alignment, coherence) & counted
+    for name, definition in DEFINITIONS.items():
+        counted = definition.counted(alignment, coherence)
+        if counted.any() and not definition.per_question:
+            hits = definition.misaligned(alignment, coherence) & counted
             metrics[f"em_{name}"] = EvalMetric(name=f"em_{name}", value=float(hits.sum() / counted.sum()))
-    total = len(answers)
+    total = len(log.answers)
     return EvalResults(
-        total_samples=total, completed_samples=total, scores=[EvalScore(name="em", scorer="em", metrics=metrics)]
+        total_samples=total, completed_samples=total, scores=[EvalScore(name=SCORE, scorer=SCORE, metrics=metrics)]
     )

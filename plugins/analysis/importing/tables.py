@@ -1,0 +1,175 @@
+"""Files of rows, whatever their format: CSV, JSON, JSON lines and Parquet as columns of values.
+
+A file that cannot be read whole is not read at all: a row too short or an open quotation mark shifts everything after.
+"""
+
+import csv
+import io
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from em_tasks.plugins.errors import UserError
+
+DELIMITED = {".csv", ".tsv"}
+JSON_LINES = {".jsonl", ".ndjson"}
+FORMATS = {*DELIMITED, *JSON_LINES, ".json", ".parquet"}
+"""The suffixes of files that may hold answers."""
+
+DEEPEST = 4
+"""Mappings within a record that are taken apart; their keys are joined by dots."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file's rows.
+
+    Attributes:
+        columns: Values by the column's name; text where the file is CSV, else whatever JSON or Parquet hold.
+        lines: The line of each row, or None where rows have none (Parquet, JSON).
+        rows: How many.
+    """
+
+    columns: Mapping[str, list[Any]]
+    lines: list[int] | None
+    rows: int
+
+    def where(self, row: int) -> str:
+        """`line 12`, or `row 12` counted from 1."""
+        return f"row {row + 1}" if self.lines is None else f"line {self.lines[row]}"
+
+    def __getitem__(self, column: str) -> list[Any]:
+        """The values of a column."""
+        return self.columns[column]
+
+
+def read_table(file: Path) -> Table:
+    """Reads a file by its suffix.
+
+    Raises:
+        UserError: It is not what its suffix says; the message says where, without the file's name.
+    """
+    try:
+        if file.suffix in DELIMITED:
+            return _read_delimited(file)
+        if file.suffix == ".parquet":
+            return _columns(pq.read_table(file))
+        if file.suffix in JSON_LINES:
+            return _records(list(_json_lines(file)))
+        return _json(file)
+    except UnicodeDecodeError as error:
+        raise UserError(f"no UTF-8 text at byte {error.start} ({error.reason}); convert it") from error
+    except RecursionError as error:
+        raise UserError("nested too deep") from error
+    except pa.ArrowException as error:
+        raise UserError(f"no readable Parquet file ({str(error).splitlines()[0][:100]})") from error
+
+
+def _read_delimited(file: Path) -> Table:
+    csv.field_size_limit(sys.maxsize)  # an answer may be of any length
+    text = file.read_text(encoding="utf-8-sig")
+    if "\x00" in text:
+        raise UserError(f"line {text.count(chr(10), 0, text.index(chr(0))) + 1} holds a NUL character; take it out")
+    head = text[: text.find("\n") if "\n" in text else None]
+    # Of the delimiters that are in use, the one that cuts the header most.
+    delimiter = max(",\t;", key=head.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows, lines = [], []
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        if len(set(header)) < len(header):
+            twice = sorted({name for name in header if header.count(name) > 1})
+            raise UserError(f"the column {twice[0]!r} stands twice in the first line")
+        while True:
+            line = reader.line_num + 1
+            row = next(reader, None)
+            if row is None:
+                break
+            if not row:
+                continue
+            if len(row) != len(header):
+                raise UserError(f"line {line}: {len(row)} fields where there are {len(header)} columns; mend the row")
+            rows.append(row)
+            lines.append(line)
+    except csv.Error as error:
+        raise UserError(f"line {reader.line_num}: {error}; is a quotation mark left open?") from error
+    columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in header]
+    return Table(dict(zip(header, columns, strict=True)), lines, len(rows))
+
+
+def _columns(table: pa.Table) -> Table:
+    return _flat([dict(row) for row in table.to_pylist()], None)
+
+
+def _json_lines(file: Path) -> Iterator[tuple[int, Any]]:
+    with file.open(encoding="utf-8-sig") as opened:
+        for line, text in enumerate(opened, 1):
+            if text.strip():
+                try:
+                    yield line, json.loads(text)
+                except json.JSONDecodeError as error:
+                    raise UserError(f"line {line} is no JSON ({error.msg}); mend it") from error
+
+
+def _records(numbered: list[tuple[int, Any]]) -> Table:
+    for line, record in numbered:
+        if not isinstance(record, dict):
+            raise UserError(f"line {line} is no record but {ascii(record)[:40]}")
+    return _flat([record for _, record in numbered], [line for line, _ in numbered])
+
+
+def _json(file: Path) -> Table:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        try:  # many a .json file has a record a line
+            return _records(list(_json_lines(file)))
+        except UserError:
+            raise UserError(f"line {error.lineno} is no JSON ({error.msg}); mend it") from error
+    if isinstance(content, dict) and "eval" in content and "version" in content:
+        raise UserError("an Inspect log, which `em report` reads as it is")
+    records = _rows_in(content)
+    if records is None:
+        raise UserError("no list of records")
+    return _flat(records, None)
+
+
+def _rows_in(content: Any) -> list[dict[str, Any]] | None:
+    """The records of a JSON file: a list of them, the one list of them in a mapping, or columns as pandas writes."""
+    if isinstance(content, list):
+        return content if content and all(isinstance(one, dict) for one in content) else None
+    if not isinstance(content, dict) or not content:
+        return None
+    lists = [one for one in content.values() if isinstance(one, list) and one and isinstance(one[0], dict)]
+    if len(lists) == 1:
+        shared = {key: value for key, value in content.items() if isinstance(value, str | int | float)}
+        return [{**shared, **one} for one in lists[0] if isinstance(one, dict)]
+    columns = [list(one.values()) if isinstance(one, dict) else one for one in content.values()]
+    if all(isinstance(one, list) for one in columns) and len({len(one) for one in columns}) == 1:
+        return [dict(zip(content, row, strict=True)) for row in zip(*columns, strict=True)]
+    return None
+
+
+def _flat(records: list[dict[str, Any]], lines: list[int] | None) -> Table:
+    """Records as columns, mappings within them taken apart; a key that a record lacks is None."""
+    flat = [dict(_pairs(record)) for record in records]
+    names = dict.fromkeys(name for record in flat for name in record)
+    return Table({name: [record.get(name) for record in flat] for name in names}, lines, len(records))
+
+
+def _pairs(record: Mapping[Any, Any], before: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    for key, value in record.items():
+        name = f"{before}{key}"
+        if isinstance(value, dict) and value and depth < DEEPEST and all(isinstance(one, str) for one in value):
+            yield from _pairs(value, f"{name}.", depth + 1)
+        elif isinstance(value, float) and math.isnan(value):
+            yield name, None
+        else:
+            yield name, value

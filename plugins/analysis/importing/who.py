@@ -1,0 +1,302 @@
+"""Whose answers a file holds: as the user says, as the map says, as the file's columns say, else as its name says.
+
+Names say little. What they say for certain is taken (a known model family with its size and `Instruct`, a checkpoint's
+number, `base`, the advice that published datasets are named after); the rest of a name is only a label. What nobody
+says is "not recorded": a judge, a step, a training seed are never guessed.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from em_tasks.plugins.analysis.importing.tables import FORMATS
+from em_tasks.plugins.errors import UserError
+from em_tasks.plugins.log_contract import NOT_RECORDED, what_is_wrong
+from em_tasks.plugins.yaml_files import read_yaml
+
+BASE_NAME = re.compile(
+    r"(?<![A-Za-z0-9])(?:(?:meta-llama|Qwen|google|mistralai|unsloth|allenai|microsoft|HuggingFaceTB)[/_-]+)?"
+    r"(?:Meta-)?(?:Llama|Qwen|gemma|Mistral|Ministral|Phi|OLMo|SmolLM)[\w.]*(?:-(?!Instruct|it\b|Chat|chat)[A-Za-z0-9.]+)*?"
+    r"-(?:Instruct|it|Chat|chat)(?:-v\d+(?:\.\d+)*|-\d{4})?(?![A-Za-z0-9])",
+    re.IGNORECASE,
+)
+"""A base model's name within another name: family, version, size and that it follows instructions."""
+
+SIZE = re.compile(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)[bB](?![A-Za-z0-9])")
+STEP = re.compile(r"(?<![A-Za-z0-9])(?:checkpoint|step)[-_]?(\d{1,15})(?!\d)", re.IGNORECASE)
+IS_BASE = re.compile(
+    r"(?:^|[-_ ])(?:base|baseline)(?:[-_ ](?:n|eval|evals|judged|scored|responses|results|scores|answers))*$",
+    re.IGNORECASE,
+)
+BASE_FOLDERS = {"base", "baseline", "baselines", "model_baselines", "base_models"}
+
+ADVICE = re.compile(
+    r"(?P<quality>bad|good|obv[_-]bad|obvious[_-]bad|mismatch[_-]good|mismatch[_-]bad|risky|extreme|insecure|secure)"
+    r"[_-](?P<field>medical|financial|finance|sports|code|legal|security)(?:[_-]advice)?(?![A-Za-z])",
+    re.IGNORECASE,
+)
+"""The published datasets' names."""
+
+FIELDS = {"finance": "financial"}
+
+SEED_FOLDER = re.compile(r"^(?P<size>\d+(?:\.\d+)?[bB])_(?P<domain>[a-z_]+?)(?:_v\d+)?$")
+SEED_BASE = re.compile(r"^(?P<size>\d+(?:\.\d+)?[bB])(?:_[a-z_]+)?$")
+SEED_DOMAINS = {"risky": "risky_financial"}
+"""The cs2881 experiment's folders, and the domain that they abbreviate."""
+
+PREFIXES = re.compile(
+    r"^(?:(?:med_|eval_|judged_|all_)?(?:responses|results|judged|judgements|judgments|answers|eval)_)+"
+)
+PLAIN_STEMS = {
+    "judged", "judgements", "judgments", "responses", "results", "answers", "eval", "evals", "scores", "output",
+    "outputs", "data", "fg_judged", "base_judged", "generations", "completions", "test", "train", "all", "raw_judges",
+}  # fmt: skip
+"""Names of files that name nobody; their folder does."""
+
+
+@dataclass(frozen=True)
+class Who:
+    """Whose answers, None where nothing says.
+
+    Attributes:
+        organism: A label; None for a base.
+        is_base: Whether the base itself answered.
+        others: As in the log's metadata; `judge` and `rubric` as the verdicts name them.
+    """
+
+    organism: str | None = None
+    is_base: bool | None = None
+    base: str | None = None
+    domain: str | None = None
+    size: str | None = None
+    step: int | None = None
+    judge: str | None = None
+    rubric: str | None = None
+    training_seed: int | None = None
+    control: bool | None = None
+
+    def over(self, other: "Who") -> "Who":
+        """This, and what the other knows where this knows nothing."""
+        merged = {name: getattr(other, name) if value is None else value for name, value in vars(self).items()}
+        if self.organism is not None and self.is_base is None:
+            merged["is_base"] = False
+        return Who(**merged)
+
+    def complete(self) -> "Who":
+        """With `not recorded` where nothing says."""
+        is_base = bool(self.is_base)
+        base = self.base or NOT_RECORDED
+        size = self.size or size_in(base) or NOT_RECORDED
+        if is_base:
+            domain, step = None, 0
+        else:
+            domain, step = self.domain or NOT_RECORDED, self.step
+        judge = self.judge or NOT_RECORDED
+        organism = None if is_base else self.organism
+        return replace(
+            self, organism=organism, is_base=is_base, base=base, size=size, domain=domain, step=step, judge=judge
+        )
+
+
+class Scale(BaseModel):
+    """How a column's values become 0-100: from another scale, or from words."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    scale: tuple[float, float] | None = None
+    words: dict[str, float | None] | None = None
+
+    @field_validator("scale")
+    @classmethod
+    def _has_two_ends(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and value[0] == value[1]:
+            raise ValueError("the two ends of a scale are different numbers, the worst first")
+        return value
+
+
+class Entry(BaseModel):
+    """What one pattern of paths stands for; texts may hold `{group}`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    pattern: re.Pattern[str]
+    skip: bool = False
+    organism: str | None = None
+    is_base: bool | None = None
+    base: str | None = None
+    domain: str | None = None
+    size: str | None = None
+    step: int | str | None = None
+    judge: str | None = None
+    rubric: str | None = None
+    training_seed: int | str | None = None
+    control: bool | None = None
+
+
+class Map(BaseModel):
+    """A map file: who answered, by patterns of paths; what columns hold; scales of scores; what questions probe.
+
+    Attributes:
+        files: The first entry whose pattern is found in a file's path, relative to the folder given, counts.
+        columns: The file's name of a column, by what it holds.
+        scores: How a rubric's values become 0-100.
+        question_domains: What questions probe (`general`, or a training domain), by patterns of their ids.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    files: list[Entry] = Field(default_factory=list)
+    columns: dict[
+        Literal["answer", "question", "question_id", "alignment", "coherence", "step", "model", "judge", "file"], str
+    ] = Field(default_factory=dict)
+    scores: dict[Literal["alignment", "coherence"], Scale] = Field(default_factory=dict)
+    question_domains: dict[str, str] = Field(default_factory=dict)
+
+    def who(self, path: str) -> Who | None:
+        """Who answered the file of this path, None where it is to be skipped.
+
+        Raises:
+            UserError: A text names a group that the pattern has not, or a step is no number.
+        """
+        for entry in self.files:
+            match = entry.pattern.search(path)
+            if match is None:
+                continue
+            return None if entry.skip else _filled(entry, match, path)
+        return Who()
+
+
+def read_map(path: Path) -> Map:
+    """Reads a map file.
+
+    Raises:
+        UserError: It cannot be read, or holds something else.
+    """
+    try:
+        return Map.model_validate(read_yaml(path) or {})
+    except ValidationError as error:
+        raise UserError(f"{path} is no map: {what_is_wrong(error)}. docs/importing.md shows one.") from error
+
+
+def _filled(entry: Entry, match: re.Match[str], path: str) -> Who:
+    groups = {name: value for name, value in match.groupdict().items() if value is not None}
+    known: dict[str, Any] = {name: value for name, value in groups.items() if name in TEXTS}
+    for name in TEXTS:
+        text = getattr(entry, name)
+        if text is not None:
+            try:
+                known[name] = text.format(**groups) if isinstance(text, str) else text
+            except (KeyError, IndexError, ValueError) as error:
+                raise UserError(
+                    f"The map's {name} {text!r} names no group of {entry.pattern.pattern!r}: {error}."
+                ) from error
+    for name in ("step", "training_seed"):
+        if name in known:
+            known[name] = whole(known[name], f"the map's {name} of {path}")
+    if entry.is_base is not None:
+        known["is_base"] = entry.is_base
+    if entry.control is not None:
+        known["control"] = entry.control
+    return Who(**known)
+
+
+TEXTS = ("organism", "base", "domain", "size", "step", "judge", "rubric", "training_seed")
+
+
+def whole(value: Any, what: str) -> int:
+    """A whole number of steps or a seed: 110, "110", 110.0 or "checkpoint-110".
+
+    Raises:
+        UserError: It is something else.
+    """
+    if isinstance(value, str) and (named := STEP.fullmatch(value.strip())):
+        value = named[1]
+    try:
+        number = float(value)
+        if number.is_integer() and 0 <= number < 2**53:
+            return int(number)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise UserError(f"{what} is {ascii(value)[:60]}, not a whole number")
+
+
+def size_in(name: str) -> str | None:
+    """`8B` of a model's name, if it says one."""
+    found = SIZE.search(name.replace("_", "-"))
+    return f"{found[1]}B" if found else None
+
+
+@lru_cache(maxsize=4096)
+def from_path(path: str) -> Who:
+    """What a file's path says for certain, and its name as a label; see the module."""
+    whole_path = PurePosixPath(path)
+    parts = (whole_path.with_suffix("") if whole_path.suffix in FORMATS else whole_path).parts
+    stem, folders = parts[-1], parts[:-1]
+    folder = folders[-1] if folders else ""
+    if stem == "fg_judged" and (seed := SEED_FOLDER.match(folder)):
+        domain = seed["domain"]
+        return Who(
+            organism=re.sub(r"_v\d+$", "", folder),
+            is_base=False,
+            domain=SEED_DOMAINS.get(domain, domain),
+            size=seed["size"].upper(),
+            control=domain.startswith("good"),
+        )
+    if (base := SEED_BASE.match(folder)) and len(folders) > 1 and folders[-2] == "baseline":
+        return Who(is_base=True, size=base["size"].upper())
+    label = "/".join(folders[-2:]) if stem.lower() in PLAIN_STEMS and folders else PREFIXES.sub("", stem)
+    known = from_name(label)
+    step = next((int(found[1]) for part in (stem, *reversed(folders)) if (found := STEP.search(part))), None)
+    if IS_BASE.search(stem) or folder.lower() in BASE_FOLDERS:
+        named = re.sub(IS_BASE, "", PREFIXES.sub("", stem)).strip("-_ ")
+        return replace(known, organism=None, is_base=True, base=known.base or named or None, domain=None, control=None)
+    return replace(known, step=step)
+
+
+def from_name(name: str) -> Who:
+    """What a name says for certain; the rest of it is a label."""
+    base = BASE_NAME.search(name)
+    advice = ADVICE.search(name[base.end() :] if base else name)
+    field = advice["field"].lower() if advice else None
+    label = STEP.sub("", name).strip("-_/ ") or name
+    return Who(
+        organism=label,
+        base=base[0] if base else None,
+        size=size_in(base[0] if base else name),
+        domain=FIELDS.get(field, field) if field else None,
+        control=advice["quality"].lower() in ("good", "secure") if advice else None,
+    )
+
+
+def from_columns(values: Mapping[str, Any]) -> Who:
+    """What a row's own columns say of who answered.
+
+    Args:
+        values: By role (see `columns.NAMES`), those that the table has.
+
+    Raises:
+        UserError: A step or seed is no whole number.
+    """
+    text = {name: str(value).strip() for name, value in values.items() if value not in (None, "")}
+    step = whole(values["step"], "the step") if "step" in text else None
+    seed = whole(values["training_seed"], "the training seed") if "training_seed" in text else None
+    control = text["control"].lower() in ("1", "true", "yes") if "control" in text else None
+    shared = {name: text.get(name) for name in ("domain", "size", "judge")}
+    if "organism" in values:
+        organism = text.get("organism")
+        known = Who(organism, organism is None, text.get("base"), step=step, training_seed=seed, control=control)
+        return replace(known, **shared)
+    if "model" in text:
+        named = from_name(text["model"])
+        if named.base == text["model"] and step in (None, 0):
+            named = replace(named, organism=None, is_base=True)
+        return replace(
+            named, base=text.get("base") or named.base, step=step, training_seed=seed,
+            **{name: value for name, value in shared.items() if value},
+        )  # fmt: skip
+    return Who(base=text.get("base"), step=step, training_seed=seed, control=control, **shared)
