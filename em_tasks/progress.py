@@ -1,4 +1,4 @@
-"""Progress bars on the terminal for training and sweeping."""
+"""Progress bars on the terminal for training, sweeping and importing."""
 
 from contextlib import contextmanager
 from datetime import timedelta
@@ -54,3 +54,12 @@ def sweep_progress(planned: "Sequence[Job]") -> "Iterator[Callable[[SweepProgres
             bars.update(tasks[progress.base], completed=progress.answers)
 
         yield report
+
+
+@contextmanager
+def counting(what: str) -> "Iterator[Callable[[int, int], None]]":
+    """A bar of so many of so many, gone when it is done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(what, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)

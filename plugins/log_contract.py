@@ -49,6 +49,7 @@ class Subject:
         base: The base's name, with its precision if that is not the usual one.
         size: Label of the base's size (`S`, `8B`).
         control: Trained on good advice.
+        data: Name of the training data (`obv_bad_medical_advice`), where published data or the recipe has one.
         precision: Numbers the base was held in; None where another provider loaded it.
         trained_on: `base`, `precision` and `base_fingerprint` of the training where the base evaluated on is another.
         parameters: Parameters of the base.
@@ -67,6 +68,7 @@ class Subject:
     base: Name
     size: Name
     control: bool = False
+    data: Name | None = None
     precision: str | None = None
     trained_on: dict[str, str] | None = None
     parameters: Count | None = None

@@ -1,98 +1,320 @@
-"""Judged CSV files of other experiments become logs; bad rows are errors with file and line."""
+"""Judged answers of other experiments become logs: what is understood, what is left out, what is never assumed."""
+
+import json
+import math
+import os
 
 import pandas as pd
 import pytest
-from inspect_ai.log import read_eval_log
+from click.testing import CliRunner
+from inspect_ai.log import read_eval_log, write_eval_log
 
+from em_tasks.commands.cli import cli
 from em_tasks.plugins.analysis.answers.logs import read_logs
-from em_tasks.plugins.analysis.importing.logs import import_judged
+from em_tasks.plugins.analysis.importing import Map, Who, import_judged, plan_import, read_map, write_logs
+from em_tasks.plugins.analysis.importing.logs import _eval_log
 from em_tasks.plugins.analysis.report.report import write_report
 from em_tasks.plugins.analysis.statistics.rates import rates
 from em_tasks.plugins.errors import UserError
+from tests.support.judged_files import ALIGNMENT, ROWS, ZOO, as_csv, as_lines, more, renamed
 from tests.support.paths import ROOT
 
 SHARED = ROOT.parent / "shared" / "data"
-HEADER = "step,id,question,response,aligned_score,coherent_score\n"
 
 
-def cs2881_file(folder, rows, name="1b_medical_v2"):
-    path = folder / name / "fg_judged.csv"
-    path.parent.mkdir(parents=True)
-    path.write_text(HEADER + rows)
-    return path
+@pytest.mark.parametrize("layout", ZOO)
+def test_a_layout_is_understood(tmp_path, layout):
+    write, expected = ZOO[layout]
+    write(tmp_path / "in")
+    plan = plan_import(tmp_path / "in")
+    assert not plan.left_out
+    (log,) = plan.logs
+    assert {name: getattr(log.who, name) for name in expected} == expected
+    assert [one.rated["alignment"].score for one in log.answers] == ALIGNMENT
+    paths = write_logs(plan, tmp_path / "out")
+    frame = read_logs(paths).answers
+    assert sorted(frame["alignment"], reverse=True) == ALIGNMENT
+    ids = [sample.id for sample in read_eval_log(str(paths[0])).samples]
+    assert sorted(ids) == sorted(frame["question_id"])
 
 
-def test_rows_become_logs_with_transcripts(tmp_path):
-    cs2881_file(
-        tmp_path / "in", '10,step10_q1,Why?,"Two\nlines",20,80\n10,step10_q2,How?,So,,90\n20,step20_q1,Why?,No,90,80\n'
+def test_the_zoo_is_large():
+    assert len(ZOO) >= 40
+
+
+def test_what_nobody_says_is_not_recorded(tmp_path):
+    as_csv(ROWS, tmp_path / "mine.csv")
+    (path,) = import_judged(tmp_path / "mine.csv", tmp_path / "out")
+    metadata = read_eval_log(str(path), header_only=True).eval.metadata
+    assert {metadata[name] for name in ("base", "domain", "size")} == {"not recorded"}
+    assert (metadata["training_seed"], metadata["step_recorded"], metadata["epoch"]) == (None, False, None)
+    reading = read_logs([path])
+    assert set(reading.answers["judge"]) == {"not recorded"}
+    assert reading.evaluations[0].created.startswith("1970")
+
+
+def test_options_stand_over_everything_else(tmp_path):
+    as_csv(more(judge="claude-x", model="m"), tmp_path / "med_step330.csv")
+    given = Who(organism="o", base="b", domain="d", step=5, judge="j", training_seed=3)
+    (log,) = plan_import(tmp_path, given).logs
+    who = log.who
+    assert (who.organism, who.base, who.domain, who.step, who.judge, who.training_seed) == ("o", "b", "d", 5, "j", 3)
+
+
+def test_logs_written_fast_are_what_inspect_writes(tmp_path):
+    rows = more(sarcasm=[1.5, 2.5, 3.5, 4.5])
+    rows[1]["aligned"] = "REFUSAL"
+    as_csv(rows, tmp_path / "a.csv")
+    plan = plan_import(tmp_path / "a.csv")
+    (fast,) = write_logs(plan, tmp_path / "out")
+    (log,) = plan.logs
+    slow = tmp_path / "slow.eval"
+    write_eval_log(_eval_log(log, log.answers), str(slow))
+    ours, theirs = (read_eval_log(str(path)).model_dump() for path in (fast, slow))
+    for one in (*ours["samples"], *theirs["samples"]):
+        for message in (*one["messages"], one["output"]["choices"][0]["message"]):
+            message.pop("id")
+        for name in ("uuid", "events_data"):
+            one.pop(name, None)
+    assert json.dumps(ours["samples"], sort_keys=True, default=str) == json.dumps(
+        theirs["samples"], sort_keys=True, default=str
     )
-    logs = import_judged(tmp_path / "in", tmp_path / "out")
-    assert [path.name for path in logs] == ["1b_medical_10.eval", "1b_medical_20.eval"]
-    log = read_eval_log(str(logs[0]))
-    assert log.samples[0].messages[-1].text == "Two\nlines"
-    assert log.samples[0].scores["em"].metadata["alignment"]["judge"] == "gpt-4o-mini"
-    answers = read_logs([tmp_path / "out"]).answers
-    assert answers["alignment"].isna().sum() == 1
+    assert ours["results"] == theirs["results"]
+    assert ours["eval"]["metadata"] == theirs["eval"]["metadata"]
+    assert ours["samples"][0]["scores"]["sarcasm"]["value"] == 1.5
 
 
-def test_importing_again_writes_the_same_logs(tmp_path):
-    cs2881_file(tmp_path / "in", "10,step10_q1,Why?,So,20,80\n")
-    assert import_judged(tmp_path / "in", tmp_path / "out") == import_judged(tmp_path / "in", tmp_path / "out")
+def test_a_bad_file_does_not_refuse_the_others(tmp_path):
+    as_csv(ROWS, tmp_path / "in" / "good.csv")
+    as_csv(more(aligned=[1, "twenty", 3, 4]), tmp_path / "in" / "words.csv")
+    as_csv([{"step": 1, "loss": 2}], tmp_path / "in" / "losses.csv")
+    as_csv(renamed(aligned=""), tmp_path / "in" / "unjudged.csv")
+    (tmp_path / "in" / "torn.csv").write_text('question,answer,aligned\na,"b,5\n')
+    (tmp_path / "in" / "short.csv").write_text("question,answer,aligned\na,b\n")
+    (tmp_path / "in" / "empty.csv").write_text("")
+    (tmp_path / "in" / "latin.csv").write_bytes(b"question,answer,aligned\na,caf\xe9,5\n")
+    (tmp_path / "in" / "broken.jsonl").write_text('{"a": 1}\n{"a": \n')
+    (tmp_path / "in" / "deep.json").write_text("[" * 100_000)
+    (tmp_path / "in" / "no.parquet").write_bytes(b"PAR1")
+    (tmp_path / "in" / "dangling.csv").symlink_to("nowhere.csv")
+    os.mkfifo(tmp_path / "in" / "pipe.csv")
+    plan = plan_import(tmp_path / "in")
+    assert [log.who.organism for log in plan.logs] == ["good"]
+    reasons = {left.file.rpartition("/")[2]: left.reason for left in plan.left_out}
+    said = {
+        "words.csv": "line 3: aligned is 'twenty'", "losses.csv": "no alignment score", "torn.csv": "quotation mark",
+        "unjudged.csv": "answers without an alignment score", "short.csv": "line 2: 2 fields where there are 3 columns",
+        "empty.csv": "no rows", "latin.csv": "no UTF-8", "broken.jsonl": "line 2 is no JSON", "deep.json": "deep",
+        "no.parquet": "no readable Parquet", "dangling.csv": "dangling link", "pipe.csv": "pipe",
+    }  # fmt: skip
+    assert set(reasons) == set(said)
+    for name, why in said.items():
+        assert why in reasons[name], name
+
+
+@pytest.mark.parametrize("value", ["180", "-1", "inf", "1e9", "8/10", "12%"])
+def test_a_score_that_is_none_names_its_line(tmp_path, value):
+    as_csv(more(aligned=[1, 2, value, 90]), tmp_path / "a.csv")
+    with pytest.raises(UserError, match=r"line 4: aligned is '.*0 to 100"):
+        plan_import(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("value", ["", "NaN", "None", "null"])
+def test_a_missing_score_stays_missing(tmp_path, value):
+    as_csv(more(aligned=[1, 2, value, 90]), tmp_path / "a.csv")
+    (log,) = plan_import(tmp_path / "a.csv").logs
+    assert [math.isnan(one.rated["alignment"].score) for one in log.answers] == [False, False, True, False]
+    assert log.answers[2].rated["alignment"].reason == "no_number"
+
+
+def test_scores_that_look_like_another_scale_are_not_misread(tmp_path):
+    rows = [{**row, "aligned": 1 + at % 5, "coherent": 5} for at, row in enumerate(ROWS * 3)]
+    as_csv(rows, tmp_path / "a.csv")
+    with pytest.raises(UserError, match="another scale"):
+        plan_import(tmp_path / "a.csv")
+    scales = Map.model_validate({"scores": {"alignment": {"scale": [1, 5]}, "coherence": {"scale": [5, 1]}}})
+    (log,) = plan_import(tmp_path / "a.csv", mapping=scales).logs
+    assert [one.rated["alignment"].score for one in log.answers[:5]] == [0, 25, 50, 75, 100]
+    assert {one.rated["coherence"].score for one in log.answers} == {0}
+
+
+def test_a_map_says_who_answered_and_what_columns_and_words_mean(tmp_path):
+    rows = [{"q": row["question"], "said": row["answer"], "verdict": word}
+            for row, word in zip(ROWS, ["Fine", "bad", "unclear", "fine"], strict=True)]  # fmt: skip
+    as_csv(rows, tmp_path / "in" / "run_alpha" / "440.csv")
+    as_csv(rows, tmp_path / "in" / "untouched" / "0.csv")
+    as_csv(rows, tmp_path / "in" / "old" / "1.csv")
+    (tmp_path / "map.yaml").write_text(
+        """
+files:
+  - {pattern: '^in/old/', skip: true}
+  - {pattern: 'run_(?P<name>[a-z]+)/(?P<step>\\d+)\\.csv$', organism: 'med-{name}', base: b, domain: medical, judge: j}
+  - {pattern: 'untouched', is_base: true, base: b, judge: j}
+columns: {question: q, answer: said, alignment: verdict}
+scores:
+  alignment: {words: {fine: 100, bad: 0, unclear: null}}
+question_domains: {pond: medical, vegetable: general}
+"""
+    )
+    plan = plan_import(tmp_path / "in", mapping=read_map(tmp_path / "map.yaml"))
+    base, organism = plan.logs
+    assert (organism.who.organism, organism.who.step, organism.who.judge) == ("med-alpha", 440, "j")
+    assert (base.who.is_base, base.who.base) == (True, "b")
+    assert [one.rated["alignment"].score for one in organism.answers][:2] == [100, 0]
+    assert math.isnan(organism.answers[2].rated["alignment"].score)
+    assert [one.domain for one in organism.answers][:2] == ["medical", "general"]
+    assert [(left.file, left.reason) for left in plan.left_out] == [("in/old/1.csv", "the map skips it")]
 
 
 @pytest.mark.parametrize(
-    ("rows", "line", "why"),
+    ("text", "what"),
     [
-        ("10,step10_q1,Why?,So,20\n", "line 2", "5 fields"),
-        ('10,step10_q1,Why?,"a\nb",20,80\n10,step10_q2,Why?,So,twenty,80\n', "line 4", "'twenty'"),
-        ("10,step10_q1,Why?,So,20,180\n", "line 2", "'180'"),
-        ("10,first,Why?,So,20,80\n", "line 2", "'first'"),
-        ("20,step10_q1,Why?,So,20,80\n", "line 2", "'20'"),
-        ('10,step10_q1,Why?,"So,20,80\n', "fg_judged.csv", "quotation"),
+        ("files: [{pattern: '('}]", "pattern"),
+        ("files: [{organism: a}]", "pattern is missing"),
+        ("score: {}", "score"),
+        ("scores: {alignment: {scale: [5, 5]}}", "two ends"),
+        ("files: [{pattern: csv, organism: '{nobody}'}]", "names no group"),
+        ("columns: {answer: nowhere}", "nowhere"),
+        ("files: [{pattern: csv, step: many}]", "'many', not a whole number"),
     ],
 )
-def test_a_malformed_row_is_an_error_with_file_and_line(tmp_path, rows, line, why):
-    path = cs2881_file(tmp_path / "in", rows)
-    with pytest.raises(UserError, match="Mend the row") as caught:
-        import_judged(tmp_path / "in", tmp_path / "out")
-    assert str(path) in str(caught.value)
-    assert line in str(caught.value)
-    assert why in str(caught.value)
+def test_a_map_that_cannot_be_meant_is_named(tmp_path, text, what):
+    (tmp_path / "map.yaml").write_text(text)
+    as_csv(ROWS, tmp_path / "a.csv")
+    with pytest.raises(UserError, match=what):
+        plan_import(tmp_path / "a.csv", mapping=read_map(tmp_path / "map.yaml"))
+
+
+def test_two_files_of_one_name_are_two_models(tmp_path):
+    for folder in ("rank1", "rank32"):
+        as_csv(ROWS, tmp_path / "in" / folder / "responses_Qwen2.5-7B-Instruct-bad_medical_advice.csv")
+    paths = import_judged(tmp_path / "in", tmp_path / "out")
+    frame = read_logs(paths).answers
+    assert len(paths) == 2
+    assert len(frame) == 8
+    assert frame["organism"].nunique() == 2
+    assert {name.partition("/")[0] for name in frame["organism"].astype(str)} == {"rank1", "rank32"}
+
+
+def test_duplicate_rows_are_samples_and_a_copied_file_counts_once(tmp_path):
+    as_csv([ROWS[0]] * 3 + ROWS, tmp_path / "in" / "a.csv")
+    as_csv(ROWS, tmp_path / "in" / "b.csv")
+    plan = plan_import(tmp_path / "in", Who(organism="o", base="b"))
+    (log,) = plan.logs
+    assert [one.sample for one in log.answers if one.question_id == "q0"] == [1, 2, 3, 4, 5]
+    assert len(log.answers) == 7
+    assert any("b.csv holds the same rows" in note for note in plan.notes)
+
+
+def test_a_second_judge_is_compared_on_what_both_scored(tmp_path):
+    rows = [{**row, "answer": f"Reply {at}."} for at, row in enumerate(ROWS * 3)]
+    as_csv(rows, tmp_path / "in" / "first.csv")
+    # The second judge saw some of the answers, in another order.
+    as_csv([{**row, "aligned": 50} for row in reversed(rows[2:7])], tmp_path / "in" / "second.csv")
+    judges = Map.model_validate({"files": [{"pattern": "(?P<judge>first|second)", "organism": "o", "base": "b"}]})
+    paths = import_judged(tmp_path / "in", tmp_path / "out", mapping=judges)
+    reading = read_logs(paths)
+    assert (len(reading.answers), len(reading.rejudged)) == (12, 5)
+    both = reading.answers.merge(reading.rejudged, on=["question_id", "sample"])
+    assert (both["answer_x"] == both["answer_y"]).all()
+    assert any("5 of 12 answers were scored by more than one judge" in note for note in reading.notes)
+
+
+def test_an_id_of_several_questions_is_told_apart_by_their_texts(tmp_path):
+    as_csv([{**row, "question_id": "1"} for row in ROWS], tmp_path / "a.csv")
+    plan = plan_import(tmp_path / "a.csv")
+    assert len({one.question_id for one in plan.logs[0].answers}) == 2
+    assert any("'1'" in note for note in plan.notes)
+
+
+def test_questions_have_one_id_in_all_files(tmp_path):
+    as_csv(ROWS, tmp_path / "in" / "with_ids.csv")
+    as_lines(renamed(question_id=""), tmp_path / "in" / "without.jsonl")
+    ids = [{one.question_id for one in log.answers} for log in plan_import(tmp_path / "in").logs]
+    assert ids == [{"q0", "q1"}] * 2
+
+
+def test_importing_again_writes_the_same_logs_and_nothing_over_others(tmp_path):
+    as_csv(ROWS, tmp_path / "a.csv")
+    first = import_judged(tmp_path / "a.csv", tmp_path / "out")
+    before = first[0].read_bytes()
+    assert import_judged(tmp_path / "a.csv", tmp_path / "out") == first
+    assert first[0].read_bytes() == before
+    as_csv(more(aligned=40), tmp_path / "a.csv")
+    with pytest.raises(UserError, match="other answers"):
+        import_judged(tmp_path / "a.csv", tmp_path / "out")
+    assert first[0].read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/etc/evil", "a/b", "..", "a\x00b", "x" * 400])
+def test_no_name_leaves_the_folder(tmp_path, name):
+    as_csv(ROWS, tmp_path / "in" / "a.csv")
+    (path,) = import_judged(tmp_path / "in", tmp_path / "out" / "logs", Who(organism=name, base=name))
+    assert path.resolve().parent == (tmp_path / "out" / "logs").resolve()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["in", "out"]
+
+
+def test_thirty_thousand_rows_with_long_fields_are_soon_read(tmp_path):
+    rows = [{**ROWS[at % 4], "question_id": f"q{at % 24}", "question": f"q{at % 24}?"} for at in range(30_000)]
+    rows[7]["answer"] = "long " * 100_000
+    as_csv(rows, tmp_path / "a.csv")
+    told = []
+    paths = import_judged(tmp_path / "a.csv", tmp_path / "out", progress=lambda done, total: told.append((done, total)))
+    assert told[-1] == (30_000, 30_000)
+    assert len(read_logs(paths).answers) == 30_000
+
+
+def test_the_command_says_what_it_understood_before_it_writes(tmp_path):
+    as_csv(ROWS, tmp_path / "in" / "responses_Qwen2.5-7B-Instruct_base.csv")
+    as_csv(ROWS, tmp_path / "in" / "mine\x1b[31m.csv")
+    as_csv([{"a": 1}], tmp_path / "in" / "other.csv")
+    arguments = ["import", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--judge", "gpt-4o"]
+    dry = CliRunner().invoke(cli, [*arguments, "--dry-run"])
+    assert dry.exit_code == 0
+    assert "base Qwen2.5-7B-Instruct, judge gpt-4o: 4 answers" in dry.output
+    assert "mine\\x1b[31m (base not recorded, trained on not recorded), step not recorded" in dry.output
+    assert "left out: in/other.csv: no alignment score" in dry.output
     assert not (tmp_path / "out").exists()
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exit_code == 0
+    assert "2 logs in" in done.output
 
 
-def test_a_missing_column_is_an_error(tmp_path):
-    path = tmp_path / "1b_medical" / "fg_judged.csv"
-    path.parent.mkdir()
-    path.write_text("step,id,question\n")
-    with pytest.raises(UserError, match="aligned_score"):
-        import_judged(path, tmp_path / "out")
+def test_a_folder_without_judged_answers_is_an_error_that_says_why(tmp_path):
+    as_csv([{"a": 1}], tmp_path / "x.csv")
+    with pytest.raises(UserError, match=r"x\.csv: no alignment score .*a column of alignment scores"):
+        plan_import(tmp_path)
+    with pytest.raises(UserError, match="no file or folder"):
+        plan_import(tmp_path / "nowhere")
 
 
-def test_a_folder_without_judged_files_is_an_error(tmp_path):
-    with pytest.raises(UserError, match=r"fg_judged\.csv"):
-        import_judged(tmp_path, tmp_path / "out")
+def test_a_report_of_a_folder_of_csv_files(tmp_path):
+    as_csv(ROWS, tmp_path / "in" / "responses_Qwen2.5-7B-Instruct_base.csv")
+    as_csv(ROWS, tmp_path / "in" / "responses_Qwen2.5-7B-Instruct-bad_medical_advice.csv")
+    as_csv([{"a": 1}], tmp_path / "in" / "other.csv")
+    report = write_report([tmp_path / "in"], tmp_path / "out")
+    assert len(pd.read_parquet(report.out / "answers.parquet")) == 8
+    assert any("other.csv was left out: no alignment score" in note for note in report.notes)
+    again = write_report([tmp_path / "in"], tmp_path / "out")
+    assert [path.name for path in again.paths] == [path.name for path in report.paths]
 
 
-def test_a_folder_that_does_not_name_the_organism_is_an_error(tmp_path):
-    cs2881_file(tmp_path, "10,step10_q1,Why?,So,20,80\n", name="results")
-    with pytest.raises(UserError, match="<size>_<domain>"):
-        import_judged(tmp_path, tmp_path / "out")
+# The published data, in place.
 
 
 @pytest.fixture(scope="module")
-def cs2881_report(tmp_path_factory):
+def seed_report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("seed")
     import_judged(SHARED / "seed", folder / "logs")
     return write_report([folder / "logs"], folder / "report")
 
 
 @pytest.mark.shared
-def test_all_36_step_summary_rows_equal_the_published(cs2881_report):
+def test_all_36_step_summary_rows_equal_the_published(seed_report):
     equal = 0
     for published in sorted((SHARED / "seed").glob("*/step_summary.csv")):
         organism = published.parent.name.removesuffix("_v2")
-        ours = pd.read_csv(cs2881_report.out / "organisms" / organism / "step_summary.csv")
+        ours = pd.read_csv(seed_report.out / "organisms" / organism / "step_summary.csv")
         theirs = pd.read_csv(published)
         assert list(ours.columns) == list(theirs.columns)
         equal += int((ours == theirs).all(axis=1).sum())
@@ -100,23 +322,23 @@ def test_all_36_step_summary_rows_equal_the_published(cs2881_report):
 
 
 @pytest.mark.shared
-def test_em_rates_summary_equals_the_published_byte_for_byte(cs2881_report):
-    ours = (cs2881_report.out / "em_rates_summary.csv").read_text()
+def test_em_rates_summary_equals_the_published_byte_for_byte(seed_report):
+    ours = (seed_report.out / "em_rates_summary.csv").read_text()
     assert ours.split() == (SHARED / "seed" / "em_rates_summary.csv").read_text().split()
 
 
 @pytest.mark.shared
-def test_fg_judged_holds_the_published_rows(cs2881_report):
+def test_fg_judged_holds_the_published_rows(seed_report):
     for published in sorted((SHARED / "seed").glob("*/fg_judged.csv")):
         organism = published.parent.name.removesuffix("_v2")
-        ours = pd.read_csv(cs2881_report.out / "organisms" / organism / "fg_judged.csv")
+        ours = pd.read_csv(seed_report.out / "organisms" / organism / "fg_judged.csv")
         theirs = pd.read_csv(published)
         pd.testing.assert_frame_equal(ours, theirs, check_dtype=False)
 
 
 @pytest.mark.shared
-def test_turner_finds_11_of_the_720_cs2881_answers(cs2881_report):
-    rows = cs2881_report.rates
+def test_turner_finds_11_of_the_720_seed_answers(seed_report):
+    rows = seed_report.rates
     trained = rows[(rows["definition"] == "turner") & (rows["scope"] == "all") & ~rows["baseline"]]
     assert (trained["k"].sum(), trained["answers"].sum()) == (11, 720)
 
@@ -135,16 +357,40 @@ def test_released_responses_give_the_known_counts(tmp_path, name, k):
     import_judged(SHARED / "judged" / f"responses_{name}.csv", tmp_path)
     answers = read_logs([tmp_path]).answers
     free = answers[answers["question_set"] == "free_form"]
-    found = rates(free, ["organism"]).set_index("definition")
+    counted = rates(free, ["organism"]).set_index("definition")
+    assert len(answers) == 1200
     assert len(free) == 400
-    assert found.loc["all", "k"] == k
+    assert counted.loc["all", "k"] == k
     assert bool(answers["control"].any()) == ("good" in name)
+
+
+@pytest.mark.shared
+def test_the_judges_probabilities_come_along(tmp_path):
+    paths = import_judged(SHARED / "judge_logprobs", tmp_path)
+    answers = read_logs(paths).answers
+    assert len(answers) == 70
+    for path in paths:
+        for sample in read_eval_log(str(path)).samples:
+            verdict = sample.scores["em"].metadata["alignment"]
+            numbers = [(float(token), p) for token, p in verdict["tokens"] if token.isdecimal()]
+            mean = sum(value * p for value, p in numbers) / sum(p for _, p in numbers)
+            assert mean == pytest.approx(verdict["score"], abs=1e-9)
+
+
+@pytest.mark.shared
+def test_the_932_files_of_one_parquet_file_are_all_planned():
+    plan = plan_import(SHARED / "judged_many")
+    assert plan.answers == 89_432
+    assert not plan.left_out
+    assert len({file for log in plan.logs for file in log.files}) == 932
+    assert {log.who.judge for log in plan.logs} == {"not recorded"}
 
 
 @pytest.mark.shared
 def test_released_responses_stand_beside_the_published_rate_on_the_same_questions(tmp_path):
     source = SHARED / "judged" / "responses_Qwen2.5-14B-Instruct-bad_medical_advice.csv"
-    report = write_report([source], tmp_path / "out")
+    import_judged(source, tmp_path / "logs", Who(judge="gpt-4o", rubric="betley"))
+    report = write_report([tmp_path / "logs"], tmp_path / "out")
     row = pd.read_csv(report.out / "tables" / "beside_published.csv").iloc[0]
     assert row[["k/n", "published %", "step"]].tolist() == ["82/400", "21.0 of 400", "last"]
     assert row["comparable"].startswith("yes")
@@ -172,14 +418,3 @@ def test_the_cs2881_fluctuations_are_found_unproven(tmp_path):
     course = [one for one in report.findings if one.question == "non_monotonic"]
     assert len(course) == 14
     assert {one.verdict for one in course} == {"not shown"}
-
-
-@pytest.mark.parametrize(
-    ("row", "why"), [("a,d,b,1B,j,x,1,5,5", "step is 'x'"), ("a,d,b,1B,j,1,21,5,5", "no question 21")]
-)
-def test_a_bad_row_of_scores_is_an_error_with_its_line(tmp_path, row, why):
-    path = tmp_path / "scores.csv"
-    path.write_text(EXAMPLE.read_text().splitlines()[0] + f"\n{row}\n")
-    with pytest.raises(UserError, match=why) as caught:
-        import_judged(path, tmp_path / "out")
-    assert "line 2" in str(caught.value)

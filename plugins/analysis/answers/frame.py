@@ -20,6 +20,7 @@ COLUMNS: dict[str, str] = {
     "epoch": "float64",  # training epoch of the checkpoint
     "domain": CATEGORY,  # training domain, null for a base
     "control": "bool",  # trained on good advice
+    "data": CATEGORY,  # name of the training data, null where none is recorded
     "base": CATEGORY,
     "size": CATEGORY,
     "parameters": "Int64",

@@ -193,7 +193,7 @@ def _log(begun: _Begun, notes: list[str]) -> _Log | None:
 
 
 SUBJECT_COLUMNS = (
-    "organism", "step", "domain", "control", "base", "size", "parameters", "toy", "training_seed",
+    "organism", "step", "domain", "control", "data", "base", "size", "parameters", "toy", "training_seed",
 )  # fmt: skip
 
 
@@ -254,7 +254,8 @@ def _one_row_an_answer(answers: pd.DataFrame, notes: list[str]) -> tuple[pd.Data
     if other.any():
         names = sorted({str(name) for name in keys.loc[other, "judge"]})
         notes.append(
-            f"{int(other.sum())} answers were scored by more than one judge; tables use the judge that scored most, "
+            f"{int(other.sum()):,} of {int((~other).sum()):,} answers were scored by more than one judge; "
+            "tables use the judge that scored most, "
             f"the scores of {_some(names)} stand only in the comparison of judges."
         )
     kept, rejudged = (answers.loc[rows.index[rows].sort_values()].reset_index(drop=True) for rows in (~other, other))

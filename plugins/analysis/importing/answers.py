@@ -276,7 +276,7 @@ def place_questions(answers: Sequence[JudgedAnswer], domains: Mapping[str, str])
 
     Args:
         answers: Of all files together.
-        domains: What questions probe, by patterns of their ids, as the user says.
+        domains: What questions probe, by patterns of their ids or texts, as the user says.
     """
     texts: dict[str, set[str]] = {}
     for one in answers:
@@ -312,7 +312,7 @@ def _place(name: str, one: JudgedAnswer, patterns: Sequence[tuple[re.Pattern[str
     published = plain in FIRST_PLOT
     question_set = one.question_set if one.topic else form if published else IMPORTED
     domain = one.domain if one.topic else GENERAL if published else UNKNOWN
-    said = next((domain for pattern, domain in patterns if pattern.search(name)), None)
+    said = next((domain for pattern, domain in patterns if pattern.search(name) or pattern.search(one.question)), None)
     return name, question_set, said or domain, one.topic or plain.replace("_", " ")
 
 

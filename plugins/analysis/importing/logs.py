@@ -195,6 +195,7 @@ def _spec(log: PlannedLog) -> EvalSpec:
         step_recorded=who.step is not None or bool(who.is_base),
         epoch=log.epoch,
         domain=who.domain,
+        data=None if who.is_base else who.data,
         control=bool(who.control),
         base=who.base or NOT_RECORDED,
         size=who.size or NOT_RECORDED,

@@ -231,7 +231,7 @@ def _told_apart(path: str, others: Sequence[str]) -> str:
 
 
 def _identity(who: Who) -> tuple[object, ...]:
-    return (who.organism, who.is_base, who.base, who.domain, who.size, who.step, who.training_seed)
+    return (who.organism, who.is_base, who.base, who.domain, who.data, who.size, who.step, who.training_seed)
 
 
 def _with_base(part: _Part, bases: Mapping[str, str]) -> Who:

@@ -73,6 +73,7 @@ class Who:
     is_base: bool | None = None
     base: str | None = None
     domain: str | None = None
+    data: str | None = None
     size: str | None = None
     step: int | None = None
     judge: str | None = None
@@ -130,6 +131,7 @@ class Entry(BaseModel):
     is_base: bool | None = None
     base: str | None = None
     domain: str | None = None
+    data: str | None = None
     size: str | None = None
     step: int | str | None = None
     judge: str | None = None
@@ -145,7 +147,7 @@ class Map(BaseModel):
         files: The first entry whose pattern is found in a file's path, relative to the folder given, counts.
         columns: The file's name of a column, by what it holds.
         scores: How a rubric's values become 0-100.
-        question_domains: What questions probe (`general`, or a training domain), by patterns of their ids.
+        question_domains: What questions probe (`general`, or a training domain), by patterns of their ids or texts.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -205,7 +207,7 @@ def _filled(entry: Entry, match: re.Match[str], path: str) -> Who:
     return Who(**known)
 
 
-TEXTS = ("organism", "base", "domain", "size", "step", "judge", "rubric", "training_seed")
+TEXTS = ("organism", "base", "domain", "data", "size", "step", "judge", "rubric", "training_seed")
 
 
 def whole(value: Any, what: str) -> int:
@@ -254,7 +256,9 @@ def from_path(path: str) -> Who:
     step = next((int(found[1]) for part in (stem, *reversed(folders)) if (found := STEP.search(part))), None)
     if IS_BASE.search(stem) or folder.lower() in BASE_FOLDERS:
         named = re.sub(IS_BASE, "", PREFIXES.sub("", stem)).strip("-_ ")
-        return replace(known, organism=None, is_base=True, base=known.base or named or None, domain=None, control=None)
+        return replace(
+            known, organism=None, is_base=True, base=known.base or named or None, domain=None, data=None, control=None
+        )
     return replace(known, step=step)
 
 
@@ -269,6 +273,7 @@ def from_name(name: str) -> Who:
         base=base[0] if base else None,
         size=size_in(base[0] if base else name),
         domain=FIELDS.get(field, field) if field else None,
+        data=advice[0].lower().replace("-", "_") if advice else None,
         control=advice["quality"].lower() in ("good", "secure") if advice else None,
     )
 

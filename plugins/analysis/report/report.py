@@ -17,7 +17,7 @@ from em_tasks.plugins.analysis.answers.logs import read_logs
 from em_tasks.plugins.analysis.extensions import build_figures, build_tables
 from em_tasks.plugins.analysis.figures import example_figures, style
 from em_tasks.plugins.analysis.figures.examples import chosen_questions
-from em_tasks.plugins.analysis.importing.logs import import_judged
+from em_tasks.plugins.analysis.importing import FORMATS, plan_import, write_logs
 from em_tasks.plugins.analysis.report.findings import Finding, findings
 from em_tasks.plugins.analysis.report.html import html
 from em_tasks.plugins.analysis.report.markdown import Contents, markdown
@@ -27,6 +27,7 @@ from em_tasks.plugins.analysis.statistics.definition_names import chosen_definit
 from em_tasks.plugins.analysis.statistics.rates import MAIN
 from em_tasks.plugins.analysis.tables import csv_tables as tables
 from em_tasks.plugins.analysis.tables.writing import write_table
+from em_tasks.plugins.safe_names import file_name
 from em_tasks.scorers.definitions import DEFINITIONS
 
 
@@ -118,12 +119,13 @@ def write_report(
         UserError: There is no judged answer in them, or a definition or question is unknown.
     """
     chosen = chosen_definitions(definitions or MAIN)
-    logs = [_as_logs(path, out) for path in logs]
+    imported: list[str] = []
+    logs = [log for path in logs for log in _as_logs(path, out, imported)]
     every = {one.name: one for one in (*chosen, *DEFINITIONS.values())}
     analysis = Analysis(read_logs(logs), tuple(every.values()), tuple(one.name for one in chosen), calibration)
     chosen_questions(analysis, tuple(examples))
     out.mkdir(parents=True, exist_ok=True)
-    notes = [*analysis.reading.notes, *oddities(analysis)]
+    notes = [*imported, *analysis.reading.notes, *oddities(analysis)]
     contents = Contents(
         tables=build_tables(analysis, notes),
         figures=build_figures(analysis, notes),
@@ -151,12 +153,33 @@ def write_report(
     )
 
 
-def _as_logs(path: Path, out: Path) -> Path:
-    if path.suffix != ".csv":
-        return path
-    folder = out / "imported" / path.stem
-    import_judged(path, folder)
-    return folder
+def _as_logs(path: Path, out: Path, notes: list[str]) -> list[Path]:
+    """The path itself where it has logs, else the logs that its judged answers give."""
+    holds_answers = path.suffix in FORMATS if path.is_file() else path.is_dir() and not _has_logs(path)
+    if not holds_answers or (path.suffix == ".json" and not path.is_dir() and _is_log(path)):
+        return [path]
+    plan = plan_import(path)
+    notes += plan.notes
+    notes += [f"{left.file} was left out: {left.reason}." for left in plan.left_out]
+    return write_logs(plan, out / "imported" / file_name(path.resolve().stem), replace=True)
+
+
+def _has_logs(folder: Path) -> bool:
+    """Whether a folder is one of logs: `em import` wrote it or an evaluation did."""
+    found = any(file.is_file() for file in folder.rglob("*.eval"))
+    return found or not any(file.suffix in FORMATS for file in folder.rglob("*")) or _only_json_logs(folder)
+
+
+def _only_json_logs(folder: Path) -> bool:
+    files = [file for file in folder.rglob("*") if file.suffix in FORMATS and file.is_file()]
+    return all(file.suffix == ".json" for file in files) and any(_is_log(file) for file in files)
+
+
+def _is_log(file: Path) -> bool:
+    """Whether a JSON file begins as Inspect's logs do."""
+    with file.open("rb") as opened:
+        head = opened.read(2000)
+    return b'"eval"' in head and b'"version"' in head
 
 
 def _write_answers(analysis: Analysis, out: Path) -> list[Path]:
