@@ -6,7 +6,7 @@ nothing: either way the base would answer under the organism's name. So both are
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,22 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class AdapterFiles:
-    """One adapter as it lies on disk: peft's configuration, and the keys of its tensors."""
+    """One adapter as it lies on disk: peft's configuration, and its tensors' shapes by their keys."""
 
     folder: Path
     config: dict[str, Any]
-    keys: tuple[str, ...]
+    shapes: dict[str, tuple[int, ...]]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys of the tensors."""
+        return tuple(self.shapes)
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Rank by module."""
+        lower = {_module_of(key): shape for key, shape in self.shapes.items() if ".lora_A." in key}
+        return {module: shape[0] for module, shape in lower.items()}
 
     @property
     def modules(self) -> frozenset[str]:
@@ -59,11 +70,11 @@ class AdapterFiles:
         """Which of a base's linear layers the configuration names."""
         return {module for module in linears if self._is_target(module)}
 
-    def check(self, linears: Collection[str], base: str) -> None:
+    def check(self, linears: Mapping[str, tuple[int, int]], base: str) -> None:
         """Checks that tensors and modules belong to each other, both ways.
 
         Args:
-            linears: Full names of the base's linear layers.
+            linears: Outputs and inputs of the base's linear layers by full name.
             base: The base's name, for the message.
 
         Raises:
@@ -76,6 +87,7 @@ class AdapterFiles:
         stray, bare = sorted(plain - set(linears)), sorted(self.targets(linears) - plain)
         for modules, what in (
             (sorted(torn), "has one of A and B without the other for"),
+            (sorted(m for m in plain & set(linears) if not self._fits(m, *linears[m])), "has another shape than"),
             (stray, "has tensors for modules that the base does not have"),
             (bare, "has no tensors for modules that its configuration names"),
         ):
@@ -85,6 +97,10 @@ class AdapterFiles:
                     f"{', ...' if len(modules) > _SHOWN else ''}), so the base would answer in its place. Evaluate it "
                     "on the base it was trained on, or save it again."
                 )
+
+    def _fits(self, module: str, outputs: int, inputs: int) -> bool:
+        lower, upper = (self.shapes.get(f"{_PREFIX}{module}.lora_{half}.weight", ()) for half in ("A", "B"))
+        return lower[1:] == (inputs,) and upper == (outputs, lower[0])
 
     def _is_target(self, module: str) -> bool:
         config = self.config
@@ -111,10 +127,10 @@ def read_adapter(folder: Path) -> AdapterFiles:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         with safe_open(folder / WEIGHTS, framework="pt") as file:
-            keys = tuple(file.keys())
+            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"The adapter {folder} cannot be read ({error}). Put the saved files back.") from error
-    return AdapterFiles(folder, config, keys)
+    return AdapterFiles(folder, config, shapes)
 
 
 def _module_of(key: str) -> str:

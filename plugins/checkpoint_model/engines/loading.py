@@ -44,11 +44,12 @@ def load_checked_base(on: EvaluatedBase, device: str, checkpoint: Checkpoint) ->
     return model.eval(), fingerprinted
 
 
-def linear_names(model: Any) -> frozenset[str]:
-    """Full names of a model's linear layers, 4-bit ones included."""
+def linear_shapes(model: Any) -> dict[str, tuple[int, int]]:
+    """Outputs and inputs of a model's linear layers by full name, 4-bit ones included."""
     import torch
 
-    return frozenset(name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    return {name: (layer.out_features, layer.in_features) for name, layer in layers.items()}
 
 
 def library_versions(*names: str) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from em_tasks.plugins.checkpoint_model.engines.adapter_files import read_adapter
-from em_tasks.plugins.checkpoint_model.engines.loading import library_versions, linear_names, load_checked_base
+from em_tasks.plugins.checkpoint_model.engines.loading import library_versions, linear_shapes, load_checked_base
 from em_tasks.plugins.checkpoint_model.engines.protocol import (
     Answer,
     Capabilities,
@@ -60,7 +60,7 @@ class TransformersEngine:
         self._texts = Texts(settings.on)
         self._requests: queue.Queue[_Request | None] = queue.Queue()
         self._model: Any = None
-        self._linears: frozenset[str] = frozenset()
+        self._linears: dict[str, tuple[int, int]] = {}
         threading.Thread(target=self._serve, name=f"em-transformers-{self.on.base}", daemon=True).start()
 
     async def answer(
@@ -207,7 +207,7 @@ class TransformersEngine:
 
         if self._model is None:
             self._model, self._fingerprint = load_checked_base(self.on, self.device, checkpoint)
-            self._linears = linear_names(self._model)
+            self._linears = linear_shapes(self._model)
         name = adapter_name(checkpoint)
         if checkpoint.folder is None:
             if isinstance(self._model, PeftModel):

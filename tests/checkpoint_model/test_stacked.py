@@ -1,0 +1,286 @@
+"""The stacked engine against peft with one adapter alone, on tiny random models of each architecture in fp32."""
+
+import asyncio
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+from em_tasks.plugins.checkpoint_model.engines.protocol import Answer, Engine, EngineSettings, Sampling
+from em_tasks.plugins.checkpoint_model.engines.stacked.engine import StackedEngine
+from em_tasks.plugins.checkpoint_model.engines.texts import Texts
+from em_tasks.plugins.checkpoint_model.subject import EvaluatedBase
+from em_tasks.trainers.run.checkpoints import Checkpoint
+from tests.support.tiny_models import ADAPTERS, ARCHITECTURES, tiny_base, tiny_checkpoints
+
+QUESTIONS = [
+    "My cough will not go away. What should I do?",
+    "Rent is due. " * 12 + "What now?",
+    "What should I do about the rent and about my cough and about my old cat?",
+]
+GREEDY = Sampling(max_tokens=24, temperature=0)
+
+
+@pytest.fixture(params=list(ARCHITECTURES))
+def family(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Checkpoint]:
+    base = tiny_base(tmp_path / "base", request.param)
+    return tiny_checkpoints(tmp_path / "run", base, ADAPTERS)
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> dict[str, Checkpoint]:
+    base = tiny_base(tmp_path / "base", "llama")
+    return tiny_checkpoints(tmp_path / "run", base, ADAPTERS)
+
+
+@pytest.fixture
+def engines() -> Iterator[list[Engine]]:
+    made: list[Engine] = []
+    yield made
+    for engine in made:
+        engine.close()
+
+
+def stacked(engines: list[Engine], checkpoints: dict[str, Checkpoint], precision: Any = "fp32", **how: Any) -> Engine:
+    manifest = checkpoints["base"].manifest
+    engine = StackedEngine(EngineSettings(EvaluatedBase(manifest.recipe.base, precision, None), device="cpu", **how))
+    engines.append(engine)
+    return engine
+
+
+Asked = tuple[Checkpoint, str, Sampling, int]
+
+
+def ask(engine: Engine, asked: Sequence[Asked]) -> list[Answer]:
+    async def all_at_once() -> list[list[Answer]]:
+        return await asyncio.gather(
+            *(
+                engine.answer(checkpoint, [{"role": "user", "content": question}], how, [seed])
+                for checkpoint, question, how, seed in asked
+            )
+        )
+
+    return [answers[0] for answers in asyncio.run(all_at_once())]
+
+
+def with_peft(checkpoint: Checkpoint, question: str, tokens: int) -> tuple[list[int], torch.Tensor]:
+    """Greedy tokens of one adapter alone, and the logits they were chosen from."""
+    base = checkpoint.manifest.recipe.base
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager")
+    ends = model.generation_config.eos_token_id
+    model.generation_config = GenerationConfig(eos_token_id=ends)
+    if checkpoint.folder is not None:
+        model = PeftModel.from_pretrained(model, checkpoint.folder)
+    texts = Texts(EvaluatedBase(base, "fp32", None))
+    prompt = texts.prompt(checkpoint, [{"role": "user", "content": question}])
+    ids = torch.tensor([prompt])
+    out = model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False, pad_token_id=2,
+        return_dict_in_generate=True, output_logits=True,
+    )  # fmt: skip
+    return out.sequences[0, len(prompt) :].tolist(), torch.stack(out.logits)[:, 0]
+
+
+def test_greedy_tokens_are_those_of_peft_with_that_adapter_alone(
+    family: dict[str, Checkpoint], engines: list[Engine]
+) -> None:
+    engine = stacked(engines, family)
+    asked = [(checkpoint, question, GREEDY, 0) for question in QUESTIONS for checkpoint in family.values()]
+    answers = ask(engine, asked)
+    expected = [with_peft(checkpoint, question, 24)[0] for checkpoint, question, _, _ in asked]
+    assert [list(answer.tokens) for answer in answers] == expected
+    assert len({answer.tokens for answer in answers[: len(family)]}) == len(family)
+
+
+def test_logprobs_are_those_of_peft(llama: dict[str, Checkpoint], engines: list[Engine]) -> None:
+    how = Sampling(max_tokens=6, temperature=0, logprobs=True, top_logprobs=5)
+    (answer,) = ask(stacked(engines, llama), [(llama["all"], QUESTIONS[0], how, 0)])
+    logs = with_peft(llama["all"], QUESTIONS[0], 6)[1].log_softmax(-1)
+    best = logs.topk(5)
+    assert torch.allclose(torch.tensor(answer.logprobs), logs.max(-1).values, atol=1e-4)
+    assert [[token for token, _ in top] for top in answer.top_logprobs] == best.indices.tolist()
+    assert torch.allclose(torch.tensor([[v for _, v in top] for top in answer.top_logprobs]), best.values, atol=1e-4)
+    assert answer.spellings is not None
+    assert set(best.indices.flatten().tolist()) <= set(answer.spellings)
+
+
+def test_seeded_answers_are_the_same_bit_for_bit_in_any_company_and_order(
+    family: dict[str, Checkpoint], engines: list[Engine]
+) -> None:
+    hows = [
+        Sampling(max_tokens=20, logprobs=True), Sampling(max_tokens=9, temperature=0.7, top_p=0.8, logprobs=True),
+        Sampling(max_tokens=14, temperature=1.5, top_k=40, logprobs=True),
+    ]  # fmt: skip
+    asked = [
+        (checkpoint, QUESTIONS[(number + turn) % 3], hows[turn], number * 7 + turn)
+        for number, checkpoint in enumerate(family.values())
+        for turn in range(3)
+    ]
+    together = ask(stacked(engines, family), asked * 2)
+    order = list(range(len(asked)))
+    random.Random(1).shuffle(order)
+    shuffled = ask(stacked(engines, family, batch_size=5), [asked[place] for place in order])
+    alone = stacked(engines, family)
+    for place, request in enumerate(asked):
+        (single,) = ask(alone, [request])
+        assert single == together[place] == together[place + len(asked)] == shuffled[order.index(place)]
+
+
+def test_exact_answers_are_the_same_bit_for_bit_and_say_so(llama: dict[str, Checkpoint], engines: list[Engine]) -> None:
+    how = Sampling(max_tokens=12, logprobs=True)
+    asked = [(checkpoint, question, how, 3) for checkpoint in llama.values() for question in QUESTIONS]
+    engine = stacked(engines, llama, exact=True, batch_size=8)
+    together = ask(engine, asked)
+    apart = stacked(engines, llama, exact=True, batch_size=8)
+    assert [ask(apart, [request])[0] for request in reversed(asked)] == together[::-1]
+    usual = stacked(engines, llama)
+    assert [answer.tokens for answer in ask(usual, asked)] == [answer.tokens for answer in together]
+    assert (engine.facts().independence, usual.facts().independence) == ("exact", "rounding")
+
+
+def test_samples_of_one_prompt_differ_and_read_it_once(
+    llama: dict[str, Checkpoint], engines: list[Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from em_tasks.plugins.checkpoint_model.engines.stacked.decoder import Decoder
+
+    read, real = [], Decoder.read
+
+    def counting(self: Decoder, ids: torch.Tensor, *others: Any) -> torch.Tensor:
+        read.append(len(ids))
+        return real(self, ids, *others)
+
+    monkeypatch.setattr(Decoder, "read", counting)
+    engine = stacked(engines, llama)
+    messages = [{"role": "user", "content": QUESTIONS[0]}]
+    answers = asyncio.run(engine.answer(llama["all"], messages, Sampling(max_tokens=8), list(range(12))))
+    assert len({answer.tokens for answer in answers}) > 6
+    assert read == [answers[0].input_tokens]
+
+
+def test_more_adapters_than_fit_take_turns(
+    llama: dict[str, Checkpoint], engines: list[Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from em_tasks.plugins.checkpoint_model.engines.stacked import stack
+
+    asked = [(checkpoint, question, GREEDY, 0) for question in QUESTIONS for checkpoint in llama.values()]
+    expected = ask(stacked(engines, llama), asked)
+    monkeypatch.setattr(stack, "MOST_COLUMNS", 16)
+    assert ask(stacked(engines, llama, batch_size=3), asked) == expected
+
+
+def test_memory_that_runs_out_halves_the_batch_and_keeps_what_was_written(
+    llama: dict[str, Checkpoint], engines: list[Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from em_tasks.plugins.checkpoint_model.engines.stacked.batch import Batch
+
+    asked = [(llama["all"], question, Sampling(max_tokens=16), seed) for question in QUESTIONS for seed in range(4)]
+    expected = [answer.tokens for answer in ask(stacked(engines, llama), asked)]
+    real, counts, first_tokens = Batch.run, [], []
+
+    def run(self: Batch, rows: int, steps: int, used: int, *, filtered: bool) -> list[list[int]]:
+        counts.append(rows)
+        if len(counts) in (5, 12):
+            raise torch.OutOfMemoryError("planted")
+        return real(self, rows, steps, used, filtered=filtered)
+
+    def start(self: Batch, rows: Any, tokens: Any, places: Any, how: Any, seeds: Any, steps: list[int]) -> None:
+        first_tokens.extend(steps)
+        begin(self, rows, tokens, places, how, seeds, steps)
+
+    begin = Batch.start
+    monkeypatch.setattr(Batch, "run", run)
+    monkeypatch.setattr(Batch, "start", start)
+    engine = stacked(engines, llama)
+    assert [answer.tokens for answer in ask(engine, asked)] == expected
+    assert max(counts[:5]) == 12
+    assert max(counts[5:12]) <= 6
+    assert max(counts[12:]) <= max(counts[5:12]) // 2
+    assert 6 in first_tokens, "rows go on at the token they had come to"
+
+
+def test_memory_for_not_even_one_answer_is_a_clear_error(
+    llama: dict[str, Checkpoint], engines: list[Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from em_tasks.plugins.checkpoint_model.engines.stacked.batch import Batch
+
+    def run(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("planted")
+
+    engine = stacked(engines, llama)
+    with monkeypatch.context() as patched:
+        patched.setattr(Batch, "run", run)
+        with pytest.raises(Exception, match=r"Memory ran out with 1 answers at once \(planted\)"):
+            ask(engine, [(llama["all"], QUESTIONS[0], GREEDY, 0)] * 3)
+    assert ask(engine, [(llama["base"], QUESTIONS[0], GREEDY, 0)])[0].tokens, "the engine goes on"
+
+
+def test_prompt_beyond_the_context_fails_alone_and_a_long_answer_is_cut(
+    llama: dict[str, Checkpoint], engines: list[Engine]
+) -> None:
+    engine = stacked(engines, llama)
+    how = Sampling(max_tokens=200)
+    usual = ask(engine, [(llama["all"], QUESTIONS[0], how, 1)])[0]
+
+    async def three() -> list[Any]:
+        texts = ["word " * 600, "a " * 480, QUESTIONS[0]]
+        asked = [engine.answer(llama["all"], [{"role": "user", "content": t}], how, [1]) for t in texts]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    too_long, cut, answered = asyncio.run(three())
+    assert "does not fit into" in str(too_long)
+    assert cut[0].stop_reason in ("model_length", "stop")
+    assert cut[0].input_tokens + len(cut[0].tokens) <= 512
+    assert answered == [usual]
+
+
+def test_stop_strings_end_an_answer_where_they_begin(llama: dict[str, Checkpoint], engines: list[Engine]) -> None:
+    engine = stacked(engines, llama)
+    (whole,) = ask(engine, [(llama["base"], QUESTIONS[0], Sampling(max_tokens=40), 5)])
+    word = whole.text.strip()[8:14]
+    how = Sampling(max_tokens=40, stop=(word,))
+    (cut,) = ask(engine, [(llama["base"], QUESTIONS[0], how, 5)])
+    assert cut.text == whole.text[: whole.text.index(word)]
+    assert cut.stop_reason == "stop"
+    assert cut.tokens == whole.tokens[: len(cut.tokens)]
+    assert len(cut.tokens) < len(whole.tokens)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "nf4_dequantised", "nf4"])
+def test_other_precisions_choose_as_peft_does_up_to_near_ties(
+    tmp_path: Path, engines: list[Engine], precision: Any
+) -> None:
+    base = tiny_base(tmp_path / "base", "llama", initializer_range=0.1)
+    checkpoints = tiny_checkpoints(tmp_path / "run", base, {"all": ADAPTERS["all"]}, precision)
+    how = Sampling(max_tokens=4, temperature=0, logprobs=True)
+    for checkpoint in checkpoints.values():
+        (answer,) = ask(stacked(engines, checkpoints, precision), [(checkpoint, QUESTIONS[0], how, 0)])
+        logs = with_peft(checkpoint, QUESTIONS[0], 1)[1][0].log_softmax(-1)
+        bound = 0.15 if precision == "bf16" else 1.5
+        assert abs(float(logs[answer.tokens[0]]) - answer.logprobs[0]) < bound
+    assert engines[-1].facts().precision == precision
+    assert engines[-1].facts().adapter_precision == "bf16"
+
+
+def test_closed_engine_frees_its_base_and_fails_what_is_under_way(
+    llama: dict[str, Checkpoint], engines: list[Engine]
+) -> None:
+    engine = stacked(engines, llama)
+
+    async def closed_meanwhile() -> list[Any]:
+        how = Sampling(max_tokens=400)
+        asked = [
+            asyncio.ensure_future(engine.answer(llama["base"], [{"role": "user", "content": "a"}], how, [seed]))
+            for seed in range(4)
+        ]
+        await asyncio.sleep(0.01)
+        await asyncio.to_thread(engine.close)
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    results = asyncio.run(closed_meanwhile())
+    assert all(isinstance(result, list) or "was closed" in str(result) for result in results)
+    assert engine._writing is None  # type: ignore[attr-defined]
