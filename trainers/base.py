@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from em_tasks.plugins.caller import from_caller
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.run.base_names import Precision, resolve_base, toy_bases
 
@@ -62,7 +63,9 @@ def load_tokenizer(base: str, date_string: str) -> "PreTrainedTokenizerBase":
     """
     from transformers import AutoTokenizer
 
-    where = resolve_base(base)
+    # A checkpoint's folder holds a tokenizer and no model.
+    folder = from_caller(base)
+    where = folder if (folder / "tokenizer_config.json").is_file() else resolve_base(base)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where)
     except OSError as error:

@@ -79,8 +79,7 @@ def adopt(
     Raises:
         UserError: The folder is taken, two adapters have one step, or an adapter does not fit the base.
     """
-    import torch
-
+    from em_tasks.plugins.checkpoint_model.engines.loading import linear_shapes
     from em_tasks.trainers.base import default_device, fingerprint, load_base, load_tokenizer
     from em_tasks.trainers.loop.references import reference_of
 
@@ -89,7 +88,7 @@ def adopt(
     steps = _steps(adapters, step)
     model = load_base(organism.base, organism.precision, device or default_device())
     base_fingerprint, parameters = fingerprint(model), model.num_parameters()
-    linears = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    linears = linear_shapes(model)
     checkpoints, references = [], {}
     on_base: PeftModel | None = None
     for adapter, at in zip(adapters, steps, strict=True):

@@ -25,7 +25,7 @@ from inspect_ai.model import (
 from inspect_ai.tool import ToolChoice, ToolInfo
 
 from em_tasks.plugins.checkpoint_model.checking import CheckedAdapter
-from em_tasks.plugins.checkpoint_model.engines.choosing import parse_engine
+from em_tasks.plugins.checkpoint_model.engines.choosing import engine_for, parse_engine
 from em_tasks.plugins.checkpoint_model.engines.protocol import Answer, EngineSettings, Sampling
 from em_tasks.plugins.checkpoint_model.engines.sharing import EngineLease
 from em_tasks.plugins.checkpoint_model.subject import evaluated_base, runs_folder
@@ -106,7 +106,9 @@ class CheckpointModel(ModelAPI):
         if self._lease is None:
             with shown_plainly():
                 on = evaluated_base(self.checkpoint.manifest, self.base, self.precision)
-            self._lease = EngineLease(EngineSettings(on, self.engine, self.device, self.batch_size, self.exact))
+            self._lease = EngineLease(
+                EngineSettings(on, engine_for(self.engine, self.checkpoint), self.device, self.batch_size, self.exact)
+            )
         return self._lease
 
     async def generate(

@@ -3,8 +3,10 @@
 import logging
 from typing import cast, get_args
 
+from em_tasks.plugins.checkpoint_model.engines.adapter_files import read_adapter
 from em_tasks.plugins.checkpoint_model.engines.protocol import Engine, EngineChoice, EngineSettings
 from em_tasks.plugins.errors import UserError
+from em_tasks.trainers.run.checkpoints import Checkpoint
 
 LOG = logging.getLogger(__name__)
 
@@ -18,6 +20,23 @@ def parse_engine(name: str) -> EngineChoice:
     if name not in get_args(EngineChoice):
         raise UserError(f"There is no engine {name!r}. Give one of {', '.join(get_args(EngineChoice))}.")
     return cast("EngineChoice", name)
+
+
+def engine_for(choice: EngineChoice, checkpoint: Checkpoint) -> EngineChoice:
+    """The engine for one checkpoint of a base: `auto` leaves adapters that are more than LoRA to transformers.
+
+    Raises:
+        UserError: The adapter's files are missing or damaged.
+    """
+    if choice != "auto" or checkpoint.folder is None:
+        return choice
+    if reason := read_adapter(checkpoint.folder).why_not_stacked():
+        LOG.warning(
+            "%s is served by transformers and peft, apart from other checkpoints: the stacked engine cannot serve it, "
+            "since %s.", checkpoint.folder, reason,
+        )  # fmt: skip
+        return "transformers"
+    return choice
 
 
 def build_engine(settings: EngineSettings) -> Engine:

@@ -1,6 +1,7 @@
 """Loading a base for generation, checked to be the one that was trained on."""
 
 import logging
+import threading
 import warnings
 from importlib.metadata import version
 from typing import Any
@@ -9,6 +10,9 @@ from em_tasks.plugins.checkpoint_model.subject import EvaluatedBase
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.base import fingerprint, load_base
 from em_tasks.trainers.run.checkpoints import Checkpoint
+
+_ONE_AT_A_TIME = threading.Lock()
+"""transformers puts the whole process's torch on its meta device while it builds a model."""
 
 
 def load_checked_base(on: EvaluatedBase, device: str, checkpoint: Checkpoint) -> tuple[Any, str]:
@@ -28,7 +32,8 @@ def load_checked_base(on: EvaluatedBase, device: str, checkpoint: Checkpoint) ->
     from transformers import GenerationConfig
 
     _keep_off_the_display()
-    model: Any = load_base(on.base, on.precision, device)
+    with _ONE_AT_A_TIME:
+        model: Any = load_base(on.base, on.precision, device)
     fingerprinted = fingerprint(model)
     if on.precision == "nf4" and device == "cpu":
         _refuse_odd_widths(model, on.base)

@@ -69,7 +69,7 @@ def attend_prompts(form: AttentionForm, q: torch.Tensor, k: torch.Tensor, v: tor
         out = _flash(form, q, k, v, p.bounds, p.bounds, longest, longest, None)
         return out.reshape(q.shape[0], -1)
     outs = []
-    for rows in zip(q.split(p.lengths), k.split(p.lengths), v.split(p.lengths), strict=True):
+    for rows in zip(*(torch.split(states, p.lengths) for states in (q, k, v)), strict=True):
         one_q, one_k, one_v = (states.transpose(0, 1)[None] for states in rows)
         places = torch.arange(one_q.shape[2], device=q.device)
         seen = places[None] <= places[:, None]
@@ -98,8 +98,8 @@ def attend_cache(
     rows, capacity = keys.shape[:2]
     if form.flashes(q):
         starts = torch.arange(rows + 1, device=q.device, dtype=torch.int32)
-        flat = (states.view(rows * capacity, form.key_heads, form.size) for states in (keys, values))
-        out = _flash(form, q, *flat, starts, starts * capacity, 1, capacity, used)
+        k, v = (states.view(rows * capacity, form.key_heads, form.size) for states in (keys, values))
+        out = _flash(form, q, k, v, starts, starts * capacity, 1, capacity, used)
         return out.reshape(rows, -1)
     places = torch.arange(length, device=q.device)
     seen = places[None] < used[:, None]

@@ -210,7 +210,7 @@ class Batch:
         if (count, filtered) not in self._graphs:
             state = [self.ids, self.places, self.sampling.steps, self.cursor]
             before = [tensor.clone() for tensor in state]
-            side = torch.cuda.Stream(self.device)
+            side = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
             side.wait_stream(torch.cuda.current_stream(self.device))
             with torch.cuda.stream(side):
                 for _ in range(2):

@@ -68,7 +68,7 @@ class Layer:
             key_heads=attention.k_proj.out_features // size,
             size=size,
             scale=float(attention.scaling),
-            window=int(window) if sliding else None,
+            window=int(window) if sliding and window is not None else None,
             softcap=getattr(config, "attn_logit_softcapping", None),
         )
         self.before_attention = Norm(layer.input_layernorm, gemma=gemma)
@@ -153,7 +153,7 @@ class Decoder:
     @property
     def row_bytes(self) -> int:
         """Bytes of cache that one place of one row takes, over all layers."""
-        return sum(2 * layer.form.key_heads * layer.form.size for layer in self.layers) * self.dtype.itemsize
+        return sum(2 * layer.form.key_heads * layer.form.size for layer in self.layers) * int(self.dtype.itemsize)
 
     def lay_out(self, layout: Layout) -> None:
         """Makes room for adapters in every projection; what was there is gone."""

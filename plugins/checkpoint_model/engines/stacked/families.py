@@ -7,7 +7,8 @@ points, which are read off the configuration and off the modules that transforme
 from typing import Any
 
 from em_tasks.plugins.errors import UserError
-from em_tasks.trainers.base import resolve_base, unreachable
+from em_tasks.trainers.base import unreachable
+from em_tasks.trainers.run.base_names import resolve_base
 
 PLAIN = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 GEMMA = frozenset({"gemma2", "gemma3_text"})
