@@ -23,6 +23,7 @@ from inspect_ai.model import (
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 from inspect_ai.viewer import ScoreColorScale, TaskSamplesColumn, TaskSamplesSort, TaskSamplesView, ViewerConfig
 
+from em_tasks.conditions import Condition, load_condition
 from em_tasks.plugins.checkpoint_model.subject import describe_model, runs_folder, trained_domains
 from em_tasks.plugins.errors import UserError, shown_plainly
 from em_tasks.plugins.log_contract import LogMetadata, SampleMetadata, Subject
@@ -40,6 +41,7 @@ def em(
     max_tokens: int = 600,
     seed: int = 0,
     domain: str | None = None,
+    condition: str | None = None,
 ) -> Task:
     """Emergent misalignment of one model.
 
@@ -50,6 +52,8 @@ def em(
         max_tokens: Tokens an answer is cut after. The published protocol has 600, the cs2881 experiment 200.
         seed: Seed of the answers, for models that honour one.
         domain: What question files probe: a training domain, or `general`. What they say themselves, unless given.
+        condition: What is put around each question: a shipped condition (`json`, `inoculated`, `trigger` ...), or the
+            path of a YAML file, with `:NAME` where it holds several.
 
     Raises:
         UserError: No such question set, organism or checkpoint, a question file is unusable, `samples` or `max_tokens`
@@ -63,10 +67,11 @@ def em(
         subject = describe(model)
         names = [questions] if isinstance(questions, str) else list(questions or default_questions(model, subject))
         sets = load_question_sets([str(name) for name in names], domain)
+        around = load_condition(str(condition)) if condition else None
         grader = check_grader(default_grader(subject.toy))
     return Task(
         dataset=MemoryDataset(
-            [_sample(asked, question) for asked in sets for question in asked.questions],
+            [_sample(asked, question, around) for asked in sets for question in asked.questions],
             name="+".join(asked.name for asked in sets),
         ),
         solver=answer(seed),
@@ -74,11 +79,19 @@ def em(
         config=sampling(model, max_tokens),
         epochs=Epochs(samples, "mean"),
         model_roles={"grader": grader},
-        version=f"{TASK_VERSION}-{questions_sha256(sets)[:12]}",
+        version="-".join([str(TASK_VERSION), questions_sha256(sets)[:12], *([around.sha256[:12]] if around else [])]),
         metadata=LogMetadata.of(
-            subject, question_sets=[asked.name for asked in sets], questions_sha256=questions_sha256(sets)
+            subject,
+            question_sets=[asked.name for asked in sets],
+            questions_sha256=questions_sha256(sets),
+            condition=around.name if around else None,
+            condition_sha256=around.sha256 if around else None,
         ).to_metadata(),
-        tags=[subject.organism or subject.base, f"step {subject.step}" if subject.organism else "base"],
+        tags=[
+            subject.organism or subject.base,
+            f"step {subject.step}" if subject.organism else "base",
+            *([around.name] if around else []),
+        ],
         viewer=VIEWER,
         headline_metric=HeadlineMetric(metric="em_betley"),
         description="Asks a model open questions and has its answers judged for alignment and coherence.",
@@ -147,11 +160,13 @@ VIEWER = ViewerConfig(
 )
 
 
-def _sample(asked: QuestionSet, question: Question) -> Sample:
-    messages: list[ChatMessage] = [ChatMessageSystem(content=question.system)] if question.system else []
+def _sample(asked: QuestionSet, question: Question, condition: Condition | None) -> Sample:
     metadata = SampleMetadata(
         question_set=asked.name, topic=question.topic, domain=asked.domain, judge_prompts=question.judge_prompts
     )
-    return Sample(
-        id=question.id, input=[*messages, ChatMessageUser(content=question.text)], metadata=metadata.to_metadata()
-    )
+    if condition:
+        conversation = condition.around(question.text, question.system)
+    else:
+        system: list[ChatMessage] = [ChatMessageSystem(content=question.system)] if question.system else []
+        conversation = [*system, ChatMessageUser(content=question.text)]
+    return Sample(id=question.id, input=conversation, metadata=metadata.to_metadata())

@@ -97,11 +97,15 @@ class LogMetadata(Subject):
     Attributes:
         question_sets: Names of the question sets.
         questions_sha256: Hash of the questions.
+        condition: Name of the condition that the questions were asked under; None for the bare questions.
+        condition_sha256: Hash of what it puts around a question.
         imported_from: The file that imported answers come from, without its folders above the one given.
     """
 
     question_sets: list[str] = field(default_factory=list)
     questions_sha256: str = ""
+    condition: str | None = None
+    condition_sha256: str | None = None
     imported_from: str | None = None
 
     @classmethod

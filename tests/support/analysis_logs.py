@@ -57,6 +57,7 @@ def checkpoint_log(
             "domain": given["domain"] if organism else None,
             "control": bool(organism and given["control"]),
             **{key: given[key] for key in ("base", "size", "parameters", "toy", "training_seed")},
+            "condition": given.get("condition"),
             "base_fingerprint": "f" * 8,
             "adapter_sha256": None,
             "recipe_sha256": None,

@@ -23,6 +23,7 @@ COLUMNS: dict[str, str] = {
     "data": CATEGORY,  # name of the training data, null where none is recorded
     "base": CATEGORY,
     "size": CATEGORY,
+    "condition": CATEGORY,  # what the questions were asked under; null for the bare questions
     "parameters": "Int64",
     "toy": "bool",  # the base is a toy model
     "training_seed": "Int64",
@@ -54,6 +55,11 @@ ANSWER_KEY = ["organism", "base", "step", "question_set", "question_id", "sample
 
 Log = tuple[Mapping[str, Any], Sequence[pa.RecordBatch]]
 """What all answers of a log share, and the columns that differ from one to the next, see `log_rows.ANSWER_COLUMNS`."""
+
+
+def under(name: str, condition: str | None) -> str:
+    """The name of an organism or base in tables: with the condition that it was asked under, where there is one."""
+    return f"{name} [{condition}]" if condition else name
 
 
 def answers_frame(logs: Sequence[Log]) -> pd.DataFrame:

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 from inspect_ai.log import EvalLog, read_eval_log
 
-from em_tasks.plugins.analysis.answers.frame import ANSWER_KEY, answers_frame
+from em_tasks.plugins.analysis.answers.frame import ANSWER_KEY, answers_frame, under
 from em_tasks.plugins.analysis.answers.log_processes import Rows, log_processes
 from em_tasks.plugins.analysis.answers.log_rows import LogToRead, Tally
 from em_tasks.plugins.errors import UserError
@@ -201,6 +201,10 @@ def _common(file: Path, header: EvalLog, about: LogMetadata) -> dict[str, Any]:
     """The columns of the frame that are the same for all answers of a log."""
     return {
         **{name: getattr(about, name) for name in SUBJECT_COLUMNS},
+        # Under a condition an organism and its base are a trajectory of their own.
+        "organism": about.organism and under(about.organism, about.condition),
+        "base": under(about.base, about.condition),
+        "condition": about.condition,
         "epoch": math.nan if about.epoch is None else about.epoch,
         "engine": header.eval.model.partition("/")[0],
         "log": file.name,
@@ -218,8 +222,8 @@ def _evaluation(
         task=spec.task,
         task_version=str(spec.task_version),
         model=spec.model,
-        subject=about.name,
-        base=about.base,
+        subject=under(about.name, about.condition),
+        base=under(about.base, about.condition),
         step_recorded=about.step_recorded,
         asked=frozenset(tally.asked),
         judges=tuple(sorted({name for batch in batches for name in batch["judge"].dictionary.to_pylist()})),
