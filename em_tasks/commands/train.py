@@ -80,9 +80,11 @@ def train(
 def runs(runs: Path) -> None:
     """List the organisms and checkpoints that can be evaluated."""
     from em_tasks.trainers.run.adoption import Adoption
-    from em_tasks.trainers.run.checkpoints import list_runs
+    from em_tasks.trainers.run.checkpoints import foreign_manifests, list_runs
 
     found = list_runs(runs)
+    for note in foreign_manifests(runs):
+        say(f"note: {note}")
     if not found:
         raise UserError(f"There is no training run under {runs}. Train one with `em train RECIPE`.")
     for organism, manifest in found.items():
@@ -96,6 +98,8 @@ def runs(runs: Path) -> None:
         say(f"{organism}: {manifest.recipe.domain} {kind} on {_base(manifest.recipe)}{state}")
         for was in manifest.continuations:
             say(f"  continued from step {was.from_step}; up to it, checkpoints are of epochs: {was.epochs}")
+        if any(record.tokenizer_sha256 is None for record in manifest.checkpoints):
+            say("  saved before tokenizers and chat templates were hashed: a change of theirs would not be noticed")
         for record in manifest.checkpoints:
             say(f"  em/{organism}@{record.step}  epoch {record.epoch:.2f}  loss {record.loss:.3f}")
 

@@ -16,7 +16,7 @@ from em_tasks.plugins.caller import from_caller
 from em_tasks.plugins.checkpoint_model.engines.adapter_files import CONFIG, WEIGHTS, read_adapter
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.run.adoption import AdoptedCheckpoint, AdoptedOrganism, Adoption, write_adoption
-from em_tasks.trainers.run.checkpoints import adapter_sha256
+from em_tasks.trainers.run.hashes import adapter_sha256
 from em_tasks.trainers.run.reference import adopted_reference
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from inspect_ai.model import GenerateConfig, Model, ModelOutput, get_model
 from safetensors.torch import load_file, save_file
 
 from em_tasks.plugins.errors import UserError
-from em_tasks.trainers.run.checkpoints import adapter_sha256, read_manifest, write_manifest
+from em_tasks.trainers.run.hashes import adapter_sha256
+from em_tasks.trainers.run.manifest import read_manifest, write_manifest
 
 CONFIG = GenerateConfig(temperature=0, max_tokens=4)
 

@@ -323,3 +323,42 @@ def test_tensorboard_holds_the_losses(rows: Path, tmp_path: Path) -> None:
 def test_unknown_tracker_is_refused(rows: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=re.escape("no tracker excel. Choose of: tensorboard, wandb")):
         train(organism(rows), tmp_path, silent, track=("excel",))
+
+
+def test_what_a_user_keeps_in_a_run_is_never_touched(rows: Path, tmp_path: Path) -> None:
+    def keep(progress: Progress) -> None:
+        run = tmp_path / "small"
+        for name in ("checkpoint-4-merged", ".checkpoint-notes", "checkpoint-5", ".trainer/checkpoint-4-copy", "notes"):
+            (run / name).mkdir(exist_ok=True)
+            (run / name / "mine.txt").write_text("mine")
+        (run / "checkpoint-best").write_text("4")
+        (run / "checkpoint-latest").unlink(missing_ok=True)
+        (run / "checkpoint-latest").symlink_to("checkpoint-1")
+        if progress.step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Stopped):
+        train(organism(rows, epochs=1), tmp_path, keep)
+    train(organism(rows, epochs=1), tmp_path, silent)
+    kept = {str(path.relative_to(tmp_path / "small")) for path in (tmp_path / "small").rglob("mine.txt")}
+    assert len(kept) == 5
+    assert (tmp_path / "small" / "checkpoint-latest" / "adapter_config.json").is_file()
+    assert (tmp_path / "small" / "checkpoint-best").read_text() == "4"
+
+
+@pytest.mark.parametrize("name", ["checkpoint-6", ".checkpoint-6"])
+def test_file_or_link_where_a_checkpoint_is_due_is_named_and_left(rows: Path, tmp_path: Path, name: str) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Stopped):
+        train(organism(rows, epochs=1), tmp_path, stop)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "small" / name).symlink_to(elsewhere)
+    with pytest.raises(UserError, match=rf"/{name} is no folder, and a checkpoint is to be saved"):
+        train(organism(rows, epochs=1), tmp_path, silent)
+    (tmp_path / "small" / name).unlink()
+    assert train(organism(rows, epochs=1), tmp_path, silent).finished
+    assert elsewhere.is_dir()

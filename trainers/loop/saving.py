@@ -22,9 +22,9 @@ from em_tasks.trainers.loop.processes import from_first, is_first, largest, toge
 from em_tasks.trainers.loop.progress import Pace, Progress, mean_loss
 from em_tasks.trainers.loop.references import reference_of
 from em_tasks.trainers.loop.stopping import StopRequest
-from em_tasks.trainers.run.checkpoints import adapter_sha256
 from em_tasks.trainers.run.disk import need_room, writing
 from em_tasks.trainers.run.folder import RESUME_STATE, clear_unrecorded, state_folder
+from em_tasks.trainers.run.hashes import adapter_sha256, tokenizer_sha256
 from em_tasks.trainers.run.manifest import CheckpointRecord, Manifest, read_manifest, to_disk, write_manifest
 from em_tasks.trainers.run.model_card import model_card
 
@@ -145,6 +145,7 @@ class Publisher(TrainerCallback):  # type: ignore[misc]
                         loss=loss,
                         adapter_sha256=adapter_sha256(published),
                         reference_sha256=sha256(reference).hexdigest(),
+                        tokenizer_sha256=tokenizer_sha256(published),
                     )
                 )
             self.manifest.resume_step = step

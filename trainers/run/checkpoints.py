@@ -3,19 +3,18 @@
 Reading runs needs neither torch nor transformers.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from em_tasks.plugins.errors import UserError
+from em_tasks.plugins.yaml_files import read_text
 from em_tasks.trainers.run.adoption import ADOPTED, AdoptedCheckpoint, Adoption, read_adoption
-from em_tasks.trainers.run.manifest import MANIFEST, CheckpointRecord, Manifest, read_manifest
+from em_tasks.trainers.run.hashes import adapter_sha256, tokenizer_sha256
+from em_tasks.trainers.run.manifest import LOCK, MANIFEST, CheckpointRecord, Manifest, read_manifest
 
 Run = Manifest | Adoption
 """What is known of an organism, trained here or adopted."""
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -46,25 +45,6 @@ def checkpoint_folder(run: Path, step: int) -> Path:
     return run / f"checkpoint-{step}"
 
 
-def adapter_sha256(folder: Path) -> str:
-    """Hash over a checkpoint's adapter weights and configuration.
-
-    Raises:
-        UserError: One of the two files is missing.
-    """
-    digest = hashlib.sha256()
-    for name in ADAPTER_FILES:
-        path = folder / name
-        if not path.is_file():
-            raise UserError(
-                f"{folder} holds no {name}: the checkpoint is torn. Put the file back, "
-                "or move the run away and train it again."
-            )
-        content = path.read_bytes() if name.endswith(".safetensors") else _portable_config(path)
-        digest.update(hashlib.sha256(content).digest())
-    return digest.hexdigest()
-
-
 def verify(checkpoint: Checkpoint) -> None:
     """Checks that a checkpoint is what its manifest says.
 
@@ -85,14 +65,66 @@ def verify(checkpoint: Checkpoint) -> None:
             f"{checkpoint.record.adapter_sha256[:12]}. Put the saved files back, or move the run away and train it "
             "again."
         )
+    recorded = getattr(checkpoint.record, "tokenizer_sha256", None)
+    if recorded is not None and (found := tokenizer_sha256(checkpoint.folder)) != recorded:
+        raise UserError(
+            f"{checkpoint.folder} was altered since it was saved: its tokenizer or chat template has hash "
+            f"{found[:12]}, the manifest says {recorded[:12]}. Put the saved files back (and take out what was added), or move the "
+            "run away and train it again."
+        )
 
 
 def list_runs(runs: Path) -> dict[str, Run]:
-    """All organisms under a folder, trained here or adopted, in order of name."""
+    """All organisms under a folder, trained here or adopted, in order of name.
+
+    What has a manifest's name and is none of ours is passed over; `foreign_manifests` names it.
+
+    Raises:
+        UserError: A manifest is damaged, or its organism has another name than its folder.
+    """
     organisms: dict[str, Run] = {}
-    organisms |= {path.parent.name: read_manifest(path.parent) for path in runs.glob(f"*/{MANIFEST}")}
-    organisms |= {path.parent.name: read_adoption(path.parent) for path in runs.glob(f"*/{ADOPTED}")}
+    for path in (*runs.glob(f"*/{MANIFEST}"), *runs.glob(f"*/{ADOPTED}")):
+        if _is_ours(path):
+            organism = read_manifest(path.parent) if path.name == MANIFEST else read_adoption(path.parent)
+            _refuse_other_name(path, organism.recipe.organism)
+            organisms[path.parent.name] = organism
     return dict(sorted(organisms.items()))
+
+
+def foreign_manifests(runs: Path) -> list[str]:
+    """One sentence for each file under `runs` that is named as our manifests are and is none."""
+    return [
+        f"{path} is no manifest of a training run of this project, so {path.parent} is passed over."
+        for path in sorted(runs.glob(f"*/{MANIFEST}"))
+        if not _is_ours(path)
+    ]
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a manifest is one of ours, if perhaps a damaged one: it says so, or the folder has what runs have."""
+    if path.name == ADOPTED:
+        return True
+    if (path.parent / LOCK).exists() or any(path.parent.glob("checkpoint-*")):
+        return True
+    try:
+        content = json.loads(read_text(path))
+    except (UserError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and "recipe_sha256" in content
+
+
+def _refuse_other_name(path: Path, organism: str) -> None:
+    folder = path.parent
+    if folder.name == organism:
+        return
+    if (folder.parent / organism).exists():
+        mend = f"There is a {folder.parent / organism} too: move one of the two to another folder of runs"
+    else:
+        mend = f"Give the folder its name back (mv {folder} {folder.parent / organism})"
+    raise UserError(
+        f"{folder} holds the organism {organism!r}, as its {path.name} says: it was renamed or copied, and one "
+        f"organism would be taken for two. {mend}; an organism of another name is trained by a recipe with another `organism`."
+    )
 
 
 def find_checkpoint(runs: Path, name: str) -> Checkpoint:
@@ -133,20 +165,3 @@ def find_checkpoint(runs: Path, name: str) -> Checkpoint:
 def _listed(organism: str, manifest: Run) -> str:
     steps = ", ".join(str(record.step) for record in manifest.checkpoints)
     return f"{organism}@{{base{', ' + steps if steps else ''}}}"
-
-
-def _portable_config(path: Path) -> bytes:
-    """An adapter's configuration without what differs from machine to machine and from process to process.
-
-    That is the base's folder, and the order of `target_modules`, which PEFT keeps as a set.
-    """
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(
-            f"{path} is damaged ({error}). Put the saved file back, or move the run away and train it again."
-        ) from None
-    content.pop("base_model_name_or_path", None)
-    if isinstance(content.get("target_modules"), list):
-        content["target_modules"] = sorted(content["target_modules"])
-    return json.dumps(content, sort_keys=True).encode()

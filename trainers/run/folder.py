@@ -4,6 +4,7 @@ Its resume state lies in `.trainer/`, the newest alone, and after the run's end 
 """
 
 import fcntl
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,14 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from em_tasks.plugins.errors import UserError
-from em_tasks.trainers.run.manifest import MANIFEST, Continuation, Manifest, read_manifest, to_disk
+from em_tasks.trainers.run.manifest import LOCK, MANIFEST, Continuation, Manifest, read_manifest, to_disk
 from em_tasks.trainers.run.schedule import plan
 
 if TYPE_CHECKING:
     from em_tasks.trainers.run.recipe import Recipe
 
 RESUME_STATE = ".trainer"
-LOCK = ".lock"
 
 
 def existing_run(run: Path, recipe: "Recipe") -> Manifest | None:
@@ -82,14 +82,31 @@ def refuse_other_data(run: Path, before: Manifest | None, sha256: list[str]) -> 
 
 
 def clear_unrecorded(run: Path, manifest: Manifest) -> None:
-    """Removes what an interrupted save left behind: folders that the manifest does not vouch for."""
-    recorded = {f"checkpoint-{record.step}" for record in manifest.checkpoints}
-    for folder in [*run.glob("checkpoint-*"), *run.glob(".checkpoint-*")]:
-        if folder.name not in recorded:
-            shutil.rmtree(folder)
+    """Removes what an interrupted save left behind, and nothing else.
+
+    That is a temporary name of ours (`.checkpoint-4`), and a checkpoint that was planned and came to lie there after
+    the last one of the manifest. Whatever else a user keeps in the folder stays.
+    """
+    last = manifest.checkpoints[-1].step if manifest.checkpoints else 0
+    for step in manifest.planned:
+        _remove(run / f".checkpoint-{step}")
+        if step > last:
+            _remove(run / f"checkpoint-{step}")
     for folder in (run / RESUME_STATE).glob("checkpoint-*"):
-        if folder != state_folder(run, manifest.resumes_at):
-            shutil.rmtree(folder)
+        if re.fullmatch(r"checkpoint-\d+", folder.name) and folder != state_folder(run, manifest.resumes_at):
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Removes a folder that a save of ours made, if it is there.
+
+    Raises:
+        UserError: A file or a link of that name is: no save of ours makes one.
+    """
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise UserError(f"{folder} is no folder, and a checkpoint is to be saved under that name. Move it away.")
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def state_folder(run: Path, step: int) -> Path:

@@ -14,6 +14,8 @@ from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.run.recipe import Recipe
 
 MANIFEST = "manifest.json"
+LOCK = ".lock"
+"""A run's file that the process which trains it holds locked."""
 
 
 class DataRecord(BaseModel):
@@ -36,6 +38,8 @@ class CheckpointRecord(BaseModel):
         loss: Mean training loss (nats a token) since the checkpoint before.
         adapter_sha256: Hash of the adapter.
         reference_sha256: Hash of its reference (see `reference`); None in runs older than this field.
+        tokenizer_sha256: Hash of its tokenizer and chat template; None in runs older than this field, in which a change
+            of them is not noticed.
     """
 
     step: int
@@ -43,6 +47,7 @@ class CheckpointRecord(BaseModel):
     loss: float
     adapter_sha256: str
     reference_sha256: str | None = None
+    tokenizer_sha256: str | None = None
 
 
 class Continuation(BaseModel):
