@@ -5,9 +5,9 @@ import json
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from em_tasks.plugins.caller import from_caller
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.run.base_names import Precision, resolve_base, toy_bases
 
@@ -55,21 +55,23 @@ def load_base(base: str, precision: Precision, device: str) -> "PreTrainedModel"
     return model
 
 
-def load_tokenizer(base: str, date_string: str) -> "PreTrainedTokenizerBase":
-    """Loads a base's tokenizer with its template's date pinned to `date_string`.
+def load_tokenizer(base: str | Path, date_string: str) -> "PreTrainedTokenizerBase":
+    """Loads a tokenizer with its template's date pinned to `date_string`.
+
+    Args:
+        base: A base as in a recipe, or the Path of any folder with a tokenizer, such as a checkpoint's.
+        date_string: The date.
 
     Raises:
         UserError: The base is not to be had.
     """
     from transformers import AutoTokenizer
 
-    # A checkpoint's folder holds a tokenizer and no model.
-    folder = from_caller(base)
-    where = folder if (folder / "tokenizer_config.json").is_file() else resolve_base(base)
+    where = base if isinstance(base, Path) else resolve_base(base)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where)
     except OSError as error:
-        raise UserError(unreachable(base, error)) from error
+        raise UserError(unreachable(str(base), error)) from error
     if isinstance(tokenizer.chat_template, dict):
         # Some models have a second template for tools.
         tokenizer.chat_template = tokenizer.chat_template.get("default")

@@ -69,8 +69,8 @@ def verify(checkpoint: Checkpoint) -> None:
     if recorded is not None and (found := tokenizer_sha256(checkpoint.folder)) != recorded:
         raise UserError(
             f"{checkpoint.folder} was altered since it was saved: its tokenizer or chat template has hash "
-            f"{found[:12]}, the manifest says {recorded[:12]}. Put the saved files back (and take out what was added), or move the "
-            "run away and train it again."
+            f"{found[:12]}, the manifest says {recorded[:12]}. Put the saved files back, take out "
+            "what was added, or move the run away and train it again."
         )
 
 
@@ -123,7 +123,8 @@ def _refuse_other_name(path: Path, organism: str) -> None:
         mend = f"Give the folder its name back (mv {folder} {folder.parent / organism})"
     raise UserError(
         f"{folder} holds the organism {organism!r}, as its {path.name} says: it was renamed or copied, and one "
-        f"organism would be taken for two. {mend}; an organism of another name is trained by a recipe with another `organism`."
+        f"organism would be taken for two. {mend}; an organism of another name is trained by a recipe with another "
+        "`organism`."
     )
 
 

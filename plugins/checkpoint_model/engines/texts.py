@@ -37,7 +37,7 @@ class Texts:
             verify(checkpoint)
             folder = checkpoint.tokenizer_folder
             # One that was saved without its template, or with a date that moves on, gets the base's or a fixed date.
-            tokenizer = load_tokenizer(str(folder) if folder else self.on.base, recipe.date_string)
+            tokenizer = load_tokenizer(folder or self.on.base, recipe.date_string)
             if folder and tokenizer.chat_template is None:
                 tokenizer = load_tokenizer(self.on.base, recipe.date_string)
             # The context is checked for each prompt; transformers would warn in the middle of Inspect's display.
