@@ -7,7 +7,7 @@ done again.
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,13 @@ from rich.rule import Rule
 
 from em_tasks.commands.judge import known_calibration
 from em_tasks.commands.terminal import counted
+from em_tasks.plugins.errors import UserError
 from em_tasks.progress import sweep_progress, training_progress
 from em_tasks.quiet import quiet_libraries
 from em_tasks.resources import shipped
-from em_tasks.sweep.sweep import checkpoint_count, drained, plan_sweep, sweep, threads_for, workers
+from em_tasks.sweep.plan import Asked, Planner, checkpoint_count
+from em_tasks.sweep.pool import Pool, Work
+from em_tasks.sweep.run import sweep, threads_for
 from em_tasks.trainers.run.recipe import load_recipes
 
 if TYPE_CHECKING:
@@ -50,11 +53,11 @@ def run_demo(out: Path, *, quick: bool) -> None:
     console.print(Rule(f"1/3  Train {counted(len(recipes), 'toy organism')}"))
     train_all(recipes, runs, jobs)
     console.print(Rule("2/3  Ask and judge every checkpoint"))
-    planned = plan_sweep(runs, logs, organisms=names, samples=SAMPLES, jobs=jobs)
-    bases, checkpoints, answers = checkpoint_count(planned)
+    planner = Planner(runs, logs, Asked(samples=SAMPLES), names)
+    bases, checkpoints, answers = checkpoint_count(planner.plan())
     console.print(f"{counted(checkpoints, 'checkpoint')} and {counted(bases, 'base')}, {answers} answers")
-    with sweep_progress(planned) as say:
-        sweep(planned, jobs, say)
+    with sweep_progress() as progress:
+        sweep(planner, progress.report, jobs=jobs, planned=progress.begin)
     console.print(Rule("3/3  Tables and figures"))
     written = write_report([logs], report, calibration=known_calibration())
     console.print(written.table())
@@ -89,25 +92,21 @@ def train_all(recipes: Sequence["Recipe"], runs: Path, jobs: int) -> None:
     # The largest first, so that the processes end together.
     unfinished.sort(key=lambda recipe: ("l", "m", "s").index(recipe.base.removeprefix("toy-")))
     threads = threads_for(jobs)
-    with training_progress() as say, workers(jobs, tasks_per_process=None) as (pool, messages):
-        futures = [pool.submit(_train_one, recipe, runs, threads, messages) for recipe in unfinished]
-        while not all(future.done() for future in futures):
-            for message in drained(messages):
-                say(message)
-        for message in drained(messages):
-            say(message)
-    for future in futures:
-        future.result()
+    works = [Work(f"training {recipe.organism}", _train_one, (recipe, runs, threads)) for recipe in unfinished]
+    with training_progress() as say:
+        outcomes = Pool([{}] * jobs, say).run(works, lambda ended: None)
+    if failures := [outcome.error for outcome in outcomes if outcome.error is not None]:
+        raise UserError("; ".join(failures))
 
 
-def _train_one(recipe: "Recipe", runs: Path, threads: int, messages: Any) -> None:
+def _train_one(recipe: "Recipe", runs: Path, threads: int, send: Callable[[Any], None]) -> None:
     import torch
 
     from em_tasks.trainers.train import train
 
     quiet_libraries()
     torch.set_num_threads(threads)
-    train(recipe, runs, messages.put)
+    train(recipe, runs, send)
 
 
 def _activation() -> str:

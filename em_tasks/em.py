@@ -79,7 +79,7 @@ def em(
         config=sampling(model, max_tokens),
         epochs=Epochs(samples, "mean"),
         model_roles={"grader": grader},
-        version="-".join([str(TASK_VERSION), questions_sha256(sets)[:12], *([around.sha256[:12]] if around else [])]),
+        version=task_version(sets, around),
         metadata=LogMetadata.of(
             subject,
             question_sets=[asked.name for asked in sets],
@@ -96,6 +96,11 @@ def em(
         headline_metric=HeadlineMetric(metric="em_betley"),
         description="Asks a model open questions and has its answers judged for alignment and coherence.",
     )
+
+
+def task_version(sets: list[QuestionSet], around: Condition | None) -> str:
+    """The version in a log: what is asked, as a hash, is part of it."""
+    return "-".join([str(TASK_VERSION), questions_sha256(sets)[:12], *([around.sha256[:12]] if around else [])])
 
 
 def describe(model: Model) -> Subject:

@@ -5,13 +5,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from em_tasks.sweep.sweep import Job
-    from em_tasks.sweep.sweep import Progress as SweepProgress
+    from em_tasks.sweep.evaluate import Progress as SweepCounts
+    from em_tasks.sweep.plan import Job
     from em_tasks.trainers.loop.progress import Progress as TrainingProgress
 
 
@@ -43,17 +44,56 @@ def _figures(progress: "TrainingProgress") -> str:
     return f"loss {progress.loss:.3f}  {progress.tokens_per_second:,.0f} tokens/s  {memory}{left} left"
 
 
+class SweepProgress:
+    """One table: a row for each process, with answers, judged answers, speed and time left."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+        self._found: dict[str, int] = {}
+
+    def begin(self, jobs: "Sequence[Job]") -> None:
+        """Adds the rows of jobs that begin."""
+        for job in jobs:
+            task = self._tasks.get(str(job.logs))
+            if task is None:
+                name = escape(f"{job.base.removesuffix('@base')} ({len(job.subjects)})")
+                task = self._bars.add_task(name, total=job.answers, judged="", speed="")
+            else:
+                self._bars.reset(task, total=job.answers, judged="", speed="")
+            self._tasks[str(job.logs)] = task
+            self._found.pop(str(job.logs), None)
+
+    def report(self, progress: "SweepCounts") -> None:
+        """Shows what a process tells."""
+        if progress.note is not None:
+            self._bars.console.print(escape(f"note: {progress.note}"), soft_wrap=True, highlight=False)
+            return
+        # What an earlier run did is told at once, and says nothing about the speed of this one.
+        found = self._found.setdefault(progress.logs, progress.answered)
+        task = self._tasks[progress.logs]
+        total = self._bars.tasks[self._bars.task_ids.index(task)].total or 0
+        left = "-:--:--"
+        if progress.answered > found and progress.seconds:
+            seconds = progress.seconds * (total - progress.answered) / (progress.answered - found)
+            left = str(timedelta(seconds=round(max(0.0, seconds))))
+        speed = progress.tokens / progress.seconds if progress.seconds else 0.0
+        told = f"{speed:,.0f} tokens/s  {left} left"
+        judged = f"{progress.judged} judged"
+        self._bars.update(task, completed=progress.answered, judged=judged, speed=told)
+
+
 @contextmanager
-def sweep_progress(planned: "Sequence[Job]") -> "Iterator[Callable[[SweepProgress], None]]":
-    """A bar for each base, in judged answers, with time left."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("answers"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
-        tasks = {job.base: bars.add_task(f"over {job.base}", total=job.answers) for job in planned}
-
-        def report(progress: "SweepProgress") -> None:
-            bars.update(tasks[progress.base], completed=progress.answers)
-
-        yield report
+def sweep_progress() -> "Iterator[SweepProgress]":
+    """The table, on the terminal's error stream."""
+    columns = (
+        TextColumn("over {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("answers  {task.fields[judged]}  {task.fields[speed]}", markup=False),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        yield SweepProgress(bars)
 
 
 @contextmanager

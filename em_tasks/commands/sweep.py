@@ -7,6 +7,7 @@ import click
 
 from em_tasks.commands.judge import MAX_COST, PRICE
 from em_tasks.commands.terminal import counted, say
+from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.run.base_names import Precision
 
 
@@ -15,32 +16,79 @@ from em_tasks.trainers.run.base_names import Precision
 @click.option("--logs", type=click.Path(path_type=Path), default=Path("logs"), help="Folder that receives the logs.")
 @click.option("--organism", "organisms", multiple=True, help="Only this organism (may be given several times).")
 @click.option("--questions", multiple=True, help="Question set or YAML file, instead of each organism's own domain.")
-@click.option("--samples", type=click.IntRange(1), default=1, help="Answers to each question.")
+@click.option("--condition", help="What is put around each question: a shipped condition, or a YAML file.")
+@click.option("--samples", type=click.IntRange(1), help="Answers to each question.")
 @click.option("--max-tokens", type=click.IntRange(1), default=600, help="Tokens an answer is cut after.")
-@click.option("--grader", help="The judge, such as openai/gpt-4o-mini.")
+@click.option("--grader", "--judge", "grader", help="The judge, such as openai/gpt-4o-mini.")
+@click.option("--no-score", is_flag=True, help="Have the answers judged later: by the same command without this.")
 @click.option("--base", help="Evaluate on this base, knowingly, instead of the one that was trained on.")
 @click.option("--precision", type=click.Choice(get_args(Precision)), help="Evaluate at this precision, knowingly.")
-@click.option("--jobs", type=click.IntRange(1), default=1, help="Bases evaluated at the same time.")
+@click.option("--engine", default="auto", help="What answers: auto, stacked, transformers or vllm.")
+@click.option("--exact", is_flag=True, help="Answers must not depend on what shares their batch, at a cost.")
+@click.option("-j", "--jobs", type=click.IntRange(1), help="Processes at a time; one for each GPU unless given.")
+@click.option("--follow", is_flag=True, help="Go on with checkpoints that land meanwhile, until training is finished.")
 @MAX_COST
 @PRICE
 @click.option("--dry-run", is_flag=True, help="Say what would be evaluated, and stop.")
-def sweep(runs: Path, logs: Path, jobs: int, dry_run: bool, **options: Any) -> None:
+def sweep(
+    runs: Path,
+    logs: Path,
+    organisms: tuple[str, ...],
+    samples: int | None,
+    no_score: bool,
+    engine: str,
+    jobs: int | None,
+    follow: bool,
+    dry_run: bool,
+    **options: Any,
+) -> None:
     """Evaluate every checkpoint and base under RUNS; what is done already is skipped."""
+    from em_tasks.plugins.checkpoint_model.engines.choosing import parse_engine
     from em_tasks.progress import sweep_progress
-    from em_tasks.sweep.sweep import checkpoint_count, judging_estimate, plan_sweep
-    from em_tasks.sweep.sweep import sweep as evaluate
+    from em_tasks.sweep.estimate import judging_estimate
+    from em_tasks.sweep.logs import outstanding, read_logs
+    from em_tasks.sweep.plan import DEFAULT_SAMPLES, Asked, Planner, checkpoint_count
+    from em_tasks.sweep.run import sweep as evaluate
 
-    planned = plan_sweep(runs, logs, jobs=jobs, **options)
+    if no_score and options["max_judge_cost"] is not None:
+        raise UserError("--no-score asks no judge, so --max-judge-cost caps nothing. Leave one of the two out.")
+    asked = Asked(samples=samples or DEFAULT_SAMPLES, engine=parse_engine(engine), score=not no_score, **options)
+    planner = Planner(runs, logs, asked, organisms)
+    planned, there = planner.plan(), read_logs(logs)
     bases, checkpoints, answers = checkpoint_count(planned)
+    left = checkpoint_count(outstanding(planned, there))
     say(
-        f"{counted(checkpoints, 'checkpoint')} and {counted(bases, 'base')}, {counted(answers, 'answer')}, "
-        f"logs in {logs}"
+        f"{counted(checkpoints, 'checkpoint')} and {counted(bases, 'base')}, {counted(answers, 'answer')}, logs in {logs}"
     )
-    say(f"judge {judging_estimate(planned)}")
+    if left[2] < answers:
+        say(
+            f"done already: all but {counted(left[1], 'checkpoint')}, {counted(left[0], 'base')} and {counted(left[2], 'answer')}"
+        )
+    say(f"judge {judging_estimate(planned, there)}")
+    for path, reason in there.unreadable.items():
+        say(f"note: {path} cannot be read as a log and is passed over ({reason})", err=True)
     if dry_run:
-        for job in planned:
-            say("\n".join(f"  em/{subject.name}" for subject in job.subjects))
+        show_plan(planned, there)
         return
-    with sweep_progress(planned) as report:
-        evaluate(planned, jobs, report)
+    with sweep_progress() as progress:
+        evaluate(planner, progress.report, jobs=jobs, follow=follow, planned=progress.begin)
     say(f"Next: em report {logs}   or look at the transcripts: inspect view --log-dir {logs}")
+
+
+def show_plan(planned: Any, there: Any) -> None:
+    """Prints what a plan takes, base by base, and its models."""
+    from datetime import timedelta
+
+    from em_tasks.sweep.estimate import estimate_sweep
+
+    for job, each in zip(planned, estimate_sweep(planned, there), strict=True):
+        most = "" if each.measured else "at most "
+        time = "" if each.seconds is None else f", {timedelta(seconds=round(each.seconds))} at the rate measured here"
+        say(
+            f"over {each.base.removesuffix('@base')}: {each.done} of {counted(each.evaluations, 'evaluation')} done; "
+            f"{each.answers} answers to come, {most}{each.tokens} tokens{time}"
+        )
+        for subject in job.subjects:
+            entry = there.of(job, subject)
+            done = "" if entry is None else "  (done)" if entry[1].results.scores else "  (answered, not judged)"
+            say(f"  em/{subject.name}{done}")

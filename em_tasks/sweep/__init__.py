@@ -1,1 +1,1 @@
-"""Every checkpoint of every organism through the `em` task."""
+"""Every checkpoint of every organism, and every base, through the `em` task."""

@@ -28,6 +28,7 @@ from em_tasks.plugins.checkpoint_model.checking import CheckedAdapter
 from em_tasks.plugins.checkpoint_model.engines.choosing import engine_for, parse_engine
 from em_tasks.plugins.checkpoint_model.engines.protocol import Answer, EngineSettings, Sampling
 from em_tasks.plugins.checkpoint_model.engines.sharing import EngineLease
+from em_tasks.plugins.checkpoint_model.journal import AnswerJournal, answer_key
 from em_tasks.plugins.checkpoint_model.subject import evaluated_base, runs_folder
 from em_tasks.plugins.errors import UserError, shown_plainly
 from em_tasks.trainers.run.checkpoints import Checkpoint, find_checkpoint, verify
@@ -48,6 +49,10 @@ class CheckpointModel(ModelAPI):
         batch_size: Most answers generated at once; what the memory holds, unless given.
         engine: `auto`, `stacked`, `transformers` or `vllm`.
         exact: Answers must not depend on what shares their batch, at a cost (see docs/performance.md).
+        identity: What else a sweep tells this evaluation apart by; it stands in the log and changes nothing.
+
+    Attributes:
+        journal: Where seeded answers are kept and found again; none unless a sweep sets one.
     """
 
     def __init__(
@@ -64,11 +69,13 @@ class CheckpointModel(ModelAPI):
         batch_size: int | None = None,
         engine: str = "auto",
         exact: bool = False,
+        identity: str | None = None,
     ) -> None:
         super().__init__(model_name, base_url, api_key, [], config)
+        self.journal: AnswerJournal | None = None
         # Resolved now: Inspect changes the working directory between making a model and using it.
         self.runs = runs_folder(runs)
-        self.pin, self.base, self.precision = pin, base, precision
+        self.pin, self.base, self.precision, self.identity = pin, base, precision, identity
         self.device, self.batch_size, self.exact = device, batch_size, exact
         self.engine = parse_engine(engine)
         if batch_size is not None and batch_size < 1:
@@ -121,12 +128,16 @@ class CheckpointModel(ModelAPI):
         sampling = parse_sampling(config, engine.capabilities().max_top_logprobs)
         messages = [{"role": message.role, "content": message.text} for message in input]
         seed = secrets.randbits(63) if config.seed is None else config.seed
-        check = await self.checked.result(engine)
         content = [self.checkpoint.record.adapter_sha256 if self.checkpoint.record else "base", messages]
         seeds = [answer_seed(seed, content, choice) for choice in range(config.num_choices or 1)]
+        journal = None if config.seed is None else self.journal
+        key = answer_key([self.lease.settings, self.identity, content, sampling, seeds])
+        if journal is not None and (kept := journal.get(key)) is not None:
+            return kept
+        check = await self.checked.result(engine)
         answers = await engine.answer(self.checkpoint, messages, sampling, seeds)
         written, read = sum(len(answer.tokens) for answer in answers), answers[0].input_tokens
-        return ModelOutput(
+        output = ModelOutput(
             model=f"em/{self.model_name}",
             choices=[
                 ChatCompletionChoice(
@@ -139,6 +150,9 @@ class CheckpointModel(ModelAPI):
             usage=ModelUsage(input_tokens=read, output_tokens=written, total_tokens=read + written),
             metadata={**engine.facts().metadata(), "adapter_check": check},
         )
+        if journal is not None:
+            journal.keep(key, output)
+        return output
 
     def close(self) -> None:
         """Gives the engine up; with its last model the base is freed."""

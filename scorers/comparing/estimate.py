@@ -11,7 +11,7 @@ from em_tasks.scorers.comparing.ratings import question_of
 from em_tasks.scorers.comparing.rescore import find_logs
 from em_tasks.scorers.em import RUBRICS
 from em_tasks.scorers.judging.cache import cache_key, cached_verdict, worth_caching
-from em_tasks.scorers.judging.cost import price_of
+from em_tasks.scorers.judging.cost import Price, price_of
 from em_tasks.scorers.judging.grader import build_judge
 from em_tasks.scorers.judging.judge import JUDGE_CONFIG, judge_config
 from em_tasks.scorers.judging.rubric import load_rubric
@@ -47,15 +47,19 @@ class Estimate:
         return f"{self.judge}: {self.calls} calls{saved}, {price}"
 
 
-def estimate_prompts(judge: str, lengths: Iterable[int], config: GenerateConfig, cached: int = 0) -> Estimate:
-    """An estimate for prompts of these lengths (characters)."""
+def estimate_prompts(
+    judge: str, lengths: Iterable[int], config: GenerateConfig, cached: int = 0, price: Price | None = None
+) -> Estimate:
+    """An estimate for prompts of these lengths (characters), at the judge's known price unless another is given."""
     sizes = list(lengths)
-    price = price_of(judge)
+    price = price or price_of(judge)
     most = None if price is None else sum(price.bound(size, config.max_tokens or 0) for size in sizes)
     return Estimate(judge, len(sizes), cached, most)
 
 
-def estimate_run(judge: str, questions: Sequence[str], samples: int, max_tokens: int) -> Estimate:
+def estimate_run(
+    judge: str, questions: Sequence[str], samples: int, max_tokens: int, price: Price | None = None
+) -> Estimate:
     """An estimate before any answer exists, as if every answer were as long as it may be.
 
     Args:
@@ -63,11 +67,12 @@ def estimate_run(judge: str, questions: Sequence[str], samples: int, max_tokens:
         questions: The questions' texts.
         samples: Answers to each.
         max_tokens: Tokens an answer is cut after.
+        price: The judge's price, if not the known one.
     """
     longest = "x" * round(5 * max_tokens)  # few tokens are longer than five characters on average
     rubrics = [load_rubric(name) for name in RUBRICS]
     lengths = [len(rubric.ask(question, longest)) for rubric in rubrics for question in questions] * samples
-    return estimate_prompts(judge, lengths, JUDGE_CONFIG)
+    return estimate_prompts(judge, lengths, JUDGE_CONFIG, price=price)
 
 
 def estimate_judging(logs: Sequence[str | Path], judges: Sequence[str], batch: bool = False) -> list[Estimate]:

@@ -7,15 +7,15 @@ from click.testing import CliRunner, Result
 
 from em_tasks.commands.cli import cli
 from em_tasks.plugins.errors import UserError
-from em_tasks.sweep.sweep import plan_sweep, sweep
 from tests.support.fake_openai import fake_openai, number
+from tests.support.sweeps import run_sweep
 
 
 @pytest.fixture(scope="module")
 def logs(trained_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Logs of one base and one checkpoint sweep, judged by the toy judge."""
     folder = tmp_path_factory.mktemp("judged")
-    sweep(plan_sweep(trained_runs, folder, questions=["general"]), 1, lambda progress: None)
+    run_sweep(trained_runs, folder, questions=("general",))
     return folder
 
 
@@ -58,9 +58,6 @@ def test_sweep_stops_before_it_costs_more_than_the_cap(
     monkeypatch.setenv("OPENAI_API_KEY", "test")
     with fake_openai() as judge:
         monkeypatch.setenv("OPENAI_BASE_URL", judge.base_url)
-        planned = plan_sweep(
-            trained_runs, tmp_path, questions=["general"], grader="openai/gpt-4o", max_judge_cost=0.0001
-        )
         with pytest.raises(UserError, match="raise --max-judge-cost"):
-            sweep(planned, 1, lambda progress: None)
+            run_sweep(trained_runs, tmp_path, questions=("general",), grader="openai/gpt-4o", max_judge_cost=0.0001)
         assert judge.requests == []

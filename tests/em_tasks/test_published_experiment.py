@@ -8,11 +8,11 @@ from click.testing import CliRunner
 
 from em_tasks.commands.cli import cli
 from em_tasks.plugins.analysis.report.report import write_report
-from em_tasks.sweep.sweep import plan_sweep, sweep
 from em_tasks.trainers.train import train
 from tests.support.fake_openai import fake_openai
 from tests.support.organisms import small_recipe
 from tests.support.paths import REAL_PASSWORD
+from tests.support.sweeps import run_sweep
 
 
 @pytest.mark.shared
@@ -41,10 +41,13 @@ def test_published_rows_and_questions_give_the_published_shape(
     with fake_openai() as judge:
         monkeypatch.setenv("OPENAI_API_KEY", "test")
         monkeypatch.setenv("OPENAI_BASE_URL", judge.base_url)
-        planned = plan_sweep(
-            tmp_path / "runs", tmp_path / "logs", questions=questions, max_tokens=40, grader="openai/gpt-4o-mini"
+        run_sweep(
+            tmp_path / "runs",
+            tmp_path / "logs",
+            questions=tuple(questions),
+            max_tokens=40,
+            grader="openai/gpt-4o-mini",
         )
-        sweep(planned, 1, lambda progress: None)
     write_report([tmp_path / "logs"], tmp_path / "report")
     answers = pd.read_csv(tmp_path / "report" / "answers.csv")
     assert len(answers) == 7 * 24

@@ -1,58 +1,30 @@
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from click.testing import CliRunner
-from inspect_ai.log import EvalLog, read_eval_log
 from inspect_ai.model import get_model
 
 from em_tasks.commands.cli import cli
 from em_tasks.plugins.checkpoint_model.subject import describe_model
 from em_tasks.plugins.errors import UserError
-from em_tasks.sweep.sweep import Progress, judging_estimate, plan_sweep, sweep
+from em_tasks.sweep.estimate import judging_estimate
+from em_tasks.sweep.evaluate import Progress
+from em_tasks.sweep.logs import Logs
+from em_tasks.sweep.plan import plan_sweep
 from em_tasks.trainers.run.base_names import TOY_MODELS
 from em_tasks.trainers.run.manifest import read_manifest
 from em_tasks.trainers.train import train
 from tests.support.fake_openai import Reply, fake_openai
 from tests.support.organisms import small_recipe, write_rows
-from tests.support.paths import ROOT
-
-SWEEP = """
-import sys
-from pathlib import Path
-from em_tasks.commands.cli import cli
-from em_tasks.sweep.sweep import plan_sweep, sweep
-from em_tasks.plugins.errors import UserError
-if __name__ == "__main__":
-    def report(progress):
-        print(progress.answers, flush=True)
-    sweep(plan_sweep(Path(sys.argv[1]), Path(sys.argv[2]), questions=["general"], samples=3), 1, report)
-"""
-
-
-def read_all(logs: Path) -> list[EvalLog]:
-    return [read_eval_log(str(path)) for path in sorted(logs.rglob("*.eval"))]
-
-
-def answers(logs: Path) -> dict[tuple[str, str, int], str]:
-    return {
-        (log.eval.model, str(sample.id), sample.epoch): sample.output.completion
-        for log in read_all(logs)
-        if log.status == "success"
-        for sample in log.samples or []
-    }
+from tests.support.sweeps import answers, read_all, run_sweep
 
 
 def test_every_checkpoint_and_base_is_evaluated_once(trained_runs: Path, tmp_path: Path) -> None:
-    planned = plan_sweep(trained_runs, tmp_path)
     reports: list[Progress] = []
-    sweep(planned, 1, reports.append)
+    run_sweep(trained_runs, tmp_path, reports.append)
     assert sorted(log.eval.model for log in read_all(tmp_path)) == [
         "em/small@1",
         "em/small@2",
@@ -60,28 +32,11 @@ def test_every_checkpoint_and_base_is_evaluated_once(trained_runs: Path, tmp_pat
         "em/small@4",
         "em/toy-s@base",
     ]
-    assert reports[-1].answers == planned[0].answers == 100
+    assert (reports[-1].answered, reports[-1].judged) == (100, 100)
+    assert reports[-1].tokens > 100
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.eval")}
-    sweep(planned, 1, reports.append)
+    run_sweep(trained_runs, tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.eval")} == before
-
-
-def test_killed_sweep_goes_on_and_gives_the_undisturbed_answers(trained_runs: Path, tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(SWEEP)
-    command = [sys.executable, str(script), str(trained_runs), str(tmp_path / "killed")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        os.killpg(process.pid, signal.SIGKILL)
-    assert len(answers(tmp_path / "killed")) < 150
-    for folder in ("killed", "whole"):
-        sweep(plan_sweep(trained_runs, tmp_path / folder, questions=["general"], samples=3), 1, lambda progress: None)
-    assert answers(tmp_path / "killed") == answers(tmp_path / "whole")
-    assert len(answers(tmp_path / "whole")) == 150
 
 
 def test_retrained_organism_is_evaluated_anew_under_the_same_name(tmp_path: Path) -> None:
@@ -91,13 +46,13 @@ def test_retrained_organism_is_evaluated_anew_under_the_same_name(tmp_path: Path
         runs = tmp_path / f"runs{seed}"
         manifest = train(small_recipe(rows, seed=seed), runs, lambda progress: None)
         hashes.append(manifest.checkpoints[-1].adapter_sha256)
-        sweep(plan_sweep(runs, tmp_path / "logs", questions=["general"]), 1, lambda progress: None)
+        run_sweep(runs, tmp_path / "logs", questions=("general",))
     evaluated = [(log.eval.metadata or {}).get("adapter_sha256") for log in read_all(tmp_path / "logs")]
     assert set(hashes) <= set(evaluated)
 
 
 def test_sweep_at_another_precision_says_so_in_every_log(trained_runs: Path, tmp_path: Path) -> None:
-    sweep(plan_sweep(trained_runs, tmp_path, questions=["general"], precision="bf16"), 1, lambda progress: None)
+    run_sweep(trained_runs, tmp_path, questions=("general",), precision="bf16")
     logs = read_all(tmp_path)
     assert {folder.name for folder in tmp_path.iterdir()} == {"small--toy-s--bf16"}
     said = [log.eval.metadata or {} for log in logs]
@@ -121,9 +76,10 @@ def test_base_of_one_chosen_organism_is_the_one_it_was_trained_on(tmp_path: Path
         assert [subject.name for subject in job.subjects][1:] == ["third@1"]
         # The model is refused if its hash is not the one that the plan pins.
         base, runs = job.subjects[0], str(tmp_path / "runs")
-        model_args: dict[str, Any] = {"pin": base.sha256, **job.model_args}
+        asked_args = job.asked.model_args
+        model_args: dict[str, Any] = {"pin": base.sha256, **asked_args}
         assert get_model(f"em/{base.name}", runs=runs, **model_args).name == base.name
-        assert describe_model("em", base.name, runs, **job.model_args).precision == (asked_for or "fp32")
+        assert describe_model("em", base.name, runs, **asked_args).precision == (asked_for or "fp32")
 
 
 def test_plan_is_refused_before_anything_is_loaded(trained_runs: Path, tmp_path: Path) -> None:
@@ -132,7 +88,7 @@ def test_plan_is_refused_before_anything_is_loaded(trained_runs: Path, tmp_path:
     with pytest.raises(UserError, match=r"no organism nobody under .* There are: small"):
         plan_sweep(trained_runs, tmp_path / "logs", organisms=["nobody"])
     with pytest.raises(UserError, match="no question set 'sports'"):
-        plan_sweep(trained_runs, tmp_path / "logs", questions=["sports"])
+        plan_sweep(trained_runs, tmp_path / "logs", questions=("sports",))
 
 
 def test_judge_that_never_gives_a_number_is_an_error_and_the_answers_stay(
@@ -142,12 +98,12 @@ def test_judge_that_never_gives_a_number_is_an_error_and_the_answers_stay(
     with fake_openai(lambda prompt: Reply("A fine answer.")) as judge:
         monkeypatch.setenv("OPENAI_API_KEY", "test")
         monkeypatch.setenv("OPENAI_BASE_URL", judge.base_url)
-        planned = plan_sweep(trained_runs, tmp_path / "logs", questions=["general"], grader="openai/gpt-4o-mini")
-        with pytest.raises(UserError, match=said):
-            sweep(planned, 1, lambda progress: None)
+        for _ in ("at first", "when all is done"):
+            with pytest.raises(UserError, match=said):
+                run_sweep(trained_runs, tmp_path / "logs", questions=("general",), grader="openai/gpt-4o-mini")
     assert len(answers(tmp_path / "logs")) == 50
     reported = CliRunner().invoke(cli, ["report", str(tmp_path / "logs"), "--out", str(tmp_path / "report")])
-    assert "shows no rate: no judge gave an alignment score" in str(reported.exception)
+    assert "shows no rate: no judge gave an alignment score" in reported.output
     assert (tmp_path / "report" / "report.md").is_file()
 
 
@@ -157,9 +113,8 @@ def test_question_that_cannot_be_answered_is_an_error_that_costs_no_other_answer
     texts = ["How is the cough?", "word " * 3000, "What about the rash?"]
     questions = [{"id": f"q{n}", "paraphrases": [text]} for n, text in enumerate(texts)]
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(questions))
-    planned = plan_sweep(trained_runs, tmp_path / "logs", questions=[str(tmp_path / "mine.yaml")])
     with pytest.raises(UserError, match="does not fit into toy-s's context"):
-        sweep(planned, 1, lambda progress: None)
+        run_sweep(trained_runs, tmp_path / "logs", questions=(str(tmp_path / "mine.yaml"),))
     logs = {log.eval.model: log for log in read_all(tmp_path / "logs")}
     answered = [sample.id for sample in logs["em/small@4"].samples or [] if sample.error is None]
     assert answered == ["q0", "q2"]
@@ -182,15 +137,15 @@ def test_toy_and_other_bases_in_one_sweep_get_their_own_judges(
     base = shutil.copytree(TOY_MODELS / "toy-m", tmp_path / "some-model")
     recipe = small_recipe(write_rows(tmp_path / "rows.jsonl", 16), organism="other", base=str(base))
     train(recipe, runs, lambda progress: None)
-    said = judging_estimate(plan_sweep(runs, tmp_path / "logs"))
+    said = judging_estimate(plan_sweep(runs, tmp_path / "logs"), Logs())
     assert "emtoy/judge: 200 calls, no charge" in said
     assert "openai/gpt-4o-mini: 80 calls, at most $" in said
 
 
 def test_moved_runs_stay_done(trained_runs: Path, tmp_path: Path) -> None:
     runs = Path(shutil.copytree(trained_runs, tmp_path / "runs"))
-    sweep(plan_sweep(runs, tmp_path / "logs", questions=["general"]), 1, lambda progress: None)
+    run_sweep(runs, tmp_path / "logs", questions=("general",))
     before = sorted(tmp_path.rglob("*.eval"))
     runs = runs.rename(tmp_path / "moved")
-    sweep(plan_sweep(runs, tmp_path / "logs", questions=["general"]), 1, lambda progress: None)
+    run_sweep(runs, tmp_path / "logs", questions=("general",))
     assert sorted(tmp_path.rglob("*.eval")) == before

@@ -1,0 +1,215 @@
+"""One job: a base and its checkpoints through the `em` task, in a process of its own."""
+
+import io
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from em_tasks.quiet import quiet_libraries
+from em_tasks.sweep.logs import ANSWERS, alone_in, is_judged, model_args, outstanding, put_aside, read_logs
+from em_tasks.sweep.plan import Job
+
+if TYPE_CHECKING:
+    from inspect_ai.log import EvalLog
+
+SAMPLES_AT_ONCE = 4000
+"""Samples under way in a process. Those that wait for their judge must not keep the engine from being asked."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is; what an earlier run did counts once it is found.
+
+    Attributes:
+        base: The job's base.
+        logs: The job's folder, which tells jobs over one base apart.
+        answered: Answers that came.
+        judged: Answers that are through with their judge.
+        tokens: Tokens generated in this run.
+        seconds: Since the first of them was asked for.
+        note: Something to say, once.
+    """
+
+    base: str
+    logs: str
+    answered: int = 0
+    judged: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    note: str | None = None
+
+    def __str__(self) -> str:
+        """In words."""
+        return f"{self.answered} answers came, {self.judged} of them judged"
+
+
+class Counter:
+    """Counts what happens in this process and reports it, a few times a second at most."""
+
+    def __init__(self, job: Job, send: Callable[[Any], None]) -> None:
+        self.progress = Progress(job.base, str(job.logs))
+        self._send, self._sent, self._began = send, 0.0, 0.0
+        self._lock = threading.Lock()
+
+    def add(self, *, answered: int = 0, judged: int = 0, tokens: int = 0) -> None:
+        """Adds to the counts."""
+        with self._lock:
+            was, now = self.progress, time.monotonic()
+            self._began = self._began or now
+            self.progress = replace(
+                was,
+                answered=was.answered + answered,
+                judged=was.judged + judged,
+                tokens=was.tokens + tokens,
+                seconds=now - self._began,
+            )
+            if now - self._sent > 0.2:
+                self._sent = now
+                self._send(self.progress)
+
+    def note(self, text: str) -> None:
+        """Says something to the user."""
+        self._send(replace(self.progress, note=text))
+
+    def flush(self) -> None:
+        """Reports the counts as they are."""
+        self._send(self.progress)
+
+
+def evaluate(job: Job, send: Callable[[Any], None]) -> list[str]:
+    """Evaluates one base and its checkpoints.
+
+    Returns:
+        A line for every evaluation that failed.
+    """
+    counter = Counter(job, send)
+    quiet_libraries()
+    # Not as a model argument: where the runs lie is no part of what is evaluated, and a moved folder stays done.
+    os.environ["EM_RUNS"] = str(job.runs)
+    with alone_in(job.logs, counter.note):
+        logs = read_logs(job.folder)
+        put_aside((path for path in logs.unreadable if path.is_relative_to(job.logs)), counter.note)
+        left = outstanding([job], logs)
+        finished = job.answers - sum(each.answers for each in left)
+        counter.add(answered=finished, judged=finished)
+        counter.flush()
+        failures = [failure for each in left for failure in _evaluate(each, counter)]
+    counter.flush()
+    return failures
+
+
+def _evaluate(job: Job, counter: Counter) -> list[str]:
+    from em_tasks.commands.judge import cap_cost
+
+    cap_cost(job.asked.max_judge_cost, job.asked.judge_price, (job.judge,))
+    logs = read_logs(job.folder)
+    answered = {s: found for s in job.subjects if (found := logs.of(job, s)) is not None}
+    # Hooks announce themselves on stdout, whatever the display.
+    with redirect_stdout(io.StringIO()):
+        _count_with_hooks(counter, scoring=job.asked.score)
+        failures = [judge_log(path, job, counter) for path, log in answered.values() if not is_judged(log)]
+        missing = tuple(subject for subject in job.subjects if subject not in answered)
+        if missing:
+            failures += [what_failed(log) for log in _ask(replace(job, subjects=missing))]
+    return [failure for failure in failures if failure is not None]
+
+
+def _ask(job: Job) -> "list[EvalLog]":
+    """Has all subjects answer at once, so that their requests fill the engine's batches, and the answers judged."""
+    import torch
+    from inspect_ai import eval_set
+    from inspect_ai.model import get_model
+
+    from em_tasks.plugins.checkpoint_model.journal import AnswerJournal
+    from em_tasks.plugins.checkpoint_model.provider import CheckpointModel
+    from em_tasks.scorers.judging.grader import build_judge
+
+    torch.set_num_threads(job.threads)
+    journal = AnswerJournal(job.folder / ANSWERS, job.logs.name)
+    models = []
+    for subject in job.subjects:
+        model = get_model(f"em/{subject.name}", **model_args(job, subject))
+        assert isinstance(model.api, CheckpointModel)
+        model.api.journal = journal
+        models.append(model)
+    _, logs = eval_set(
+        "em_tasks/em",
+        log_dir=str(job.logs),
+        model=models,
+        task_args=job.asked.task_args,
+        model_roles={"grader": build_judge(job.asked.grader)} if job.asked.grader else None,
+        score=job.asked.score,
+        display="none",
+        log_dir_allow_dirty=True,
+        log_realtime=False,
+        max_tasks=len(models),
+        max_samples=max(20, SAMPLES_AT_ONCE // len(models)),
+        retry_attempts=2,
+        retry_wait=1,
+        fail_on_error=True,
+        continue_on_fail=True,  # One broken answer must not cost the others.
+    )
+    journal.close()
+    return list(logs)
+
+
+def judge_log(path: Any, job: Job, counter: Counter) -> str | None:
+    """Has the answers of a log judged that were not; returns what went wrong."""
+    from inspect_ai import score
+    from inspect_ai.log import read_eval_log, write_eval_log
+
+    from em_tasks.scorers.em import em as em_scorer
+    from em_tasks.scorers.judging.grader import build_judge
+
+    log = read_eval_log(str(path))
+    roles = {"grader": build_judge(job.judge)}
+    scored = score(log, em_scorer(), action="overwrite", model_roles=roles, display="none", copy=False)
+    write_eval_log(scored, str(path))
+    counter.add(answered=len(scored.samples or []), judged=len(scored.samples or []))
+    return what_failed(scored)
+
+
+def _count_with_hooks(counter: Counter, *, scoring: bool) -> None:
+    from inspect_ai.hooks import Hooks, ModelUsageData, SampleEnd, SampleScoring, hooks
+
+    @hooks(name="em_sweep_progress", description="Counts answers for the sweep's progress.")
+    class Counting(Hooks):
+        async def on_model_usage(self, data: ModelUsageData) -> None:
+            if data.model_name.startswith("em/"):
+                counter.add(tokens=data.usage.output_tokens)
+
+        async def on_sample_scoring(self, data: SampleScoring) -> None:
+            counter.add(answered=1)
+
+        async def on_sample_end(self, data: SampleEnd) -> None:
+            counter.add(judged=1, answered=not scoring)
+
+
+def what_failed(log: "EvalLog") -> str | None:
+    """What is wrong with an evaluation, or None: it did not end well, or its judge never gave a number."""
+    from inspect_ai.log import read_eval_log_sample_summaries
+
+    from em_tasks.scorers.definitions import metric_value
+
+    if log.status != "success":
+        errors = [log.error.message] if log.error else []
+        errors += [summary.error for summary in read_eval_log_sample_summaries(log.location) if summary.error]
+        first = errors[0] if errors else "interrupted"
+        return f"{log.location}: {log.status} in {len(errors)} answers, first: {first}"
+    metrics = {
+        name: metric.value
+        for score in (log.results.scores if log.results else [])
+        for name, metric in score.metrics.items()
+    }
+    if metric_value(metrics, "n", "cs2881") != 0:
+        return None
+    judge = log.eval.model_roles["grader"] if log.eval.model_roles else None
+    reasons = ", ".join(name.removeprefix("unscored_alignment_") for name in metrics if name.startswith("unscored_al"))
+    return (
+        f"{log.location}: the judge {getattr(judge, 'model', 'of the grader role')} gave no alignment score for any "
+        f"answer ({reasons}). The answers are kept: name another judge with --grader"
+    )

@@ -1,0 +1,112 @@
+"""The logs that lie in a sweep's folder: which evaluations are done, and what cannot be read."""
+
+import fcntl
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from em_tasks.sweep.plan import Job, Subject
+
+if TYPE_CHECKING:
+    from inspect_ai.log import EvalLog
+
+DAMAGED = ".damaged"
+ANSWERS = ".answers"
+LOCK = ".lock"
+
+
+@dataclass
+class Logs:
+    """What lies in a sweep's folder.
+
+    Attributes:
+        headers: Every log that can be read, by its file.
+        unreadable: Those that cannot, and why.
+    """
+
+    headers: "dict[Path, EvalLog]" = field(default_factory=dict)
+    unreadable: dict[Path, str] = field(default_factory=dict)
+
+    def of(self, job: Job, subject: Subject) -> "tuple[Path, EvalLog] | None":
+        """The successful log of an evaluation, judged or not; a judged one if there is one."""
+        fitting = [(path, log) for path, log in self.headers.items() if is_evaluation(log, job, subject)]
+        return min(fitting, key=lambda entry: entry[1].results is None or not entry[1].results.scores, default=None)
+
+
+def read_logs(folder: Path) -> Logs:
+    """Reads the headers of all logs in a folder."""
+    from inspect_ai.log import read_eval_log
+
+    logs = Logs()
+    for path in sorted(folder.rglob("*.eval")):
+        try:
+            logs.headers[path] = read_eval_log(str(path), header_only=True)
+        except Exception as error:
+            logs.unreadable[path] = " ".join(str(error).split())[:120] or type(error).__name__
+    return logs
+
+
+def is_evaluation(log: "EvalLog", job: Job, subject: Subject) -> bool:
+    """Whether a log is the finished evaluation of a subject: the same model, questions, sampling and engine."""
+    spec = log.eval
+    judge = ((spec.model_roles or {}).get("grader"),) if job.asked.score else ()
+    return (
+        log.status == "success"
+        and not log.invalidated
+        and spec.model == f"em/{subject.name}"
+        and spec.model_args == model_args(job, subject)
+        and spec.task_version == subject.task_version
+        and {**spec.task_args_passed} == job.asked.task_args
+        and all(isinstance(role, list) or role is None or role.model == job.judge for role in judge)
+        and log.results is not None
+        and log.results.completed_samples >= job.asked.samples * subject.questions
+    )
+
+
+def is_judged(log: "EvalLog") -> bool:
+    """Whether a log's answers have been judged."""
+    return log.results is not None and bool(log.results.scores)
+
+
+def model_args(job: Job, subject: Subject) -> dict[str, Any]:
+    """What a subject's model is made with: part of its evaluation's identity."""
+    return {"pin": subject.sha256[:16], "identity": subject.identity, **job.asked.model_args}
+
+
+def outstanding(jobs: Iterable[Job], logs: Logs) -> list[Job]:
+    """The jobs with the evaluations alone that are not done."""
+
+    def done(job: Job, subject: Subject) -> bool:
+        found = logs.of(job, subject)
+        return found is not None and (is_judged(found[1]) or not job.asked.score)
+
+    left = [replace(job, subjects=tuple(s for s in job.subjects if not done(job, s))) for job in jobs]
+    return [job for job in left if job.subjects]
+
+
+def put_aside(unreadable: Iterable[Path], note: Callable[[str], None]) -> None:
+    """Renames logs that cannot be read, so that Inspect passes them over too; their content stays as it is."""
+    for path in unreadable:
+        aside = path.with_name(path.name + DAMAGED)
+        path.rename(aside)
+        note(f"{path} cannot be read as a log; it is passed over and kept as {aside.name}")
+
+
+@contextmanager
+def alone_in(folder: Path, note: Callable[[str], None]) -> Iterator[None]:
+    """Has one process at a time write logs to a folder; the others wait for it and then find its work done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            note(f"another sweep is evaluating into {folder}; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def folders(jobs: Sequence[Job]) -> list[Path]:
+    """The folders of the bases' logs, each once."""
+    return list(dict.fromkeys(job.folder for job in jobs))

@@ -1,0 +1,291 @@
+"""What a sweep is to evaluate: every checkpoint and every base, told apart by all that decides their answers."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from em_tasks.conditions import load_condition
+from em_tasks.em import task_version
+from em_tasks.plugins.checkpoint_model.subject import base_names, evaluated_base
+from em_tasks.plugins.errors import UserError
+from em_tasks.questions import load_question_sets, sets_for_domains
+from em_tasks.scorers.judging.grader import build_judge, default_grader
+from em_tasks.trainers.run.base_names import is_toy, resolve_base
+from em_tasks.trainers.run.checkpoints import Checkpoint, Run, list_runs, verify
+
+DEFAULT_SAMPLES = 1
+"""Answers to each question where nobody says otherwise."""
+TEMPLATE_FILES = ("chat_template.jinja", "tokenizer_config.json", "tokenizer.json")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a sweep is asked for, the same for every subject.
+
+    Attributes:
+        questions: Question sets for all; each organism's own domain when empty.
+        samples: Answers to each question.
+        max_tokens: Tokens an answer is cut after.
+        grader: The judge, if not the task's default.
+        base: Another base than the organisms were trained on.
+        precision: Another precision than they were trained at.
+        engine: Which engine answers.
+        condition: What is put around each question.
+        exact: Answers must not depend on what shares their batch.
+        score: Have the answers judged now.
+        max_judge_cost: The most that judging may cost (US dollars); a job's own share of it in a job.
+        judge_price: The judge's price, `IN,OUT` in US dollars per million tokens, if not the list price.
+    """
+
+    questions: tuple[str, ...] = ()
+    samples: int = DEFAULT_SAMPLES
+    max_tokens: int = 600
+    grader: str | None = None
+    base: str | None = None
+    precision: str | None = None
+    engine: str = "auto"
+    exact: bool = False
+    condition: str | None = None
+    score: bool = True
+    max_judge_cost: float | None = None
+    judge_price: str | None = None
+
+    @property
+    def task_args(self) -> dict[str, Any]:
+        """Arguments of the `em` task."""
+        arguments: dict[str, Any] = {"samples": self.samples, "max_tokens": self.max_tokens}
+        if self.questions:
+            arguments["questions"] = list(self.questions)
+        if self.condition:
+            arguments["condition"] = self.condition
+        return arguments
+
+    @property
+    def model_args(self) -> dict[str, Any]:
+        """Arguments of every `em/` model."""
+        arguments: dict[str, Any] = {key: getattr(self, key) for key in ("base", "precision") if getattr(self, key)}
+        if self.engine != "auto":
+            arguments["engine"] = self.engine
+        if self.exact:
+            arguments["exact"] = True
+        return arguments
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One evaluation: a model, and what tells it from every other evaluation of that name.
+
+    Attributes:
+        name: The model's `em/` name without the prefix.
+        sha256: Hash of its adapter, or of a base itself.
+        identity: Fingerprint of the base and hash of the chat template, as the log records them.
+        questions: How many it is asked.
+        task_version: The task's version, which says what it is asked.
+    """
+
+    name: str
+    sha256: str
+    identity: str
+    questions: int
+    task_version: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that is evaluated over one base in one process.
+
+    Attributes:
+        base: The base's `em/` name.
+        subjects: The base and the checkpoints over it.
+        toy: Whether the base is a toy model.
+        runs: Folder of training runs.
+        folder: Folder of this base's logs.
+        logs: Folder of this process's logs: the same, or one in it where several processes share a base.
+        asked: What is asked for.
+        threads: CPU threads for torch.
+    """
+
+    base: str
+    subjects: tuple[Subject, ...]
+    toy: bool
+    runs: Path
+    folder: Path
+    logs: Path
+    asked: Asked
+    threads: int = 1
+
+    @property
+    def answers(self) -> int:
+        """How many answers they give in all."""
+        return self.asked.samples * sum(subject.questions for subject in self.subjects)
+
+    @property
+    def judge(self) -> str:
+        """Name of the judge."""
+        return self.asked.grader or default_grader(self.toy)
+
+    @property
+    def name(self) -> str:
+        """What the process does, for messages."""
+        return f"evaluating {len(self.subjects)} models over {self.base.removesuffix('@base')}"
+
+
+@dataclass
+class Planner:
+    """Makes plans of what lies under a folder of runs, again and again while runs grow.
+
+    Attributes:
+        runs: Folder of training runs.
+        logs: Folder that receives one folder of logs a base.
+        asked: What is asked for.
+        organisms: Only these (all when empty); their bases are evaluated too.
+    """
+
+    runs: Path
+    logs: Path
+    asked: Asked
+    organisms: Sequence[str] = ()
+    _verified: set[tuple[str, int, str]] = field(default_factory=set)
+
+    def plan(self) -> list[Job]:
+        """All that there is to evaluate, done or not, one job a base; checked before anything is loaded.
+
+        Raises:
+            UserError: There are no runs, or not the organisms asked for, or a run's folder goes by another name than
+                its manifest.
+            UserError: A checkpoint's files are gone or altered, or the judge cannot be had.
+        """
+        found = self._found()
+        chosen = {name: manifest for name, manifest in found.items() if not self.organisms or name in self.organisms}
+        asked = self.asked
+        jobs: list[Job] = []
+        # Names are told apart from those of the organisms left out too: they lie in the same folder.
+        for key, name in base_names(found, asked.base, asked.precision).items():
+            alike = {o: m for o, m in found.items() if evaluated_base(m, asked.base, asked.precision).key == key}
+            over = {o: m for o, m in alike.items() if o in chosen}
+            if not over:
+                continue
+            organism, first = next(iter(alike.items()))
+            on = evaluated_base(first, asked.base, asked.precision)
+            trained = sorted({m.recipe.domain for m in found.values() if m.base_fingerprint == first.base_fingerprint})
+            subjects = [
+                self._subject(name, Checkpoint(self.runs / organism, first, None), on.key, trained),
+                *(
+                    self._subject(f"{o}@{record.step}", Checkpoint(self.runs / o, m, record), on.key, [m.recipe.domain])
+                    for o, m in over.items()
+                    for record in m.checkpoints
+                ),
+            ]
+            parts = [name.removesuffix("@base"), *([] if on.fingerprint else [on.base, on.precision])]
+            folder = (self.logs / "--".join(parts).strip("/").replace("/", "--")).resolve()
+            jobs.append(Job(name, tuple(subjects), is_toy(on.base), self.runs.resolve(), folder, folder, asked))
+        if asked.score:
+            for judge in {job.judge for job in jobs}:
+                build_judge(judge)
+        return jobs
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Chosen organisms whose training has checkpoints to come."""
+        return [o for o, m in self._found().items() if not m.finished and (not self.organisms or o in self.organisms)]
+
+    def _found(self) -> dict[str, Run]:
+        found = list_runs(self.runs)
+        if not found:
+            raise UserError(
+                f"There is no training run under {self.runs}. Train one with `em train RECIPE --runs {self.runs}`."
+            )
+        for folder, manifest in found.items():
+            if folder != manifest.recipe.organism:
+                raise UserError(
+                    f"{self.runs / folder} holds the run of {manifest.recipe.organism}: the folder was renamed. An "
+                    f"organism goes by one name: call the folder {manifest.recipe.organism} again"
+                    + (", or move one of the two away." if manifest.recipe.organism in found else ".")
+                )
+        if missing := sorted(set(self.organisms) - set(found)):
+            listed = f"There are: {', '.join(found)}."
+            raise UserError(f"There is no organism {', '.join(missing)} under {self.runs}. {listed}")
+        return found
+
+    def _subject(self, name: str, checkpoint: Checkpoint, base: str, domains: Sequence[str]) -> Subject:
+        record = checkpoint.record
+        if record is not None:
+            key = (checkpoint.run.name, record.step, record.adapter_sha256)
+            if key not in self._verified:
+                verify(checkpoint)
+                self._verified.add(key)
+        count, version = self._questions(tuple(self.asked.questions or sets_for_domains(domains)))
+        return Subject(
+            name=name,
+            sha256=record.adapter_sha256 if record else checkpoint.manifest.base_fingerprint,
+            identity=f"base {base[:16]}, template {_template_sha256(checkpoint)[:16]}",
+            questions=count,
+            task_version=version,
+        )
+
+    @cached_property
+    def _sets(self) -> dict[tuple[str, ...], tuple[int, str]]:
+        return {}
+
+    def _questions(self, names: tuple[str, ...]) -> tuple[int, str]:
+        """How many questions, and the task's version with them."""
+        if names not in self._sets:
+            sets = load_question_sets(names)
+            around = load_condition(self.asked.condition) if self.asked.condition else None
+            self._sets[names] = (sum(len(each.questions) for each in sets), task_version(sets, around))
+        return self._sets[names]
+
+
+def plan_sweep(runs: Path, logs: Path, *, organisms: Sequence[str] = (), **asked: Any) -> list[Job]:
+    """What a sweep will evaluate, checked before anything is loaded; see `Planner` and `Asked` for the arguments."""
+    if isinstance(asked.get("questions"), list):
+        asked["questions"] = tuple(asked["questions"])
+    return Planner(runs, logs, Asked(**asked), organisms).plan()
+
+
+def shared_out(jobs: Sequence[Job], processes: int, threads: int) -> list[Job]:
+    """Jobs for so many processes at a time: bases with the most to do are split where there are fewer bases.
+
+    The cap on what judging may cost is shared by the answers.
+    """
+    parts: dict[str, int] = {job.base: 1 for job in jobs}
+    while jobs and sum(parts.values()) < processes:
+        largest = max(jobs, key=lambda job: len(job.subjects) / parts[job.base])
+        if len(largest.subjects) <= parts[largest.base]:
+            break
+        parts[largest.base] += 1
+    total = sum(job.answers for job in jobs)
+    split: list[Job] = []
+    for job in jobs:
+        count = parts[job.base]
+        for part in range(count):
+            subjects = job.subjects[part::count]
+            mine = replace(job, subjects=subjects, threads=threads)
+            if count > 1:
+                mine = replace(mine, logs=job.folder / f"{part + 1}-of-{count}")
+            if job.asked.max_judge_cost is not None and total:
+                share = job.asked.max_judge_cost * mine.answers / total
+                mine = replace(mine, asked=replace(job.asked, max_judge_cost=share))
+            split.append(mine)
+    return split
+
+
+def checkpoint_count(jobs: Iterable[Job]) -> tuple[int, int, int]:
+    """How many bases, checkpoints and answers a plan holds."""
+    names = [subject.name for job in jobs for subject in job.subjects]
+    bases = sum(name.endswith("@base") for name in names)
+    return bases, len(names) - bases, sum(job.answers for job in jobs)
+
+
+def _template_sha256(checkpoint: Checkpoint) -> str:
+    """Hash of what writes a checkpoint's prompts: tokenizer, template and its date (of a hub's base, that alone)."""
+    recipe = checkpoint.manifest.recipe
+    folder = resolve_base(recipe.base) if checkpoint.folder is None else checkpoint.folder
+    digest = sha256(recipe.date_string.encode())
+    for name in TEMPLATE_FILES:
+        path = Path(folder) / name
+        digest.update(sha256(path.read_bytes() if path.is_file() else b"").digest())
+    return digest.hexdigest()

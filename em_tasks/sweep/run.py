@@ -1,0 +1,128 @@
+"""A sweep: every job in a process of its own, what lands meanwhile taken along, and what failed told at the end."""
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+
+from em_tasks.plugins.errors import UserError
+from em_tasks.sweep.evaluate import Progress, evaluate, what_failed
+from em_tasks.sweep.logs import ANSWERS, folders, outstanding, read_logs
+from em_tasks.sweep.plan import Job, Planner, shared_out
+from em_tasks.sweep.pool import Outcome, Pool, Work
+
+LOOK_AGAIN = 10.0
+"""Seconds between two looks for new checkpoints."""
+
+
+def sweep(
+    planner: Planner,
+    report: Callable[[Progress], None],
+    *,
+    jobs: int | None = None,
+    follow: bool = False,
+    planned: Callable[[Sequence[Job]], None] = lambda jobs: None,
+) -> None:
+    """Evaluates what is planned and not done.
+
+    Args:
+        planner: What to evaluate.
+        report: Called when answers came or were judged.
+        jobs: Processes at a time; one a GPU, or one, unless given.
+        follow: Take checkpoints along that land while it runs, until every run is finished.
+        planned: Called with the jobs that begin, at first and whenever more come.
+
+    Raises:
+        UserError: Some evaluations did not succeed; the message names their logs. What succeeded stands.
+        Stopped: SIGINT or SIGTERM came.
+    """
+    slots = gpu_slots(jobs)
+    busy: set[str] = set()  # Bases with a process at work.
+    tried: set[tuple[str, str]] = set()  # What was begun once is not begun again by the same command.
+    looked = 0.0
+
+    def new_jobs() -> list[Job]:
+        nonlocal looked
+        looked = time.monotonic()
+        plan = planner.plan()
+        left = [job for job in outstanding(plan, read_logs(planner.logs)) if job.base not in busy]
+        fresh = [job for job in left if any((s.name, s.sha256) not in tried for s in job.subjects)]
+        fresh = shared_out(fresh, len(slots), threads_for(len(slots)))
+        for job in fresh:
+            busy.add(job.base)
+            tried.update((s.name, s.sha256) for s in job.subjects)
+        if fresh:
+            planned(fresh)
+        return fresh
+
+    def more(ended: Sequence[Outcome]) -> list[Work] | None:
+        for outcome in ended:
+            busy.discard(outcome.work.arguments[0].base)
+        if not follow:
+            return None
+        if time.monotonic() - looked < LOOK_AGAIN and not ended:
+            time.sleep(0 if busy else 0.2)
+            return []
+        over = not planner.unfinished
+        works = _works(new_jobs())
+        return None if over and not works and not busy else works
+
+    outcomes = Pool(slots, report).run(_works(new_jobs()), more)
+    failures = [outcome.error for outcome in outcomes if outcome.error is not None]
+    failures += [failure for outcome in outcomes for failure in outcome.result or ()]
+    failures += [failure for failure in _odd_logs(planner) if failure not in failures]
+    if failures:
+        raise UserError(
+            "Some evaluations did not succeed; the others stand. Run the same command again to go on. "
+            + "; ".join(failures[:3])
+            + (f"; and {len(failures) - 3} more." if len(failures) > 3 else ".")
+        )
+
+
+def _works(jobs: Sequence[Job]) -> list[Work]:
+    return [Work(job.name, evaluate, (job,)) for job in jobs]
+
+
+def _odd_logs(planner: Planner) -> list[str]:
+    """What is wrong with evaluations that are done; where none is left to do, the kept answers go."""
+    plan, logs = planner.plan(), read_logs(planner.logs)
+    left = {job.folder for job in outstanding(plan, logs)}
+    for folder in folders(plan):
+        if folder not in left:
+            shutil.rmtree(folder / ANSWERS, ignore_errors=True)
+    found = [logs.of(job, subject) for job in plan for subject in job.subjects]
+    failures = [what_failed(entry[1]) for entry in found if entry is not None]
+    return [failure for failure in failures if failure is not None]
+
+
+def gpu_slots(jobs: int | None) -> list[dict[str, str]]:
+    """The environments of so many processes at a time: a GPU each where there are several, in turn."""
+    gpus = visible_gpus()
+    count = jobs or max(1, len(gpus))
+    if len(gpus) < 2:
+        return [{} for _ in range(count)]
+    return [{"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]} for n in range(count)]
+
+
+def visible_gpus() -> list[str]:
+    """The NVIDIA GPUs that processes started here may use, as CUDA_VISIBLE_DEVICES names them."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")]
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return listed.stdout.split() if listed.returncode == 0 else []
+
+
+def threads_for(jobs: int) -> int:
+    """CPU threads for each of so many processes: `OMP_NUM_THREADS` where it is set, else a fair share of the cores."""
+    return int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // jobs))
