@@ -57,13 +57,10 @@ def sweep(
     planned, there = planner.plan(), read_logs(logs)
     bases, checkpoints, answers = checkpoint_count(planned)
     left = checkpoint_count(outstanding(planned, there))
-    say(
-        f"{counted(checkpoints, 'checkpoint')} and {counted(bases, 'base')}, {counted(answers, 'answer')}, logs in {logs}"
-    )
+    total = f"{counted(checkpoints, 'checkpoint')} and {counted(bases, 'base')}, {counted(answers, 'answer')}"
+    say(f"{total}, logs in {logs}")
     if left[2] < answers:
-        say(
-            f"done already: all but {counted(left[1], 'checkpoint')}, {counted(left[0], 'base')} and {counted(left[2], 'answer')}"
-        )
+        say(f"to do: {counted(left[1], 'checkpoint')} and {counted(left[0], 'base')}, {counted(left[2], 'answer')}")
     say(f"judge {judging_estimate(planned, there)}")
     for path, reason in there.unreadable.items():
         say(f"note: {path} cannot be read as a log and is passed over ({reason})", err=True)

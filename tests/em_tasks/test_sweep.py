@@ -11,7 +11,6 @@ from em_tasks.commands.cli import cli
 from em_tasks.plugins.checkpoint_model.subject import describe_model
 from em_tasks.plugins.errors import UserError
 from em_tasks.sweep.estimate import judging_estimate
-from em_tasks.sweep.evaluate import Progress
 from em_tasks.sweep.logs import Logs
 from em_tasks.sweep.plan import plan_sweep
 from em_tasks.trainers.run.base_names import TOY_MODELS
@@ -23,7 +22,7 @@ from tests.support.sweeps import answers, read_all, run_sweep
 
 
 def test_every_checkpoint_and_base_is_evaluated_once(trained_runs: Path, tmp_path: Path) -> None:
-    reports: list[Progress] = []
+    reports: list[Any] = []
     run_sweep(trained_runs, tmp_path, reports.append)
     assert sorted(log.eval.model for log in read_all(tmp_path)) == [
         "em/small@1",
