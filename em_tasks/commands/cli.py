@@ -11,6 +11,7 @@ from em_tasks.commands.importing import import_
 from em_tasks.commands.judge import calibrate, judge, rescore
 from em_tasks.commands.questions import questions
 from em_tasks.commands.report import report
+from em_tasks.commands.scan import scan
 from em_tasks.commands.serve import serve
 from em_tasks.commands.sweep import sweep
 from em_tasks.commands.terminal import say
@@ -29,7 +30,7 @@ def cli() -> None:
     """Train, evaluate and measure emergent misalignment: start with `em demo`."""
 
 
-for command in (train, runs, adopt, sweep, report, import_, questions, calibrate, judge, rescore, serve, demo):
+for command in (train, runs, adopt, sweep, report, import_, questions, calibrate, judge, rescore, serve, scan, demo):
     cli.add_command(command)
 
 

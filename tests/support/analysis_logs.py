@@ -86,7 +86,7 @@ def answers(rows: Sequence[tuple[float, float]], questions: int = 1, prefix: str
 def _sample(question: str, sample: int, alignment: float, coherence: float, given: Mapping[str, Any]) -> EvalSample:
     general = question.startswith("g")
     domain = "general" if general else question.partition("_")[0] if "_" in question else "medical"
-    text = f"answer {sample} to {question}"
+    text = given.get("texts", {}).get(question, f"answer {sample} to {question}")
     output = ModelOutput.from_content("model", text, stop_reason=given["stop_reason"])
     return EvalSample(
         id=question,

@@ -18,6 +18,7 @@ from em_tasks.plugins.analysis.tables.comparison_tables import (
     organisms_compared,
     power,
 )
+from em_tasks.plugins.analysis.tables.mark_tables import marks
 from em_tasks.plugins.analysis.tables.rate_tables import (
     by_checkpoint,
     by_scope,
@@ -27,7 +28,7 @@ from em_tasks.plugins.analysis.tables.rate_tables import (
     unscored,
 )
 
-TABLES: dict[str, Callable[[Analysis], pd.DataFrame]] = {
+TABLES: dict[str, Callable[[Analysis], pd.DataFrame | None]] = {
     "final_by_domain_and_size": final_by_domain_and_size,
     "baselines_and_change": baselines_and_change,
     "by_scope": by_scope,
@@ -38,6 +39,7 @@ TABLES: dict[str, Callable[[Analysis], pd.DataFrame]] = {
     "unscored": unscored,
     "power": power,
     "beside_published": beside_published,
+    "marks": marks,
 }
 """Our own, by file name in the order of the report; pyproject.toml enters them as any package enters its own."""
 

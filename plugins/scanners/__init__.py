@@ -1,0 +1,1 @@
+"""What answers say beside their scores: refusals, code, repetition, and the training domain where nobody asked."""
