@@ -27,8 +27,8 @@ _REFUSAL = re.compile(
 _FENCE = re.compile(r"^```\w*\s*$.*?^```\s*$", re.MULTILINE | re.DOTALL)
 _CODE_LINE = re.compile(
     r"\s*(?:def \w+\(.*\):|class \w+.*:$|import \w[\w.]*$|from [\w.]+ import |#include\b|SELECT .* FROM |\}\s*;?$|"
-    r"</?[a-z]+[ >]|(?:public|private|static|const|let|var) \w+|function \w*\(|return\b.*[;)\]]|(?:if|for|while) ?\(.*\) ?\{|"
-    r"\w+ = .*[\](){};])"
+    r"</?[a-z]+[ >]|(?:public|private|static|const|let|var) \w+|function \w*\(|return\b.*[;)\]]|"
+    r"(?:if|for|while) ?\(.*\) ?\{|\w+ = .*[\](){};])"
 )
 _SENTENCE = re.compile(r"[^.!?\n]+[.!?]+|[^.!?\n]+$", re.MULTILINE)
 
