@@ -1,0 +1,84 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from em_tasks.sweep.pool import Outcome, Pool, Work
+from tests.support.paths import ROOT
+from tests.support.pool_work import be_killed, double, fail, see_gpu
+
+
+def run(works: list[Work], slots: int = 1, more: Callable[[Any], Any] = lambda ended: None) -> dict[str, Outcome]:
+    outcomes = Pool([{"CUDA_VISIBLE_DEVICES": str(n)} for n in range(slots)], lambda message: None).run(works, more)
+    return {outcome.work.name: outcome for outcome in outcomes}
+
+
+def test_work_reports_and_gives_its_result_and_more_may_come() -> None:
+    told: list[str] = []
+    later = [Work("later", double, (4,))]
+    pool = Pool([{}], told.append)
+    outcomes = pool.run([Work("first", double, (2,))], lambda ended: [later.pop()] if later and ended else None)
+    assert {outcome.work.name: outcome.result for outcome in outcomes} == {"first": 4, "later": 8}
+    assert told == ["doubling 2", "doubling 4"]
+
+
+def test_processes_at_the_same_time_see_a_gpu_each() -> None:
+    outcomes = run([Work("a", see_gpu), Work("b", see_gpu)], slots=2)
+    assert {outcome.result for outcome in outcomes.values()} == {"0", "1"}
+
+
+def test_killed_process_is_named_with_what_it_did_and_takes_no_other_along() -> None:
+    outcomes = run([Work("evaluating toy-l", be_killed), Work("evaluating toy-s", double, (3,))], slots=2)
+    assert outcomes["evaluating toy-s"].result == 6
+    error = str(outcomes["evaluating toy-l"].error)
+    assert "evaluating toy-l: its process was killed (SIGKILL), as the system does when memory is full" in error
+    assert "41 answers came" in error
+
+
+def test_errors_are_told_in_words_and_faults_of_ours_with_their_traceback() -> None:
+    kinds = [Work(kind, fail, (kind,)) for kind in ("user", "disk", "ours")]
+    errors = {name: str(outcome.error) for name, outcome in run(kinds, slots=3).items()}
+    assert errors["user"] == "The base is gone. Bring it back."
+    assert errors["disk"].startswith("The disk is full, or a quota is reached: free some space.")
+    assert "/logs/x.eval" in errors["disk"]
+    assert "Traceback" in errors["ours"]
+    assert "ZeroDivisionError: a fault of ours" in errors["ours"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_nothing_is_left_when_the_command_is_ended(tmp_path: Path, number: signal.Signals) -> None:
+    """Neither the process, nor what it started, nor any helper, whichever way the parent goes."""
+    command = [sys.executable, "-m", "tests.support.pool_work", str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"here\n"
+        left = [int(pid) for pid in (tmp_path / "pids").read_text().split()] + helpers_of(parent.pid)
+        parent.send_signal(number)
+        parent.wait(20)
+    assert parent.returncode != 0
+    deadline = time.monotonic() + 10
+    while any(is_alive(pid) for pid in left) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert [pid for pid in left if is_alive(pid)] == []
+
+
+def helpers_of(pid: int) -> list[int]:
+    """All children of a process, such as multiprocessing's own."""
+    listed = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in listed.read_text().split()] if listed.is_file() else []
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that waits to be reaped does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.is_file() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
