@@ -16,6 +16,7 @@ from em_tasks.trainers.run.base_names import Precision
 @click.option("--logs", type=click.Path(path_type=Path), default=Path("logs"), help="Folder that receives the logs.")
 @click.option("--organism", "organisms", multiple=True, help="Only this organism (may be given several times).")
 @click.option("--questions", multiple=True, help="Question set or YAML file, instead of each organism's own domain.")
+@click.option("--domain", help="What question files probe: a training domain, or general.")
 @click.option("--condition", help="What is put around each question: a shipped condition, or a YAML file.")
 @click.option("--samples", type=click.IntRange(1), help="Answers to each question.")
 @click.option("--max-tokens", type=click.IntRange(1), default=600, help="Tokens an answer is cut after.")
@@ -49,6 +50,7 @@ def sweep(
     from em_tasks.sweep.logs import outstanding, read_logs
     from em_tasks.sweep.plan import DEFAULT_SAMPLES, Asked, Planner, checkpoint_count
     from em_tasks.sweep.run import sweep as evaluate
+    from em_tasks.trainers.run.checkpoints import foreign_manifests
 
     if no_score and options["max_judge_cost"] is not None:
         raise UserError("--no-score asks no judge, so --max-judge-cost caps nothing. Leave one of the two out.")
@@ -62,6 +64,8 @@ def sweep(
     if left[2] < answers:
         say(f"to do: {counted(left[1], 'checkpoint')} and {counted(left[0], 'base')}, {counted(left[2], 'answer')}")
     say(f"judge {judging_estimate(planned, there)}")
+    for note in foreign_manifests(runs):
+        say(f"note: {note}", err=True)
     for path, reason in there.unreadable.items():
         say(f"note: {path} cannot be read as a log and is passed over ({reason})", err=True)
     if dry_run:

@@ -33,6 +33,7 @@ class Asked:
         base: Another base than the organisms were trained on.
         precision: Another precision than they were trained at.
         engine: Which engine answers.
+        domain: What question files probe, instead of what they say.
         condition: What is put around each question.
         exact: Answers must not depend on what shares their batch.
         score: Have the answers judged now.
@@ -48,6 +49,7 @@ class Asked:
     precision: str | None = None
     engine: str = "auto"
     exact: bool = False
+    domain: str | None = None
     condition: str | None = None
     score: bool = True
     max_judge_cost: float | None = None
@@ -59,8 +61,7 @@ class Asked:
         arguments: dict[str, Any] = {"samples": self.samples, "max_tokens": self.max_tokens}
         if self.questions:
             arguments["questions"] = list(self.questions)
-        if self.condition:
-            arguments["condition"] = self.condition
+        arguments |= {key: getattr(self, key) for key in ("domain", "condition") if getattr(self, key)}
         return arguments
 
     @property
@@ -198,13 +199,6 @@ class Planner:
             raise UserError(
                 f"There is no training run under {self.runs}. Train one with `em train RECIPE --runs {self.runs}`."
             )
-        for folder, manifest in found.items():
-            if folder != manifest.recipe.organism:
-                raise UserError(
-                    f"{self.runs / folder} holds the run of {manifest.recipe.organism}: the folder was renamed. An "
-                    f"organism goes by one name: call the folder {manifest.recipe.organism} again"
-                    + (", or move one of the two away." if manifest.recipe.organism in found else ".")
-                )
         if missing := sorted(set(self.organisms) - set(found)):
             listed = f"There are: {', '.join(found)}."
             raise UserError(f"There is no organism {', '.join(missing)} under {self.runs}. {listed}")
@@ -221,7 +215,7 @@ class Planner:
         return Subject(
             name=name,
             sha256=record.adapter_sha256 if record else checkpoint.manifest.base_fingerprint,
-            identity=f"base {base[:16]}, template {_template_sha256(checkpoint)[:16]}",
+            identity=f"base {sha256(base.encode()).hexdigest()[:16]}, template {_template_sha256(checkpoint)[:16]}",
             questions=count,
             task_version=version,
         )
@@ -233,7 +227,7 @@ class Planner:
     def _questions(self, names: tuple[str, ...]) -> tuple[int, str]:
         """How many questions, and the task's version with them."""
         if names not in self._sets:
-            sets = load_question_sets(names)
+            sets = load_question_sets(names, self.asked.domain)
             around = load_condition(self.asked.condition) if self.asked.condition else None
             self._sets[names] = (sum(len(each.questions) for each in sets), task_version(sets, around))
         return self._sets[names]

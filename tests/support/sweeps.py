@@ -4,10 +4,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from inspect_ai.log import EvalLog, read_eval_log
+from inspect_ai.log import (
+    EvalConfig,
+    EvalDataset,
+    EvalLog,
+    EvalMetric,
+    EvalResults,
+    EvalScore,
+    EvalSpec,
+    EvalStats,
+    read_eval_log,
+    write_eval_log,
+)
+from inspect_ai.model import ModelConfig, ModelUsage
 
 from em_tasks.sweep.evaluate import Progress
-from em_tasks.sweep.plan import Asked, Planner
+from em_tasks.sweep.logs import model_args
+from em_tasks.sweep.plan import Asked, Job, Planner, Subject
 from em_tasks.sweep.run import sweep
 
 
@@ -38,3 +51,34 @@ def answers(logs: Path) -> dict[tuple[str, str, int], str]:
         if log.status == "success"
         for sample in log.samples or []
     }
+
+
+def fake_log(job: Job, subject: Subject, *, scored: bool = True, minute: int = 0) -> Path:
+    """A small log that says that an evaluation is done: 20 tokens an answer, half a minute in all."""
+    count = subject.questions * job.asked.samples
+    scores = [EvalScore(name="em", scorer="em", metrics={"n_cs2881": EvalMetric(name="n_cs2881", value=count)})]
+    judge = ModelConfig(model=job.judge)
+    path = job.logs / f"{minute}-{subject.name.replace('/', '_')}.eval"
+    log = EvalLog(
+        status="success",
+        eval=EvalSpec(
+            created="2026-11-21T10:00:00+00:00",
+            task="em_tasks/em",
+            task_version=subject.task_version,
+            task_args_passed=job.asked.task_args,
+            dataset=EvalDataset(),
+            model=f"em/{subject.name}",
+            model_args=model_args(job, subject),
+            model_roles={"grader": judge},
+            config=EvalConfig(),
+        ),
+        results=EvalResults(total_samples=count, completed_samples=count, scores=scores if scored else []),
+        stats=EvalStats(
+            started_at=f"2026-11-21T10:{minute:02}:00+00:00",
+            completed_at=f"2026-11-21T10:{minute:02}:30+00:00",
+            model_usage={f"em/{subject.name}": ModelUsage(output_tokens=20 * count)},
+        ),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_eval_log(log, str(path))
+    return path

@@ -1,0 +1,210 @@
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from em_tasks.commands.cli import cli
+from em_tasks.plugins.errors import UserError
+from em_tasks.sweep.estimate import estimate_sweep, tokens_a_second
+from em_tasks.sweep.logs import DAMAGED, Logs, outstanding, put_aside, read_logs
+from em_tasks.sweep.plan import Job, plan_sweep, shared_out
+from em_tasks.sweep.run import gpu_slots
+from em_tasks.trainers.run.manifest import read_manifest, write_manifest
+from tests.support.sweeps import fake_log
+
+
+def names(jobs: Sequence[Job]) -> list[str]:
+    return [subject.name for job in jobs for subject in job.subjects]
+
+
+@pytest.fixture
+def done(trained_runs: Path, tmp_path: Path) -> Path:
+    """Logs that say that every evaluation of `small` on the general questions is done."""
+    (job,) = plan_sweep(trained_runs, tmp_path / "logs", questions=("general",))
+    for number, subject in enumerate(job.subjects):
+        fake_log(job, subject, minute=number)
+    return tmp_path / "logs"
+
+
+def test_what_is_done_is_not_to_do(trained_runs: Path, done: Path) -> None:
+    plan = plan_sweep(trained_runs, done, questions=("general",))
+    assert outstanding(plan, read_logs(done)) == []
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"samples": 2},
+        {"max_tokens": 10},
+        {"questions": ("medical",)},
+        {"engine": "transformers"},
+        {"exact": True},
+        {"precision": "bf16"},
+        {"base": "toy-s"},
+        {"grader": "openai/gpt-4o"},
+        {"condition": "json"},
+    ],
+    ids=str,
+)
+def test_whatever_changes_the_answers_makes_new_evaluations(
+    trained_runs: Path, done: Path, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "test")
+    plan = plan_sweep(trained_runs, done, **{"questions": ("general",), **asked})
+    left = outstanding(plan, read_logs(done))
+    assert len(names(left)) == 5
+
+
+def test_retrained_adapter_other_base_and_other_template_make_new_evaluations(
+    trained_runs: Path, done: Path, tmp_path: Path
+) -> None:
+    (job,) = plan_sweep(trained_runs, done, questions=("general",))
+    logs = read_logs(done)
+    retrained = replace(job.subjects[1], sha256="f" * 64)
+    other_base = replace(job.subjects[2], identity="base 0, template 0")
+    changed = replace(job, subjects=(job.subjects[0], retrained, other_base))
+    assert names(outstanding([changed], logs)) == [retrained.name, other_base.name]
+    runs = Path(shutil.copytree(trained_runs, tmp_path / "runs"))
+    manifest = read_manifest(runs / "small")
+    for record in manifest.checkpoints:
+        record.tokenizer_sha256 = None  # As in runs of before; with it, another template is refused.
+    write_manifest(runs / "small", manifest)
+    template = runs / "small" / "checkpoint-2" / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    left = outstanding(plan_sweep(runs, done, questions=("general",)), logs)
+    assert names(left) == ["small@2"]
+
+
+def test_answered_and_not_judged_is_done_only_without_judging(trained_runs: Path, done: Path) -> None:
+    for path in done.rglob("*.eval"):
+        path.unlink()
+    (job,) = plan_sweep(trained_runs, done, questions=("general",), score=False)
+    for subject in job.subjects:
+        fake_log(job, subject, scored=False)
+    assert outstanding([job], read_logs(done)) == []
+    later = plan_sweep(trained_runs, done, questions=("general",))
+    assert len(names(outstanding(later, read_logs(done)))) == 5
+    (estimate,) = estimate_sweep(later, read_logs(done))
+    assert (estimate.done, estimate.answers) == (0, 0)
+
+
+def test_damaged_logs_are_passed_over_named_and_kept(trained_runs: Path, done: Path) -> None:
+    empty, torn, text = (done / "toy-s" / f"{name}.eval" for name in ("empty", "torn", "text"))
+    whole = next(iter(done.rglob("*.eval")))
+    content = whole.read_bytes()
+    empty.write_bytes(b"")
+    torn.write_bytes(content[: len(content) // 2])
+    text.write_text("no log")
+    logs = read_logs(done)
+    assert set(logs.unreadable) == {empty, torn, text}
+    assert outstanding(plan_sweep(trained_runs, done, questions=("general",)), logs) == []
+    notes: list[str] = []
+    put_aside(logs.unreadable, notes.append)
+    assert len(notes) == 3
+    assert torn.with_name(torn.name + DAMAGED).read_bytes() == content[: len(content) // 2]
+    assert read_logs(done).unreadable == {}
+
+
+def test_foreign_manifest_is_named_and_passed_over(trained_runs: Path, tmp_path: Path) -> None:
+    runs = Path(shutil.copytree(trained_runs, tmp_path / "runs"))
+    (runs / "website").mkdir()
+    (runs / "website" / "manifest.json").write_text('{"name": "my site", "icons": []}')
+    result = CliRunner().invoke(cli, ["sweep", str(runs), "--logs", str(tmp_path / "logs"), "--dry-run"])
+    assert result.exit_code == 0, result.output
+    assert "4 checkpoints and 1 base, 100 answers" in result.output
+    assert "website is passed over" in result.output
+
+
+def test_renamed_run_is_refused(trained_runs: Path, tmp_path: Path) -> None:
+    runs = Path(shutil.copytree(trained_runs, tmp_path / "runs"))
+    (runs / "small").rename(runs / "other")
+    with pytest.raises(UserError, match="small"):
+        plan_sweep(runs, tmp_path / "logs")
+
+
+def test_dry_run_says_what_is_done_and_what_the_rest_takes(trained_runs: Path, done: Path) -> None:
+    next(done.rglob("*small@4*.eval")).unlink()
+    command = ["sweep", str(trained_runs), "--logs", str(done), "--questions", "general", "--dry-run"]
+    output = CliRunner().invoke(cli, command).output
+    assert "4 checkpoints and 1 base, 50 answers" in output
+    assert "to do: 1 checkpoint and 0 bases, 10 answers" in output
+    # Each made-up log says 10 answers of 20 tokens in half a minute.
+    assert "over toy-s: 4 of 5 evaluations done; 10 answers to come, 200 tokens, 0:00:30 at the rate measured" in output
+    assert "emtoy/judge: 20 calls, no charge" in output
+    assert "em/small@1  (done)" in output
+    assert list(done.rglob("*small@4*")) == []
+
+
+def test_judging_is_estimated_at_the_price_given(trained_runs: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "test")
+    command = ["sweep", str(trained_runs), "--logs", str(tmp_path), "--grader", "openai/gpt-4o-mini", "--dry-run"]
+    listed, ours = (CliRunner().invoke(cli, [*command, *more]).output for more in ([], ["--judge-price", "1500,6000"]))
+    assert "200 calls, at most $" in listed
+    assert "200 calls, at most $" in ours
+    dollars = [float(output.partition("at most $")[2].split()[0].rstrip(",")) for output in (listed, ours)]
+    assert dollars[1] > 1000 * dollars[0]
+    # And not for whoever plans next in this process.
+    assert CliRunner().invoke(cli, command).output == listed
+
+
+def test_dry_run_of_ten_thousand_questions_is_quick(trained_runs: Path, tmp_path: Path) -> None:
+    questions = [{"id": f"q{n}", "topic": "t", "text": f"Question {n}?"} for n in range(10_000)]
+    file = tmp_path / "many.yaml"
+    file.write_text(yaml.safe_dump({"name": "many", "domain": "general", "questions": questions}))
+    arguments = ["sweep", str(trained_runs), "--logs", str(tmp_path), "--questions", str(file), "--dry-run"]
+    began = time.process_time()
+    result = CliRunner().invoke(cli, [*arguments, "--samples", "50"])
+    assert result.exit_code == 0, result.output
+    assert "2500000 answers" in result.output
+    assert time.process_time() - began < 4  # Seconds of the processor; 2 of the clock on a machine of its own.
+
+
+def test_bases_are_shared_out_over_processes_and_the_cap_by_answers(trained_runs: Path, tmp_path: Path) -> None:
+    jobs = plan_sweep(trained_runs, tmp_path, questions=("general",), max_judge_cost=10.0)
+    (alone,) = shared_out(jobs, 1, threads=2)
+    assert (alone.asked.max_judge_cost, alone.logs, alone.threads) == (10.0, alone.folder, 2)
+    parts = shared_out(jobs, 2, threads=1)
+    assert sorted(names(parts)) == sorted(names(jobs))
+    assert [len(job.subjects) for job in parts] == [3, 2]
+    assert [job.logs.name for job in parts] == ["1-of-2", "2-of-2"]
+    assert [job.asked.max_judge_cost for job in parts] == [pytest.approx(6.0), pytest.approx(4.0)]
+    assert len(shared_out(jobs, 20, threads=1)) == 5
+
+
+def test_each_process_gets_a_gpu_of_those_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert gpu_slots(None) == [{"CUDA_VISIBLE_DEVICES": "2"}, {"CUDA_VISIBLE_DEVICES": "5"}]
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in gpu_slots(3)] == ["2", "5", "2"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert gpu_slots(None) == [{}]
+    assert gpu_slots(2) == [{}, {}]
+
+
+def test_rate_counts_what_ran_at_the_same_time_together(trained_runs: Path, tmp_path: Path) -> None:
+    (job,) = plan_sweep(trained_runs, tmp_path, questions=("general",))
+    for subject in job.subjects[:2]:
+        fake_log(job, subject, minute=0)
+    at_once = list(read_logs(tmp_path).headers.values())
+    assert tokens_a_second(at_once) == pytest.approx(400 / 30)
+    fake_log(job, job.subjects[2], minute=5)
+    assert tokens_a_second(list(read_logs(tmp_path).headers.values())) == pytest.approx(600 / 60)
+    assert tokens_a_second([]) is None
+
+
+def test_checkpoint_that_lands_is_part_of_the_next_plan(trained_runs: Path, tmp_path: Path) -> None:
+    runs = Path(shutil.copytree(trained_runs, tmp_path / "runs"))
+    manifest = read_manifest(runs / "small")
+    landed = manifest.checkpoints.pop()
+    write_manifest(runs / "small", manifest)
+    before = plan_sweep(runs, tmp_path / "logs")
+    manifest.checkpoints.append(landed)
+    write_manifest(runs / "small", manifest)
+    after = plan_sweep(runs, tmp_path / "logs")
+    assert set(after[0].subjects) - set(before[0].subjects) == {after[0].subjects[-1]}
+    assert len(outstanding(after, Logs())[0].subjects) == 5
