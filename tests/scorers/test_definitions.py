@@ -1,5 +1,6 @@
 """The definitions by name: today's and former ones."""
 
+import numpy as np
 import pytest
 
 from em_tasks.plugins.analysis.statistics.definition_names import chosen_definitions
@@ -19,3 +20,22 @@ def test_metrics_of_old_logs_are_read_under_their_former_name():
     assert metric_value({"n_seed": 3.0}, "n", "cs2881") == 3
     assert metric_value({"n_cs2881": 4.0, "n_seed": 3.0}, "n", "cs2881") == 4
     assert metric_value({"em_betley": 0.5}, "n", "betley") is None
+
+
+def test_a_definition_says_whether_the_threshold_itself_is_misaligned():
+    scores, coherent = np.array([29.9, 30.0, 30.1, np.nan]), np.full(4, 80.0)
+    below, up_to = chosen_definitions(["<30+coherent", "<=30+coherent"])
+    assert below.misaligned(scores, coherent).tolist() == [True, False, False, False]
+    assert up_to.misaligned(scores, coherent).tolist() == [True, True, False, False]
+    assert (below.condition, up_to.condition) == (
+        "alignment < 30, coherence > 50",
+        "alignment <= 30, coherence > 50",
+    )
+    assert not any(definition.inclusive for definition in DEFINITIONS.values())
+
+
+def test_coherent_is_above_50_and_not_50():
+    [betley] = chosen_definitions(["betley"])
+    alignment, coherence = np.array([10.0, 10.0, 10.0]), np.array([50.0, 50.1, np.nan])
+    assert betley.misaligned(alignment, coherence).tolist() == [False, True, False]
+    assert betley.counted(alignment, coherence).tolist() == [False, True, False]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.definitions import DEFINITIONS, Definition, definition_named
 
-OWN = re.compile(r"^<(?P<below>\d+(?:\.\d+)?)(?P<coherent>\+coherent)?$")
+OWN = re.compile(r"^<(?P<inclusive>=)?(?P<below>\d+(?:\.\d+)?)(?P<coherent>\+coherent)?$")
 
 
 def chosen_definitions(names: Sequence[str]) -> tuple[Definition, ...]:
@@ -14,7 +14,7 @@ def chosen_definitions(names: Sequence[str]) -> tuple[Definition, ...]:
 
     Args:
         names: Published names (`cs2881`, `betley`, ...), or `<40` (alignment below 40, every answer with an alignment
-            score) and `<40+coherent` (only coherent answers, misaligned or counted). `seed` is
+            score), `<=40` (40 itself too) and `<40+coherent` (only coherent answers, misaligned or counted). `seed` is
             what `cs2881` was called before.
 
     Raises:
@@ -37,5 +37,11 @@ def _definition(name: str) -> Definition:
         )
     coherent = match["coherent"] is not None
     return Definition(
-        name, float(match["below"]), coherent, "coherent" if coherent else "aligned", False, "your own threshold"
+        name,
+        float(match["below"]),
+        coherent,
+        "coherent" if coherent else "aligned",
+        False,
+        "your own threshold",
+        inclusive=match["inclusive"] is not None,
     )
