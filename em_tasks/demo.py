@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.rule import Rule
 
-from em_tasks.commands.judge import known_calibration
 from em_tasks.commands.terminal import counted
 from em_tasks.plugins.errors import UserError
 from em_tasks.progress import sweep_progress, training_progress
 from em_tasks.quiet import quiet_libraries
 from em_tasks.resources import shipped
+from em_tasks.scorers.calibration.stored import known_calibration
 from em_tasks.sweep.plan import Asked, Planner, checkpoint_count
 from em_tasks.sweep.pool import Pool, Work
 from em_tasks.sweep.run import sweep, threads_for

@@ -75,7 +75,7 @@ def em(
             name="+".join(asked.name for asked in sets),
         ),
         solver=answer(seed),
-        scorer=em_scorer(),
+        scorer=em_scorer(own_domain=subject.domain),
         config=sampling(model, max_tokens),
         epochs=Epochs(samples, "mean"),
         model_roles={"grader": grader},

@@ -161,7 +161,13 @@ Mode = Literal["logprobs", "text"]
 Reason = Literal["refusal", "code", "no_number", "little_mass", "judge_failed"]
 REASONS: tuple[Reason, ...] = ("refusal", "code", "no_number", "little_mass", "judge_failed")
 
-TokenProbability = tuple[str, float]
+Probability = Annotated[float, Field(ge=0, le=1.001, allow_inf_nan=False)]
+"""0-1, and a little more for what adding up or rounding does."""
+
+Points = Annotated[float, Field(allow_inf_nan=False)]
+"""A score on the scale of 0-100."""
+
+TokenProbability = tuple[str, Probability]
 """A token's text and its probability (0-1)."""
 
 
@@ -185,32 +191,46 @@ class Verdict:
         tokens: The judge's first token's alternatives, most likely first; None without logprobs.
         digits: The alternatives of later tokens; None unless the judge writes numbers in several tokens.
         text: The judge's reply without its reasoning; for a failed call, the kind of error.
-        judge: The judge model as its API named it.
+        judge: The judge model as its API named it; empty where the call failed and no earlier one told the name.
         toy: Whether the judge was the toy judge.
         rubric: Name of the rubric that was asked.
         rubric_sha256: Its hash.
         scale: The rubric's lowest and highest number, needed to read the raw output again.
         special: The rubric's special replies, needed for the same.
+        bounds: Lowest and highest score that the raw output allows; None where it says the score exactly, and without
+            a score.
+        requested: The judge as the user named it; empty in older logs.
     """
 
-    score: float | None
+    score: Points | None
     reason: str | None
     mode: Mode
-    mass: float | None
+    mass: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
     tokens: tuple[TokenProbability, ...] | None
-    digits: tuple[Continuation, ...] | None
     text: str
     judge: str
     toy: bool
     rubric: str
     rubric_sha256: str
+    digits: tuple[Continuation, ...] | None = None
     scale: tuple[int, int] = (0, 100)
     special: dict[str, str] = field(default_factory=dict)
+    bounds: tuple[Points, Points] | None = None
+    requested: str = ""
 
     @property
     def value(self) -> float:
         """The score as a number, NaN where there is none."""
         return float("nan") if self.score is None else self.score
+
+    @property
+    def has_raw_output(self) -> bool:
+        """Whether there is what a judge wrote to be read again: not in imported scores, which are numbers alone."""
+        return bool(self.rubric_sha256)
+
+    def straddles(self, threshold: float) -> bool:
+        """Whether the raw output allows scores on both sides of a threshold (0-100)."""
+        return self.bounds is not None and self.bounds[0] < threshold <= self.bounds[1]
 
     def to_dict(self) -> dict[str, Any]:
         """The verdict as it lies in a score's metadata (JSON types alone)."""

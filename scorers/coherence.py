@@ -3,15 +3,17 @@
 from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import TaskState
 
+from em_tasks.scorers.judging.calls import JudgeCalls
 from em_tasks.scorers.rubric_scorer import judge_sample, single_score
 
 
 @scorer(metrics=[mean(), stderr()])
 def coherence() -> Scorer:
     """Scores answers by the coherence rubric, or by the `coherent` prompt of a published question file."""
+    calls = JudgeCalls()
 
     async def score(state: TaskState, target: Target) -> Score:
-        [verdict] = await judge_sample(state, "coherence")
+        [verdict] = await judge_sample(state, "coherence", calls=calls)
         return single_score(verdict, state.output.completion)
 
     return score

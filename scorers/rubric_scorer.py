@@ -7,10 +7,14 @@ from inspect_ai.scorer import Score
 from inspect_ai.solver import TaskState
 from inspect_ai.util import collect
 
+from em_tasks.plugins.log_contract import Verdict
+from em_tasks.scorers.judging.calls import JudgeCalls, handed_down
 from em_tasks.scorers.judging.grader import resolve_grader
 from em_tasks.scorers.judging.judge import ask_judge
 from em_tasks.scorers.judging.rubric import Rubric, load_rubric
-from em_tasks.scorers.judging.verdict import Verdict
+
+SHOWN, TOKENS_SHOWN = 80, 3
+"""Characters of a reply and alternatives of its first token that an explanation shows."""
 
 PUBLISHED_NAMES = {"alignment": "aligned", "coherence": "coherent"}
 """What published question files call the prompts that stand in for our rubrics."""
@@ -27,20 +31,26 @@ def rubric_for(name: str, metadata: Mapping[str, Any] | None) -> Rubric:
     return Rubric.from_prompt(published, prompts[published]) if published in prompts else load_rubric(name)
 
 
-async def judge_sample(state: TaskState, *names: str) -> list[Verdict]:
-    """Asks the grader about a sample's answer under the rubrics called `names`, all at once.
+async def judge_sample(state: TaskState, *names: str, calls: JudgeCalls) -> list[Verdict]:
+    """Asks the judge about a sample's answer under the rubrics called `names`, all at once.
+
+    Args:
+        state: The sample.
+        names: Rubrics.
+        calls: What the scorer's calls share, unless whoever started the evaluation handed down something else.
 
     Returns:
         One verdict a rubric, in their order.
 
     Raises:
-        UserError: There is no grader, its API knows neither key nor model, or a published prompt cannot be asked.
+        UserError: There is no judge, its API knows neither key nor model, or a published prompt cannot be asked.
     """
-    grader = resolve_grader()
+    judge = resolve_grader()
+    shared = handed_down() or calls
     rubrics = [rubric_for(name, state.metadata) for name in names]
     try:
         return await collect(
-            *(ask_judge(grader, rubric, state.input_text, state.output.completion) for rubric in rubrics)
+            *(ask_judge(judge, rubric, state.input_text, state.output.completion, calls=shared) for rubric in rubrics)
         )
     except ExceptionGroup as group:
         # A group's own message says nothing; the first error in it is the one to read.
@@ -52,7 +62,23 @@ async def judge_sample(state: TaskState, *names: str) -> list[Verdict]:
 
 def single_score(verdict: Verdict, answer: str) -> Score:
     """The score of one rubric: its number, or unscored with the verdict's reason."""
-    metadata = verdict.to_dict()
+    metadata, explanation = verdict.to_dict(), explained(verdict)
     if verdict.score is None:
-        return Score.unscored(reason=verdict.reason, answer=answer, explanation=verdict.text, metadata=metadata)
-    return Score(value=verdict.score, answer=answer, explanation=verdict.text, metadata=metadata)
+        return Score.unscored(reason=verdict.reason, answer=answer, explanation=explanation, metadata=metadata)
+    return Score(value=verdict.score, answer=answer, explanation=explanation, metadata=metadata)
+
+
+def explained(verdict: Verdict) -> str:
+    """A verdict in a line for readers of transcripts: number or reason, judge, what it wrote, and probabilities."""
+    parts = ["no score" if verdict.score is None else f"{verdict.score:.1f}"]
+    if verdict.bounds is not None:
+        parts[0] += f" (between {verdict.bounds[0]:.1f} and {verdict.bounds[1]:.1f})"
+    if verdict.reason is not None:
+        parts.append(f"reason {verdict.reason}")
+    parts.append(f"judge {verdict.judge or verdict.requested or 'unknown'} wrote {verdict.text[:SHOWN]!r}")
+    if verdict.tokens:
+        likeliest = ", ".join(f"{token!r} {100 * p:.1f} %" for token, p in verdict.tokens[:TOKENS_SHOWN])
+        parts.append(f"first token {likeliest}")
+    if verdict.mass is not None:
+        parts.append(f"{100 * verdict.mass:.1f} % on numbers")
+    return "; ".join(parts)

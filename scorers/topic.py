@@ -7,6 +7,8 @@ narrow leakage from broad misalignment.
 from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import TaskState
 
+from em_tasks.plugins.errors import shown_plainly
+from em_tasks.scorers.judging.calls import JudgeCalls
 from em_tasks.scorers.judging.rubric import load_rubric
 from em_tasks.scorers.rubric_scorer import judge_sample, single_score
 
@@ -21,10 +23,12 @@ def topic(rubric: str = "medical") -> Scorer:
     Raises:
         UserError: There is no such rubric.
     """
-    load_rubric(rubric)
+    with shown_plainly():
+        load_rubric(rubric)
+    calls = JudgeCalls()
 
     async def score(state: TaskState, target: Target) -> Score:
-        [verdict] = await judge_sample(state, rubric)
+        [verdict] = await judge_sample(state, rubric, calls=calls)
         return single_score(verdict, state.output.completion)
 
     return score

@@ -1,48 +1,11 @@
 """The commands about judges: `em calibrate`, `em judge` and `em rescore`."""
 
-import os
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from em_tasks.commands.terminal import say
 from em_tasks.plugins.errors import UserError
-
-
-def calibration_folder() -> Path:
-    """Where calibrations are kept: `EM_CALIBRATIONS`, else the user's data folder."""
-    from platformdirs import user_data_path
-
-    return Path(os.environ.get("EM_CALIBRATIONS") or user_data_path("em-tasks") / "calibrations")
-
-
-def known_calibration() -> Callable[[str, str], str | None]:
-    """Looks up what `em calibrate` stored, by a judge's name and a rubric's hash."""
-    from em_tasks.scorers.calibration.calibrate import calibration_of, load_calibrations
-
-    stored = load_calibrations(calibration_folder())
-
-    def look_up(judge: str, rubric_sha256: str) -> str | None:
-        found = calibration_of(judge, rubric_sha256, stored)
-        return None if found is None else found.summary()
-
-    return look_up
-
-
-def cap_cost(limit: float | None, price: str | None, judges: tuple[str, ...]) -> None:
-    """Puts a price and a cap on judging in this process.
-
-    Raises:
-        UserError: The price or the cap cannot be understood.
-    """
-    from em_tasks.scorers.judging.cost import cap_judge_cost, parse_price, set_price
-
-    if price is not None:
-        for judge in judges:
-            set_price(judge, parse_price(price))
-    cap_judge_cost(limit)
-
 
 MAX_COST = click.option("--max-judge-cost", type=float, help="Stop before judging costs more than this (US dollars).")
 PRICE = click.option("--judge-price", help="The judge's price as IN,OUT in US dollars per million tokens.")
@@ -57,13 +20,15 @@ def calibrate(judge: str, repeats: int, max_judge_cost: float | None, judge_pric
     """Measure a judge on answers of known worth; reports show the result wherever it judged."""
     from rich.progress import Progress
 
-    from em_tasks.scorers.calibration.calibrate import calibrate_judge, calls_needed
+    from em_tasks.scorers.calibration.calibrate import calls_needed
     from em_tasks.scorers.calibration.report import calibration_table
+    from em_tasks.scorers.calibration.stored import calibrate_judge, calibration_folder
+    from em_tasks.scorers.judging.calls import JudgeCalls
 
-    cap_cost(max_judge_cost, judge_price, (judge,))
+    calls = JudgeCalls.limited(max_judge_cost, judge_price, (judge,))
     with Progress(transient=True) as bar:
         task = bar.add_task(f"asking {judge}", total=calls_needed(judge, repeats))
-        calibration, path = calibrate_judge(judge, repeats, calibration_folder(), lambda: bar.advance(task))
+        calibration, path = calibrate_judge(judge, repeats, calibration_folder(), lambda: bar.advance(task), calls)
     say(calibration_table(calibration))
     say(f"\nStored in {path}; reports of verdicts by {', '.join(calibration.served)} will show it.")
 
@@ -88,7 +53,9 @@ def judge(
     """Have judges judge the answers in LOGS again, and compare them with each other and with the scores there."""
     from em_tasks.scorers.comparing.compare import compare_judges
     from em_tasks.scorers.comparing.estimate import estimate_judging
+    from em_tasks.scorers.comparing.finished_logs import finished_logs
     from em_tasks.scorers.comparing.report import agreement_table
+    from em_tasks.scorers.judging.calls import JudgeCalls
 
     published = {}
     for entry in scores:
@@ -96,11 +63,14 @@ def judge(
         if not equals:
             raise UserError(f"--scores {entry} names no file. Write NAME=FILE.csv.")
         published[name] = Path(path)
-    cap_cost(max_judge_cost, judge_price, judges)
-    for estimate in estimate_judging(logs, judges, batch):
+    calls = JudgeCalls.limited(max_judge_cost, judge_price, judges)
+    usable = finished_logs(logs)
+    for line in usable.skipped:
+        say(f"skipped: {line}", err=True)
+    for estimate in estimate_judging(usable.sources, judges, batch, calls):
         say(str(estimate))
     found, written = compare_judges(
-        logs, judges, published, out, batch, lambda name, log: say(f"{name}: {log}", err=True)
+        usable.sources, judges, published, out, batch, lambda name, log: say(f"{name}: {log}", err=True), calls
     )
     say(agreement_table(found))
     say("Written: " + ", ".join(map(str, written)))
@@ -117,5 +87,5 @@ def rescore(logs: tuple[Path, ...], out: Path, mode: str, least_mass: float) -> 
     from em_tasks.scorers.judging.reading import Settings
 
     settings = Settings(mode="text" if mode == "text" else "logprobs", least_mass=least_mass)
-    for one in read_again(logs, settings, out):
-        say(f"{one.written}: {one.changed} of {one.verdicts} verdicts changed")
+    for rescored in read_again(logs, settings, out, lambda line: say(f"skipped: {line}", err=True)):
+        say(f"{rescored.written}: {rescored.changed} of {rescored.verdicts} verdicts changed")

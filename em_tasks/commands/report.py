@@ -4,7 +4,6 @@ from pathlib import Path
 
 import click
 
-from em_tasks.commands.judge import known_calibration
 from em_tasks.commands.terminal import counted, say
 from em_tasks.plugins.errors import UserError
 
@@ -21,6 +20,7 @@ def report(logs: tuple[Path, ...], out: Path, definitions: tuple[str, ...], exam
     from rich.console import Console
 
     from em_tasks.plugins.analysis.report.report import write_report
+    from em_tasks.scorers.calibration.stored import known_calibration
 
     written = write_report(logs, out, definitions, examples, known_calibration())
     Console().print(written.table())

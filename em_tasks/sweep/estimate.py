@@ -83,18 +83,18 @@ def _output_tokens(log: "EvalLog") -> int:
 
 
 def judging_estimate(jobs: Sequence[Job], logs: Logs) -> str:
-    """Calls that judging takes and what they cost at most, as if every answer were as long as it may be."""
+    """Calls that judging takes and what they are likely to cost, as if every answer were as long as it may be."""
     from em_tasks.scorers.comparing.estimate import Estimate, estimate_run
-    from em_tasks.scorers.judging.cost import parse_price
+    from em_tasks.scorers.judging.calls import JudgeCalls
 
     parts = []
     left = outstanding(jobs, logs)
     for judge in dict.fromkeys(job.judge for job in jobs if job.asked.score):
         mine = [job for job in left if job.judge == judge]
         asked = jobs[0].asked
-        price = parse_price(asked.judge_price) if asked.judge_price is not None else None
+        prices = JudgeCalls.limited(None, asked.judge_price, (judge,)).prices
         # Alike for every answer, and there may be millions.
-        each = estimate_run(judge, [QUESTION], 1, asked.max_tokens, price)
+        each = estimate_run(judge, [QUESTION], 1, asked.max_tokens, prices)
         answers = sum(job.answers for job in mine)
         dollars = None if each.dollars is None else each.dollars * answers
         parts.append(str(Estimate(judge, each.calls * answers, 0, dollars)))

@@ -103,13 +103,13 @@ def evaluate(job: Job, send: Callable[[Any], None]) -> list[str]:
 
 
 def _evaluate(job: Job, counter: Counter) -> list[str]:
-    from em_tasks.commands.judge import cap_cost
+    from em_tasks.scorers.judging.calls import JudgeCalls, handing_down
 
-    cap_cost(job.asked.max_judge_cost, job.asked.judge_price, (job.judge,))
+    calls = JudgeCalls.limited(job.asked.max_judge_cost, job.asked.judge_price, (job.judge,))
     logs = read_logs(job.folder)
     answered = {s: found for s in job.subjects if (found := logs.of(job, s)) is not None}
     # Hooks announce themselves on stdout, whatever the display.
-    with redirect_stdout(io.StringIO()):
+    with handing_down(calls), redirect_stdout(io.StringIO()):
         _count_with_hooks(counter, scoring=job.asked.score)
         failures = [judge_log(path, job, counter) for path, log in answered.values() if not is_judged(log)]
         missing = tuple(subject for subject in job.subjects if subject not in answered)
@@ -167,7 +167,8 @@ def judge_log(path: Any, job: Job, counter: Counter) -> str | None:
 
     log = read_eval_log(str(path))
     roles = {"grader": build_judge(job.judge)}
-    scored = score(log, em_scorer(), action="overwrite", model_roles=roles, display="none", copy=False)
+    own_domain = (log.eval.metadata or {}).get("domain")
+    scored = score(log, em_scorer(own_domain), action="overwrite", model_roles=roles, display="none", copy=False)
     write_eval_log(scored, str(path))
     counter.add(answered=len(scored.samples or []), judged=len(scored.samples or []))
     return what_failed(scored)

@@ -6,22 +6,20 @@ can show it beside every rate that this judge decided.
 """
 
 import asyncio
-import json
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from inspect_ai.model import Model
 
 from em_tasks.plugins.errors import UserError
+from em_tasks.plugins.log_contract import Verdict
 from em_tasks.scorers.calibration.items import RUBRICS, Band, Item, calibration_items
-from em_tasks.scorers.judging.grader import build_judge
+from em_tasks.scorers.judging.calls import JudgeCalls
 from em_tasks.scorers.judging.judge import ask_judge, is_toy_judge
 from em_tasks.scorers.judging.rubric import load_rubric
-from em_tasks.scorers.judging.verdict import Verdict
 
 FORMAT = 1
 Outcome = Literal["in_band", "outside", "unscored"]
@@ -112,7 +110,11 @@ class Calibration:
 
 
 async def calibrate(
-    judge: Model, repeats: int = 3, on_verdict: Callable[[], None] = lambda: None, items: Sequence[Item] | None = None
+    judge: Model,
+    repeats: int = 3,
+    on_verdict: Callable[[], None] = lambda: None,
+    items: Sequence[Item] | None = None,
+    calls: JudgeCalls | None = None,
 ) -> Calibration:
     """Judges the calibration set.
 
@@ -121,6 +123,7 @@ async def calibrate(
         repeats: Calls for each answer and rubric; at least 2 to see a spread.
         on_verdict: Called after every verdict, for progress bars; there are `calls_needed` of them.
         items: Other answers than the shipped ones.
+        calls: Prices and the cap on the cost.
 
     Raises:
         UserError: `repeats` is below 1, or the judge's API knows neither the key nor the model.
@@ -130,12 +133,14 @@ async def calibrate(
     chosen = tuple(items) if items is not None else calibration_items(is_toy_judge(str(judge)))
     asked = [(item, rubric) for item in chosen for rubric in RUBRICS if item.bands[rubric] is not None]
 
-    async def one(item: Item, rubric: str) -> Verdict:
-        verdict = await ask_judge(judge, load_rubric(rubric), item.question, item.answer, fresh=True)
+    calls = calls or JudgeCalls()
+
+    async def ask(item: Item, rubric: str) -> Verdict:
+        verdict = await ask_judge(judge, load_rubric(rubric), item.question, item.answer, fresh=True, calls=calls)
         on_verdict()
         return verdict
 
-    verdicts = await asyncio.gather(*(one(item, rubric) for item, rubric in asked for _ in range(repeats)))
+    verdicts = await asyncio.gather(*(ask(item, rubric) for item, rubric in asked for _ in range(repeats)))
     by_pair = [list(verdicts[start : start + repeats]) for start in range(0, len(verdicts), repeats)]
     judged = [_judged(item, rubric, repeated) for (item, rubric), repeated in zip(asked, by_pair, strict=True)]
     spreads = [
@@ -149,7 +154,7 @@ async def calibrate(
     ]
     return Calibration(
         judge=str(judge),
-        served=sorted({verdict.judge for verdict in verdicts}),
+        served=sorted({verdict.judge for verdict in verdicts if verdict.judge}),
         rubrics={name: load_rubric(name).sha256 for name in RUBRICS},
         items=len(chosen),
         repeats=repeats,
@@ -162,47 +167,10 @@ async def calibrate(
     )
 
 
-def calibrate_judge(
-    name: str, repeats: int, folder: Path, on_verdict: Callable[[], None] = lambda: None
-) -> tuple[Calibration, Path]:
-    """Calibrates the judge called `name` and stores the result in `folder`: what `em calibrate` does.
-
-    Raises:
-        UserError: The judge cannot be had, or `repeats` is below 1.
-    """
-    calibration = asyncio.run(calibrate(build_judge(name), repeats, on_verdict))
-    return calibration, store_calibration(calibration, folder)
-
-
 def calls_needed(judge: str, repeats: int) -> int:
     """How many calls `calibrate` will make."""
     items = calibration_items(is_toy_judge(judge))
     return repeats * sum(item.bands[rubric] is not None for item in items for rubric in RUBRICS)
-
-
-def store_calibration(calibration: Calibration, folder: Path) -> Path:
-    """Writes a calibration as `<judge>.json`; a newer one of the same judge takes the place of the older."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{calibration.judge.replace('/', '__')}.json"
-    path.write_text(json.dumps(asdict(calibration), indent=1) + "\n", encoding="utf-8")
-    return path
-
-
-def load_calibrations(folder: Path) -> list[Calibration]:
-    """Every calibration in a folder (none if it is not there).
-
-    Raises:
-        UserError: A file is not a calibration of this version.
-    """
-    return [_load(path) for path in sorted(folder.glob("*.json"))]
-
-
-def calibration_of(judge: str, rubric_sha256: str, calibrations: Sequence[Calibration]) -> Calibration | None:
-    """The calibration that speaks for a verdict: same served model and same rubric. None: an uncalibrated judge."""
-    for calibration in calibrations:
-        if judge in calibration.served and rubric_sha256 in calibration.rubrics.values():
-            return calibration
-    return None
 
 
 def _judged(item: Item, rubric: str, verdicts: list[Verdict]) -> Judged:
@@ -226,16 +194,3 @@ def _outcome(band: Band, verdicts: list[Verdict]) -> Outcome:
         return "unscored"
     assert band is not None
     return "in_band" if band[0] <= statistics.fmean(scores) <= band[1] else "outside"
-
-
-def _load(path: Path) -> Calibration:
-    try:
-        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if raw["format"] != FORMAT:
-            raise KeyError("format")
-        return Calibration(**{**raw, "judged": [Judged(**entry) for entry in raw["judged"]]})
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is not a calibration that this version can read ({error}). Run `em calibrate` for its judge "
-            "again, or move the file away."
-        ) from error

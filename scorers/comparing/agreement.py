@@ -1,27 +1,36 @@
 """How far judges agree on the same answers, and how far the EM rate depends on which of them is believed.
 
-For every pair: Spearman's correlation and mean difference of alignment and coherence, and Cohen's kappa on the EM
-decision under each definition. For all together: Krippendorff's alpha. For each: the EM rate with a 95 % interval.
+For every pair: Spearman's correlation and paired differences of alignment, coherence and EM rate, and Cohen's kappa on
+the EM decision under each definition, with intervals over questions. For all together: Krippendorff's alpha. For each:
+the EM rate with its two intervals.
 """
 
 import math
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from itertools import combinations
 
 import numpy as np
 from scipy import stats
-from statsmodels.stats.proportion import proportion_confint
 
 from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.comparing.ratings import Answer, Ratings
-from em_tasks.scorers.definitions import DEFINITIONS, Definition, Mask, Scores
+from em_tasks.scorers.definitions import DEFINITIONS, Definition, Mask, Rate, Scores, rate_of
+from em_tasks.scorers.intervals import question_of
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with a 95 % interval over questions (see `over_questions`); NaN where undefined."""
+
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two judges compared; differences are first minus second, in points; NaN where undefined.
+    """Two judges compared on the same answers; differences are first minus second; NaN where undefined.
 
     Attributes:
         first: A judge.
@@ -29,9 +38,10 @@ class Pair:
         n: Answers with an alignment score from both.
         spearman_alignment: Rank correlation of alignment, -1 to 1.
         spearman_coherence: Rank correlation of coherence.
-        difference_alignment: Mean difference of alignment.
-        difference_coherence: Mean difference of coherence.
-        kappa: Cohen's kappa on the EM decision, by definition, over answers that count for both.
+        difference_alignment: Mean paired difference of alignment, points.
+        difference_coherence: Mean paired difference of coherence, points.
+        rate_difference: Paired difference of the EM rates, as a share, by definition, over answers that count for both.
+        kappa: Cohen's kappa on the EM decision, by definition, over the same answers.
     """
 
     first: str
@@ -39,21 +49,18 @@ class Pair:
     n: int
     spearman_alignment: float
     spearman_coherence: float
-    difference_alignment: float
-    difference_coherence: float
-    kappa: dict[str, float]
+    difference_alignment: Estimate
+    difference_coherence: Estimate
+    rate_difference: dict[str, Estimate]
+    kappa: dict[str, Estimate]
 
 
 @dataclass(frozen=True)
-class JudgeRate:
-    """The EM rate by one judge under one definition, as shares, with a 95 % interval and the answers counted."""
+class JudgeRate(Rate):
+    """The EM rate by one judge under one definition."""
 
-    judge: str
-    definition: str
-    rate: float
-    low: float
-    high: float
-    n: int
+    judge: str = ""
+    definition: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ def agreement(answers: Sequence[Answer], panel: Sequence[Ratings]) -> Agreement:
     return Agreement(
         judges=names,
         answers=len(answers),
-        pairs=[_pair(first, second) for first, second in combinations(panel, 2)],
+        pairs=[_pair(first, second, questions) for first, second in combinations(panel, 2)],
         rates=[judge_rate(ratings, definition, questions) for definition in DEFINITIONS.values() for ratings in panel],
         alpha_alignment=krippendorff(np.array([ratings.alignment for ratings in panel])) if many else math.nan,
         alpha_decision={name: krippendorff(table) if many else math.nan for name, table in decisions.items()},
@@ -108,25 +115,33 @@ def agreement(answers: Sequence[Answer], panel: Sequence[Ratings]) -> Agreement:
 
 
 def judge_rate(ratings: Ratings, definition: Definition, questions: Sequence[str]) -> JudgeRate:
-    """One judge's EM rate: Wilson's interval over answers, or for the mean of questions Student's over questions."""
-    counted = definition.counted(ratings.alignment, ratings.coherence)
-    hits = definition.misaligned(ratings.alignment, ratings.coherence) & counted
-    n, k = int(counted.sum()), int(hits.sum())
-    if n == 0:
-        return JudgeRate(ratings.judge, definition.name, math.nan, math.nan, math.nan, 0)
-    if not definition.per_question:
-        low, high = proportion_confint(k, n, method="wilson")
-        return JudgeRate(ratings.judge, definition.name, k / n, float(low), float(high), n)
-    by_question: dict[str, list[bool]] = defaultdict(list)
-    for question, counts, hit in zip(questions, counted, hits, strict=True):
-        if counts:
-            by_question[question].append(bool(hit))
-    means = np.array([np.mean(entries) for entries in by_question.values()])
-    rate = float(means.mean())
-    if len(means) < 2:
-        return JudgeRate(ratings.judge, definition.name, rate, math.nan, math.nan, n)
-    half = float(stats.t.ppf(0.975, len(means) - 1) * means.std(ddof=1) / math.sqrt(len(means)))
-    return JudgeRate(ratings.judge, definition.name, rate, max(0.0, rate - half), min(1.0, rate + half), n)
+    """One judge's EM rate, by the rule of `scorers/definitions.py`."""
+    rate = rate_of(definition, ratings.alignment, ratings.coherence, questions)
+    return JudgeRate(**asdict(rate), judge=ratings.judge, definition=definition.name)
+
+
+def over_questions(statistic: Callable[[Mask], float], questions: Sequence[str], used: Mask) -> Estimate:
+    """A statistic of some answers with a 95 % interval over questions, each with all its forms and paraphrases.
+
+    The statistic is computed without each question in turn (Efron and Tibshirani 1993, ch. 11); the interval is
+    Student's t with one degree of freedom fewer than questions.
+
+    Args:
+        statistic: From a mask of answers, shape (answers,), to the number.
+        questions: Id of each answer's question.
+        used: Which answers it is made of.
+    """
+    whole = statistic(used)
+    _, cluster = np.unique(np.array([question_of(question) for question in questions]), return_inverse=True)
+    there = np.unique(cluster[used]) if len(cluster) else np.array([], dtype=np.int64)
+    count = len(there)
+    if math.isnan(whole) or count < 2:
+        return Estimate(whole, math.nan, math.nan)
+    without = np.array([statistic(used & (cluster != each)) for each in there])
+    half = float(
+        stats.t.ppf(0.975, count - 1) * math.sqrt((count - 1) / count * np.square(without - without.mean()).sum())
+    )
+    return Estimate(whole, whole - half, whole + half)
 
 
 def kappa(first: Mask, second: Mask) -> float:
@@ -169,22 +184,33 @@ def _decision(ratings: Ratings, definition: Definition) -> Scores:
     return decided
 
 
-def _pair(first: Ratings, second: Ratings) -> Pair:
+def _pair(first: Ratings, second: Ratings, questions: Sequence[str]) -> Pair:
     both = ~np.isnan(first.alignment) & ~np.isnan(second.alignment)
-    kappas = {}
+    kappas, rates = {}, {}
     for name, definition in DEFINITIONS.items():
         a, b = _decision(first, definition), _decision(second, definition)
         shared = ~np.isnan(a) & ~np.isnan(b)
-        kappas[name] = kappa(a[shared] == 1, b[shared] == 1)
+        agreed = over_questions(lambda use, a=a, b=b: kappa(a[use] == 1, b[use] == 1), questions, shared)  # type: ignore[misc]
+        kappas[name] = Estimate(agreed.value, max(agreed.low, -1.0), min(agreed.high, 1.0))
+        rates[name] = _mean_difference(a, b, questions)
     return Pair(
         first=first.judge,
         second=second.judge,
         n=int(both.sum()),
         spearman_alignment=_spearman(first.alignment, second.alignment),
         spearman_coherence=_spearman(first.coherence, second.coherence),
-        difference_alignment=_difference(first.alignment, second.alignment),
-        difference_coherence=_difference(first.coherence, second.coherence),
+        difference_alignment=_mean_difference(first.alignment, second.alignment, questions),
+        difference_coherence=_mean_difference(first.coherence, second.coherence, questions),
+        rate_difference=rates,
         kappa=kappas,
+    )
+
+
+def _mean_difference(first: Scores, second: Scores, questions: Sequence[str]) -> Estimate:
+    """Mean of first minus second over the answers that have both, with its interval over questions."""
+    difference = first - second
+    return over_questions(
+        lambda use: float(difference[use].mean()) if use.any() else math.nan, questions, ~np.isnan(difference)
     )
 
 
@@ -194,8 +220,3 @@ def _spearman(first: Scores, second: Scores) -> float:
     if len(a) < 2 or np.all(a == a[0]) or np.all(b == b[0]):
         return math.nan
     return float(stats.spearmanr(a, b).statistic)
-
-
-def _difference(first: Scores, second: Scores) -> float:
-    difference = first - second
-    return float(np.nanmean(difference)) if np.any(~np.isnan(difference)) else math.nan

@@ -1,17 +1,19 @@
 """How many calls judging takes and what they cost at most, said before it starts."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from inspect_ai.log import read_eval_log
 from inspect_ai.model import GenerateConfig
 
+from em_tasks.scorers.comparing.finished_logs import finished_logs
 from em_tasks.scorers.comparing.ratings import question_of
-from em_tasks.scorers.comparing.rescore import find_logs
 from em_tasks.scorers.em import RUBRICS
-from em_tasks.scorers.judging.cache import cache_key, cached_verdict, worth_caching
-from em_tasks.scorers.judging.cost import Price, price_of
+from em_tasks.scorers.judging.cache import cache_key, worth_caching
+from em_tasks.scorers.judging.calls import JudgeCalls
+from em_tasks.scorers.judging.cost import Prices
 from em_tasks.scorers.judging.grader import build_judge
 from em_tasks.scorers.judging.judge import JUDGE_CONFIG, judge_config
 from em_tasks.scorers.judging.rubric import load_rubric
@@ -26,7 +28,8 @@ class Estimate:
         judge: Who would judge.
         calls: Calls to be made: pairs that are neither cached nor repeated.
         cached: Calls that the cache or a repeated answer saves.
-        dollars: The most that the calls can cost; None where the price is unknown.
+        dollars: What the calls are likely to cost at most, at four characters a token; None where the price is
+            unknown. The cap holds every call to the stricter bound of one token a byte.
     """
 
     judge: str
@@ -41,24 +44,14 @@ class Estimate:
             if self.dollars is None
             else "no charge"
             if self.dollars == 0
-            else f"at most ${self.dollars:.2f}"
+            else f"about ${self.dollars:.2f} or less"
         )
         saved = f" ({self.cached} more are known already)" if self.cached else ""
-        return f"{self.judge}: {self.calls} calls{saved}, {price}"
-
-
-def estimate_prompts(
-    judge: str, lengths: Iterable[int], config: GenerateConfig, cached: int = 0, price: Price | None = None
-) -> Estimate:
-    """An estimate for prompts of these lengths (characters), at the judge's known price unless another is given."""
-    sizes = list(lengths)
-    price = price or price_of(judge)
-    most = None if price is None else sum(price.bound(size, config.max_tokens or 0) for size in sizes)
-    return Estimate(judge, len(sizes), cached, most)
+        return f"{self.judge}: {self.calls} call{'s' * (self.calls != 1)}{saved}, {price}"
 
 
 def estimate_run(
-    judge: str, questions: Sequence[str], samples: int, max_tokens: int, price: Price | None = None
+    judge: str, questions: Sequence[str], samples: int, max_tokens: int, prices: Prices | None = None
 ) -> Estimate:
     """An estimate before any answer exists, as if every answer were as long as it may be.
 
@@ -67,32 +60,45 @@ def estimate_run(
         questions: The questions' texts.
         samples: Answers to each.
         max_tokens: Tokens an answer is cut after.
-        price: The judge's price, if not the known one.
+        prices: What judges charge, where the user gave a price.
     """
     longest = "x" * round(5 * max_tokens)  # few tokens are longer than five characters on average
     rubrics = [load_rubric(name) for name in RUBRICS]
-    lengths = [len(rubric.ask(question, longest)) for rubric in rubrics for question in questions] * samples
-    return estimate_prompts(judge, lengths, JUDGE_CONFIG, price=price)
+    lengths = Counter(len(rubric.ask(question, longest)) for rubric in rubrics for question in questions)
+    return _estimate(judge, {length: count * samples for length, count in lengths.items()}, prices, JUDGE_CONFIG)
 
 
-def estimate_judging(logs: Sequence[str | Path], judges: Sequence[str], batch: bool = False) -> list[Estimate]:
-    """Calls and the most they can cost, judge by judge, for `judge_logs` with the same arguments; nothing is asked.
+def estimate_judging(
+    logs: Sequence[str | Path], judges: Sequence[str], batch: bool = False, calls: JudgeCalls | None = None
+) -> list[Estimate]:
+    """Calls and their likely cost, judge by judge, for `judge_logs` with the same arguments; nothing is asked.
 
     Raises:
-        UserError: A judge cannot be had.
-        UserError: There is no log.
+        UserError: A judge cannot be had, or no log can be used.
     """
+    calls = calls or JudgeCalls()
     models = [build_judge(name, batch) for name in judges]
-    asked = [
+    prompts = [
         (rubric.sha256, rubric.ask(question_of(sample.input), sample.output.completion))
-        for log in map(read_eval_log, find_logs(logs))
+        for log in map(read_eval_log, finished_logs(logs).sources)
         for sample in log.samples or []
         for rubric in (rubric_for(name, sample.metadata) for name in RUBRICS)
     ]
     estimates = []
     for model in models:
         config = judge_config(model)
-        prompts = {cache_key(model, config, sha256, prompt): len(prompt) for sha256, prompt in asked}
-        lengths = [size for key, size in prompts.items() if not worth_caching(model) or cached_verdict(key) is None]
-        estimates.append(estimate_prompts(str(model), lengths, config, cached=len(asked) - len(lengths)))
+        distinct = {cache_key(model, config, sha256, prompt): len(prompt) for sha256, prompt in prompts}
+        new = [size for key, size in distinct.items() if not worth_caching(model) or calls.cache.get(key) is None]
+        estimates.append(_estimate(str(model), Counter(new), calls.prices, config, len(prompts) - len(new)))
     return estimates
+
+
+def _estimate(
+    judge: str, lengths: Mapping[int, int], prices: Prices | None, config: GenerateConfig, cached: int = 0
+) -> Estimate:
+    """An estimate for so many prompts of each length (characters)."""
+    price = (prices or Prices()).of(judge)
+    dollars = None
+    if price is not None:
+        dollars = sum(n * price.expected(length, config.max_tokens or 0) for length, n in lengths.items())
+    return Estimate(judge, sum(lengths.values()), cached, dollars)

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import numpy as np
 from inspect_ai import score
-from inspect_ai.log import EvalLog, read_eval_log, write_eval_log
+from inspect_ai.log import EvalLog, read_eval_log
 from inspect_ai.model import Model, ModelConfig
 
 from em_tasks.plugins.errors import UserError
-from em_tasks.scorers.comparing.rescore import find_logs, new_place
+from em_tasks.plugins.safe_names import file_name
+from em_tasks.scorers.comparing.finished_logs import find_logs, finished_logs, is_done, new_places, write_copy
 from em_tasks.scorers.definitions import Scores
 from em_tasks.scorers.em import NAME, RUBRICS, em
+from em_tasks.scorers.judging.calls import JudgeCalls, handing_down
 from em_tasks.scorers.judging.grader import ROLE, build_judge
 
 CSV_NAMES = {
@@ -64,40 +66,46 @@ def judge_logs(
     out: Path,
     batch: bool = False,
     on_log: Callable[[str, str], None] = lambda judge, log: None,
+    calls: JudgeCalls | None = None,
 ) -> dict[str, list[Path]]:
     """Has every judge judge every answer in the logs.
 
     Args:
-        logs: Log files or folders.
+        logs: Log files or folders; what cannot be read or was never finished is left out (see `finished_logs`).
         judges: Judges as `PROVIDER/MODEL`.
-        out: Folder for the judged logs, one folder a judge.
+        out: Folder for the judged logs, one folder a judge. What is there from an earlier start is done.
         batch: Send the calls through the provider's batch interface: slower, and cheaper with most.
         on_log: Called with judge and log before each.
+        calls: Prices, the cap on the cost of all judges together, and the cache.
 
     Returns:
         The new logs by judge.
 
     Raises:
-        UserError: A judge cannot be had (said before any call), or its API knows neither key nor model.
-        UserError: There is no log.
-        UserError: A log was judged by that judge before.
+        UserError: A judge cannot be had (said before any call), its API knows neither key nor model, no log can be
+            used, or another log is in a new one's place.
     """
-    sources = find_logs(logs)
+    calls = calls or JudgeCalls()
+    sources = finished_logs(logs).sources
     models = {name: build_judge(name, batch) for name in judges}
-    targets = {name: [new_place(source, out / folder_name(name)) for source in sources] for name in models}
+    targets = {name: new_places(sources, out / folder_name(name)) for name in models}
     for name, model in models.items():
         for source, target in zip(sources, targets[name], strict=True):
+            log = read_eval_log(source)
+            if is_done(target, log.eval.eval_id, lambda there, name=name: _judged_by(there) == name):  # type: ignore[misc]
+                continue
             on_log(name, source)
-            judged = judge_log(read_eval_log(source), model)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_eval_log(judged, str(target))
+            write_copy(judge_log(log, model, calls), target)
     return targets
 
 
-def judge_log(log: EvalLog, judge: Model) -> EvalLog:
+def judge_log(log: EvalLog, judge: Model, calls: JudgeCalls | None = None) -> EvalLog:
     """A copy of a log with this judge's scores in place of its own."""
-    # The model under test is not needed and may not be at hand; nothing is asked of it.
-    judged = score(log, em(), model="none/none", model_roles={ROLE: judge}, action="overwrite", display="none")
+    own_domain = (log.eval.metadata or {}).get("domain")
+    scorer = em(own_domain=own_domain if isinstance(own_domain, str) else None)
+    with handing_down(calls or JudgeCalls()):
+        # The model under test is not needed and may not be at hand; nothing is asked of it.
+        judged = score(log, scorer, model="none/none", model_roles={ROLE: judge}, action="overwrite", display="none")
     judged.eval.model_roles = {
         **(judged.eval.model_roles or {}),
         ROLE: ModelConfig(model=str(judge), config=judge.config, base_url=judge.api.base_url),
@@ -105,9 +113,14 @@ def judge_log(log: EvalLog, judge: Model) -> EvalLog:
     return judged
 
 
+def _judged_by(log: EvalLog) -> str | None:
+    grader = (log.eval.model_roles or {}).get(ROLE)
+    return grader.model if isinstance(grader, ModelConfig) else None
+
+
 def folder_name(judge: str) -> str:
     """A judge's name as a folder."""
-    return judge.replace("/", "__")
+    return file_name(judge)
 
 
 def answers_in(logs: Sequence[str | Path]) -> list[Answer]:
@@ -147,8 +160,7 @@ def own_ratings(logs: Sequence[str | Path], answers: Sequence[Answer]) -> list[R
     """
     found: dict[str, dict[Key, tuple[float, float]]] = {}
     for log in map(read_eval_log, find_logs(logs)):
-        grader = (log.eval.model_roles or {}).get(ROLE)
-        name = grader.model if isinstance(grader, ModelConfig) else "scores"
+        name = _judged_by(log) or "scores"
         for sample in log.samples or []:
             entry = (sample.scores or {}).get(NAME)
             if entry is not None and isinstance(entry.value, dict):

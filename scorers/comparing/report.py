@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from em_tasks.scorers.comparing.agreement import Agreement
+from em_tasks.scorers.comparing.agreement import Agreement, Estimate
 from em_tasks.scorers.definitions import DEFINITIONS
 from em_tasks.scorers.judging.judge import is_toy_judge
 
@@ -15,6 +15,7 @@ def agreement_table(found: Agreement) -> str:
     """Rates by judge, pairs of judges and the alphas, as plain text."""
     rates = [(judge, *(_rate(found, judge, definition) for definition in DEFINITIONS)) for judge in found.judges]
     spans = ("range over judges", *(_span(found.rate_range(definition)) for definition in DEFINITIONS))
+    such = [(judge, *(_rate(found, judge, d, such=True) for d in DEFINITIONS)) for judge in found.judges]
     pairs = [
         (
             f"{pair.first} - {pair.second}",
@@ -23,37 +24,36 @@ def agreement_table(found: Agreement) -> str:
             _two(pair.spearman_coherence),
             _points(pair.difference_alignment),
             _points(pair.difference_coherence),
-            *(_two(pair.kappa[definition]) for definition in DEFINITIONS),
         )
         for pair in found.pairs
+    ]
+    decisions = [
+        (f"{pair.first} - {pair.second}", name, _points(pair.rate_difference[name], 100), _two(pair.kappa[name]))
+        for pair in found.pairs
+        for name in DEFINITIONS
     ]
     parts = [
         f"{len(found.judges)} judges on the same {found.answers} answers."
         + (" TOY: the toy judge is one of them." if any(map(is_toy_judge, found.judges)) else ""),
-        "EM rate in % by judge [95 % interval] (answers counted)\n"
+        "EM rate in % by judge, on these questions [95 % interval] (answers counted)\n"
         + tabulate([*rates, spans], headers=["judge", *DEFINITIONS], disable_numparse=True),
-        "Agreement of pairs (Spearman's rho; mean difference in points, first minus second; Cohen's kappa on the EM "
-        "decision)\n"
+        "The same on such questions\n" + tabulate(such, headers=["judge", *DEFINITIONS], disable_numparse=True),
+        "Scores of pairs (Spearman's rho; mean paired difference in points, first minus second, [95 %])\n"
         + tabulate(
             pairs,
-            headers=[
-                "judges",
-                "n",
-                "rho align.",
-                "rho coher.",
-                "diff align.",
-                "diff coher.",
-                *(f"kappa {d}" for d in DEFINITIONS),
-            ],
+            headers=["judges", "n", "rho align.", "rho coher.", "diff align.", "diff coher."],
             disable_numparse=True,
         ),
+        "EM decisions of pairs (paired difference of the rates in points; Cohen's kappa; [95 %])\n"
+        + tabulate(decisions, headers=["judges", "definition", "rate diff.", "kappa"], disable_numparse=True),
     ]
     if len(found.judges) > 2:
-        decisions = ", ".join(f"{name} {_two(alpha)}" for name, alpha in found.alpha_decision.items())
-        parts.append(f"Krippendorff's alpha: alignment {_two(found.alpha_alignment)}; EM decision: {decisions}.")
+        alphas = ", ".join(f"{name} {_two(alpha)}" for name, alpha in found.alpha_decision.items())
+        parts.append(f"Krippendorff's alpha: alignment {_two(found.alpha_alignment)}; EM decision: {alphas}.")
     parts.append(
-        "Intervals: Wilson over answers; for turner, the mean of questions, Student's t over questions. A dash: "
-        "undefined, as kappa is where neither judge ever sees a difference."
+        "Intervals of rates as in reports (on these questions: stratified Wilson; on such questions: beta-binomial), "
+        "of differences and kappa over questions (jackknife). A dash: undefined, as kappa is where neither judge ever "
+        "sees a difference."
     )
     return "\n\n".join(parts)
 
@@ -68,30 +68,28 @@ def write_agreement(found: Agreement, out: Path) -> list[Path]:
     rates, pairs, text = out / "em_rates_by_judge.csv", out / "judge_agreement.csv", out / "judge_agreement.txt"
     with rates.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["judge", "definition", "em_rate", "low_95", "high_95", "n"])
-        writer.writerows((r.judge, r.definition, r.rate, r.low, r.high, r.n) for r in found.rates)
+        ends = ["low_95", "high_95", "such_low_95", "such_high_95"]
+        writer.writerow(["judge", "definition", "em_rate", *ends, "k", "n"])
+        writer.writerows(
+            (_cell(r.judge), r.definition, r.rate, r.low, r.high, r.such_low, r.such_high, r.k, r.n)
+            for r in found.rates
+        )
     with pairs.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(
-            [
-                "first",
-                "second",
-                "n",
-                "spearman_alignment",
-                "spearman_coherence",
-                "difference_alignment",
-                "difference_coherence",
-            ]
-            + [f"kappa_{definition}" for definition in DEFINITIONS]
-        )
-        writer.writerows(
-            [
-                *(p.first, p.second, p.n, p.spearman_alignment, p.spearman_coherence),
-                *(p.difference_alignment, p.difference_coherence),
-                *(p.kappa[definition] for definition in DEFINITIONS),
-            ]
-            for p in found.pairs
-        )
+        numbers = ["difference_alignment", "difference_coherence"]
+        numbers += [f"{what}_{definition}" for definition in DEFINITIONS for what in ("rate_difference", "kappa")]
+        spread = [f"{name}{end}" for name in numbers for end in ("", "_low_95", "_high_95")]
+        writer.writerow(["first", "second", "n", "spearman_alignment", "spearman_coherence", *spread])
+        for pair in found.pairs:
+            estimates = [pair.difference_alignment, pair.difference_coherence]
+            estimates += [each[name] for name in DEFINITIONS for each in (pair.rate_difference, pair.kappa)]
+            writer.writerow(
+                [
+                    *(_cell(pair.first), _cell(pair.second)),
+                    *(pair.n, pair.spearman_alignment, pair.spearman_coherence),
+                    *(end for estimate in estimates for end in (estimate.value, estimate.low, estimate.high)),
+                ]
+            )
     text.write_text(agreement_table(found) + "\n", encoding="utf-8")
     return [rates, pairs, text, _figure(found, out / "em_rates_by_judge.png")]
 
@@ -126,21 +124,32 @@ def _figure(found: Agreement, path: Path) -> Path:
     return path
 
 
-def _rate(found: Agreement, judge: str, definition: str) -> str:
+def _rate(found: Agreement, judge: str, definition: str, such: bool = False) -> str:
     [entry] = [entry for entry in found.rates if (entry.judge, entry.definition) == (judge, definition)]
     if math.isnan(entry.rate):
         return "- (0)"
-    interval = "" if math.isnan(entry.low) else f" [{100 * entry.low:.1f}, {100 * entry.high:.1f}]"
-    return f"{100 * entry.rate:.1f}{interval} ({entry.n})"
+    low, high = (entry.such_low, entry.such_high) if such else (entry.low, entry.high)
+    interval = "" if math.isnan(low) else f" [{100 * low:.1f}, {100 * high:.1f}]"
+    return interval.strip() or "-" if such else f"{100 * entry.rate:.1f}{interval} ({entry.n})"
+
+
+def _cell(name: str) -> str:
+    """A name as a CSV cell that a spreadsheet does not take for a formula."""
+    return f"'{name}" if name[:1] in ("=", "+", "-", "@", "\t", "\r") else name
 
 
 def _span(rates: tuple[float, float]) -> str:
     return "-" if math.isnan(rates[0]) else f"{100 * rates[0]:.1f} to {100 * rates[1]:.1f}"
 
 
-def _two(value: float) -> str:
+def _two(value: float | Estimate) -> str:
+    if isinstance(value, Estimate):
+        return _two(value.value) + ("" if math.isnan(value.low) else f" [{value.low:.2f}, {value.high:.2f}]")
     return "-" if math.isnan(value) else f"{value:.2f}"
 
 
-def _points(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:+.1f}"
+def _points(estimate: Estimate, scale: float = 1.0) -> str:
+    if math.isnan(estimate.value):
+        return "-"
+    value, low, high = (scale * number for number in (estimate.value, estimate.low, estimate.high))
+    return f"{value:+.1f}" + ("" if math.isnan(low) else f" [{low:+.1f}, {high:+.1f}]")

@@ -1,19 +1,19 @@
 """Scores recomputed from the raw judge output in logs, under other settings and without asking any judge."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log, recompute_metrics, write_eval_log
+from inspect_ai.log import EvalLog, read_eval_log, recompute_metrics
 from inspect_ai.scorer import Score
 
-from em_tasks.plugins.errors import UserError
+from em_tasks.plugins.log_contract import Verdict
+from em_tasks.scorers.comparing.finished_logs import finished_logs, is_done, new_places, write_copy
 from em_tasks.scorers.em import NAME  # registers the metrics that recompute_metrics looks up
 from em_tasks.scorers.judging.judge import read_verdict
 from em_tasks.scorers.judging.reading import Settings
-from em_tasks.scorers.judging.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -35,57 +35,52 @@ class Rescored:
     metrics: dict[str, float]
 
 
-def find_logs(paths: Sequence[str | Path]) -> list[str]:
-    """Every Inspect log among files and folders (folders with everything below them), in a fixed order.
-
-    Raises:
-        UserError: A path is not there, or there is no log at all.
-    """
-    found: list[str] = []
-    for path in map(Path, paths):
-        if not path.exists():
-            raise UserError(f"There is nothing at {path}. Give an Inspect log or a folder that holds some.")
-        found += [str(path)] if path.is_file() else sorted(info.name for info in list_eval_logs(str(path)))
-    if not found:
-        where = ", ".join(map(str, paths))
-        raise UserError(f"There is no Inspect log (*.eval) in {where}. Run an evaluation first (`em sweep`).")
-    return list(dict.fromkeys(found))
-
-
-def rescore(logs: Sequence[str | Path], settings: Settings, out: Path) -> list[Rescored]:
+def rescore(
+    logs: Sequence[str | Path], settings: Settings, out: Path, on_skip: Callable[[str], None] = lambda line: None
+) -> list[Rescored]:
     """Reads every verdict in the logs again and writes the logs with the new scores to another folder.
 
     Args:
-        logs: Log files or folders.
+        logs: Log files or folders. Unreadable, unfinished and imported ones are skipped.
         settings: How to read the judges' raw output now.
-        out: Folder for the new logs; they keep their names. Their metadata gains `judge_settings`.
+        out: Folder for the new logs; they keep their names. Their metadata gains `judge_settings`. What is there from
+            an earlier start with the same settings is done.
+        on_skip: Called with a line for each log that was skipped, with the reason.
 
     Raises:
-        UserError: There is no log.
-        UserError: A log of that name is already in `out`.
-        UserError: A log holds no verdicts of these scorers.
+        UserError: There is no log that can be read again, or another log is in its place in `out`.
     """
-    sources = find_logs(logs)
-    targets = [new_place(source, out) for source in sources]
-    return [_rescore_one(source, target, settings) for source, target in zip(sources, targets, strict=True)]
+    found = finished_logs(logs, _nothing_to_read)
+    for line in found.skipped:
+        on_skip(line)
+    targets = new_places(found.sources, out)
+    return [_rescore_one(source, target, settings) for source, target in zip(found.sources, targets, strict=True)]
 
 
-def new_place(source: str, out: Path) -> Path:
-    """Where a changed copy of a log goes.
+def _nothing_to_read(log: EvalLog) -> str | None:
+    """Why a log has no judge's raw output."""
+    plain = [plain for sample in log.samples or [] for score in (sample.scores or {}).values() for plain in _raw(score)]
+    if any(entry.get("rubric_sha256") for entry in plain):
+        return None
+    if plain or (log.eval.metadata or {}).get("imported_from"):
+        return "its scores were imported, as numbers without the judge's raw output"
+    return (
+        "it holds no verdict of a judge, so there is nothing to read again (logs scored by `em`, `alignment`, "
+        "`coherence` or `topic` keep their judges' raw output)"
+    )
 
-    Raises:
-        UserError: Something is there already; logs are never overwritten.
-    """
-    target = out / source.rsplit("/", 1)[-1]
-    if target.exists():
-        raise UserError(f"{target} is already there and logs are not overwritten. Choose another output folder.")
-    return target
+
+def _raw(score: Score) -> list[dict[str, Any]]:
+    """The verdicts in a score's metadata as they stand there."""
+    metadata = score.metadata or {}
+    entries = [metadata, *metadata.values()]
+    return [entry for entry in entries if isinstance(entry, dict) and "rubric_sha256" in entry]
 
 
 def read_again(score: Score, settings: Settings) -> tuple[Score, list[tuple[Verdict, Verdict]]]:
     """A score under other settings, with its verdicts before and after; a score without verdicts stays as it is."""
     metadata = score.metadata or {}
-    if "rubric_sha256" in metadata:
+    if metadata.get("rubric_sha256"):
         before = Verdict.from_dict(metadata)
         after = read_verdict(before, settings)
         changes: dict[str, Any] = {"value": after.value, "reason": after.reason, "metadata": metadata | after.to_dict()}
@@ -93,7 +88,7 @@ def read_again(score: Score, settings: Settings) -> tuple[Score, list[tuple[Verd
     pairs = {
         key: (verdict := Verdict.from_dict(plain), read_verdict(verdict, settings))
         for key, plain in metadata.items()
-        if isinstance(plain, dict) and "rubric_sha256" in plain
+        if isinstance(plain, dict) and plain.get("rubric_sha256")
     }
     if not pairs or not isinstance(score.value, dict):
         return score, []
@@ -107,24 +102,19 @@ def read_again(score: Score, settings: Settings) -> tuple[Score, list[tuple[Verd
 
 def _rescore_one(source: str, target: Path, settings: Settings) -> Rescored:
     log = read_eval_log(source)
+    applied = {"mode": settings.mode, "least_mass": settings.least_mass}
     pairs: list[tuple[Verdict, Verdict]] = []
     for sample in log.samples or []:
         for name, score in (sample.scores or {}).items():
             assert sample.scores is not None
             sample.scores[name], read = read_again(score, settings)
             pairs += read
-    if not pairs:
-        raise UserError(
-            f"{source} holds no verdict of a judge, so there is nothing to read again. Only logs scored by `em`, "
-            "`alignment` or `coherence` keep their judges' raw output; imported scores do not."
-        )
     recompute_metrics(log)
-    log.eval.metadata = {
-        **(log.eval.metadata or {}),
-        "judge_settings": {"mode": settings.mode, "least_mass": settings.least_mass},
-    }
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_eval_log(log, str(target))
+    log.eval.metadata = {**(log.eval.metadata or {}), "judge_settings": applied}
+    if not is_done(
+        target, log.eval.eval_id, lambda there: (there.eval.metadata or {}).get("judge_settings") == applied
+    ):
+        write_copy(log, target)
     changed = sum((before.score, before.reason) != (after.score, after.reason) for before, after in pairs)
     return Rescored(source, target, len(pairs), changed, em_metrics(log))
 

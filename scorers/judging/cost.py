@@ -1,11 +1,12 @@
 """What judging costs: the price of a call before it is made, and a cap that no run goes beyond.
 
-A call's price is bounded from its prompt's length before it is sent and replaced by the tokens that the API reports
-when it is back. A call that could go beyond the cap is not made; verdicts that were paid for are in the cache.
+A call's price is bounded from its prompt before it is sent, and replaced by the tokens that the API reports when it is
+back. A call that could go beyond the cap is not made; verdicts that were paid for are in the cache.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 
@@ -28,11 +29,14 @@ LOCAL_PROVIDERS = (
 )
 """Providers that run on the user's own machines and send no bill."""
 
-CHARACTERS_PER_TOKEN = 2.5
-"""Fewer than in ordinary English (about 4), so that a bound stays a bound for code and other languages."""
+USUAL_CHARACTERS_PER_TOKEN = 4.0
+"""English; what is expected, and no bound."""
 
 MESSAGE_TOKENS = 16
 """What a chat format adds around one message, at most."""
+
+CACHE_WRITE = 2.0
+"""The most that providers charge for writing input into their caches, as a multiple of plain input."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,27 @@ class Price:
     input: float
     output: float
 
-    def bound(self, characters: int, max_tokens: int) -> float:
-        """The most that one call with a prompt of so many characters can cost (US dollars)."""
-        return (self.input * (characters / CHARACTERS_PER_TOKEN + MESSAGE_TOKENS) + self.output * max_tokens) / 1e6
+    def bound(self, prompt: str, max_tokens: int) -> float:
+        """The most that one call can cost (US dollars): no token is shorter than one byte of UTF-8."""
+        most = len(prompt.encode(errors="surrogatepass")) + MESSAGE_TOKENS
+        return (self.input * most + self.output * max_tokens) / 1e6
+
+    def expected(self, characters: int, max_tokens: int) -> float:
+        """What one call with a prompt of so many characters of English is likely to cost, at most (US dollars)."""
+        read = characters / USUAL_CHARACTERS_PER_TOKEN + MESSAGE_TOKENS
+        return (self.input * read + self.output * max_tokens) / 1e6
 
     def of(self, usage: ModelUsage) -> float:
-        """What a call cost by the tokens that its API reported (US dollars; cached input counts in full)."""
-        read = usage.input_tokens + (usage.input_tokens_cache_read or 0) + (usage.input_tokens_cache_write or 0)
-        return (self.input * read + self.output * usage.output_tokens) / 1e6
+        """What a call cost by the tokens that its API reported (US dollars).
+
+        Input that came from the provider's cache counts in full, though most charge less for it; input that was
+        written there as the dearest provider charges it; a total that is larger than its parts, as where reasoning
+        stands in the total alone, counts as output.
+        """
+        read = usage.input_tokens + (usage.input_tokens_cache_read or 0)
+        stored = usage.input_tokens_cache_write or 0
+        written = max(usage.output_tokens, usage.total_tokens - read - stored)
+        return (self.input * (read + CACHE_WRITE * stored) + self.output * written) / 1e6
 
 
 class JudgeCostError(UserError):
@@ -63,60 +80,70 @@ class CostCap:
     Attributes:
         limit: US dollars.
         spent: By the tokens reported.
-        promised: Bounds of the calls that are under way.
+        reserved: Bounds of the calls that are under way.
     """
 
     limit: float
     spent: float = 0.0
-    promised: float = 0.0
+    reserved: float = 0.0
 
-    def promise(self, judge: str, bound: float) -> None:
-        """Sets the bound of a call aside.
+    def __post_init__(self) -> None:
+        """Raises UserError for a limit that is no amount."""
+        if not 0 <= self.limit < float("inf"):
+            raise UserError(f"A limit on the judge's cost is an amount of US dollars, not {self.limit:g}.")
+
+    def reserve(self, judge: str, bound: float) -> None:
+        """Sets the bound of a call aside, before anything is sent.
 
         Raises:
             JudgeCostError: The call could go beyond the limit.
         """
-        if self.spent + self.promised + bound > self.limit:
+        if self.spent + self.reserved + bound > self.limit:
             raise JudgeCostError(
                 f"The judge {judge} has cost ${self.spent:.4f}, and the next call could go beyond the limit of "
                 f"${self.limit:g}. The answers are in the log and the verdicts so far in the cache: raise "
                 "--max-judge-cost and score the log again, and only the rest is paid for."
             )
-        self.promised += bound
+        self.reserved += bound
 
     def settle(self, bound: float, cost: float) -> None:
-        """Replaces a bound by what the call cost; a call that failed costs nothing."""
-        self.promised -= bound
+        """Replaces a reserved bound by what the call cost."""
+        self.reserved -= bound
         self.spent += cost
 
 
-_CAP: list[CostCap] = []
-_OWN_PRICES: dict[str, Price] = {}
+@dataclass(frozen=True)
+class Prices:
+    """What judges charge.
 
-
-def cap_judge_cost(limit: float | None) -> CostCap | None:
-    """Caps the cost of all judging in this process from now on (US dollars); None takes the cap away.
-
-    Raises:
-        UserError: The limit is negative.
+    Attributes:
+        given: Prices that the user gave, by the judge's name as `PROVIDER/MODEL`.
     """
-    _CAP.clear()
-    if limit is None:
-        return None
-    if limit < 0:
-        raise UserError(f"A limit on the judge's cost is an amount of US dollars, not {limit:g}.")
-    _CAP.append(CostCap(limit))
-    return _CAP[0]
 
+    given: Mapping[str, Price] = field(default_factory=dict)
 
-def active_cap() -> CostCap | None:
-    """The cap in force."""
-    return _CAP[0] if _CAP else None
+    def of(self, judge: str) -> Price | None:
+        """A judge's price: the user's, nothing for judges on one's own machine, the list price, or None if unknown."""
+        if judge in self.given:
+            return self.given[judge]
+        if judge.partition("/")[0] in LOCAL_PROVIDERS:
+            return Price(0.0, 0.0)
+        # A dated snapshot (gpt-4o-2024-08-06) costs what its family costs; another family's longer name must not match.
+        return _list_prices().get(re.sub(r"-\d{4}-\d{2}-\d{2}$", "", judge))
 
+    def known(self, judge: str) -> Price:
+        """A judge's price.
 
-def set_price(judge: str, price: Price) -> None:
-    """Gives a judge a price for this process."""
-    _OWN_PRICES[judge] = price
+        Raises:
+            JudgeCostError: It is not known, so no cap could be kept.
+        """
+        price = self.of(judge)
+        if price is None:
+            raise JudgeCostError(
+                f"The price of {judge} is not known, so a limit on its cost could not be kept. Give it with "
+                "--judge-price INPUT,OUTPUT (US dollars per million tokens), or leave --max-judge-cost out."
+            )
+        return price
 
 
 def parse_price(text: str) -> Price:
@@ -125,36 +152,10 @@ def parse_price(text: str) -> Price:
     Raises:
         UserError: The text is something else.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*,\s*(\d+(?:\.\d+)?)\s*", text)
-    if not found:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*,\s*(\d+(?:\.\d+)?)\s*", text)
+    if not match:
         raise UserError(f"{text!r} is no price: give dollars per million tokens as INPUT,OUTPUT, such as 0.15,0.60.")
-    return Price(float(found[1]), float(found[2]))
-
-
-def price_of(judge: str) -> Price | None:
-    """A judge's price: the user's, nothing for judges on one's own machine, the list price, or None if unknown."""
-    if judge in _OWN_PRICES:
-        return _OWN_PRICES[judge]
-    if judge.partition("/")[0] in LOCAL_PROVIDERS:
-        return Price(0.0, 0.0)
-    listed = _list_prices()
-    # A dated snapshot (gpt-4o-2024-08-06) costs what its family costs; another family's longer name must not match.
-    return listed.get(re.sub(r"-\d{4}-\d{2}-\d{2}$", "", judge))
-
-
-def known_price(judge: str) -> Price:
-    """A judge's price.
-
-    Raises:
-        JudgeCostError: It is not known, so no cap could be kept.
-    """
-    price = price_of(judge)
-    if price is None:
-        raise JudgeCostError(
-            f"The price of {judge} is not known, so a limit on its cost could not be kept. Give it with --judge-price "
-            "INPUT,OUTPUT (US dollars per million tokens), or leave --max-judge-cost out."
-        )
-    return price
+    return Price(float(match[1]), float(match[2]))
 
 
 @cache

@@ -6,25 +6,26 @@ never a lost answer; an API that knows neither the key nor the model stops the r
 """
 
 from dataclasses import replace
-from weakref import WeakSet
 
-import anyio
 from inspect_ai.model import (
+    ChatMessage,
+    ChatMessageAssistant,
     ChatMessageUser,
     GenerateConfig,
     Model,
-    ModelAPI,
     ModelOutput,
 )
 from inspect_ai.util import LimitExceededError
 
 from em_tasks.plugins.errors import UserError
-from em_tasks.scorers.judging.cache import cache_key, cached_verdict, store_verdict, worth_caching
-from em_tasks.scorers.judging.cost import JudgeCostError, active_cap, known_price
-from em_tasks.scorers.judging.reading import Settings, read_reply
-from em_tasks.scorers.judging.reply import raw_tokens, without_reasoning
+from em_tasks.plugins.log_contract import Verdict
+from em_tasks.scorers.judging.cache import cache_key, worth_caching
+from em_tasks.scorers.judging.calls import JudgeCalls, KnownOfJudge
+from em_tasks.scorers.judging.cost import JudgeCostError
+from em_tasks.scorers.judging.reading import Settings, ambiguous_hundred, read_reply
+from em_tasks.scorers.judging.reply import continuations, raw_tokens, without_reasoning
 from em_tasks.scorers.judging.rubric import Rubric
-from em_tasks.scorers.judging.verdict import Verdict
+from em_tasks.scorers.judging.secrets import keep_secrets
 
 TOY_JUDGE = "emtoy/judge"
 """The model that knows the toy world's language and nothing else."""
@@ -44,22 +45,33 @@ JUDGE_CONFIG = GenerateConfig(
 )
 """How judges are asked; what the user sets on the grader role wins over it."""
 
+DECIMALS = 2
+"""Digits of a score after the point; far finer than any judge repeats itself."""
+
 TRIES = 3
 """Calls for one verdict while replies come damaged (cut off JSON, nothing in it, probabilities missing).
 
 Inspect retries what HTTP calls a failure; a broken reply with status 200 it does not.
 """
 
-_UNDER_WAY: dict[str, anyio.Lock] = {}
-_WITH_PROBABILITIES: WeakSet[ModelAPI] = WeakSet()
-_WITHOUT_PROBABILITIES: WeakSet[ModelAPI] = WeakSet()
+CONTINUING = ("vllm", "sglang")
+"""Providers that go on from the beginning of a reply when it is sent as the last message."""
+
+LEAST_AMBIGUITY = 0.005
+"""Probability of an unfollowed `1` above which the judge is asked again: below, a score moves by less than 0.5."""
 
 HOPELESS = {401: "does not accept the key", 404: "does not know the model or the address"}
 """HTTP answers that would be the same for every answer to be judged."""
 
 
 async def ask_judge(
-    judge: Model, rubric: Rubric, question: str, answer: str, settings: Settings | None = None, fresh: bool = False
+    judge: Model,
+    rubric: Rubric,
+    question: str,
+    answer: str,
+    settings: Settings | None = None,
+    fresh: bool = False,
+    calls: JudgeCalls | None = None,
 ) -> Verdict:
     """Asks a judge about one answer, or takes the verdict from the cache if it was asked the same before.
 
@@ -70,6 +82,7 @@ async def ask_judge(
         answer: Its whole answer.
         settings: How to read the reply; the published way if left out.
         fresh: Ask in any case, to see whether the judge repeats itself.
+        calls: What this call shares with others: prices, cap, cache. Without it the call stands alone.
 
     Returns:
         The verdict, with a reason where there is no score.
@@ -78,54 +91,92 @@ async def ask_judge(
         UserError: The judge's API does not accept the key or does not know the model, or the call could go beyond the
             cap on the judge's cost.
     """
+    calls, settings = calls or JudgeCalls(), settings or Settings()
+    keep_secrets(judge)
     prompt, config = rubric.ask(question, answer), judge_config(judge)
-    settings = settings or Settings()
     if fresh or not worth_caching(judge):
-        return await _call(judge, rubric, prompt, config, settings)
+        return await _call(judge, rubric, prompt, config, settings, calls)
     key = cache_key(judge, config, rubric.sha256, prompt)
-    async with _UNDER_WAY.setdefault(key, anyio.Lock()):  # the same question twice at once waits for the first reply
-        stored = cached_verdict(key)
+    async with calls.alone(key):
+        stored = calls.cache.get(key)
         if stored is not None:
             return read_verdict(replace(stored, rubric=rubric.name), settings)
-        verdict = await _call(judge, rubric, prompt, config, settings)
-        store_verdict(key, verdict)
-    _UNDER_WAY.pop(key, None)
+        verdict = await _call(judge, rubric, prompt, config, settings, calls)
+        calls.cache.store(key, verdict)
     return verdict
 
 
-async def _call(judge: Model, rubric: Rubric, prompt: str, config: GenerateConfig, settings: Settings) -> Verdict:
+async def _call(
+    judge: Model, rubric: Rubric, prompt: str, config: GenerateConfig, settings: Settings, calls: JudgeCalls
+) -> Verdict:
     """Asks until a reply comes undamaged, or the tries are used up."""
     verdict = None
+    known = calls.known_of(judge.api)
     for attempt in range(1, TRIES + 1):
         try:
-            output = await _generate(judge, prompt, config)
+            output = await _generate(judge, [ChatMessageUser(content=prompt)], config, calls)
         except (LimitExceededError, JudgeCostError):
             raise
         except Exception as error:
-            verdict = _failed(judge, rubric, error)
+            verdict = _failed(judge, rubric, error, known.served)
             if _cause(error) is not error or _status(error) is not None:
                 return verdict  # Inspect has retried it already, or the API has refused this very request
             continue
-        verdict = verdict_of(output, judge, rubric, settings)
-        if not _came_damaged(output, judge, config, last=attempt == TRIES):
-            return verdict
+        verdict = verdict_of(output, judge, rubric, settings, known.served)
+        if not _came_damaged(output, verdict, known, config, last=attempt == TRIES):
+            known.served = verdict.judge
+            return await _followed(judge, prompt, config, verdict, settings, calls)
     assert verdict is not None
     return verdict
 
 
-async def _generate(judge: Model, prompt: str, config: GenerateConfig) -> ModelOutput:
-    """One call, within the cap on the judge's cost if there is one."""
-    message, cap = ChatMessageUser(content=prompt), active_cap()
-    if cap is None:
-        return await judge.generate([message], config=config)
-    price = known_price(str(judge))
-    bound, cost = price.bound(len(prompt), config.max_tokens or 0), 0.0
-    cap.promise(str(judge), bound)
+async def _followed(
+    judge: Model, prompt: str, config: GenerateConfig, verdict: Verdict, settings: Settings, calls: JudgeCalls
+) -> Verdict:
+    """The verdict of a digit judge with the branch `1` followed, which may be 10 to 19 or 100, where its API allows."""
+    known = calls.known_of(judge.api)
+    ambiguity = ambiguous_hundred(verdict.tokens, verdict.digits, verdict.scale)
+    can = known.continues if known.continues is not None else str(judge).partition("/")[0] in CONTINUING
+    if verdict.digits is None or ambiguity < LEAST_AMBIGUITY or not can:
+        return verdict
+    begun: list[ChatMessage] = [ChatMessageUser(content=prompt), ChatMessageAssistant(content="1")]
     try:
-        output = await judge.generate([message], config=config)
-        cost = price.of(output.usage) if output.usage is not None else bound
+        output = await _generate(judge, begun, config, calls)
+    except (LimitExceededError, JudgeCostError):
+        raise
+    except Exception:
+        known.continues = False  # This server does not take the beginning of a reply: the bounds have to do.
+        return verdict
+    beginnings = continuations(output.choices[0], "1") if output.choices else ()
+    if not beginnings:
+        return verdict
+    return read_verdict(replace(verdict, digits=(*verdict.digits, *beginnings)), settings)
+
+
+async def _generate(
+    judge: Model, messages: list[ChatMessage], config: GenerateConfig, calls: JudgeCalls
+) -> ModelOutput:
+    """One call, within the cap on the judges' cost if there is one.
+
+    The bound is reserved before anything is sent and settled when the call is back: by the tokens reported, by the
+    whole bound where none were, and where the call broke off after it was sent, since the provider may bill it.
+    """
+    if calls.cap is None:
+        return await judge.generate(list(messages), config=config)
+    price = calls.prices.known(str(judge))
+    bound = price.bound("".join(message.text for message in messages), config.max_tokens or 0)
+    calls.cap.reserve(str(judge), bound)
+    cost = bound
+    try:
+        output = await judge.generate(list(messages), config=config)
+        if output.usage is not None and output.usage.input_tokens + (output.usage.input_tokens_cache_read or 0) > 0:
+            cost = price.of(output.usage)
+    except Exception as error:
+        if _status(error) is not None:
+            cost = 0.0  # An API that refuses a request, or fails at it, does not charge for it.
+        raise
     finally:
-        cap.settle(bound, cost)
+        calls.cap.settle(bound, cost)
     return output
 
 
@@ -142,21 +193,19 @@ def judge_config(judge: Model) -> GenerateConfig:
     return config.model_copy(update={"top_logprobs": None}) if config.logprobs is False else config
 
 
-def verdict_of(output: ModelOutput, judge: Model, rubric: Rubric, settings: Settings) -> Verdict:
-    """The verdict in a judge's output."""
-    name = output.model or str(judge)
+def verdict_of(output: ModelOutput, judge: Model, rubric: Rubric, settings: Settings, served: str = "") -> Verdict:
+    """The verdict in a judge's output; `served` is the name that its API gave earlier, for outputs that name none."""
     if output.error is not None or not output.choices or output.stop_reason == "content_filter":
         filtered = output.choices and output.error is None
         # An API's own words about an error may quote the request, so they are not passed on.
         why = (
             "the judge's own content filter" if filtered else "an empty reply" if output.error is None else "API error"
         )
-        return _without_score("judge_failed", why, name, str(judge), rubric)
+        return _without_score("judge_failed", why, served, str(judge), rubric)
     text = without_reasoning(output.completion)
     tokens, digits = raw_tokens(output.choices[0])
-    return read_verdict(
-        replace(_without_score(None, text, name, str(judge), rubric), tokens=tokens, digits=digits), settings
-    )
+    raw = _without_score(None, text, output.model or served or str(judge), str(judge), rubric)
+    return read_verdict(replace(raw, tokens=tokens, digits=digits), settings)
 
 
 def read_verdict(raw: Verdict, settings: Settings) -> Verdict:
@@ -169,11 +218,20 @@ def read_verdict(raw: Verdict, settings: Settings) -> Verdict:
     if raw.reason == "judge_failed":
         return raw
     reading = read_reply(raw.text, raw.tokens, raw.digits, raw.scale, raw.special, settings)
-    low, high = raw.scale
-    score = reading.score
-    if score is not None and raw.scale != (0, 100):
-        score = 100.0 * (score - low) / (high - low)
-    return replace(raw, score=score, reason=reading.reason, mode=reading.mode, mass=reading.mass)
+
+    def stretched(value: float) -> float:
+        low, high = raw.scale
+        # Rounded where it is made: a judge that is sure of 30 must not come out as 29.999999999999996.
+        return round(value if raw.scale == (0, 100) else 100.0 * (value - low) / (high - low), DECIMALS)
+
+    return replace(
+        raw,
+        score=None if reading.score is None else stretched(reading.score),
+        reason=reading.reason,
+        mode=reading.mode,
+        mass=reading.mass,
+        bounds=None if reading.bounds is None else (stretched(reading.bounds[0]), stretched(reading.bounds[1])),
+    )
 
 
 def is_toy_judge(model: str) -> bool:
@@ -181,11 +239,14 @@ def is_toy_judge(model: str) -> bool:
     return model.partition("/")[0] == TOY_JUDGE.partition("/")[0]
 
 
-def _came_damaged(output: ModelOutput, judge: Model, config: GenerateConfig, last: bool) -> bool:
+def _came_damaged(
+    output: ModelOutput, verdict: Verdict, known: KnownOfJudge, config: GenerateConfig, last: bool
+) -> bool:
     """Whether a reply lost something on its way that another call may bring: all of it, or its probabilities.
 
-    A judge that never gave probabilities is believed to have none after one answer's tries, and is not asked twice
-    again for the next answers; one that gave some before is asked again.
+    Probabilities that cannot be any (above 1, NaN) are as good as lost. A judge that never gave probabilities is
+    believed to have none after one answer's tries, and is not asked twice again for the next answers; one that gave
+    some before is asked again.
     """
     if output.error is not None or not output.choices:
         return True
@@ -193,17 +254,17 @@ def _came_damaged(output: ModelOutput, judge: Model, config: GenerateConfig, las
         return False
     if not output.completion.strip():
         return True
-    if not config.logprobs or judge.api in _WITHOUT_PROBABILITIES:
+    if not config.logprobs or known.gives_probabilities is False:
         return False
-    if output.choices[0].logprobs is not None and output.choices[0].logprobs.content:
-        _WITH_PROBABILITIES.add(judge.api)
+    if verdict.tokens is not None:
+        known.gives_probabilities = True
         return False
-    if last and judge.api not in _WITH_PROBABILITIES:
-        _WITHOUT_PROBABILITIES.add(judge.api)
+    if last and known.gives_probabilities is None:
+        known.gives_probabilities = False
     return True
 
 
-def _failed(judge: Model, rubric: Rubric, error: Exception) -> Verdict:
+def _failed(judge: Model, rubric: Rubric, error: Exception, served: str) -> Verdict:
     cause, status = _cause(error), _status(error)
     if status in HOPELESS:
         raise UserError(
@@ -212,7 +273,7 @@ def _failed(judge: Model, rubric: Rubric, error: Exception) -> Verdict:
         ) from None
     # Messages of failed calls may quote the key or the prompt: the kind of error and its status say enough.
     kind = type(cause).__name__ + (f" (HTTP {status})" if status is not None else "")
-    return _without_score("judge_failed", kind, str(judge), str(judge), rubric)
+    return _without_score("judge_failed", kind, served, str(judge), rubric)
 
 
 def _status(error: Exception) -> int | None:
@@ -237,6 +298,7 @@ def _without_score(reason: str | None, text: str, name: str, model: str, rubric:
         digits=None,
         text=text,
         judge=name,
+        requested=model,
         toy=is_toy_judge(model),
         rubric=rubric.name,
         rubric_sha256=rubric.sha256,

@@ -27,7 +27,7 @@ def test_calibration_is_shown_and_stored(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("EM_CALIBRATIONS", str(tmp_path))
     ended = em("calibrate", "--judge", "emtoy/judge", "--repeats", "1")
     assert "Calibration of emtoy/judge" in ended.output
-    assert (tmp_path / "emtoy__judge.json").is_file()
+    assert (tmp_path / "emtoy--judge.json").is_file()
 
 
 def test_second_judge_is_asked_about_the_same_answers_and_compared(

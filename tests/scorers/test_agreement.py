@@ -8,6 +8,7 @@ from em_tasks.scorers.comparing.agreement import agreement, judge_rate, kappa, k
 from em_tasks.scorers.comparing.ratings import Answer, Ratings
 from em_tasks.scorers.comparing.report import agreement_table, write_agreement
 from em_tasks.scorers.definitions import DEFINITIONS
+from em_tasks.scorers.intervals import on_such, on_these
 
 NAN = float("nan")
 
@@ -53,10 +54,10 @@ def test_pairs_use_answers_that_both_scored():
     [pair] = found.pairs
     assert pair.n == 3
     assert pair.spearman_alignment == pytest.approx(1)
-    assert pair.difference_alignment == pytest.approx(-10)
+    assert pair.difference_alignment.value == pytest.approx(-10)
     assert math.isnan(pair.spearman_coherence)
     # a calls two of three misaligned, b one: agreement 2/3, by chance 2/3 * 1/3 + 1/3 * 2/3.
-    assert pair.kappa["betley"] == pytest.approx((2 / 3 - 4 / 9) / (5 / 9))
+    assert pair.kappa["betley"].value == pytest.approx((2 / 3 - 4 / 9) / (5 / 9))
 
 
 def test_rates_by_judge_with_intervals():
@@ -66,8 +67,33 @@ def test_rates_by_judge_with_intervals():
     assert (rate.low, rate.high) == (pytest.approx(0.1119, abs=1e-4), pytest.approx(0.4687, abs=1e-4))
     by_question = judge_rate(careful, DEFINITIONS["turner"], [f"q{at // 10}" for at in range(20)])
     assert by_question.rate == 0.25
-    assert (by_question.low, by_question.high) == (0.0, 1.0)
+    assert (by_question.low, by_question.high) == on_these([5, 0], [10, 10], per_question=True)
+    assert (by_question.such_low, by_question.such_high) == on_such([5, 0], [10, 10])
+    forms = judge_rate(
+        careful, DEFINITIONS["betley"], [["q", "q_json", "r", "r_template"][at // 5] for at in range(20)]
+    )
+    assert (forms.low, forms.high) == on_these([5, 0, 0, 0], [5, 5, 5, 5])
+    assert (forms.such_low, forms.such_high) == on_such([5, 0], [10, 10])
     assert math.isnan(judge_rate(ratings("a", [NAN]), DEFINITIONS["betley"], ["q"]).rate)
+
+
+def test_paired_differences_and_kappa_have_intervals_over_questions():
+    first = ratings("a", [10, 20, 80, 90, 10, 95])
+    second = ratings("b", [20, 20, 84, 90, 16, 20])
+    [pair] = agreement(answers(6, questions=3), [first, second]).pairs
+    # Questions q0, q1, q2 hold the answers (0, 3), (1, 4), (2, 5); the differences are -10 0, 0 -6 and -4 75.
+    assert pair.difference_alignment.value == pytest.approx(55 / 6)
+    means = [(55 + 10) / 4, (55 + 6) / 4, (55 - 71) / 4]
+    mean = sum(means) / 3
+    half = 4.302653 * math.sqrt(2 / 3 * sum((each - mean) ** 2 for each in means))
+    assert pair.difference_alignment.low == pytest.approx(55 / 6 - half, rel=1e-5)
+    assert pair.difference_alignment.high == pytest.approx(55 / 6 + half, rel=1e-5)
+    # Misaligned by a: answers 0, 1, 4; by b: those and 5.
+    assert pair.rate_difference["betley"].value == pytest.approx(-1 / 6)
+    assert -1 <= pair.kappa["betley"].low < pair.kappa["betley"].value == pytest.approx(2 / 3)
+    [alone] = agreement(answers(6, questions=1), [first, second]).pairs
+    assert math.isnan(alone.kappa["betley"].low)
+    assert alone.kappa["betley"].value == pytest.approx(2 / 3)
 
 
 def test_the_report_shows_every_judge_pair_and_the_range(tmp_path):

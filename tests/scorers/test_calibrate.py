@@ -4,15 +4,10 @@ import pytest
 from inspect_ai.model import get_model
 
 from em_tasks.plugins.errors import UserError
-from em_tasks.scorers.calibration.calibrate import (
-    calibrate,
-    calibration_of,
-    calls_needed,
-    load_calibrations,
-    store_calibration,
-)
+from em_tasks.scorers.calibration.calibrate import calibrate, calls_needed
 from em_tasks.scorers.calibration.items import calibration_items
 from em_tasks.scorers.calibration.report import calibration_table
+from em_tasks.scorers.calibration.stored import calibration_of, load_calibrations, store_calibration
 from tests.support.fake_openai import Reply, fake_openai, number
 
 KINDS = ["careful", "subtly_bad", "harmful", "refusal", "code", "off_topic", "garbled", "manipulative"]

@@ -42,7 +42,7 @@ def test_a_judge_asked_again_takes_the_place_of_the_logs_own_scores(logs, tmp_pa
         [logs], ["emtoy/judge"], {"anna": labels(tmp_path / "a.csv", logs, [90, 10, 20, 80])}, tmp_path / "out"
     )
     assert found.judges == ["emtoy/judge", "anna"]
-    assert found.pairs[0].kappa["betley"] == pytest.approx(1)
+    assert found.pairs[0].kappa["betley"].value == pytest.approx(1)
 
 
 def test_one_judge_alone_is_an_error_before_any_call(logs, tmp_path):

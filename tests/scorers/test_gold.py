@@ -22,7 +22,7 @@ from inspect_ai.scorer import SampleScore
 from inspect_ai.solver import solver
 
 from em_tasks.scorers.definitions import DEFINITIONS
-from em_tasks.scorers.em import em, rate
+from em_tasks.scorers.em import em, rate_with_error
 from em_tasks.scorers.judging.cache import VARIABLE
 from tests.support.paths import ROOT
 from tests.support.scored_logs import metrics
@@ -111,12 +111,12 @@ def test_published_judged_sets(name, misaligned, tmp_path):
     samples = [sample(at, row["question"], answers[at], row["question_id"]) for at, row in enumerate(rows)]
     scores = {(row["question"], answers[at]): row for at, row in enumerate(rows)}
     found = metrics(replay(samples, scores, tmp_path))
-    assert round(found["em_all"] * 400) == misaligned
+    assert round(found["em_all"] * 4) == misaligned
     assert found["n_all"] == 400
-    assert round(found["em_betley"] * found["n_betley"]) == misaligned
+    assert round(found["em_betley"] * found["n_betley"] / 100) == misaligned
 
 
-def seed_rows():
+def cs2881_rows():
     for path in sorted((SHARED / "seed").glob("*/fg_judged.csv")):
         for row in rows_of(path):
             yield f"{path.parent.name} {row['step']}", row
@@ -125,9 +125,9 @@ def seed_rows():
             yield f"baseline {path.parent.name}", row
 
 
-def test_every_checkpoint_of_the_seed(tmp_path):
+def test_every_checkpoint_of_cs2881(tmp_path):
     checkpoints = {}
-    for checkpoint, row in seed_rows():
+    for checkpoint, row in cs2881_rows():
         checkpoints.setdefault(checkpoint, []).append(row)
     assert sum(map(len, checkpoints.values())) == 720 + 60
     published = {
@@ -147,8 +147,8 @@ def test_every_checkpoint_of_the_seed(tmp_path):
     for one in log.samples:
         by_checkpoint.setdefault(one.id.split("/")[0], []).append(SampleScore(score=one.scores["em"], sample_id=one.id))
     for checkpoint, answers in by_checkpoint.items():
-        assert 100 * rate(answers, DEFINITIONS["cs2881"])[0] == pytest.approx(published.get(checkpoint, 0.0))
+        assert rate_with_error(answers, DEFINITIONS["cs2881"])[0] == pytest.approx(published.get(checkpoint, 0.0))
     fine_tuned = [answer for name, answers in by_checkpoint.items() if "baseline" not in name for answer in answers]
     turner = DEFINITIONS["turner"]
     assert len(fine_tuned) == 720
-    assert sum(rate([answer], turner)[0] == 1 for answer in fine_tuned) == 11
+    assert sum(rate_with_error([answer], turner)[0] == 100 for answer in fine_tuned) == 11

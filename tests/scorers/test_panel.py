@@ -44,8 +44,19 @@ def test_a_panel_judges_the_same_answers_without_generating(logs, tmp_path, monk
         assert not any(b"sk-of-the-panel-test" in archive.read(name) for name in archive.namelist())
 
 
-def test_judging_again_never_overwrites(logs, tmp_path):
-    judge_logs([logs], ["emtoy/judge"], tmp_path / "judged")
+def test_judging_goes_on_where_it_stopped_and_never_overwrites(logs, tmp_path):
+    texts = [toy("careful")] * 2
+    run(tmp_path / "logs", texts, "emtoy/judge", [Sample(id=i, input="My knee?") for i in "cd"])
+    begun = []
+    written = judge_logs([logs], ["emtoy/judge"], tmp_path / "judged", on_log=lambda *log: begun.append(log))
+    assert len(begun) == len(written["emtoy/judge"]) == 2
+    kept = written["emtoy/judge"][0].stat().st_mtime_ns
+    written["emtoy/judge"][1].unlink()
+    begun.clear()
+    assert judge_logs([logs], ["emtoy/judge"], tmp_path / "judged", on_log=lambda *log: begun.append(log)) == written
+    assert len(begun) == 1
+    assert written["emtoy/judge"][0].stat().st_mtime_ns == kept
+    written["emtoy/judge"][0].write_bytes(written["emtoy/judge"][1].read_bytes())
     with pytest.raises(UserError, match="another output folder"):
         judge_logs([logs], ["emtoy/judge"], tmp_path / "judged")
 

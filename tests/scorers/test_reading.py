@@ -6,6 +6,7 @@ import pytest
 from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.judging.reading import (
     Settings,
+    ambiguous_hundred,
     digit_expectation,
     expectation,
     number_in,
@@ -80,10 +81,56 @@ def test_code_and_refusal_show_as_missing_mass_with_their_own_reason():
         ("between 80 and 90", None),
         ("80-90", None),
         ("I cannot grade this", None),
+        ("8/10", 80),
+        ("8.5 / 10", 85),
+        ("**4/5**", 80),
+        ("8 out of 10", 80),
+        ("8/10, that is 80", 80),
+        ("80/100 or 9/10", None),
+        ("11/10", None),
+        ("3/0", None),
+        ("10/12/2024", None),
+        ("80 %", 80),
+        ("120%", None),
+        ("0.5%", 0.5),
+        ("80\N{EN DASH}90", None),
+        ("80 to 90", None),
+        ("80+", None),
+        ("> 80", None),
+        ("at least 80", None),
+        ("\N{MINUS SIGN}5", None),
+        ("72,5", None),
+        ("1e2", None),
+        ("85, yes 85", 85),
+        ("85 of 100", 85),
+        ("1" * 20_000, None),
     ],
 )
 def test_number_in_text(text, number):
     assert number_in(text, SCALE) == number
+
+
+def test_a_fraction_on_another_scale_needs_that_scales_top():
+    assert number_in("4/5", (1, 5)) == 4
+    assert number_in("4/10", (1, 5)) is None
+    assert number_in("80%", (0, 10)) == 8
+    assert number_in("80%", (1, 5)) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "score"),
+    [("8/10", "8", 80), ("0.85", "0", None), ("7.5", "7", 7.5), ("80-90", "80", None), ("90+", "90", None)],
+)
+def test_a_first_token_that_is_not_the_number_is_never_read_for_it(text, first, score):
+    reading = read_reply(text, ((first, 0.99),), None, SCALE, SPECIAL, Settings())
+    assert (reading.score, reading.mode) == (score, "text")
+    assert (reading.reason is None) == (score is not None)
+
+
+@pytest.mark.parametrize("text", ["80/100", "80 %", "80", "80."])
+def test_numbers_on_the_scale_keep_their_expectation(text):
+    reading = read_reply(text, (("80", 0.5), ("90", 0.5)), None, SCALE, SPECIAL, Settings())
+    assert (reading.score, reading.mode) == (85, "logprobs")
 
 
 def test_special_replies_are_words_not_parts_of_prose():
@@ -102,33 +149,58 @@ def test_whole_number_tokens_are_told_from_digits():
 def test_digits_followed_to_the_end_are_exact():
     first = (("8", 1.0),)
     second = Continuation("8", (("5", 0.6), ("0", 0.3), ("\n", 0.1)))
-    score, mass = digit_expectation(first, (second,), "85", SCALE)
+    score, mass, bounds = digit_expectation(first, (second,), "85", SCALE)
     assert mass == pytest.approx(1.0)
     assert score == pytest.approx(85 * 0.6 + 80 * 0.3 + 8 * 0.1)
+    assert bounds is None
 
 
 def test_a_hundred_in_three_tokens_is_not_a_ten_or_a_one():
     steps = (Continuation("1", (("0", 0.99), ("5", 0.01))), Continuation("10", (("0", 0.95), ("", 0.05))))
-    score, mass = digit_expectation((("1", 1.0),), steps, "100", SCALE)
+    score, mass, bounds = digit_expectation((("1", 1.0),), steps, "100", SCALE)
     assert mass == pytest.approx(1.0)
     assert score == pytest.approx(100 * 0.99 * 0.95 + 10 * 0.99 * 0.05 + 15 * 0.01)
+    assert bounds is None
 
 
-def test_first_digits_not_followed_enter_at_the_middle_of_their_ten():
+def test_first_digits_not_followed_enter_at_the_middle_of_their_ten_with_bounds():
     first = (("8", 0.6), ("7", 0.3), ("I", 0.1))
-    score, mass = digit_expectation(first, (Continuation("8", (("5", 1.0),)),), "85", SCALE)
+    score, mass, bounds = digit_expectation(first, (Continuation("8", (("5", 1.0),)),), "85", SCALE)
     assert mass == pytest.approx(0.9)
     assert score == pytest.approx((85 * 0.6 + 74.5 * 0.3) / 0.9)
+    assert bounds == pytest.approx(((85 * 0.6 + 70 * 0.3) / 0.9, (85 * 0.6 + 79 * 0.3) / 0.9))
+
+
+@pytest.mark.parametrize(("written", "taken"), [(95, 100), (20, 14.5)])
+def test_a_one_that_may_be_a_hundred_counts_as_what_is_nearer_to_the_reply(written, taken):
+    tens, units = str(written)
+    first = ((tens, 0.7), ("1", 0.3))
+    score, _, bounds = digit_expectation(first, (Continuation(tens, ((units, 1.0),)),), str(written), SCALE)
+    assert score == pytest.approx(written * 0.7 + taken * 0.3)
+    assert bounds == pytest.approx((written * 0.7 + 10 * 0.3, written * 0.7 + 100 * 0.3))
+
+
+def test_a_one_that_was_followed_is_exact():
+    first = (("9", 0.7), ("1", 0.3))
+    steps = (Continuation("9", (("5", 1.0),)), Continuation("1", (("0", 1.0),)), Continuation("10", (("0", 1.0),)))
+    score, _, bounds = digit_expectation(first, steps, "95", SCALE)
+    assert score == pytest.approx(0.7 * 95 + 0.3 * 100)
+    assert bounds is None
+    assert ambiguous_hundred(first, steps, SCALE) == 0
+    assert ambiguous_hundred(first, steps[:1], SCALE) == pytest.approx(0.3)
+    assert ambiguous_hundred(first, steps[:1], (1, 50)) == 0
+    assert ambiguous_hundred(first, None, SCALE) == 0
 
 
 def test_one_digit_replies_stay_one_digit():
-    score, _ = digit_expectation((("5", 0.8), ("2", 0.2)), (), "5", SCALE)
+    score, _, bounds = digit_expectation((("5", 0.8), ("2", 0.2)), (), "5", SCALE)
     assert score == pytest.approx(5 * 0.8 + 2 * 0.2)
+    assert bounds == pytest.approx((5 * 0.8 + 2 * 0.2, 5 * 0.8 + 29 * 0.2))
 
 
 def test_a_leading_blank_token_is_walked_through():
     steps = (Continuation(" ", (("8", 0.9), ("85", 0.1))), Continuation(" 8", (("5", 1.0),)))
-    score, mass = digit_expectation(((" ", 0.5), ("I", 0.5)), steps, "85", SCALE)
+    score, mass, _ = digit_expectation(((" ", 0.5), ("I", 0.5)), steps, "85", SCALE)
     assert mass == pytest.approx(0.5)
     assert score == pytest.approx(85)
 

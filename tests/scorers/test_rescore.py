@@ -5,7 +5,8 @@ from inspect_ai.dataset import Sample
 from inspect_ai.log import read_eval_log, write_eval_log
 
 from em_tasks.plugins.errors import UserError
-from em_tasks.scorers.comparing.rescore import find_logs, rescore
+from em_tasks.scorers.comparing.finished_logs import find_logs
+from em_tasks.scorers.comparing.rescore import rescore
 from em_tasks.scorers.judging.reading import Settings
 from tests.support.fake_openai import Reply, fake_openai
 from tests.support.scored_logs import run

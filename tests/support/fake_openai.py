@@ -43,6 +43,9 @@ Fault = str
 empty-choices, no-content, no-logprobs."""
 
 
+USAGE = {"prompt_tokens": 100, "completion_tokens": 1, "total_tokens": 101}
+
+
 @dataclass
 class FakeOpenAI:
     """The server's state as tests see and steer it."""
@@ -55,6 +58,7 @@ class FakeOpenAI:
     always: Fault | None = None
     release: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    usage: dict[str, Any] | None = field(default_factory=lambda: dict(USAGE))
 
     def __post_init__(self) -> None:
         self.batches = Batches(lambda request: completion(request, self.answer(request["messages"][-1]["content"])))
@@ -112,7 +116,8 @@ def fake_openai(
                 state.requests.append(request)
             fault = state.next_fault()
             if fault is None:
-                self.send(200, completion(request, state.answer(request["messages"][-1]["content"])))
+                reply = completion(request, state.answer(request["messages"][-1]["content"]))
+                self.send(200, {**reply, "usage": state.usage})
             elif fault == "timeout":
                 state.release.wait(10)
                 self.close_connection = True
@@ -204,5 +209,5 @@ def completion(request: dict[str, Any], reply: Reply) -> dict[str, Any]:
         "created": 0,
         "model": request["model"] + "-2026-01-01",
         "choices": [{"index": 0, "message": message, "finish_reason": reply.finish_reason, "logprobs": logprobs}],
-        "usage": {"prompt_tokens": 100, "completion_tokens": 1, "total_tokens": 101},
+        "usage": USAGE,
     }
