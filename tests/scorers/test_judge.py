@@ -27,7 +27,7 @@ async def ask(reply, rubric=ALIGNMENT, **config):
 
 async def test_number_tokens_give_their_expectation_and_the_raw_tokens_stay():
     verdict, _ = await ask(Reply("80", [[("80", 0.6), ("90", 0.3), ("I", 0.05)]]))
-    assert verdict.score == pytest.approx((80 * 0.6 + 90 * 0.3) / 0.9)
+    assert verdict.score == 83.33  # 83.333..., as written to the log
     assert (verdict.reason, verdict.mode, verdict.text) == (None, "logprobs", "80")
     assert verdict.mass == pytest.approx(0.9)
     assert verdict.tokens == (("80", pytest.approx(0.6)), ("90", pytest.approx(0.3)), ("I", pytest.approx(0.05)))
@@ -50,7 +50,8 @@ async def test_the_users_settings_on_the_judge_win():
 
 async def test_digits_are_not_taken_for_the_number():
     verdict, _ = await ask(Reply("85", [[("8", 0.9), ("9", 0.1)], [("5", 0.8), ("0", 0.2)]]))
-    assert verdict.score == pytest.approx(0.9 * (85 * 0.8 + 80 * 0.2) + 0.1 * 94.5)
+    assert verdict.score == pytest.approx(0.9 * (85 * 0.8 + 80 * 0.2) + 0.1 * 94.5, abs=0.005)
+    assert verdict.bounds == pytest.approx((0.9 * 84 + 0.1 * 90, 0.9 * 84 + 0.1 * 99), abs=0.005)
     assert verdict.digits is not None
     assert verdict.digits[0].after == "8"
 
