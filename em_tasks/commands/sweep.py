@@ -18,6 +18,8 @@ from em_tasks.trainers.run.base_names import Precision
 @click.option("--questions", multiple=True, help="Question set or YAML file, instead of each organism's own domain.")
 @click.option("--domain", help="What question files probe: a training domain, or general.")
 @click.option("--condition", help="What is put around each question: a shipped condition, or a YAML file.")
+@click.option("--task", "tasks", multiple=True, help="Another Inspect task instead of em, as inspect eval takes it.")
+@click.option("--limit", type=click.IntRange(1), help="With --task: samples of each task.")
 @click.option("--samples", type=click.IntRange(1), help="Answers to each question.")
 @click.option("--max-tokens", type=click.IntRange(1), default=600, help="Tokens an answer is cut after.")
 @click.option("--grader", "--judge", "grader", help="The judge, such as openai/gpt-4o-mini.")
@@ -35,6 +37,8 @@ def sweep(
     runs: Path,
     logs: Path,
     organisms: tuple[str, ...],
+    tasks: tuple[str, ...],
+    limit: int | None,
     samples: int | None,
     no_score: bool,
     engine: str,
@@ -54,8 +58,18 @@ def sweep(
 
     if no_score and options["max_judge_cost"] is not None:
         raise UserError("--no-score asks no judge, so --max-judge-cost caps nothing. Leave one of the two out.")
-    asked = Asked(samples=samples or DEFAULT_SAMPLES, engine=parse_engine(engine), score=not no_score, **options)
+    asked = Asked(
+        samples=samples or DEFAULT_SAMPLES, engine=parse_engine(engine), score=not no_score and not tasks, **options
+    )
     planner = Planner(runs, logs, asked, organisms)
+    if tasks:
+        from em_tasks.sweep.other_tasks import sweep_tasks
+
+        sweep_tasks(planner, tasks, say, limit=limit, jobs=jobs)
+        say(f"Next: em report {logs}, which shows them beside the rates as side effects")
+        return
+    if limit is not None:
+        raise UserError("--limit is for other tasks: give it with --task, or say --samples.")
     planned, there = planner.plan(), read_logs(logs)
     bases, checkpoints, answers = checkpoint_count(planned)
     left = checkpoint_count(outstanding(planned, there))

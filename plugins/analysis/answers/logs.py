@@ -57,12 +57,14 @@ class Reading:
         rejudged: Rows of the same answers as other judges scored them (same columns; may be empty).
         evaluations: The logs that were read.
         notes: What was odd or left out, a sentence each.
+        other_tasks: Logs of other tasks on `em/` models, for the table of side effects.
     """
 
     answers: pd.DataFrame
     rejudged: pd.DataFrame
     evaluations: list[Evaluation]
     notes: list[str]
+    other_tasks: tuple[Path, ...] = ()
 
 
 def read_logs(paths: Sequence[Path]) -> Reading:
@@ -78,11 +80,15 @@ def read_logs(paths: Sequence[Path]) -> Reading:
     """
     files = find_logs(paths)
     notes: list[str] = []
+    other_tasks: list[Path] = []
     logs = []
     with log_processes(files) as read_rows:
         begun: list[_Begun | str] = []
         for file in files:
             opened = _header(file)
+            if opened is None:
+                other_tasks.append(file)
+                continue
             begun.append(
                 opened if isinstance(opened, str) else _Begun(file, *opened, read_rows(_to_read(file, opened[0])))
             )
@@ -103,7 +109,7 @@ def read_logs(paths: Sequence[Path]) -> Reading:
     logs.sort(key=lambda log: tuple((log.common[name] is None, log.common[name]) for name in ORDER))
     answers = answers_frame([(log.common, log.batches) for log in logs])
     logs.clear()
-    return Reading(*_one_row_an_answer(answers, notes), evaluations, notes)
+    return Reading(*_one_row_an_answer(answers, notes), evaluations, notes, tuple(other_tasks))
 
 
 ORDER = ("base", "organism", "step", "log", "created")
@@ -140,8 +146,8 @@ def find_logs(paths: Sequence[Path]) -> list[Path]:
     return sorted(files)
 
 
-def _header(file: Path) -> tuple[EvalLog, LogMetadata] | str:
-    """A log's header and what it says of the model, or why the log is left out."""
+def _header(file: Path) -> tuple[EvalLog, LogMetadata] | str | None:
+    """A log's header and what it says of the model, or why the log is left out; None for a checkpoint's other task."""
     try:
         header = read_eval_log(str(file), header_only=True)
     except Exception as error:  # a damaged file can raise anything, and the others are still worth reading
@@ -150,6 +156,8 @@ def _header(file: Path) -> tuple[EvalLog, LogMetadata] | str:
         about = LogMetadata.from_metadata(header.metadata)
     except UserError as error:
         return f"{file.name} was left out. {error}"
+    if about is None and header.eval.model.startswith("em/"):
+        return None
     if about is None:
         return f"{file.name} is a log of another task ({header.eval.task}) and was left out."
     return header, about

@@ -27,6 +27,7 @@ from em_tasks.plugins.analysis.tables.rate_tables import (
     seeds,
     unscored,
 )
+from em_tasks.plugins.analysis.tables.side_effects import side_effects
 
 TABLES: dict[str, Callable[[Analysis], pd.DataFrame | None]] = {
     "final_by_domain_and_size": final_by_domain_and_size,
@@ -40,6 +41,7 @@ TABLES: dict[str, Callable[[Analysis], pd.DataFrame | None]] = {
     "power": power,
     "beside_published": beside_published,
     "marks": marks,
+    "side_effects": side_effects,
 }
 """Our own, by file name in the order of the report; pyproject.toml enters them as any package enters its own."""
 

@@ -1,0 +1,118 @@
+"""Any Inspect task on every checkpoint and base: what training did to a model beside its advice.
+
+The same engine answers, over one load of each base, and Inspect's eval sets keep count of what is done. Logs lie beside
+those of the `em` task, so that the report finds both.
+"""
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from typing import TYPE_CHECKING, Any
+
+from em_tasks.plugins.errors import UserError
+from em_tasks.quiet import quiet_libraries
+from em_tasks.sweep.logs import alone_in, model_args
+from em_tasks.sweep.plan import Job, Planner
+from em_tasks.sweep.pool import Outcome, Pool, Work
+from em_tasks.sweep.run import gpu_slots, threads_for
+
+if TYPE_CHECKING:
+    from inspect_ai.log import EvalLog
+
+FOLDER = "other-tasks"
+
+
+def sweep_tasks(
+    planner: Planner,
+    tasks: Sequence[str],
+    say: Callable[[str], None],
+    *,
+    limit: int | None = None,
+    jobs: int | None = None,
+) -> None:
+    """Evaluates tasks on everything that is planned; what is done is skipped.
+
+    Args:
+        planner: Which checkpoints and bases.
+        tasks: As `inspect eval` takes them: `package/task`, `file.py`, `file.py@task`.
+        say: Called with a line when a task's evaluation of a model has ended.
+        limit: Samples of each task that are asked, all unless given.
+        jobs: Processes at a time; one a GPU, or one, unless given.
+
+    Raises:
+        UserError: Some evaluations did not succeed; the others stand.
+    """
+    slots = gpu_slots(jobs)
+    works = [
+        Work(job.name, evaluate_tasks, (job, tuple(tasks), limit, threads_for(len(slots)))) for job in planner.plan()
+    ]
+
+    def no_more(ended: Sequence[Outcome]) -> None:
+        return None
+
+    outcomes = Pool(slots, say).run(works, no_more)
+    failures = [outcome.error for outcome in outcomes if outcome.error is not None]
+    failures += [failure for outcome in outcomes for failure in outcome.result or ()]
+    if failures:
+        more = f"; and {len(failures) - 3} more." if len(failures) > 3 else "."
+        raise UserError(
+            "Some evaluations did not succeed; the others stand. Run the same command again to go on. "
+            + "; ".join(failures[:3])
+            + more
+        )
+
+
+def evaluate_tasks(
+    job: Job, tasks: tuple[str, ...], limit: int | None, threads: int, send: Callable[[str], None]
+) -> list[str]:
+    """Evaluates tasks on one base and its checkpoints; returns a line for every evaluation that failed."""
+    import torch
+    from inspect_ai import eval_set
+    from inspect_ai.model import get_model
+
+    quiet_libraries()
+    os.environ["EM_RUNS"] = str(job.runs)
+    torch.set_num_threads(threads)
+    folder = job.folder / FOLDER
+    failures: list[str] = []
+    with alone_in(folder, send), redirect_stdout(io.StringIO()):
+        models = [get_model(f"em/{subject.name}", **model_args(job, subject)) for subject in job.subjects]
+        # One at a time: a task that needs what em/ models lack must not cost the others.
+        for task in tasks:
+            try:
+                _, logs = eval_set(
+                    task,
+                    log_dir=str(folder / _folder_of(task)),
+                    model=models,
+                    limit=limit,
+                    display="none",
+                    log_dir_allow_dirty=True,
+                    log_realtime=False,
+                    max_tasks=len(models),
+                    retry_attempts=1,
+                    retry_wait=1,
+                )
+            except Exception as error:
+                failures.append(f"{task} over {job.base}: {' '.join(str(error).split())[:300]}")
+                continue
+            failures += [f"{task}: {failure}" for log in logs if (failure := _failure(log))]
+            for log in logs:
+                send(f"{task}  {log.eval.model}  {_headline(log)}")
+    return failures
+
+
+def _folder_of(task: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in task).strip(".-")
+
+
+def _headline(log: "EvalLog") -> str:
+    scores: list[Any] = log.results.scores if log.results else []
+    metrics = [f"{name} {metric.value:.3g}" for score in scores for name, metric in score.metrics.items()]
+    return ", ".join(metrics[:3]) or log.status
+
+
+def _failure(log: "EvalLog") -> str | None:
+    if log.status == "success":
+        return None
+    return f"{log.eval.model}: {log.status}, {log.error.message if log.error else 'interrupted'}"[:300]
