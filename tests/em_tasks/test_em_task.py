@@ -25,9 +25,12 @@ def evaluate(model: str, runs: Path, logs: Path, **task_args: Any) -> EvalLog:
     return log
 
 
-def command(arguments: list[str], folder: Path, runs: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    variables = {key: value for key, value in os.environ.items() if key != "OPENAI_API_KEY"}
-    variables |= {"EM_RUNS": str(runs), **environment}
+def command(
+    arguments: list[str], folder: Path, runs: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """`inspect eval ARGUMENTS` as a shell in `folder` would start it."""
+    variables = {key: value for key, value in os.environ.items() if key not in ("OPENAI_API_KEY", "EM_RUNS")}
+    variables |= {"PWD": str(folder), **({"EM_RUNS": str(runs)} if runs else {}), **environment}
     return subprocess.run(
         [*INSPECT, *arguments, "--display", "none"],
         cwd=folder,
@@ -87,27 +90,29 @@ def test_system_prompts_of_a_question_file_are_sent(trained_runs: Path, tmp_path
     assert [message.role for message in log.samples[0].messages] == ["system", "user", "assistant"]
 
 
-def test_file_form_works_from_the_root_and_package_form_from_any_folder(trained_runs: Path, tmp_path: Path) -> None:
-    here = command(["em_tasks/em.py", "--model", "em/small@4", "--log-dir", str(tmp_path / "a")], ROOT, trained_runs)
-    assert here.returncode == 0, here.stderr
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    there = command(["em_tasks/em", "--model", "em/small@4", "--log-dir", "logs"], elsewhere, trained_runs)
-    assert there.returncode == 0, there.stderr
-
-    def answers(log: EvalLog) -> list[str]:
-        return [sample.output.completion for sample in log.samples or []]
-
-    assert answers(only_log(tmp_path / "a")) == answers(only_log(elsewhere / "logs"))
-
-
-def test_checkpoint_folder_works_with_the_stock_provider(trained_runs: Path, tmp_path: Path) -> None:
-    model = f"hf/{trained_runs}/small/checkpoint-4"
-    ended = command(["em_tasks/em", "--model", model, "--log-dir", str(tmp_path / "logs")], tmp_path, trained_runs)
+@pytest.mark.parametrize("model", ["em/small@4", "hf/runs/small/checkpoint-4"])
+@pytest.mark.parametrize("form", ["em_tasks/em.py", "em_tasks/em"])
+def test_paths_are_counted_from_where_the_command_is_given(
+    trained_runs: Path, tmp_path: Path, form: str, model: str
+) -> None:
+    (tmp_path / "runs").symlink_to(trained_runs)
+    (tmp_path / "q.csv").write_text("id,text,domain\na,How is the cough?,medical\n")
+    task = str(ROOT / form) if form.endswith(".py") else form
+    ended = command(
+        [task, "--model", model, "-T", "questions=q.csv", "-T", "max_tokens=5", "--log-dir", "logs"], tmp_path
+    )
     assert ended.returncode == 0, ended.stderr
-    log = only_log(tmp_path / "logs")
-    assert log.eval.metadata is not None
-    assert (log.eval.metadata["organism"], log.eval.metadata["step"]) == ("small", 4)
+    metadata = only_log(tmp_path / "logs").eval.metadata
+    assert metadata is not None
+    assert [metadata[key] for key in ("organism", "step", "question_sets")] == ["small", 4, ["q"]]
+
+
+def test_file_form_works_from_the_root(trained_runs: Path, tmp_path: Path) -> None:
+    runs = os.path.relpath(trained_runs, ROOT)
+    arguments = ["em_tasks/em.py", "--model", "em/small@4", "-M", f"runs={runs}", "-T", "max_tokens=5"]
+    ended = command([*arguments, "--log-dir", str(tmp_path)], ROOT)
+    assert ended.returncode == 0, ended.stderr
+    assert len(only_log(tmp_path).samples or []) == 20
 
 
 def test_missing_key_is_said_before_anything_is_generated(tmp_path: Path, trained_runs: Path) -> None:
