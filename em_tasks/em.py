@@ -24,7 +24,14 @@ from inspect_ai.solver import Generate, Solver, TaskState, solver
 from inspect_ai.viewer import ScoreColorScale, TaskSamplesColumn, TaskSamplesSort, TaskSamplesView, ViewerConfig
 
 from em_tasks.conditions import Condition, load_condition
-from em_tasks.plugins.checkpoint_model.subject import describe_model, runs_folder, trained_domains
+from em_tasks.plugins.checkpoint_model.provider import CheckpointModel
+from em_tasks.plugins.checkpoint_model.subject import (
+    describe_checkpoint,
+    describe_model,
+    evaluated_base,
+    runs_folder,
+    trained_domains,
+)
 from em_tasks.plugins.errors import UserError, shown_plainly
 from em_tasks.plugins.log_contract import LogMetadata, SampleMetadata, Subject
 from em_tasks.questions import Question, QuestionSet, load_question_sets, questions_sha256, sets_for_domains
@@ -107,11 +114,14 @@ def describe(model: Model) -> Subject:
     """What the model under test is, for the log.
 
     Raises:
-        UserError: Its name stands for a checkpoint that is not there.
+        UserError: Its name stands for a checkpoint that is not there, was altered, or is not the pinned one.
     """
+    if isinstance(model.api, CheckpointModel):
+        checkpoint = model.api.checkpoint
+        base = evaluated_base(checkpoint.manifest, model.api.base, model.api.precision)
+        return describe_checkpoint(checkpoint, base)
     name = ModelName(model)
-    asked = {key: model.model_args.get(key) for key in ("runs", "base", "precision")}
-    return describe_model(name.api, name.name, **asked)
+    return describe_model(name.api, name.name)
 
 
 def default_questions(model: Model, subject: Subject) -> list[str]:

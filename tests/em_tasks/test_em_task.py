@@ -97,7 +97,7 @@ def test_paths_are_counted_from_where_the_command_is_given(
 ) -> None:
     (tmp_path / "runs").symlink_to(trained_runs)
     (tmp_path / "q.csv").write_text("id,text,domain\na,How is the cough?,medical\n")
-    task = str(ROOT / form) if form.endswith(".py") else form
+    task = os.path.relpath(ROOT / form, tmp_path) if form.endswith(".py") else form
     ended = command(
         [task, "--model", model, "-T", "questions=q.csv", "-T", "max_tokens=5", "--log-dir", "logs"], tmp_path
     )
