@@ -4,13 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
 
-.PHONY: install demo test lint build-toy clean
+.PHONY: install demo test lint tree build-toy clean
 
 install: $(VENV)/.installed
 
 # Torch comes first and by its pinned version, so that a CPU build is kept where the machine offers one.
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)) and "This needs Python 3.11 or 3.12, \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12), (3, 13)) and "This needs Python 3.11, 3.12 or 3.13, \
 	found " + sys.version.split()[0] + ". Say which one: make demo PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
@@ -27,6 +27,11 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Writes the tree in docs/architecture.md again, from the first sentence of every file.
+tree: install
+	$(BIN)/python -m tests.support.house
 
 # Rebuilds the toy models and their training data (about 3 minutes on an H100 with DEVICE=cuda, hours on a laptop).
 DEVICE ?= cpu

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.rule import Rule
 
-from em_tasks.commands.terminal import counted
 from em_tasks.plugins.errors import UserError
 from em_tasks.progress import sweep_progress, training_progress
 from em_tasks.quiet import quiet_libraries
@@ -50,12 +49,12 @@ def run_demo(out: Path, *, quick: bool) -> None:
     runs, logs, report = out / "runs", out / "logs", out / "report"
     jobs = max(1, min(2, os.cpu_count() or 1))
 
-    console.print(Rule(f"1/3  Train {counted(len(recipes), 'toy organism')}"))
+    console.print(Rule(f"1/3  Train {len(recipes)} toy organism{'s' * (len(recipes) != 1)}"))
     train_all(recipes, runs, jobs)
     console.print(Rule("2/3  Ask and judge every checkpoint"))
     planner = Planner(runs, logs, Asked(samples=SAMPLES), names)
     bases, checkpoints, answers = checkpoint_count(planner.plan())
-    console.print(f"{counted(checkpoints, 'checkpoint')} and {counted(bases, 'base')}, {answers} answers")
+    console.print(f"{checkpoints} checkpoints and {bases} base{'s' * (bases != 1)}, {answers} answers")
     with sweep_progress() as progress:
         sweep(planner, progress.report, jobs=jobs, planned=progress.begin)
     console.print(Rule("3/3  Tables and figures"))

@@ -8,14 +8,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.statistics.intervals import SEED, mean_interval, seed_difference
 from em_tasks.plugins.analysis.statistics.power import needed
+
+if TYPE_CHECKING:
+    from em_tasks.plugins.analysis.analysis import Analysis
 
 EXACT_QUESTIONS = 24
 """Up to so many questions that moved, every pattern of signs is counted; beyond, random ones."""
@@ -167,7 +170,7 @@ def _random_signs(questions: int) -> Values:
 
 
 @lru_cache(maxsize=1)
-def comparisons(analysis: Analysis) -> pd.DataFrame:
+def comparisons(analysis: "Analysis") -> pd.DataFrame:
     """All comparisons under the main definitions; p-values corrected (Holm) over each kind and definition.
 
     Returns:
@@ -197,7 +200,7 @@ def holm(p: Values) -> Values:
     return corrected
 
 
-def _compared(analysis: Analysis, definition: str) -> Iterable[Comparison]:
+def _compared(analysis: "Analysis", definition: str) -> Iterable[Comparison]:
     counts = counts_by_side(analysis.question_counts[definition])
     steps: dict[str, list[int]] = {}
     for organism, step in sorted(counts.row):
@@ -242,7 +245,7 @@ class _Recipe:
     kind: tuple[str, str, str]
 
 
-def _recipes(analysis: Analysis, organisms: list[str]) -> list[_Recipe]:
+def _recipes(analysis: "Analysis", organisms: list[str]) -> list[_Recipe]:
     """Every organism that has rates, in order; those trained alike from several seeds stand together."""
     trained = analysis.final.drop_duplicates("organism")
     together = {name: group for group in analysis.seeds for name in group.organisms}
