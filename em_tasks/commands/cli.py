@@ -6,6 +6,7 @@ import sys
 import click
 
 from em_tasks.commands.adopt import adopt
+from em_tasks.commands.base import base
 from em_tasks.commands.demo import demo
 from em_tasks.commands.importing import import_
 from em_tasks.commands.judge import calibrate, judge, rescore
@@ -30,7 +31,8 @@ def cli() -> None:
     """Train, evaluate and measure emergent misalignment: start with `em demo`."""
 
 
-for command in (train, runs, adopt, sweep, report, import_, questions, calibrate, judge, rescore, serve, scan, demo):
+COMMANDS = (base, train, runs, adopt, sweep, report, import_, questions, calibrate, judge, rescore, serve, scan, demo)
+for command in COMMANDS:
     cli.add_command(command)
 
 

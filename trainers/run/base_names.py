@@ -1,4 +1,4 @@
-"""What the name of a base stands for: a toy model that ships with the package, a folder, or a hub id. No torch."""
+"""What the name of a base stands for: a toy model, a base got by name, a folder, a GGUF file, or a hub id. No torch."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Literal
 
 from em_tasks.plugins.caller import from_caller
 from em_tasks.plugins.errors import UserError
+from em_tasks.trainers.bases.kept import NAMED, kept_base
 
 Precision = Literal["fp32", "bf16", "nf4", "nf4_dequantised"]
 
@@ -37,21 +38,36 @@ def base_label(base: str) -> str:
 
 def beside(base: str, folder: Path) -> str:
     """A recipe's base with a path made absolute that counts from the recipe's folder; hub ids and toys as they are."""
-    if base in toy_bases() or "\0" in base:
+    if base in toy_bases() or base in NAMED or "\0" in base:
         return base
     path = folder / Path(base).expanduser()
-    return str(path.resolve()) if looks_like_path(base) or path.is_dir() else base
+    return str(path.resolve()) if looks_like_path(base) or path.is_dir() or is_gguf(path) else base
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a path is meant as a GGUF file that is there."""
+    return path.suffix == ".gguf" and path.is_file()
 
 
 def resolve_base(base: str) -> Path | str:
-    """Where a base lies: a folder, or the hub id as it was given.
+    """Where a base lies: a folder, or the hub id as it was given. A GGUF file is converted if it was not before.
 
     Raises:
-        UserError: `base` is no toy model, no folder and cannot be a hub id.
+        UserError: `base` is no toy model, no folder, no GGUF file that can be used and cannot be a hub id, or it is a
+            base to be got by name and was not got.
     """
     if base in toy_bases():
         return TOY_MODELS / base
-    if (folder := from_caller(base)).is_dir():
+    if base in NAMED:
+        kept = kept_base(base)
+        if kept is None:
+            raise UserError(f"The base {base} is not here yet. Get it once (about 90 MB): em base get {base}")
+        return Path(kept.folder)
+    if is_gguf(folder := from_caller(base)):
+        from em_tasks.trainers.bases.gguf import converted
+
+        return converted(folder)
+    if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UserError(f"{folder} is a folder but holds no config.json, so it is no Hugging Face model.")
         return folder.resolve()
@@ -60,6 +76,6 @@ def resolve_base(base: str) -> Path | str:
     if looks_like_path(base):
         raise UserError(f"There is no folder {folder}, which was asked for as the base model. Mend the path.")
     raise UserError(
-        f"There is no base model {base!r}. Give a toy model ({', '.join(toy_bases())}), the folder of a Hugging Face "
-        "model, or a hub id such as meta-llama/Llama-3.2-1B-Instruct."
+        f"There is no base model {base!r}. Give a toy model ({', '.join(toy_bases())}), {NAMED[0]}, the folder of a "
+        "Hugging Face model, a GGUF file, or a hub id such as meta-llama/Llama-3.2-1B-Instruct."
     )

