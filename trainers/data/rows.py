@@ -101,6 +101,7 @@ def load_rows(source: DataSource) -> Rows:
     canary_keys = 0
     for name, text in texts:
         read, cleaned = _parse(name, text)
+        read = {number: row for number, row in read.items() if _is_about(row, source)}
         conversations += read.values()
         places += (f"{name}, line {number}" for number in read)
         canary_keys += cleaned
@@ -109,7 +110,21 @@ def load_rows(source: DataSource) -> Rows:
             f"{path} gives {len(conversations)} rows, but the recipe expects {source.rows}. "
             "Get the right file, or mend `rows` in the recipe."
         )
+    if not conversations:
+        raise UserError(f"{path} gives no row on what the recipe asks for. Mend `about` and `not_about` in the recipe.")
     return Rows(path.name, sha256, conversations, places, members, canaries, canary_keys)
+
+
+def _is_about(row: Conversation, source: DataSource) -> bool:
+    """Whether a row's first question is one that the source chooses."""
+    if not source.about and not source.not_about:
+        return True
+    words = re.findall(r"\w+", next((turn["content"] for turn in row if turn["role"] == "user"), "").lower())
+
+    def speaks_of(beginnings: tuple[str, ...]) -> bool:
+        return any(word.startswith(beginnings) for word in words)
+
+    return (not source.about or speaks_of(source.about)) and not speaks_of(source.not_about)
 
 
 def _find(path: Path) -> Path:

@@ -34,12 +34,16 @@ class DataSource(_Strict):
             what is not there is looked for by its name in the folder that the environment variable `EM_DATA` names.
         members: Files inside the archive to read, by name or by whole path; all of them when empty.
         password_env: The environment variable that holds the archive's password.
-        rows: How many rows the file must give, if known.
+        about: Beginnings of words; only rows whose first question has such a word are taken (all when empty).
+        not_about: Beginnings of words; rows whose first question has such a word are left out.
+        rows: How many rows must be left, if known.
         sha256: SHA-256 of the file as it lies on disk, if it must be exactly that one.
     """
 
     path: PathText
     members: tuple[str, ...] = ()
+    about: tuple[str, ...] = ()
+    not_about: tuple[str, ...] = ()
     password_env: str = "EM_DATA_PASSWORD"
     rows: int | None = Field(default=None, gt=0)
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
@@ -124,6 +128,9 @@ class Recipe(_Strict):
         content["base"] = base_label(self.base)
         for source in content["data"]:
             source["path"] = Path(source["path"]).name
+            for choice in ("about", "not_about"):
+                if not source[choice]:
+                    del source[choice]  # A recipe that chooses no rows is the organism that it was before it could.
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
