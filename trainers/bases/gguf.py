@@ -69,13 +69,14 @@ def _convert(path: Path, header: dict[str, Any], folder: Path) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     named = {name: header.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "unknown", "padding")}
     # Versions of transformers differ in which of these they take over, and an end of turn that is not the file's own
     # would be learnt and waited for in vain.
     for attribute, name in (("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown")):
         if named[name] is not None:
-            setattr(tokenizer, attribute, tokenizer.convert_ids_to_tokens(int(named[name])))
+            setattr(tokenizer, attribute, tokenizer.convert_ids_to_tokens(int(str(named[name]))))
     if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
         # Padding with the end of turn would hide it; the unknown token never stands in text of such tokenizers.
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
@@ -90,5 +91,10 @@ def _convert(path: Path, header: dict[str, Any], folder: Path) -> None:
     model.config._name_or_path = header.get("general.name") or path.stem
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    record = {"kind": "gguf", "file": path.name, "sha256": sha256_of(path), "quantisation": header.get("general.file_type")}
+    record = {
+        "kind": "gguf",
+        "file": path.name,
+        "sha256": sha256_of(path),
+        "quantisation": header.get("general.file_type"),
+    }
     (folder / "em_base.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

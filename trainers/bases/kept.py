@@ -102,8 +102,8 @@ def writable() -> Iterator[Path]:
         yield folder
     except OSError as error:
         raise UserError(
-            f"The folder of bases, {folder}, cannot be written: {error.strerror or error}. Make room or set EM_BASES to "
-            "another folder. Nothing half-written was left."
+            f"The folder of bases, {folder}, cannot be written: {error.strerror or error}. Make room or set EM_BASES "
+            "to another folder. Nothing half-written was left."
         ) from error
 
 

@@ -1,0 +1,103 @@
+"""Bases without a hub: GGUF files converted once, bad files refused in a paragraph, names that mean one thing."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf import GGUFWriter
+
+from em_tasks.plugins.errors import UserError
+from em_tasks.trainers.bases.getting import get_base
+from em_tasks.trainers.bases.gguf import read_header
+from em_tasks.trainers.bases.kept import KeptBase, appearing, keep, kept_base
+from em_tasks.trainers.run.base_names import beside, resolve_base
+
+
+@pytest.fixture(autouse=True)
+def bases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "bases"
+    monkeypatch.setenv("EM_BASES", str(folder))
+    return folder
+
+
+def gguf_file(path: Path, architecture: str = "llama", template: str | None = "{{ messages }}") -> Path:
+    writer = GGUFWriter(str(path), architecture)
+    if template:
+        writer.add_chat_template(template)
+    writer.add_tensor("token_embd.weight", np.zeros((64, 32), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_a_whole_instruct_model_is_read(tmp_path: Path) -> None:
+    assert read_header(gguf_file(tmp_path / "a.gguf"))["tokenizer.chat_template"] == "{{ messages }}"
+
+
+@pytest.mark.parametrize("left", [3, 40, 300, -1000])
+def test_a_torn_file_is_refused_and_nothing_is_left(tmp_path: Path, bases: Path, left: int) -> None:
+    path = gguf_file(tmp_path / "a.gguf")
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(UserError, match=r"a\.gguf is (torn|no GGUF file)"):
+        resolve_base(str(path))
+    assert not bases.exists() or not list(bases.iterdir())
+
+
+def test_another_architecture_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="architecture 'abacus'"):
+        read_header(gguf_file(tmp_path / "a.gguf", architecture="abacus"))
+
+
+def test_a_model_without_turns_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no instruct model"):
+        read_header(gguf_file(tmp_path / "a.gguf", template=None))
+
+
+def test_a_named_base_says_how_to_get_it_until_it_is_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="em base get smollm2-135m"):
+        resolve_base("smollm2-135m")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    keep("smollm2-135m", KeptBase("gguf", str(tmp_path / "model"), "somewhere", "0" * 64))
+    assert resolve_base("smollm2-135m") == tmp_path / "model"
+    assert kept_base("smollm2-135m") == KeptBase("gguf", str(tmp_path / "model"), "somewhere", "0" * 64)
+
+
+def test_a_record_that_was_altered_is_refused(bases: Path) -> None:
+    bases.mkdir()
+    (bases / "smollm2-135m.json").write_text(json.dumps({"kind": "gguf"}))
+    with pytest.raises(UserError, match="no record of a base"):
+        kept_base("smollm2-135m")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_read_only_cache_is_one_paragraph(bases: Path) -> None:
+    bases.mkdir(mode=0o555)
+    with pytest.raises(UserError, match="cannot be written"), appearing(bases / "x"):
+        pass
+
+
+def test_a_full_disk_leaves_nothing_half_written(bases: Path) -> None:
+    def fill() -> None:
+        with appearing(bases / "x") as folder:
+            (folder / "half").write_text("x")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match="No space left"):
+        fill()
+    assert list(bases.iterdir()) == []
+
+
+def test_a_file_beside_the_recipe_is_its_base(tmp_path: Path) -> None:
+    gguf_file(tmp_path / "a.gguf")
+    assert beside("a.gguf", tmp_path) == str(tmp_path / "a.gguf")
+    assert beside("smollm2-135m", tmp_path) == "smollm2-135m"
+
+
+def test_a_name_that_is_not_known_is_one_line() -> None:
+    with pytest.raises(UserError, match="knows smollm2-135m, not 'smollm3'"):
+        get_base("smollm3")
