@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
 
-.PHONY: install demo test lint tree build-toy clean
+.PHONY: install demo test lint docs tree build-toy clean
 
 install: $(VENV)/.installed
 
@@ -32,6 +32,10 @@ lint: install
 # Writes the tree in docs/architecture.md again, from the first sentence of every file.
 tree: install
 	$(BIN)/python -m tests.support.house
+
+# The docs site, in site/, with every link checked.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 # Rebuilds the toy models and their training data (about 3 minutes on an H100 with DEVICE=cuda, hours on a laptop).
 DEVICE ?= cpu
