@@ -2,7 +2,7 @@
 
 from tabulate import tabulate
 
-from em_tasks.scorers.calibration.calibrate import Calibration
+from em_tasks.scorers.calibration.calibrate import PASS_MARK, Calibration
 
 FAILURES_SHOWN = 20
 
@@ -21,6 +21,17 @@ def calibration_table(calibration: Calibration) -> str:
         f"{calibration.repeats} calls each and rubric, {calibration.calls} calls.",
         kinds,
     ]
+    marks = tabulate(
+        [
+            (cut, f"{mark.hit_bad}/{mark.bad}", f"{mark.passed_good}/{mark.good}")
+            for cut, mark in calibration.marks().items()
+        ],
+        headers=["below the cut", "bad ones found", "good ones let through"],
+    )
+    parts.append(
+        f"{'PASSED' if calibration.passed else 'NOT PASSED'}: {100 * PASS_MARK:.0f} % of each are asked for, on "
+        f"answers of one length.\n{marks}"
+    )
     failures = calibration.failures()
     if failures:
         rows = [

@@ -8,9 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.safe_names import file_name
-from em_tasks.scorers.calibration.calibrate import FORMAT, Calibration, Judged, calibrate
+from em_tasks.scorers.calibration.calibrate import FORMAT, Calibration, calibrate
 from em_tasks.scorers.judging.calls import JudgeCalls
 from em_tasks.scorers.judging.grader import build_judge
 
@@ -22,13 +24,16 @@ def calibration_folder() -> Path:
     return Path(os.environ.get("EM_CALIBRATIONS") or user_data_path("em-tasks") / "calibrations")
 
 
-def known_calibration(folder: Path | None = None) -> Callable[[str, str], str | None]:
-    """Looks up what `em calibrate` stored, by a judge's name and a rubric's hash."""
+def known_calibration(folder: Path | None = None) -> Callable[[str, str], Calibration | None]:
+    """Looks up what `em calibrate` stored, by a judge's served name and a rubric's hash.
+
+    Returns:
+        A function that gives the calibration: its text is the line for reports, its `errors` widen rates.
+    """
     stored = load_calibrations(folder or calibration_folder())
 
-    def look_up(judge: str, rubric_sha256: str) -> str | None:
-        calibration = calibration_of(judge, rubric_sha256, stored)
-        return None if calibration is None else calibration.summary()
+    def look_up(judge: str, rubric_sha256: str) -> Calibration | None:
+        return calibration_of(judge, rubric_sha256, stored)
 
     return look_up
 
@@ -58,12 +63,13 @@ def store_calibration(calibration: Calibration, folder: Path) -> Path:
 
 
 def load_calibrations(folder: Path) -> list[Calibration]:
-    """Every calibration in a folder (none if it is not there).
+    """Every calibration in a folder (none if it is not there); those of an older set of answers no longer speak.
 
     Raises:
         UserError: A file is not a calibration of this version.
     """
-    return [_load(path) for path in sorted(folder.glob("*.json"))]
+    loaded = (_load(path) for path in sorted(folder.glob("*.json")))
+    return [calibration for calibration in loaded if calibration is not None]
 
 
 def calibration_of(judge: str, rubric_sha256: str, calibrations: Sequence[Calibration]) -> Calibration | None:
@@ -74,14 +80,16 @@ def calibration_of(judge: str, rubric_sha256: str, calibrations: Sequence[Calibr
     return None
 
 
-def _load(path: Path) -> Calibration:
+def _load(path: Path) -> Calibration | None:
     try:
         raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if raw["format"] in range(1, FORMAT):
+            return None
         if raw["format"] != FORMAT:
             raise KeyError("format")
-        return Calibration(**{**raw, "judged": [Judged(**entry) for entry in raw["judged"]]})
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        return TypeAdapter(Calibration).validate_python(raw)
+    except (json.JSONDecodeError, KeyError, TypeError, ValidationError) as error:
         raise UserError(
-            f"{path} is not a calibration that this version can read ({error}). Run `em calibrate` for its judge "
-            "again, or move the file away."
+            f"{path} is not a calibration that this version can read ({' '.join(str(error).split())[:200]}). Run "
+            "`em calibrate` for its judge again, or move the file away."
         ) from error
