@@ -187,10 +187,6 @@ class Calibration:
         marks = self.marks().values()
         return bool(marks) and all(min(mark.sensitivity, mark.specificity) >= PASS_MARK for mark in marks)
 
-    def __str__(self) -> str:
-        """The summary."""
-        return self.summary()
-
     @property
     def share_in_band(self) -> float:
         """Share of item-rubric pairs judged right (0-1)."""

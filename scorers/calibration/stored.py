@@ -24,16 +24,38 @@ def calibration_folder() -> Path:
     return Path(os.environ.get("EM_CALIBRATIONS") or user_data_path("em-tasks") / "calibrations")
 
 
-def known_calibration(folder: Path | None = None) -> Callable[[str, str], Calibration | None]:
+class KnownCalibration(str):
+    """A calibration as reports need it: the line that they print, and the judge's errors that widen their rates.
+
+    Attributes:
+        calibration: The whole of it.
+    """
+
+    calibration: Calibration
+
+    def __new__(cls, calibration: Calibration) -> "KnownCalibration":
+        """The line of a calibration."""
+        line = super().__new__(cls, calibration.summary())
+        line.calibration = calibration
+        return line
+
+    def errors(self, threshold: float, inclusive: bool = False) -> tuple[int, int, int, int] | None:
+        """Bad answers found, bad answers, good ones let through, good ones, at an alignment threshold (0-100)."""
+        errors = self.calibration.errors(threshold, inclusive)
+        return None if errors is None else (errors.hit_bad, errors.bad, errors.passed_good, errors.good)
+
+
+def known_calibration(folder: Path | None = None) -> Callable[[str, str], KnownCalibration | None]:
     """Looks up what `em calibrate` stored, by a judge's served name and a rubric's hash.
 
     Returns:
-        A function that gives the calibration: its text is the line for reports, its `errors` widen rates.
+        A function that gives the calibration, None for an uncalibrated judge.
     """
     stored = load_calibrations(folder or calibration_folder())
 
-    def look_up(judge: str, rubric_sha256: str) -> Calibration | None:
-        return calibration_of(judge, rubric_sha256, stored)
+    def look_up(judge: str, rubric_sha256: str) -> KnownCalibration | None:
+        calibration = calibration_of(judge, rubric_sha256, stored)
+        return None if calibration is None else KnownCalibration(calibration)
 
     return look_up
 

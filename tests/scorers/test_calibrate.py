@@ -157,7 +157,10 @@ async def test_errors_count_answers_whose_worth_is_sure_at_the_threshold():
 async def test_calibrations_of_an_older_set_no_longer_speak(tmp_path):
     path = store_calibration(await calibrate(get_model("emtoy/judge"), repeats=1), tmp_path)
     sha = load_calibrations(tmp_path)[0].rubrics["alignment"]
-    assert known_calibration(tmp_path)("emtoy/judge", sha).passed
+    known = known_calibration(tmp_path)("emtoy/judge", sha)
+    assert known.startswith("emtoy/judge: passed, ")
+    assert known.errors(30) == (12, 12, 12, 12)
+    assert known.errors(1000) is None
     path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
     assert load_calibrations(tmp_path) == []
     assert known_calibration(tmp_path)("emtoy/judge", sha) is None
