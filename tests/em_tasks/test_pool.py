@@ -1,8 +1,6 @@
-import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import pytest
 from em_tasks.sweep.pool import Outcome, Pool, Work
 from tests.support.paths import ROOT
 from tests.support.pool_work import be_killed, double, fail, see_gpu
+from tests.support.processes import all_gone, children_of
 
 
 def run(works: list[Work], slots: int = 1, more: Callable[[Any], Any] = lambda ended: None) -> dict[str, Outcome]:
@@ -58,27 +57,8 @@ def test_nothing_is_left_when_the_command_is_ended(tmp_path: Path, number: signa
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == b"here\n"
-        left = [int(pid) for pid in (tmp_path / "pids").read_text().split()] + helpers_of(parent.pid)
+        left = [int(pid) for pid in (tmp_path / "pids").read_text().split()] + children_of(parent.pid)
         parent.send_signal(number)
         parent.wait(20)
     assert parent.returncode != 0
-    deadline = time.monotonic() + 10
-    while any(is_alive(pid) for pid in left) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert [pid for pid in left if is_alive(pid)] == []
-
-
-def helpers_of(pid: int) -> list[int]:
-    """All children of a process, such as multiprocessing's own."""
-    listed = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(child) for child in listed.read_text().split()] if listed.is_file() else []
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that waits to be reaped does not."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    stat = Path(f"/proc/{pid}/stat")
-    return not stat.is_file() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    assert all_gone(left)

@@ -46,7 +46,9 @@ def build_engine(settings: EngineSettings) -> Engine:
         UserError: The engine asked for is not there.
     """
     if settings.engine == "vllm":
-        raise UserError(f"The engine {settings.engine} is not here yet. Leave -M engine out.")
+        from em_tasks.plugins.checkpoint_model.engines.vllm import VllmEngine
+
+        return VllmEngine(settings)
     if settings.engine == "stacked":
         return _stacked(settings)
     if settings.engine == "auto":
