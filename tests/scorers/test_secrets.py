@@ -1,0 +1,80 @@
+"""Secrets that an API quotes stand in no verdict, error or log."""
+
+import json
+import zipfile
+
+import pytest
+from inspect_ai.dataset import Sample
+from inspect_ai.model import get_model
+
+from em_tasks.scorers.judging.secrets import WITHHELD, keep_secrets, known_secrets, without_secrets
+from tests.support.fake_openai import fake_openai
+from tests.support.scored_logs import metrics, run
+
+SECRET = "sk-secret-of-the-test"
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+
+def members(log):
+    with zipfile.ZipFile(log.location) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.mark.parametrize("fault", ["500", "400", "429", "401"])
+def test_a_key_that_the_api_quotes_is_nowhere_in_the_log(tmp_path, fault):
+    with fake_openai() as server:
+        server.faults = [fault] * 3
+        log = run(tmp_path, ["x", "y"], server.model(), [Sample(id=i, input="q") for i in "ab"])
+    texts = members(log)
+    assert not [name for name, text in texts.items() if SECRET.encode() in text]
+    # The API's words are there, with the secret taken out: the fault itself can be understood.
+    assert any(WITHHELD.encode() in text for text in texts.values())
+
+
+def test_secrets_of_the_environment_are_known_by_the_names_of_their_variables(monkeypatch):
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "ant-0123456789")
+    monkeypatch.setenv("HF_TOKEN", "hf_0123456789")
+    monkeypatch.setenv("EM_DATA_PASSWORD", "open sesame please")
+    monkeypatch.setenv("SHORT_TOKEN", "1234567")
+    monkeypatch.setenv("TOKENS_A_SECOND", "plain words here")
+    assert {"ant-0123456789", "hf_0123456789", "open sesame please"} <= known_secrets()
+    assert not {"1234567", "plain words here"} & known_secrets()
+    text = "key ant-0123456789, token hf_0123456789 and open sesame please, 1234567"
+    assert without_secrets(text) == f"key {WITHHELD}, token {WITHHELD} and {WITHHELD}, 1234567"
+    assert without_secrets("longer-secret-and-more", "longer-secret", "longer-secret-and") == f"{WITHHELD}-more"
+
+
+@pytest.mark.anyio
+async def test_what_is_raised_is_clean_down_to_its_causes():
+    model = get_model("mockllm/model", memoize=False)
+
+    async def broken(*args, **kwargs):
+        try:
+            raise ValueError({"headers": [f"Bearer {SECRET}"]})
+        except ValueError as error:
+            failure = RuntimeError(f"no: {SECRET}")
+            failure.message, failure.body = f"no: {SECRET}", {"error": {"message": SECRET}}
+            raise failure from error
+
+    model.api.generate, model.api.api_key = broken, SECRET
+    keep_secrets(model)
+    once = model.api.generate
+    keep_secrets(model)
+    assert model.api.generate is once
+    with pytest.raises(RuntimeError) as caught:
+        await model.api.generate()
+    error = caught.value
+    assert SECRET not in json.dumps([str(error), error.message, error.body, str(error.__cause__)])
+    assert error.body == {"error": {"message": WITHHELD}}
+
+
+def test_a_log_without_faults_keeps_its_texts(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_0123456789")
+    with fake_openai() as server:
+        log = run(tmp_path, ["a plain answer"], server.model(), [Sample(id="a", input="q")])
+    assert metrics(log)["unscored"] == 0
+    assert not any(WITHHELD.encode() in text for text in members(log).values())
