@@ -4,6 +4,7 @@ Samples are decoded one at a time and kept as columns, so a log of any length ta
 zip with one JSON file a sample; its members are cut out here because zipfile takes longer to open one than to read it.
 """
 
+import math
 import os
 import struct
 import zipfile
@@ -82,6 +83,7 @@ class Tally:
         samples: How many samples there are, those without a row too.
         failed: Samples that ended in an error.
         unjudged: Answers without any score of ours.
+        off_scale: Scores below 0 or above 100, which count as none.
         asked: Judges, each with the hash of a rubric that it was asked.
         damage: Name of the error that ended the reading; None for a log that could be read to its end.
     """
@@ -89,6 +91,7 @@ class Tally:
     samples: int = 0
     failed: int = 0
     unjudged: int = 0
+    off_scale: int = 0
     asked: set[tuple[str, str]] = field(default_factory=set)
     damage: str | None = None
 
@@ -108,7 +111,7 @@ def read_rows(log: LogToRead, keep: Callable[[pa.RecordBatch], None]) -> Tally:
             if sample.error is not None:
                 tally.failed += 1
                 continue
-            judged = _answers(sample, tally.asked)
+            judged = _answers(sample, tally)
             tally.unjudged += not judged
             answers += judged
             if len(answers) >= ANSWERS_A_BATCH:
@@ -121,7 +124,7 @@ def read_rows(log: LogToRead, keep: Callable[[pa.RecordBatch], None]) -> Tally:
     return tally
 
 
-def _answers(sample: Sample, asked: set[tuple[str, str]]) -> list[tuple[object, ...]]:
+def _answers(sample: Sample, tally: Tally) -> list[tuple[object, ...]]:
     """One row a judge, in the order of `ANSWER_COLUMNS`."""
     question, answer, truncated = question_and_answer(sample)
     about = sample.metadata
@@ -137,12 +140,28 @@ def _answers(sample: Sample, asked: set[tuple[str, str]]) -> list[tuple[object, 
     rows: list[tuple[object, ...]] = []
     for (alignment, first), (coherence, second) in judgements(sample):
         for verdict in (first, second):
-            if verdict.judge:
-                asked.add((verdict.judge, verdict.rubric_sha256 or ""))
-        judge = first.judge or second.judge or "unknown"
-        said = (first.reason, second.reason, first.text, second.text)
+            if isinstance(verdict.judge, str) and verdict.judge:
+                tally.asked.add((verdict.judge, verdict.rubric_sha256 or ""))
+        judge = str(first.judge or second.judge or "unknown")
+        said = (_text(first.reason), _text(second.reason), _text(first.text), _text(second.text))
+        if off := (alignment < 0 or alignment > HIGHEST) + (coherence < 0 or coherence > HIGHEST):
+            tally.off_scale += off
+            alignment, coherence = _on_scale(alignment), _on_scale(coherence)
         rows.append((*known, alignment, coherence, *said, judge, bool(first.toy or second.toy), truncated))
     return rows
+
+
+HIGHEST = 100 + 1e-6
+"""The highest score, with room for what rounding does to a mean of 100s."""
+
+
+def _on_scale(score: float) -> float:
+    return math.nan if score < 0 or score > HIGHEST else score
+
+
+def _text(value: object) -> str | None:
+    """A text, or what another scorer put in its place."""
+    return value if value is None or isinstance(value, str) else str(value)[:1000]
 
 
 def _batch(answers: list[tuple[object, ...]]) -> pa.RecordBatch:

@@ -184,7 +184,7 @@ def _alone(score: Score | None) -> Rubric:
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
 
 
 def question_and_answer(sample: Sample) -> tuple[str, str, bool | None]:

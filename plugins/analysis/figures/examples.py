@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.figures import style
+from em_tasks.plugins.analysis.figures.drawn import drawn_answers
 from em_tasks.plugins.errors import UserError
 
 LINES, WIDTH, NAME_WIDTH = 5, 84, 27
@@ -27,7 +28,8 @@ def chosen_questions(analysis: Analysis, wanted: tuple[str, ...] = (), count: in
         )
     if wanted:
         return list(wanted)
-    table = analysis.trajectories[~analysis.trajectories["control"]]
+    table = drawn_answers(analysis)
+    table = table[~table["control"]]
     step = table.groupby("organism", observed=True)["step"].transform("max")
     last = table[table["step"] == step].groupby("question_id", observed=True)["alignment"].mean()
     base = table[table["baseline"]].groupby("question_id", observed=True)["alignment"].mean()
@@ -41,7 +43,7 @@ def chosen_questions(analysis: Analysis, wanted: tuple[str, ...] = (), count: in
 def response_examples(analysis: Analysis, question: str) -> Figure:
     """The first answer to one question by every organism's base, first and last checkpoint, with scores."""
     with style.styled():
-        table = analysis.trajectories
+        table = drawn_answers(analysis)
         own = table[(table["question_id"].astype("str") == question) & (table["sample"] == table["sample"].min())]
         rows = []
         for name in style.in_order(analysis.rates["organism"]):
@@ -78,7 +80,7 @@ def response_examples(analysis: Analysis, question: str) -> Figure:
                     fontsize=9.5,
                     color=style.TOY_RED if bad else style.INK,
                 )
-            panel.text(39.5, top + 0.1, "\n".join(text), va="top", fontsize=8.5, linespacing=1.25, parse_math=False)
+            panel.text(39.5, top + 0.1, "\n".join(text), va="top", fontsize=8.5, linespacing=1.25)
             top += height
         asked = str(own["question"].iloc[0]) if len(own) else question
         caption = (

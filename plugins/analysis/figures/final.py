@@ -7,6 +7,7 @@ from matplotlib.lines import Line2D
 
 from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.figures import style
+from em_tasks.plugins.analysis.figures.drawn import drawn_rates
 
 CAPTION = "Bars are Wilson 95 % intervals, the questions taken as fixed."
 
@@ -14,7 +15,7 @@ CAPTION = "Bars are Wilson 95 % intervals, the questions taken as fixed."
 def domain_comparison(analysis: Analysis) -> Figure:
     """Final EM rate, one group a size, one mark a domain, the base beside them; a panel a main definition."""
     with style.styled():
-        table = _final_and_base(analysis)
+        table = drawn_rates(analysis)
         sizes, domains = style.in_order(table["size"]), sorted(style.in_order(table["domain"]))
         hues = style.colours(domains)
         figure, axes = style.new_figure(max(7.0, 2.0 + 2.4 * len(sizes)), 3.3, 1, len(analysis.main), sharey=True)
@@ -22,7 +23,7 @@ def domain_comparison(analysis: Analysis) -> Figure:
             rates = table[(table["definition"] == name) & table["rate"].notna()]
             for index, size in enumerate(sizes):
                 group = rates[rates["size"].astype("str") == size]
-                marks = [("base", group[group["baseline"]].head(1), style.QUIET)]
+                marks = [("base", group[group["baseline"]].drop_duplicates("base"), style.QUIET)]
                 marks += [
                     (domain, group[~group["baseline"] & (group["domain"].astype("str") == domain)], hues[domain])
                     for domain in domains
@@ -42,11 +43,13 @@ def domain_comparison(analysis: Analysis) -> Figure:
         return style.finish(figure, "EM at the last checkpoint", caption, analysis.toy_warning, handles)
 
 
-def scaling_analysis(analysis: Analysis) -> Figure:
-    """Final EM rate against the number of parameters, a line a domain; a panel a main definition."""
+def scaling_analysis(analysis: Analysis) -> Figure | None:
+    """Final EM rate against the number of parameters, a line a domain; None where no number is known."""
+    table = drawn_rates(analysis)
+    table = table[table["parameters"].notna()]
+    if table.empty:
+        return None
     with style.styled():
-        table = _final_and_base(analysis)
-        table = table[table["parameters"].notna()]
         domains = sorted(style.in_order(table["domain"]))
         hues = style.colours(domains)
         figure, axes = style.new_figure(8.6, 3.3, 1, len(analysis.main), sharey=True)
@@ -79,12 +82,6 @@ def scaling_analysis(analysis: Analysis) -> Figure:
         caption = f"{_caption(table, analysis)} Lines join the means of one domain's organisms, they are no fit."
         handles = _legend(table, domains, hues)
         return style.finish(figure, "EM against model size", caption, analysis.toy_warning, handles)
-
-
-def _final_and_base(analysis: Analysis) -> pd.DataFrame:
-    base = analysis.rates[analysis.rates["baseline"]]
-    table = pd.concat([base, analysis.final])
-    return table[table["scope"] == "all"]
 
 
 def _caption(table: pd.DataFrame, analysis: Analysis) -> str:

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.figures import style
+from em_tasks.plugins.analysis.figures.drawn import drawn_answers
 from em_tasks.plugins.analysis.figures.style import wrapped_name
 
 MOST_QUESTIONS = 60
@@ -15,7 +16,7 @@ SCOPES = {"in_domain": "own domain", "out_of_domain": "other domain", "general":
 def question_heatmap(analysis: Analysis) -> Figure:
     """A row a question, a column a checkpoint, grouped by organism; grey where nothing was scored."""
     with style.styled():
-        table = analysis.trajectories
+        table = drawn_answers(analysis)
         rows = table[["question_set", "question_domain", "question_id", "topic"]].drop_duplicates("question_id")
         rows = rows.astype("str")
         # Published files ask one topic in several forms; each is a question set of its own.
@@ -28,7 +29,7 @@ def question_heatmap(analysis: Analysis) -> Figure:
         )
         left_out = max(0, len(rows) - MOST_QUESTIONS)
         rows = rows.head(MOST_QUESTIONS)
-        organisms = style.in_order(analysis.rates["organism"])
+        organisms = style.in_order(analysis.rates["organism"]) or style.in_order(table["organism"])
         means = table.assign(question_id=table["question_id"].astype("str"), organism=table["organism"].astype("str"))
         grid = means.pivot_table(
             index="question_id", columns=["organism", "step"], values="alignment", aggfunc="mean", dropna=False

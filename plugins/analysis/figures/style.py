@@ -2,6 +2,7 @@
 
 import re
 import textwrap
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text as MatplotlibText
+from matplotlib.ticker import FixedFormatter
+
+from em_tasks.plugins.safe_names import printable
 
 INK, QUIET = "#1f2430", "#6b7280"
 TOY_RED = "#b42318"
@@ -33,7 +38,9 @@ TITLES = {
 @contextmanager
 def styled() -> Iterator[None]:
     """Applies the style inside the block only; the caller's own matplotlib settings stay as they are."""
-    with mpl.rc_context(fname=STYLE):
+    with mpl.rc_context(fname=STYLE), warnings.catch_warnings():
+        # A script that the font lacks is drawn as boxes; tables and transcripts have its text.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
 
@@ -64,8 +71,22 @@ def finish(figure: Figure, title: str, caption: str, toy: str | None, legend: Se
         y -= 0.28 / total
         figure.legend(handles=legend, loc="upper left", bbox_to_anchor=(0.004, y + 0.03 / total), ncols=len(legend))
     figure.text(0.012, 0.07 / total, "\n".join(lines), ha="left", va="bottom", fontsize=8.5, color=QUIET)
+    _show_controls(figure)
     figure.tight_layout(rect=(0, below / total, 1, 1 - above / total), w_pad=2, h_pad=1.6)
     return figure
+
+
+def _show_controls(figure: Figure) -> None:
+    """Shows control characters of names and answers as what they are: an SVG file with one would be no SVG."""
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            formatter = axis.get_major_formatter()
+            if isinstance(formatter, FixedFormatter):
+                axis.set_major_formatter(FixedFormatter([printable(text) for text in formatter.seq]))
+    for artist in figure.findobj(MatplotlibText):
+        text = str(artist.get_text())  # type: ignore[attr-defined]
+        if (shown := printable(text)) != text:
+            artist.set_text(shown)  # type: ignore[attr-defined]
 
 
 def percent_axis(axes: Axes, label: str = "EM rate (%)") -> None:

@@ -8,6 +8,7 @@ from matplotlib.lines import Line2D
 
 from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.figures import style
+from em_tasks.plugins.analysis.figures.drawn import drawn_answers
 from em_tasks.plugins.analysis.statistics.intervals import wilson
 from em_tasks.scorers.definitions import COHERENT_ABOVE
 
@@ -16,10 +17,10 @@ THRESHOLDS = np.arange(0, 101)
 
 def threshold_sensitivity(analysis: Analysis) -> Figure:
     """Share of answers below each threshold at the last checkpoint: all scored answers, and the coherent ones alone."""
+    last = _last(analysis)
     with style.styled():
-        last = _last(analysis)
-        domains = sorted(style.in_order(last["domain"])) or ["none"]
-        sizes = style.in_order(analysis.final["size"])
+        domains = sorted(style.in_order(last["domain"])) or ["base"]
+        sizes = style.in_order(last["size"])
         hues = style.colours(sizes)
         figure, axes = style.new_figure(max(7.0, 3.9 * len(domains)), 5.4, 2, len(domains), sharex=True, sharey=True)
         for row, coherent in enumerate((False, True)):
@@ -29,7 +30,7 @@ def threshold_sensitivity(analysis: Analysis) -> Figure:
                 panel.set_title(
                     f"{style.plain(domain)}, {'coherent' if coherent else 'all scored'} answers", fontsize=9.5
                 )
-                own = last[last["domain"].astype("str") == domain]
+                own = last[last["domain"].astype("str").fillna("base") == domain]
                 for _, answers in own.groupby("organism", observed=True):
                     _curve(panel, answers, coherent, hues[str(answers["size"].iloc[0])])
                 for threshold in (30, 75):
@@ -50,7 +51,9 @@ def threshold_sensitivity(analysis: Analysis) -> Figure:
 
 
 def _last(analysis: Analysis) -> pd.DataFrame:
-    answers = analysis.scores[analysis.answers["organism"].notna()]
+    answers = drawn_answers(analysis)
+    if not answers["baseline"].all():
+        answers = answers[~answers["baseline"]]
     return answers[answers["step"] == answers.groupby("organism", observed=True)["step"].transform("max")]
 
 

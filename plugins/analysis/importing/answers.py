@@ -295,8 +295,8 @@ def place_questions(answers: Sequence[JudgedAnswer], domains: Mapping[str, str])
             continue
         if key not in final:
             name = one.question_id
+            known: set[str] = ids.get(one.question, set())
             if name is None or len(texts.get(name, ())) > 1:
-                known = ids.get(one.question, set())
                 name = next(iter(known)) if len(known) == 1 else slug(one.question)
             final[key] = _place(name, one, patterns)
         one.question_id, one.question_set, one.domain, one.topic = final[key]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from em_tasks.plugins.analysis.importing.answers import (
     JudgedAnswer,
@@ -181,7 +182,7 @@ def _parts(file: Path, path: str, given: Who, mapping: Map, plan: Plan) -> list[
     if not table.rows:
         raise UserError("no rows")
     rows = judged_answers(table, recognise(table.columns, mapping.columns), mapping.scores)
-    groups: dict[tuple[object, ...], list[Row]] = defaultdict(list)
+    groups: dict[tuple[tuple[str, Any], ...], list[Row]] = defaultdict(list)
     for row in rows:
         groups[row.about].append(row)
     parts = []

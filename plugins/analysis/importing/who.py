@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from em_tasks.plugins.analysis.importing.tables import FORMATS
 from em_tasks.plugins.errors import UserError
-from em_tasks.plugins.log_contract import NOT_RECORDED, what_is_wrong
+from em_tasks.plugins.log_contract import NOT_RECORDED, RUBRICS, what_is_wrong
 from em_tasks.plugins.yaml_files import read_yaml
 
 BASE_NAME = re.compile(
@@ -91,6 +91,8 @@ class Who:
     def complete(self) -> "Who":
         """With `not recorded` where nothing says."""
         is_base = bool(self.is_base)
+        step: int | None
+        domain: str | None
         base = self.base or NOT_RECORDED
         size = self.size or size_in(base) or NOT_RECORDED
         if is_base:
@@ -153,11 +155,17 @@ class Map(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     files: list[Entry] = Field(default_factory=list)
-    columns: dict[
-        Literal["answer", "question", "question_id", "alignment", "coherence", "step", "model", "judge", "file"], str
-    ] = Field(default_factory=dict)
-    scores: dict[Literal["alignment", "coherence"], Scale] = Field(default_factory=dict)
+    columns: dict[str, str] = Field(default_factory=dict)
+    scores: dict[str, Scale] = Field(default_factory=dict)
     question_domains: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("columns", "scores")
+    @classmethod
+    def _has_known_keys(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        known = RUBRICS if info.field_name == "scores" else COLUMNS
+        if unknown := sorted(set(value) - set(known)):
+            raise ValueError(f"{', '.join(unknown)} is none of {', '.join(known)}")
+        return value
 
     def who(self, path: str) -> Who | None:
         """Who answered the file of this path, None where it is to be skipped.
@@ -206,6 +214,9 @@ def _filled(entry: Entry, match: re.Match[str], path: str) -> Who:
         known["control"] = entry.control
     return Who(**known)
 
+
+COLUMNS = ("answer", "question", "question_id", "alignment", "coherence", "step", "model", "judge", "file")
+"""What a map may name columns of."""
 
 TEXTS = ("organism", "base", "domain", "data", "size", "step", "judge", "rubric", "training_seed")
 
@@ -291,17 +302,21 @@ def from_columns(values: Mapping[str, Any]) -> Who:
     step = whole(values["step"], "the step") if "step" in text else None
     seed = whole(values["training_seed"], "the training seed") if "training_seed" in text else None
     control = text["control"].lower() in ("1", "true", "yes") if "control" in text else None
-    shared = {name: text.get(name) for name in ("domain", "size", "judge")}
+    told = Who(
+        base=text.get("base"),
+        domain=text.get("domain"),
+        size=text.get("size"),
+        step=step,
+        judge=text.get("judge"),
+        training_seed=seed,
+        control=control,
+    )
     if "organism" in values:
         organism = text.get("organism")
-        known = Who(organism, organism is None, text.get("base"), step=step, training_seed=seed, control=control)
-        return replace(known, **shared)
-    if "model" in text:
-        named = from_name(text["model"])
-        if named.base == text["model"] and step in (None, 0):
-            named = replace(named, organism=None, is_base=True)
-        return replace(
-            named, base=text.get("base") or named.base, step=step, training_seed=seed,
-            **{name: value for name, value in shared.items() if value},
-        )  # fmt: skip
-    return Who(base=text.get("base"), step=step, training_seed=seed, control=control, **shared)
+        return replace(told, organism=organism, is_base=organism is None)
+    if "model" not in text:
+        return told
+    named = from_name(text["model"])
+    if named.base == text["model"] and step in (None, 0):
+        named = replace(named, organism=None, is_base=True)
+    return told.over(named)

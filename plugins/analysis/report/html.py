@@ -8,6 +8,7 @@ from base64 import b64encode
 from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 from itables import options
@@ -18,7 +19,9 @@ from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.figures import style
 from em_tasks.plugins.analysis.report.markdown import FINDINGS, LEAD, Contents, definition_lines, what_was_run
 from em_tasks.plugins.analysis.report.summary import in_short
+from em_tasks.plugins.analysis.tables.markup import CODE
 from em_tasks.plugins.analysis.tables.writing import with_legend
+from em_tasks.plugins.safe_names import file_name, printable
 
 MOST_TRANSCRIPTS = 20_000
 """More answers than this would make the page slow; then each question and checkpoint keeps its first samples."""
@@ -142,13 +145,12 @@ def _tables_script() -> str:
 def _table(name: str, title: str, rows: pd.DataFrame) -> str:
     if rows.empty:
         return f"<h3>{escape(title)}</h3><p>Nothing to show.</p>"
-    return f"<h3>{escape(with_legend(title, rows))}</h3>" + _datatable(rows, f"table-{name}", pageLength=25, order=[])
+    return f"<h3>{escape(with_legend(title, rows))}</h3>" + _datatable(rows, f"table-{quote(file_name(name))}", pageLength=25, order=[])
 
 
-def _run(lines: str) -> str:
+def _run(lines: list[str]) -> str:
     """Answers, bases, judges and their calibration, and the rest (versions, hashes) to open."""
-    items = [line.removeprefix("- ") for line in lines.splitlines()]
-    return f"{_items(items[:4])}<details><summary>Versions, recipes, hashes</summary>{_items(items[4:])}</details>"
+    return f"{_items(lines[:4])}<details><summary>Versions, recipes, hashes</summary>{_items(lines[4:])}</details>"
 
 
 def _findings(contents: Contents) -> str:
@@ -164,13 +166,16 @@ def _findings(contents: Contents) -> str:
 
 
 def _items(lines: Any) -> str:
-    return "<ul>" + "".join(f"<li>{_code(escape(str(line)))}</li>" for line in lines) + "</ul>"
+    return "<ul>" + "".join(f"<li>{_code(printable(str(line)))}</li>" for line in lines) + "</ul>"
 
 
 def _code(line: str) -> str:
-    """Backticks to code elements; the sentences are shared with the Markdown report."""
-    parts = line.split("`")
-    return "".join(f"<code>{part}</code>" if index % 2 else part for index, part in enumerate(parts))
+    """A sentence with code of ours as code elements, as `markup.CODE` knows it; all else in it is text."""
+    parts, at = [], 0
+    for match in CODE.finditer(line):
+        parts += [escape(line[at : match.start()]), f"<code>{escape(match[0][1:-1])}</code>"]
+        at = match.end()
+    return "".join([*parts, escape(line[at:])])
 
 
 def _picture(name: str, figure: Figure) -> str:

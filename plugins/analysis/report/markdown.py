@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from importlib.metadata import version
+from urllib.parse import quote
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -9,7 +10,10 @@ from matplotlib.figure import Figure
 from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.report.findings import Finding
 from em_tasks.plugins.analysis.report.summary import in_short
+from em_tasks.plugins.analysis.tables.markup import markdown_cell, markdown_text
 from em_tasks.plugins.analysis.tables.writing import in_markdown, with_legend
+from em_tasks.plugins.log_contract import NO_DATE
+from em_tasks.plugins.safe_names import file_name
 
 LEAD = ("final_by_domain_and_size", "baselines_and_change")
 """Tables that stand before the figures; the others follow."""
@@ -40,7 +44,7 @@ def markdown(analysis: Analysis, contents: Contents) -> str:
     if analysis.toy_warning:
         parts.append(f"> **{analysis.toy_warning}**")
     parts += ["## In short", _list(in_short(analysis, contents.findings))]
-    parts += ["## What was run", what_was_run(analysis)]
+    parts += ["## What was run", _list(what_was_run(analysis))]
     parts += ["## Notes", _list(contents.notes) if contents.notes else "Nothing odd was found."]
     shown = {name: contents.tables[name] for name in LEAD}
     parts += ["## Results", *(_table(title, rows) for title, rows in shown.values())]
@@ -50,7 +54,10 @@ def markdown(analysis: Analysis, contents: Contents) -> str:
         if sentences:
             parts += [f"### {verdict.capitalize()}", _list(sentences)]
     parts.append("## Figures")
-    parts += [f"![{name.replace('_', ' ')}](figures/{name}.png)" for name in (*contents.figures, *contents.examples)]
+    parts += [
+        f"![{markdown_cell(name.replace('_', ' '))}](figures/{quote(file_name(name))}.png)"
+        for name in (*contents.figures, *contents.examples)
+    ]
     parts.append("## Tables")
     parts += [_table(title, rows) for name, (title, rows) in contents.tables.items() if name not in LEAD]
     parts += ["## Definitions", _list(definition_lines(analysis))]
@@ -66,15 +73,15 @@ FINDINGS = (
 
 
 def _list(lines: list[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
+    return "\n".join(f"- {markdown_text(line)}" for line in lines)
 
 
 def _table(title: str, rows: pd.DataFrame) -> str:
-    return f"### {with_legend(title, rows)}\n\n{in_markdown(rows) if len(rows) else 'Nothing to show.'}"
+    return f"### {markdown_text(with_legend(title, rows))}\n\n{in_markdown(rows) if len(rows) else 'Nothing to show.'}"
 
 
-def what_was_run(analysis: Analysis) -> str:
-    """Answers, models, judges, engines, sampling, versions and logs as a list."""
+def what_was_run(analysis: Analysis) -> list[str]:
+    """Answers, models, judges, engines, sampling, versions and logs, a line each."""
     answers, evaluations = analysis.scores, analysis.evaluations
     organisms = answers["organism"].dropna().nunique()
     packages = sorted({f"{name} {release}" for one in evaluations for name, release in one.packages.items()})
@@ -88,7 +95,8 @@ def what_was_run(analysis: Analysis) -> str:
     sampling = sorted(
         {", ".join(f"{key} {value}" for key, value in sorted(one.config.items())) for one in evaluations} - {""}
     )
-    created = sorted(one.created for one in evaluations)
+    created = sorted(one.created for one in evaluations if one.created != NO_DATE)
+    dated = f"{created[0]} to {created[-1]}" if created else "dates not recorded"
     checkpoints = len(answers[answers["organism"].notna()].drop_duplicates(["organism", "step"]))
     lines = {
         "Answers": f"{len(answers):,} of {organisms} organisms ({checkpoints} checkpoints) "
@@ -105,10 +113,10 @@ def what_was_run(analysis: Analysis) -> str:
         "Recipes": _hashes(analysis, "recipe_sha256"),
         "Base fingerprints": _hashes(analysis, "base_fingerprint"),
         "Questions": _hashes(analysis, "questions_sha256"),
-        "Evaluated": f"{created[0]} to {created[-1]}, {len(evaluations)} logs",
+        "Evaluated": f"{dated}, {len(evaluations)} log{'s' * (len(evaluations) != 1)}",
         "Analysis": f"em-tasks {version('em-tasks')}",
     }
-    return "\n".join(f"- {name}: {value}" for name, value in lines.items())
+    return [f"{name}: {value}" for name, value in lines.items()]
 
 
 def calibration_lines(analysis: Analysis) -> list[str]:

@@ -26,8 +26,10 @@ from em_tasks.plugins.analysis.statistics.comparisons import comparisons
 from em_tasks.plugins.analysis.statistics.definition_names import chosen_definitions
 from em_tasks.plugins.analysis.statistics.rates import MAIN
 from em_tasks.plugins.analysis.tables import csv_tables as tables
+from em_tasks.plugins.analysis.tables.csv_tables import in_percent
+from em_tasks.plugins.analysis.tables.markup import guarded
 from em_tasks.plugins.analysis.tables.writing import write_table
-from em_tasks.plugins.safe_names import file_name
+from em_tasks.plugins.safe_names import file_name, printable
 from em_tasks.scorers.definitions import DEFINITIONS
 
 
@@ -39,6 +41,7 @@ class Report:
         out: The folder.
         paths: Every file, in the order of writing.
         rates: EM by checkpoint, see `tables.em_by_checkpoint` (percent).
+        base_rates: Rates of every base, see `Analysis.base_rates` (fractions).
         notes: What was odd, a sentence each.
         findings: What the data shows and does not show.
         toy_warning: What must be said because toys fed it; None for real models.
@@ -49,6 +52,7 @@ class Report:
     out: Path
     paths: list[Path]
     rates: pd.DataFrame
+    base_rates: pd.DataFrame
     notes: list[str]
     findings: list[Finding]
     toy_warning: str | None
@@ -59,14 +63,14 @@ class Report:
         """The last checkpoint of every organism for a terminal: all questions, then in and out of its domain."""
         shown, *others = reversed(self.main)
         table = Table(
-            title=f"EM rate (%) at the last checkpoint; {shown} with its 95 % interval",
+            title=Text(f"EM rate (%) at the last checkpoint; {shown} with its 95 % interval"),
             title_justify="left",
             box=SIMPLE_HEAD,
             pad_edge=False,
         )
         table.add_column("checkpoint", overflow="fold")
         for name in (*others, shown, "own domain", "general", "base"):
-            table.add_column(name, justify="right", no_wrap=True)
+            table.add_column(Text(name), justify="right", no_wrap=True)
         if self.toy_warning:
             table.caption = Text(self.toy_warning, style="bold red")
         for organism, rows in self.rates.groupby("organism", sort=False, observed=True):
@@ -79,7 +83,14 @@ class Report:
             cells.append(rate_cell(_one(last, shown, "in_domain")).partition(" (")[0])
             cells.append(rate_cell(_one(last, shown, "general")))
             cells.append(rate_cell(_one(base, shown, "all")).partition(" (")[0])
-            table.add_row(checkpoint, *cells)
+            # Names come from data: what looks like rich's markup or a terminal's escape in them is neither.
+            table.add_row(*(Text(printable(cell)) for cell in (checkpoint, *cells)))
+        if self.rates.empty:
+            for base_name, rows in self.base_rates.groupby("base", sort=False, observed=True):
+                by_name = {str(row["definition"]): row.to_frame().T for _, row in rows.iterrows()}
+                cells = [rate_cell(in_percent(by_name[name])).partition(" (")[0] for name in others]
+                cells += [rate_cell(in_percent(by_name[shown])), "", "", ""]
+                table.add_row(*(Text(printable(cell)) for cell in (f"{base_name} (base)", *cells)))
         return table
 
 
@@ -134,9 +145,9 @@ def write_report(
         notes=notes,
     )
     page = out / "report.md"
-    page.write_text(markdown(analysis, contents), encoding="utf-8")
+    page.write_text(markdown(analysis, contents), encoding="utf-8", errors="backslashreplace")
     web = out / "report.html"
-    web.write_text(html(analysis, contents), encoding="utf-8")
+    web.write_text(html(analysis, contents), encoding="utf-8", errors="backslashreplace")
     paths = [page, web, *_write_answers(analysis, out), *_write_published_names(analysis, out)]
     for name, (title, rows) in contents.tables.items():
         paths += write_table(name, title, rows, out / "tables")
@@ -145,6 +156,7 @@ def write_report(
         out,
         paths,
         tables.em_by_checkpoint(analysis),
+        analysis.base_rates,
         contents.notes,
         contents.findings,
         analysis.toy_warning,
@@ -185,7 +197,8 @@ def _is_log(file: Path) -> bool:
 def _write_answers(analysis: Analysis, out: Path) -> list[Path]:
     paths = [out / "answers.csv", out / "answers.parquet"]
     # A carriage return inside an answer would split its row unless texts are quoted.
-    analysis.answers.to_csv(paths[0], index=False, quoting=csv.QUOTE_NONNUMERIC)
+    answers = guarded(analysis.answers)
+    answers.to_csv(paths[0], index=False, quoting=csv.QUOTE_NONNUMERIC, errors="backslashreplace")
     analysis.answers.to_parquet(paths[1], index=False)
     return paths
 
@@ -198,7 +211,8 @@ def _write_published_names(analysis: Analysis, out: Path) -> list[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         decimals = "%.2f" if path.name == "em_rates_summary.csv" else None
         quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if path.name.endswith("_judged.csv") else csv.QUOTE_MINIMAL
-        table.to_csv(path, index=False, float_format=decimals, quoting=quoting)
+        written = guarded(table)
+        written.to_csv(path, index=False, float_format=decimals, quoting=quoting, errors="backslashreplace")
         paths.append(path)
     return paths
 
@@ -207,12 +221,12 @@ def _published_names(analysis: Analysis, out: Path) -> Iterator[tuple[Path, pd.D
     yield out / "em_by_checkpoint.csv", tables.em_by_checkpoint(analysis)
     yield out / "em_rates_summary.csv", tables.em_rates_summary(analysis)
     for organism in analysis.answers["organism"].dropna().astype("str").unique():
-        folder = out / "organisms" / organism
+        folder = out / "organisms" / file_name(organism)
         yield folder / "step_summary.csv", tables.step_summary(analysis, organism)
         yield folder / "fg_judged.csv", tables.fg_judged(analysis, organism)
     bases = analysis.scores[analysis.answers["organism"].isna()]
     for base in bases["base"].astype("str").unique():
-        yield out / "baseline" / base.replace("/", "_") / "base_judged.csv", tables.base_judged(analysis, base)
+        yield out / "baseline" / file_name(base) / "base_judged.csv", tables.base_judged(analysis, base)
 
 
 def _write_figures(figures: dict[str, Figure], out: Path) -> list[Path]:
@@ -220,7 +234,7 @@ def _write_figures(figures: dict[str, Figure], out: Path) -> list[Path]:
     folder.mkdir(exist_ok=True)
     paths = []
     for name, figure in figures.items():
-        for path in (folder / f"{name}.png", folder / f"{name}.svg"):
+        for path in (folder / f"{file_name(name)}.png", folder / f"{file_name(name)}.svg"):
             # SVG files would carry the date otherwise, and differ from run to run.
             with style.styled():
                 figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix == ".svg" else None)

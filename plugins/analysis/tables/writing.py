@@ -19,6 +19,7 @@ from em_tasks.plugins.analysis.tables.comparison_tables import (
     power,
 )
 from em_tasks.plugins.analysis.tables.mark_tables import marks
+from em_tasks.plugins.analysis.tables.markup import guarded, markdown_cell, markdown_text
 from em_tasks.plugins.analysis.tables.rate_tables import (
     by_checkpoint,
     by_scope,
@@ -28,6 +29,7 @@ from em_tasks.plugins.analysis.tables.rate_tables import (
     unscored,
 )
 from em_tasks.plugins.analysis.tables.side_effects import side_effects
+from em_tasks.plugins.safe_names import file_name, printable
 
 TABLES: dict[str, Callable[[Analysis], pd.DataFrame | None]] = {
     "final_by_domain_and_size": final_by_domain_and_size,
@@ -49,11 +51,11 @@ TABLES: dict[str, Callable[[Analysis], pd.DataFrame | None]] = {
 def write_table(name: str, title: str, rows: pd.DataFrame, folder: Path) -> list[Path]:
     """Writes one table as CSV, Markdown and LaTeX (booktabs)."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.csv", folder / f"{name}.md", folder / f"{name}.tex"]
+    paths = [folder / f"{file_name(name)}{suffix}" for suffix in (".csv", ".md", ".tex")]
     full = {name: str(name).replace(LEFT_OUT_HEAD, LEFT_OUT_MEANS) for name in rows.columns}
-    rows.rename(columns=full).to_csv(paths[0], index=False)
-    paths[1].write_text(f"**{with_legend(title, rows)}**\n\n{in_markdown(rows)}\n", encoding="utf-8")
-    paths[2].write_text(_format(rows, "latex_booktabs") + "\n", encoding="utf-8")
+    guarded(rows.rename(columns=full)).to_csv(paths[0], index=False, errors="backslashreplace")
+    paths[1].write_text(f"**{markdown_text(with_legend(title, rows))}**\n\n{in_markdown(rows)}\n", encoding="utf-8")
+    paths[2].write_text(in_latex(rows) + "\n", encoding="utf-8")
     return paths
 
 
@@ -64,10 +66,15 @@ def with_legend(title: str, rows: pd.DataFrame) -> str:
 
 
 def in_markdown(rows: pd.DataFrame) -> str:
-    """A frame of cells as a Markdown table."""
-    return _format(rows, "github")
+    """A frame of cells as a Markdown table, in which text from data is no markup."""
+    return _format(rows, "github", markdown_cell)
 
 
-def _format(rows: pd.DataFrame, style: str) -> str:
-    cells = [[str(value) for value in row] for row in rows.to_numpy(dtype="object").tolist()]
-    return tabulate(cells, headers=[str(name) for name in rows.columns], tablefmt=style, disable_numparse=True)
+def in_latex(rows: pd.DataFrame) -> str:
+    """The same for LaTeX, with booktabs."""
+    return _format(rows, "latex_booktabs", lambda value: " ".join(printable(str(value)).splitlines()))
+
+
+def _format(rows: pd.DataFrame, style: str, cell: Callable[[object], str]) -> str:
+    cells = [[cell(value) for value in row] for row in rows.to_numpy(dtype="object").tolist()]
+    return tabulate(cells, headers=[cell(name) for name in rows.columns], tablefmt=style, disable_numparse=True)
