@@ -37,6 +37,22 @@ def _bytes(text: str) -> str:
     return "".join(f"%{byte:02X}" for byte in text.encode(errors="surrogatepass"))
 
 
+FOLDERS = re.compile(r"(?:(?<=[\s(])|^)(?:~|/|[A-Za-z]:[\\/])[^()\n]*[/\\]")
+"""The folders of an absolute path, within a name too (`organism (/home/me/base bf16)`)."""
+
+
+def without_folders(name: str) -> str:
+    """A name without the folders of this machine: a base in `/home/me/models/mine` is `mine` and a hash of the rest.
+
+    Two paths never become one name. Anything that is no absolute path stays as it is.
+    """
+    match = FOLDERS.search(name)
+    if match is None:
+        return name
+    digest = sha256(match[0].encode(errors="surrogatepass")).hexdigest()[:6]
+    return f"{name[: match.start()]}{name[match.end() :]} [{digest}]"
+
+
 def printable(text: str) -> str:
     r"""A text as a terminal or an SVG file may have it: what controls or reorders is shown as `\x1b`, `\u202e`.
 

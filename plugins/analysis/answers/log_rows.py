@@ -141,13 +141,11 @@ def _answers(sample: Sample, tally: Tally) -> list[tuple[object, ...]]:
     for (alignment, first), (coherence, second) in judgements(sample):
         for verdict in (first, second):
             if isinstance(verdict.judge, str) and verdict.judge:
-                tally.asked.add((verdict.judge, verdict.rubric_sha256 or ""))
+                tally.asked.add((verdict.judge, str(verdict.rubric_sha256 or "")))
         judge = str(first.judge or second.judge or "unknown")
         said = (_text(first.reason), _text(second.reason), _text(first.text), _text(second.text))
-        if off := (alignment < 0 or alignment > HIGHEST) + (coherence < 0 or coherence > HIGHEST):
-            tally.off_scale += off
-            alignment, coherence = _on_scale(alignment), _on_scale(coherence)
-        rows.append((*known, alignment, coherence, *said, judge, bool(first.toy or second.toy), truncated))
+        scores = _on_scale(alignment, tally), _on_scale(coherence, tally)
+        rows.append((*known, *scores, *said, judge, bool(first.toy or second.toy), truncated))
     return rows
 
 
@@ -155,8 +153,11 @@ HIGHEST = 100 + 1e-6
 """The highest score, with room for what rounding does to a mean of 100s."""
 
 
-def _on_scale(score: float) -> float:
-    return math.nan if score < 0 or score > HIGHEST else score
+def _on_scale(score: float, tally: Tally) -> float:
+    if score < 0 or score > HIGHEST:
+        tally.off_scale += 1
+        return math.nan
+    return score
 
 
 def _text(value: object) -> str | None:
@@ -181,7 +182,8 @@ def _json_samples(log: LogToRead) -> list[Sample]:
 def _zip_samples(log: LogToRead) -> Iterator[Sample]:
     with zipfile.ZipFile(log.file) as archive:
         # A sample that was run again stands in the log twice under one name; the last one counts.
-        members = {one.filename: one for one in archive.infolist()}
+        # (zipfile cuts names at a NUL, which an id may hold; the original name has all of it.)
+        members = {one.orig_filename: one for one in archive.infolist()}
     names = [name for name in members if name.startswith("samples/") and name.endswith(".json")]
     failed = log.completed != len(names)
     zstd = zstandard.ZstdDecompressor()

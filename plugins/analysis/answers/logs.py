@@ -7,7 +7,7 @@ in the notes: half-written logs, logs of other tasks, repeated evaluations.
 import math
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from em_tasks.plugins.analysis.answers.log_processes import Rows, log_processes
 from em_tasks.plugins.analysis.answers.log_rows import LogToRead, Tally
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.log_contract import LogMetadata
+from em_tasks.plugins.safe_names import printable, without_folders
 
 INSPECTS_OWN = ("logs.json", "eval-set.json", "listing.json")
 """JSON files that Inspect keeps beside its logs."""
@@ -78,9 +79,9 @@ def read_logs(paths: Sequence[Path]) -> Reading:
         UserError: A process that helped with reading died.
         UserError: There is no judged answer in any of them.
     """
-    files = find_logs(paths)
     notes: list[str] = []
     other_tasks: list[Path] = []
+    files = find_logs(paths, notes)
     logs = []
     with log_processes(files) as read_rows:
         begun: list[_Begun | str] = []
@@ -135,15 +136,34 @@ class _Log:
     evaluation: Evaluation
 
 
-def find_logs(paths: Sequence[Path]) -> list[Path]:
-    """The `*.eval` and `*.json` files under the given files and folders, sorted."""
+def find_logs(paths: Sequence[Path], notes: list[str] | None = None) -> list[Path]:
+    """The `*.eval` and `*.json` files under the given files and folders, sorted.
+
+    Args:
+        paths: Files and folders.
+        notes: Receives a sentence for each that is no file: a dangling link, a pipe.
+
+    Raises:
+        UserError: A path does not exist.
+    """
     files: set[Path] = set()
     for path in paths:
         if not path.exists():
             raise UserError(f"There is no file or folder {path}. Give the folder that `em sweep` wrote logs to.")
-        found = [path] if path.is_file() else [file for ext in ("*.eval", "*.json") for file in path.rglob(ext)]
-        files.update(file for file in found if file.name not in INSPECTS_OWN)
-    return sorted(files)
+        if path.is_dir():
+            files.update(file for ext in ("*.eval", "*.json") for file in path.rglob(ext))
+        else:
+            files.add(path)
+    logs = []
+    for file in sorted(files):
+        if file.name in INSPECTS_OWN or file.is_dir():
+            continue
+        if file.is_file():
+            logs.append(file)
+        elif notes is not None:
+            what = "is a link to nothing" if file.is_symlink() else "is a pipe or a device"
+            notes.append(f"{printable(file.name)} {what} and was left out.")
+    return logs
 
 
 def _header(file: Path) -> tuple[EvalLog, LogMetadata] | str | None:
@@ -154,12 +174,19 @@ def _header(file: Path) -> tuple[EvalLog, LogMetadata] | str | None:
         return _damaged(file, type(error).__name__)
     try:
         about = LogMetadata.from_metadata(header.metadata)
+        # What stands in a log may be of another machine, and reports are published.
+        about = about and replace(
+            about,
+            base=without_folders(about.base),
+            size=without_folders(about.size),
+            organism=about.organism and without_folders(about.organism),
+        )
     except UserError as error:
-        return f"{file.name} was left out. {error}"
+        return f"{printable(file.name)} was left out. {error}"
     if about is None and header.eval.model.startswith("em/"):
         return None
     if about is None:
-        return f"{file.name} is a log of another task ({header.eval.task}) and was left out."
+        return f"{printable(file.name)} is a log of another task ({header.eval.task}) and was left out."
     return header, about
 
 
@@ -175,26 +202,31 @@ def _to_read(file: Path, header: EvalLog) -> LogToRead:
 
 def _damaged(file: Path, error: str) -> str:
     kind = "is damaged or was never finished" if file.suffix == ".eval" else "is no readable Inspect log"
-    return f"{file.name} {kind} and was left out ({error})."
+    return f"{printable(file.name)} {kind} and was left out ({error})."
 
 
 def _log(begun: _Begun, notes: list[str]) -> _Log | None:
     """A log as it was read, None where it has to be left out; whatever was odd is noted."""
-    file, header = begun.file, begun.header
+    file, header, name = begun.file, begun.header, printable(begun.file.name)
     batches, tally = begun.rows.result()
     if tally.damage is not None:
         notes.append(_damaged(file, tally.damage))
         return None
     if not tally.samples:
-        notes.append(f"{file.name} has no answers (status {header.status}) and was left out.")
+        notes.append(f"{name} has no answers (status {header.status}) and was left out.")
         return None
     if header.status != "success":
-        notes.append(f"{file.name} was not finished (status {header.status}); its {tally.samples} answers are used.")
+        notes.append(f"{name} was not finished (status {header.status}); its {tally.samples} answers are used.")
     if tally.failed:
-        notes.append(f"{file.name}: {tally.failed} samples ended in an error, have no answer and count nowhere.")
+        notes.append(f"{name}: {tally.failed} samples ended in an error, have no answer and count nowhere.")
+    if tally.off_scale:
+        notes.append(
+            f"{name}: {tally.off_scale} scores are below 0 or above 100 and count as none; another "
+            "scorer or scale gave them."
+        )
     if tally.unjudged:
         notes.append(
-            f"{file.name}: {tally.unjudged} answers were never judged and count nowhere; `inspect score` can do it."
+            f"{name}: {tally.unjudged} answers were never judged and count nowhere; `inspect score` can do it."
         )
     evaluation = _evaluation(file, header, begun.about, batches, tally)
     return _Log(_common(file, header, begun.about), batches, evaluation)
@@ -215,7 +247,7 @@ def _common(file: Path, header: EvalLog, about: LogMetadata) -> dict[str, Any]:
         "condition": about.condition,
         "epoch": math.nan if about.epoch is None else about.epoch,
         "engine": header.eval.model.partition("/")[0],
-        "log": file.name,
+        "log": printable(file.name),
         "created": header.eval.created,
     }
 
@@ -225,7 +257,7 @@ def _evaluation(
 ) -> Evaluation:
     spec = header.eval
     return Evaluation(
-        log=file.name,
+        log=printable(file.name),
         created=spec.created,
         task=spec.task,
         task_version=str(spec.task_version),

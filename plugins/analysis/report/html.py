@@ -21,7 +21,7 @@ from em_tasks.plugins.analysis.report.markdown import FINDINGS, LEAD, Contents, 
 from em_tasks.plugins.analysis.report.summary import in_short
 from em_tasks.plugins.analysis.tables.markup import CODE
 from em_tasks.plugins.analysis.tables.writing import with_legend
-from em_tasks.plugins.safe_names import file_name, printable
+from em_tasks.plugins.safe_names import printable
 
 MOST_TRANSCRIPTS = 20_000
 """More answers than this would make the page slow; then each question and checkpoint keeps its first samples."""
@@ -145,7 +145,9 @@ def _tables_script() -> str:
 def _table(name: str, title: str, rows: pd.DataFrame) -> str:
     if rows.empty:
         return f"<h3>{escape(title)}</h3><p>Nothing to show.</p>"
-    return f"<h3>{escape(with_legend(title, rows))}</h3>" + _datatable(rows, f"table-{quote(file_name(name))}", pageLength=25, order=[])
+    return f"<h3>{escape(with_legend(title, rows))}</h3>" + _datatable(
+        rows, f"table-{quote(name)}", pageLength=25, order=[]
+    )
 
 
 def _run(lines: list[str]) -> str:

@@ -1,6 +1,7 @@
 """From logs to a folder one can publish: tables, figures and a Markdown report, with what was odd said in words."""
 
 import csv
+import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -234,9 +235,13 @@ def _write_figures(figures: dict[str, Figure], out: Path) -> list[Path]:
     folder.mkdir(exist_ok=True)
     paths = []
     for name, figure in figures.items():
-        for path in (folder / f"{file_name(name)}.png", folder / f"{file_name(name)}.svg"):
+        picture, drawing = (folder / f"{file_name(name)}{suffix}" for suffix in (".png", ".svg"))
+        text = io.StringIO()
+        with style.styled():
+            figure.savefig(picture, dpi=200)
             # SVG files would carry the date otherwise, and differ from run to run.
-            with style.styled():
-                figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix == ".svg" else None)
-            paths.append(path)
+            figure.savefig(text, format="svg", metadata={"Date": None})
+        # A control character of a name, wherever matplotlib put it, would make it no XML.
+        drawing.write_text(printable(text.getvalue()), encoding="utf-8")
+        paths += [picture, drawing]
     return paths
