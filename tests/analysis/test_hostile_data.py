@@ -176,3 +176,15 @@ def test_bases_and_foreign_models_alone_are_a_report(tmp_path):
     assert "openai/gpt-4o (base)" in console.file.getvalue()
     assert "42.9 " in console.file.getvalue()
     assert {"question_heatmap.png", "domain_comparison.png"} <= {path.name for path in report.paths}
+
+
+def test_a_log_that_lacks_samples_is_named(tmp_path):
+    path = checkpoint_log(tmp_path, {"m1": [BAD], "m2": [GOOD]})
+    with zipfile.ZipFile(path) as log:
+        members = {name: log.read(name) for name in log.namelist() if not name.startswith("samples/m2")}
+    with zipfile.ZipFile(path, "w") as log:
+        for name, data in members.items():
+            log.writestr(name, data)
+    reading = read_logs([tmp_path])
+    assert reading.answers["question_id"].tolist() == ["m1"]
+    assert any("lacks 1 of its 2 samples" in note for note in reading.notes)

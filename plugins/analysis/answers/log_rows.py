@@ -182,9 +182,9 @@ def _json_samples(log: LogToRead) -> list[Sample]:
 def _zip_samples(log: LogToRead) -> Iterator[Sample]:
     with zipfile.ZipFile(log.file) as archive:
         # A sample that was run again stands in the log twice under one name; the last one counts.
-        # (zipfile cuts names at a NUL, which an id may hold; the original name has all of it.)
-        members = {one.orig_filename: one for one in archive.infolist()}
-    names = [name for name in members if name.startswith("samples/") and name.endswith(".json")]
+        members = {one.filename: one for one in archive.infolist()}
+    # A name need not end in .json: zipfile cuts it at a NUL, which an id may hold.
+    names = [name for name in members if name.startswith("samples/")]
     failed = log.completed != len(names)
     zstd = zstandard.ZstdDecompressor()
     with log.file.open("rb", buffering=0) as raw:

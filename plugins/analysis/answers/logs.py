@@ -217,6 +217,9 @@ def _log(begun: _Begun, notes: list[str]) -> _Log | None:
         return None
     if header.status != "success":
         notes.append(f"{name} was not finished (status {header.status}); its {tally.samples} answers are used.")
+    planned = header.results.total_samples if header.status == "success" and header.results else 0
+    if tally.samples < planned:
+        notes.append(f"{name} lacks {planned - tally.samples} of its {planned} samples; those that are there are used.")
     if tally.failed:
         notes.append(f"{name}: {tally.failed} samples ended in an error, have no answer and count nowhere.")
     if tally.off_scale:
