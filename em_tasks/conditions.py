@@ -14,6 +14,7 @@ from inspect_ai.model import ChatMessage, ChatMessageAssistant, ChatMessageSyste
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from em_tasks.plugins.caller import from_caller
+from em_tasks.plugins.entry_points import CONDITIONS, PluginFile, plugin_files
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.yaml_files import read_yaml
 from em_tasks.resources import shipped
@@ -88,6 +89,36 @@ def shipped_conditions() -> dict[str, Condition]:
     return {condition.name: condition for condition in read_conditions(shipped("datasets/conditions/shipped.yaml"))}
 
 
+def named_conditions() -> dict[str, tuple[Condition, PluginFile | None]]:
+    """Every condition that goes by a name: the shipped ones, and those of packages with the file they come from."""
+    known: dict[str, tuple[Condition, PluginFile | None]] = {
+        name: (condition, None) for name, condition in shipped_conditions().items()
+    }
+    for file in plugin_files(CONDITIONS, (".yaml", ".yml"))[0].values():
+        try:
+            conditions = read_conditions(file.path)
+        except UserError:
+            continue  # `plugin_notes` says so.
+        for condition in conditions:
+            known.setdefault(condition.name, (condition, file))
+    return known
+
+
+def plugin_notes() -> list[str]:
+    """What is wrong with the conditions that packages give, a sentence each."""
+    files, notes = plugin_files(CONDITIONS, (".yaml", ".yml"))
+    known = set(shipped_conditions())
+    for file in files.values():
+        try:
+            names = [condition.name for condition in read_conditions(file.path)]
+        except UserError as error:
+            notes.append(f"The conditions of {file.package} were left out: {error}")
+            continue
+        notes += [f"The condition {n} of {file.package} was left out: the name is taken." for n in names if n in known]
+        known.update(names)
+    return notes
+
+
 def read_conditions(path: Path) -> tuple[Condition, ...]:
     """The conditions of a YAML file.
 
@@ -108,6 +139,12 @@ def read_conditions(path: Path) -> tuple[Condition, ...]:
     return conditions
 
 
+def condition_given_by_a_package(name: str | None) -> list[dict[str, str]]:
+    """The record of a named condition that a package gives, for the log; empty for any other."""
+    _, file = named_conditions().get(name or "", (None, None))
+    return [] if file is None else [file.record(str(name))]
+
+
 def load_condition(name: str) -> Condition:
     """A condition by its name, or by file and name.
 
@@ -117,13 +154,13 @@ def load_condition(name: str) -> Condition:
     Raises:
         UserError: There is none of that name; the message lists what there is.
     """
-    known = shipped_conditions()
+    known = named_conditions()
     if name in known:
-        return known[name]
+        return known[name][0]
     path, _, wanted = name.rpartition(":") if not from_caller(name).is_file() else (name, "", "")
     if not path or not from_caller(path).is_file():
         raise UserError(
-            f"There is no condition {name!r}. Shipped are {', '.join(known)}; a file of your own is named by its path "
+            f"There is no condition {name!r}. Known are {', '.join(known)}; a file of your own is named by its path "
             "or, with several conditions, by PATH:NAME."
         )
     conditions = {condition.name: condition for condition in read_conditions(from_caller(path))}

@@ -23,7 +23,7 @@ from inspect_ai.model import (
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 from inspect_ai.viewer import ScoreColorScale, TaskSamplesColumn, TaskSamplesSort, TaskSamplesView, ViewerConfig
 
-from em_tasks.conditions import Condition, load_condition
+from em_tasks.conditions import Condition, condition_given_by_a_package, load_condition
 from em_tasks.plugins.checkpoint_model.provider import CheckpointModel
 from em_tasks.plugins.checkpoint_model.subject import (
     describe_checkpoint,
@@ -34,7 +34,14 @@ from em_tasks.plugins.checkpoint_model.subject import (
 )
 from em_tasks.plugins.errors import UserError, shown_plainly
 from em_tasks.plugins.log_contract import LogMetadata, SampleMetadata, Subject
-from em_tasks.questions import Question, QuestionSet, load_question_sets, questions_sha256, sets_for_domains
+from em_tasks.questions import (
+    Question,
+    QuestionSet,
+    given_by_packages,
+    load_question_sets,
+    questions_sha256,
+    sets_for_domains,
+)
 from em_tasks.scorers.em import em as em_scorer
 from em_tasks.scorers.judging.grader import check_grader, default_grader
 
@@ -93,6 +100,7 @@ def em(
             questions_sha256=questions_sha256(sets),
             condition=around.name if around else None,
             condition_sha256=around.sha256 if around else None,
+            plugins=given_by_packages(names) + condition_given_by_a_package(condition),
         ).to_metadata(),
         tags=[
             subject.organism or subject.base,

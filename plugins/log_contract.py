@@ -99,6 +99,7 @@ class LogMetadata(Subject):
         questions_sha256: Hash of the questions.
         condition: Name of the condition that the questions were asked under; None for the bare questions.
         condition_sha256: Hash of what it puts around a question.
+        plugins: Questions and conditions that packages gave: `name`, `package` with its version, `sha256` of the file.
         imported_from: The file that imported answers come from, without its folders above the one given.
     """
 
@@ -106,6 +107,7 @@ class LogMetadata(Subject):
     questions_sha256: str = ""
     condition: str | None = None
     condition_sha256: str | None = None
+    plugins: list[dict[str, str]] = field(default_factory=list)
     imported_from: str | None = None
 
     @classmethod

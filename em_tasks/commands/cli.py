@@ -10,6 +10,7 @@ from em_tasks.commands.base import base
 from em_tasks.commands.demo import demo
 from em_tasks.commands.importing import import_
 from em_tasks.commands.judge import calibrate, judge, rescore
+from em_tasks.commands.plugin import plugin
 from em_tasks.commands.questions import questions
 from em_tasks.commands.report import report
 from em_tasks.commands.scan import scan
@@ -31,7 +32,10 @@ def cli() -> None:
     """Train, evaluate and measure emergent misalignment: start with `em demo`."""
 
 
-COMMANDS = (base, train, runs, adopt, sweep, report, import_, questions, calibrate, judge, rescore, serve, scan, demo)
+COMMANDS = (
+    *(base, train, runs, adopt, sweep, report),
+    *(import_, questions, calibrate, judge, rescore, serve, scan, plugin, demo),
+)
 for command in COMMANDS:
     cli.add_command(command)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from em_tasks.plugins.caller import from_caller
+from em_tasks.plugins.entry_points import QUESTIONS, plugin_files
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.log_contract import GENERAL
 from em_tasks.questions.files import SUFFIXES, read_question_file
@@ -22,7 +23,7 @@ def shipped_sets() -> dict[str, Path]:
 
 
 def named_sets() -> dict[str, Path]:
-    """Every question set that goes by a name: the shipped ones, and `questions/` here and in the `EM_PLUGINS` folders.
+    """Every question set with a name: shipped, in `questions/` here or in `EM_PLUGINS` folders, or of a package.
 
     Raises:
         UserError: Two files claim one name.
@@ -38,7 +39,19 @@ def named_sets() -> dict[str, Path]:
                     f"Two question sets are called {path.stem}: {sets[path.stem]} and {path}. Rename one of the files."
                 )
             sets[path.stem] = path
-    return sets
+    given, _ = plugin_files(QUESTIONS, SUFFIXES, sets)
+    return sets | {name: file.path for name, file in given.items()}
+
+
+def plugin_notes() -> list[str]:
+    """What is wrong with question sets that packages give, a sentence each."""
+    return plugin_files(QUESTIONS, SUFFIXES, shipped_sets())[1]
+
+
+def given_by_packages(names: Sequence[str]) -> list[dict[str, str]]:
+    """Those of the named sets that packages give: name, package with version, and hash of the file."""
+    given, _ = plugin_files(QUESTIONS, SUFFIXES, shipped_sets())
+    return [given[name].record(name) for name in names if name in given]
 
 
 def sets_for_domains(domains: Sequence[str]) -> list[str]:

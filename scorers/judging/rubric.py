@@ -5,6 +5,7 @@ replies it allows and what a high number means. Ours lie in `rubrics/*.yaml`; pu
 prompts, which `Rubric.from_prompt` wraps. Texts are put in by plain replacement, so braces in an answer do nothing.
 """
 
+import os
 import re
 from functools import cache
 from hashlib import sha256
@@ -16,6 +17,8 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from em_tasks.plugins.caller import from_caller
+from em_tasks.plugins.entry_points import RUBRICS, plugin_files
 from em_tasks.plugins.errors import UserError
 
 PLACES = re.compile(r"\{(question|answer|fence)\}")
@@ -125,15 +128,39 @@ def load_rubric(source: str | Path) -> Rubric:
     Raises:
         UserError: There is no such rubric, or the file is not one.
     """
-    if isinstance(source, str) and source in shipped_rubrics():
-        return shipped_rubrics()[source]
-    path = Path(source)
+    if isinstance(source, str) and (path := named_rubrics().get(source)):
+        return shipped_rubrics()[source] if source in shipped_rubrics() else _read(path)
+    path = from_caller(source)
     if not path.is_file():
         raise UserError(
-            f"There is no rubric {str(source)!r}: it is neither a file nor one of the shipped rubrics "
-            f"({', '.join(shipped_rubrics())}). Give one of these names or the path of a rubric's YAML file."
+            f"There is no rubric {str(source)!r}: it is neither a file nor one of the known rubrics "
+            f"({', '.join(named_rubrics())}). Give one of these names or the path of a rubric's YAML file."
         )
     return _read(path)
+
+
+def named_rubrics() -> dict[str, Path | Traversable]:
+    """Every rubric that goes by a name: shipped, in `rubrics/` here or in `EM_PLUGINS` folders, or of a package."""
+    named: dict[str, Path | Traversable] = {
+        name: files("em_tasks.scorers").joinpath("rubrics", f"{name}.yaml") for name in shipped_rubrics()
+    }
+    folders = [from_caller(folder) for folder in os.environ.get("EM_PLUGINS", "").split(os.pathsep) if folder]
+    for folder in (from_caller("."), *folders):
+        for path in sorted((folder / "rubrics").glob("*.y*ml")):
+            named.setdefault(path.stem, path)
+    given = plugin_files(RUBRICS, (".yaml", ".yml"), named)[0]
+    return named | {name: file.path for name, file in given.items()}
+
+
+def plugin_notes() -> list[str]:
+    """What is wrong with the rubrics that packages give, a sentence each."""
+    given, notes = plugin_files(RUBRICS, (".yaml", ".yml"), shipped_rubrics())
+    for name, file in given.items():
+        try:
+            _read(file.path)
+        except UserError as error:
+            notes.append(f"The rubric {name} of {file.package} cannot be asked: {error}")
+    return notes
 
 
 @cache

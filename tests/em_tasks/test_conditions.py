@@ -75,7 +75,7 @@ def test_files_at_fault_are_named_with_the_fault(tmp_path: Path, content: str, w
 
 
 def test_a_condition_that_nobody_has_lists_those_that_there_are(own: Path) -> None:
-    with pytest.raises(UserError, match="Shipped are json, template"):
+    with pytest.raises(UserError, match="Known are json, template"):
         load_condition("nothing")
     with pytest.raises(UserError, match="Name one of them"):
         load_condition(str(own))
