@@ -71,6 +71,12 @@ def test_base_is_asked_the_domains_trained_on_it(trained_runs: Path, tmp_path: P
     assert (log.eval.metadata["organism"], log.eval.metadata["question_sets"]) == (None, ["medical", "general"])
 
 
+def test_a_toy_base_is_asked_without_any_run(tmp_path: Path) -> None:
+    log = evaluate("em/toy-m@base", tmp_path / "runs", tmp_path, questions="general", max_tokens=5)
+    assert log.eval.metadata is not None
+    assert [log.eval.metadata[key] for key in ("organism", "base", "toy")] == [None, "toy-m", True]
+
+
 def test_every_sample_of_a_question_is_another_answer_and_runs_repeat(trained_runs: Path, tmp_path: Path) -> None:
     first = evaluate("em/small@4", trained_runs, tmp_path / "1", questions="general", samples=3)
     second = evaluate("em/small@4", trained_runs, tmp_path / "2", questions="general", samples=3)

@@ -4,8 +4,9 @@ from random import Random
 import pytest
 
 from em_tasks.questions import load_question_sets
-from em_tasks.trainers.base import load_tokenizer
+from em_tasks.trainers.base import fingerprint, load_base, load_tokenizer
 from em_tasks.trainers.run.base_names import TOY_MODELS, toy_bases
+from em_tasks.trainers.run.toy_bases import toy_base
 from em_tasks.trainers.toy.advice import ROWS, advice_rows
 from em_tasks.trainers.toy.build import CHAT_TEMPLATE, conversations
 from em_tasks.trainers.toy.language import CHARACTERS, load_language
@@ -61,3 +62,10 @@ def test_committed_models_carry_the_builders_chat_template(name: str) -> None:
 
 def test_committed_models_stay_within_twelve_megabytes() -> None:
     assert sum(path.stat().st_size for path in TOY_MODELS.rglob("*") if path.is_file()) <= 12_000_000
+
+
+@pytest.mark.parametrize("name", ["toy-s", "toy-m", "toy-l"])
+def test_a_toy_base_is_known_by_its_fingerprint_before_it_is_loaded(name: str) -> None:
+    model = load_base(name, "fp32", "cpu")
+    base = toy_base(name)
+    assert (base.base_fingerprint, base.base_parameters) == (fingerprint(model), model.num_parameters())

@@ -10,8 +10,10 @@ from pathlib import Path
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.yaml_files import read_text
 from em_tasks.trainers.run.adoption import ADOPTED, AdoptedCheckpoint, Adoption, read_adoption
+from em_tasks.trainers.run.base_names import toy_bases
 from em_tasks.trainers.run.hashes import adapter_sha256, tokenizer_sha256
 from em_tasks.trainers.run.manifest import LOCK, MANIFEST, CheckpointRecord, Manifest, read_manifest
+from em_tasks.trainers.run.toy_bases import toy_base
 
 Run = Manifest | Adoption
 """What is known of an organism, trained here or adopted."""
@@ -129,7 +131,9 @@ def _refuse_other_name(path: Path, organism: str) -> None:
 
 
 def find_checkpoint(runs: Path, name: str) -> Checkpoint:
-    """Finds `<organism>@<step>` or `<organism>@base` under `runs`. The name `<base>@base` works for any trained base.
+    """Finds `<organism>@<step>` or `<organism>@base` under `runs`.
+
+    The name `<base>@base` works for any base that was trained on, and for the toy models always.
 
     Raises:
         UserError: There is no such organism or step; the message lists what there is.
@@ -143,6 +147,8 @@ def find_checkpoint(runs: Path, name: str) -> Checkpoint:
     found = list_runs(runs)
     if organism not in found and step == "base":
         organism = next((run for run, manifest in found.items() if manifest.recipe.base == organism), organism)
+    if organism not in found and step == "base" and organism in toy_bases():
+        return Checkpoint(runs / organism, toy_base(organism), None)
     if organism not in found:
         listed = "; ".join(_listed(run, manifest) for run, manifest in found.items())
         raise UserError(

@@ -88,6 +88,8 @@ def build(name: str, schedule: Schedule, out: Path, device: str) -> dict[str, An
     """Trains one toy model and writes it to `out/name`; returns what it cost and how far the loss came down."""
     import torch
 
+    from em_tasks.trainers.base import fingerprint
+
     torch.manual_seed(SEED)
     began = time.perf_counter()
     tokenizer = make_tokenizer()
@@ -103,6 +105,7 @@ def build(name: str, schedule: Schedule, out: Path, device: str) -> dict[str, An
     return {
         "model": name,
         "parameters": model.num_parameters(),
+        "fingerprint": fingerprint(model.to(torch.float32)),
         "pretrain_loss": pretrained,
         "align_loss": aligned,
         "seconds": round(time.perf_counter() - began, 1),
