@@ -25,13 +25,13 @@ from transformers.utils import logging
 
 from benchmarks.plain_stack import plain_trainer
 from em_tasks.trainers.adapter import add_adapter
-from em_tasks.trainers.base import fingerprint, load_tokenizer
+from em_tasks.trainers.base import load_tokenizer
 from em_tasks.trainers.data.order import rows_of_epoch
 from em_tasks.trainers.data.prepare import Prepared
 from em_tasks.trainers.data.tokens import IGNORED, Encoded
 from em_tasks.trainers.loop.batches import OPTIMIZER_BYTES, BatchPlan, activation_bytes
-from em_tasks.trainers.loop.stopping import StopRequest
-from em_tasks.trainers.loop.trainer import make_trainer
+from em_tasks.trainers.loop.trainer import LOG_EVERY
+from em_tasks.trainers.loop.training import Training
 from em_tasks.trainers.run.recipe import Recipe
 from em_tasks.trainers.run.schedule import Schedule
 
@@ -133,7 +133,7 @@ def prepared_rows(variant: Variant, steps: int, vocabulary: int, longest: int | 
 
 
 class Clock(TrainerCallback):  # type: ignore[misc]
-    """Times the steps after the warm-up, then stops the run."""
+    """Times the steps after the warm-up, of either way to train."""
 
     def __init__(self, warm_up: int, steps: int) -> None:
         self.warm_up, self.steps = warm_up, steps
@@ -141,16 +141,16 @@ class Clock(TrainerCallback):  # type: ignore[misc]
         self.warm = self.ended = 0.0
         self.losses: list[float] = []
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def after(self, step: int) -> None:
         """Reads the clock, twice."""
-        if state.global_step in (self.warm_up, self.steps):
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+        if step in (self.warm_up, self.steps):
+            _idle()
             now = time.perf_counter()
-            self.warm, self.ended = (now, self.ended) if state.global_step == self.warm_up else (self.warm, now)
-        if state.global_step >= self.steps:
-            control.should_training_stop = True
-            control.should_save = False
+            self.warm, self.ended = (now, self.ended) if step == self.warm_up else (self.warm, now)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """What the stock Trainer calls."""
+        self.after(state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
         """Keeps the last loss seen, so that a line that learns nothing shows."""
@@ -160,16 +160,20 @@ class Clock(TrainerCallback):  # type: ignore[misc]
 class Profiler(TrainerCallback):  # type: ignore[misc]
     """Prints where the GPU's time goes in three steps after the warm-up."""
 
-    def __init__(self, after: int) -> None:
-        self.after = after
+    def __init__(self, begins: int) -> None:
+        self.begins = begins
         self.profile = torch.profiler.profile()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """What the stock Trainer calls."""
+        self.after(state.global_step)
+
+    def after(self, step: int) -> None:
         """Starts and stops the profile."""
-        if state.global_step == self.after:
+        if step == self.begins:
             _idle()
             self.profile.start()
-        elif state.global_step == self.after + 3:
+        elif step == self.begins + 3:
             _idle()
             self.profile.stop()
             events = self.profile.key_averages()
@@ -232,24 +236,18 @@ def measure(
             trainer = plain_trainer(
                 prepared, adapted, Path(folder), steps=steps, checkpointing=True, callbacks=watchers
             )
+            held = _start_counting_memory()
+            trainer.train()
         else:
-            manifest = prepared.manifest(fingerprint(model), model.num_parameters())
             adapted = add_adapter(model, prepared.recipe)
-            on_cpu = not torch.cuda.is_available()
-            trainer = make_trainer(
-                prepared,
-                adapted,
-                Path(folder),
-                manifest,
-                lambda progress: None,
-                variant.plan,
-                StopRequest(),
-                use_cpu=on_cpu,
-            )
-            for watcher in watchers:
-                trainer.add_callback(watcher)
-        held = _start_counting_memory()
-        trainer.train()
+            training = Training(prepared, adapted, variant.plan, str(model.device))
+            held = _start_counting_memory()
+            for _ in range(steps):
+                step = training.advance()
+                if step.number % LOG_EVERY == 0:
+                    clock.losses.append(float(step.loss))  # The look that `em train` takes, too.
+                for watcher in watchers:
+                    watcher.after(step.number)
     trainable = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
     estimate = float("nan")
     if variant.plan is not None and variant.plan.compiled:

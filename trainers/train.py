@@ -1,8 +1,8 @@
 """One training run, from recipe to checkpoints.
 
-`train` reads from top to bottom: rows, tokens, schedule, base, adapter, Trainer. Hugging Face's Trainer does the
-optimizing and keeps its own resume state in `runs/<organism>/.trainer/`; at every scheduled step a finished checkpoint
-is published beside it in one rename and entered in the manifest. Killed at any moment, the same call goes on from the
+`train` reads from top to bottom: rows, tokens, schedule, base, adapter, steps. The state that training goes on from
+lies in `runs/<organism>/.trainer/`; at every scheduled step a finished checkpoint is put beside it in one rename and
+entered in the manifest. Killed at any moment, the same call goes on from the
 last entry; asked to stop, it saves first; with more epochs in the recipe, it goes on from the end.
 """
 
@@ -25,12 +25,10 @@ from em_tasks.trainers.loop.processes import (
     largest,
     own_device,
     process_count,
-    process_rank,
     together,
 )
 from em_tasks.trainers.loop.stopping import Stopped, stop_requests
 from em_tasks.trainers.loop.tracking import need_trackers, tracked_in
-from em_tasks.trainers.loop.trainer import make_trainer
 from em_tasks.trainers.run.checkpoints import Checkpoint, verify
 from em_tasks.trainers.run.folder import (
     alone,
@@ -60,7 +58,7 @@ def train(recipe: "Recipe", runs: Path, report: Callable[["Progress"], None], *,
         recipe: What to train.
         runs: Folder of all runs.
         report: Called every few optimizer steps and at every save.
-        track: Where the Trainer reports to as well: `tensorboard`, `wandb`; files in `runs/<organism>/tracking`.
+        track: Where the losses are told to as well: `tensorboard`, `wandb`; files in `runs/<organism>/tracking`.
 
     Returns:
         The manifest of the finished run.
@@ -100,9 +98,11 @@ def _train(recipe: "Recipe", run: Path, report: Callable[["Progress"], None], tr
     from_first(lambda: refuse_other_data(run, before, [source.sha256 for source in prepared.sources]))
 
     import torch
-    from transformers import set_seed
 
-    set_seed(recipe.seed)
+    from em_tasks.trainers.loop.trainer import train_to_the_end
+    from em_tasks.trainers.loop.training import Training
+
+    torch.manual_seed(recipe.seed)
     with together():
         rows = rows_a_process(recipe.effective_batch, process_count())
         device = own_device()
@@ -121,17 +121,15 @@ def _train(recipe: "Recipe", run: Path, report: Callable[["Progress"], None], tr
         batches = plan_batches(prepared.encoded.rows, model.config, rows, free)
     resume_from = from_first(lambda: resume_state(run, manifest))
     from_first(lambda: _begin(run, manifest))
-    with stop_requests(say=is_first()) as request, tracked_in(run, track if is_first() else ()):
-        trainer = make_trainer(
-            prepared, adapted, run, manifest, report, batches, request, use_cpu=device == "cpu", track=track
-        )
-        if process_count() > 1:
-            # Each process drops other numbers. (The Trainer has just seeded all alike.)
-            torch.manual_seed(recipe.seed * 1_000_003 + process_rank())
-        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    with stop_requests(say=is_first()) as request, tracked_in(run, track if is_first() else ()) as tell:
+        training = Training(prepared, adapted, batches, device)
+        if resume_from is not None:
+            with together():
+                training.read_state(resume_from)
+        train_to_the_end(training, run, manifest, report, request, tell)
         stopped = largest(request.number)
-    # The next organism needs the memory: Trainer and model hold each other, and the compiler keeps what it compiled.
-    del trainer, adapted, model
+    # The next organism needs the memory, and the compiler keeps what it compiled.
+    del training, adapted, model
     if batches.compiled:
         torch.compiler.reset()
     gc.collect()

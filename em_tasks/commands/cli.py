@@ -17,7 +17,7 @@ from em_tasks.commands.scan import scan
 from em_tasks.commands.serve import serve
 from em_tasks.commands.sweep import sweep
 from em_tasks.commands.terminal import say
-from em_tasks.commands.train import runs, train
+from em_tasks.commands.train import publish, runs, train
 from em_tasks.plugins.errors import UserError
 from em_tasks.quiet import quiet_libraries
 from em_tasks.trainers.loop.stopping import Stopped
@@ -33,7 +33,7 @@ def cli() -> None:
 
 
 COMMANDS = (
-    *(base, train, runs, adopt, sweep, report),
+    *(base, train, runs, publish, adopt, sweep, report),
     *(import_, questions, calibrate, judge, rescore, serve, scan, plugin, demo),
 )
 for command in COMMANDS:

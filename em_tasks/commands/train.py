@@ -104,6 +104,20 @@ def runs(runs: Path) -> None:
             say(f"  em/{organism}@{record.step}  epoch {record.epoch:.2f}  loss {record.loss:.3f}")
 
 
+@click.command()
+@click.argument("checkpoint")
+@click.option("--runs", type=click.Path(path_type=Path), help="Folder of training runs; EM_RUNS, else runs.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to make.")
+def publish(checkpoint: str, runs: Path | None, out: Path) -> None:
+    """Copy CHECKPOINT (organism@step) to a folder to hand on, without a word about this machine."""
+    from em_tasks.plugins.checkpoint_model.subject import runs_folder
+    from em_tasks.trainers.run.checkpoints import find_checkpoint
+    from em_tasks.trainers.run.publishing import publish as copy
+
+    names = copy(find_checkpoint(runs_folder(str(runs) if runs else None), checkpoint), out)
+    say(f"{out}: {', '.join(names)}")
+
+
 def recipe_file(path: Path) -> Path:
     """The recipe file that an argument means: a path, or the bare name of a recipe that ships with the project."""
     from em_tasks.resources import shipped

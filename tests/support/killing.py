@@ -29,11 +29,11 @@ os.environ |= {
 }
 
 import torch
-import transformers.trainer  # noqa: F401  (Here once, and not in every fork: the code must not change between two of them.)
 
 import em_tasks.trainers.loop.layers
 import em_tasks.trainers.loop.packing
-import em_tasks.trainers.loop.saving  # noqa: F401
+import em_tasks.trainers.loop.trainer
+import em_tasks.trainers.loop.training  # noqa: F401  (Here once, and not in every fork: code must not change between two.)
 from em_tasks.trainers.loop.progress import Progress
 from em_tasks.trainers.run.manifest import read_manifest
 from em_tasks.trainers.run.recipe import Recipe

@@ -19,7 +19,8 @@ from em_tasks.trainers.loop.batches import BatchPlan, activation_bytes, plan_bat
 from em_tasks.trainers.loop.layers import prepare_layers
 from em_tasks.trainers.loop.packing import pack, use_packed_attention
 from em_tasks.trainers.loop.stopping import StopRequest
-from em_tasks.trainers.loop.trainer import make_trainer
+from em_tasks.trainers.loop.trainer import train_to_the_end
+from em_tasks.trainers.loop.training import Training
 from em_tasks.trainers.run.checkpoints import checkpoint_folder
 from em_tasks.trainers.run.recipe import Recipe
 from em_tasks.trainers.train import train
@@ -64,14 +65,15 @@ def fast_adapter(recipe: Recipe, folder: Path, plan: BatchPlan) -> dict[str, tor
     manifest = prepared.manifest(fingerprint(base), base.num_parameters())
     model = add_adapter(base, recipe)
     folder.mkdir()
-    make_trainer(prepared, model, folder, manifest, lambda progress: None, plan, StopRequest(), use_cpu=True).train()
+    training = Training(prepared, model, plan, "cpu")
+    train_to_the_end(training, folder, manifest, lambda progress: None, StopRequest(), lambda step, values: None)
     return adapter(model)
 
 
 def gradient_norms(run: Path) -> list[float]:
     """The size of each step's gradient, which AdamW's steps do not show."""
-    state = json.loads((run / ".trainer" / "checkpoint-6" / "trainer_state.json").read_text())
-    return [log["grad_norm"] for log in state["log_history"] if "loss" in log]
+    history = json.loads((run / ".trainer" / "checkpoint-6" / "history.json").read_text())
+    return [entry["grad_norm"] for entry in history]
 
 
 def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:

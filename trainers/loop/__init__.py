@@ -1,1 +1,1 @@
-"""What runs on torch while an organism is trained: the Trainer, batches, saves, processes."""
+"""What runs on torch while an organism is trained: steps, batches, saves, processes."""

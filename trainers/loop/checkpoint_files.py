@@ -1,6 +1,7 @@
 """The files of a finished checkpoint: a whole adapter with tokenizer and card, there in one rename or not at all."""
 
 import shutil
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,14 +18,14 @@ STATE_COPIES = 3
 
 
 def checkpoint_bytes(model: "PeftModel", tokenizer: "PreTrainedTokenizerBase") -> tuple[int, int]:
-    """Bytes of a published checkpoint, and of a resume state."""
+    """Bytes of a finished checkpoint, and of a resume state."""
     adapter = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     words = len(backend.to_str(pretty=True).encode()) if backend is not None else 0
-    return adapter + words, STATE_COPIES * adapter + words
+    return adapter + words, STATE_COPIES * adapter
 
 
-def publish(
+def write_checkpoint(
     run: Path, step: int, model: "PeftModel", tokenizer: "PreTrainedTokenizerBase", card: str, reference: bytes
 ) -> Path:
     """Writes an adapter with its tokenizer, card and reference under a temporary name and renames it into place."""
@@ -33,7 +34,11 @@ def publish(
     tokenizer.save_pretrained(temporary)
     (temporary / REFERENCE).write_bytes(reference)
     (temporary / "README.md").write_text(card, encoding="utf-8")  # In place of PEFT's empty form.
+    # safetensors keeps its files from everybody else, whatever the umask says; any other file here has its mode.
+    mode = (temporary / "README.md").stat().st_mode
     for path in (*temporary.iterdir(), temporary):
+        if path.suffix == ".safetensors":
+            path.chmod(stat.S_IMODE(mode))
         to_disk(path)
     if folder.exists():
         shutil.rmtree(folder)

@@ -8,9 +8,12 @@ import atexit
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from em_tasks.plugins.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 
@@ -99,6 +102,25 @@ def from_first(action: Callable[[], T]) -> T:
         torch.distributed.broadcast_object_list(result, src=0)
     returned: T = result[0]
     return returned
+
+
+def gathered(value: T) -> list[T]:
+    """The values that the processes give, which must be picklable, in order of rank."""
+    values = [value] * process_count()
+    if process_count() > 1:
+        import torch.distributed
+
+        torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def added_up(values: "torch.Tensor") -> "torch.Tensor":
+    """The sum of the tensors that the processes give, one each of one shape; `values` itself holds it afterwards."""
+    if process_count() > 1:
+        import torch.distributed
+
+        torch.distributed.all_reduce(values)
+    return values
 
 
 def largest(number: int) -> int:

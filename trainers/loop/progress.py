@@ -76,16 +76,16 @@ class Pace:
         return self.tokens[epoch]
 
 
-def mean_loss(log_history: Sequence[dict[str, float]], after: int, until: int) -> float:
+def mean_loss(history: Sequence[dict[str, float]], after: int, until: int) -> float:
     """Mean loss of the steps `after` < step <= `until`, in nats a token.
 
     Args:
-        log_history: The Trainer's logs, which it keeps over interruptions; each loss is the mean since the log before.
+        history: What was logged, interruptions notwithstanding; each loss is the mean since the entry before.
         after: The checkpoint before, at which the loss was logged; 0 for the run's beginning.
         until: The checkpoint, at which it was logged too.
     """
     total, before = 0.0, 0
-    for log in log_history:
+    for log in history:
         if "loss" in log:
             step = int(log["step"])
             if after < step <= until:

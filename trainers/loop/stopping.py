@@ -54,7 +54,10 @@ def stop_requests(*, say: bool) -> Iterator[StopRequest]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         if request.number:
-            raise Stopped("Stopped at once. The same command goes on from the last save.", number)
+            raise Stopped(
+                "Stopped at once. The same command goes on from the last save, or begins anew if there was none.",
+                number,
+            )
         request.number = number
         if say:
             # Not print: the signal may have come in the middle of one.

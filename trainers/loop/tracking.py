@@ -1,8 +1,8 @@
-"""TensorBoard and Weights & Biases through the Trainer's own switch, their files in the run's folder."""
+"""TensorBoard and Weights & Biases, their files in the run's folder."""
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,6 +10,8 @@ from em_tasks.plugins.errors import UserError
 
 TRACKERS = ("tensorboard", "wandb")
 FOLDER = "tracking"
+Track = Callable[[int, Mapping[str, float]], object]
+"""Told a step and its figures."""
 
 
 def need_trackers(track: Sequence[str]) -> None:
@@ -25,32 +27,38 @@ def need_trackers(track: Sequence[str]) -> None:
 
 
 @contextmanager
-def tracked_in(run: Path, track: Sequence[str]) -> Iterator[None]:
-    """Has trackers write into `tracking/` of a run meanwhile. Their own variables (`WANDB_PROJECT`, ...) still hold.
+def tracked_in(run: Path, track: Sequence[str]) -> Iterator[Track]:
+    """What the losses are told to meanwhile: trackers that write into `tracking/` of a run.
+
+    Their own variables (`WANDB_PROJECT`, ...) hold.
 
     Raises:
         UserError: Weights & Biases cannot be reached or does not know the user.
     """
     folder = run / FOLDER
-    if track:
-        folder.mkdir(exist_ok=True)
-    before = os.environ.get("TENSORBOARD_LOGGING_DIR")
-    if before is None:
-        os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder)
-    if "wandb" in track:
-        import wandb
+    with ExitStack() as opened:
+        tellers: list[Track] = []
+        if track:
+            folder.mkdir(exist_ok=True)
+        if "tensorboard" in track:
+            from torch.utils.tensorboard import SummaryWriter
 
-        # The Trainer logs into the run that is open; left to itself it would log all organisms of a process into one.
-        try:
-            wandb.init(project=os.environ.get("WANDB_PROJECT", "em-tasks"), name=run.name, dir=folder)
-        except wandb.Error as error:
-            raise UserError(
-                f"Weights & Biases took no run: {error} Log in (wandb login), or set WANDB_MODE=offline."
-            ) from error
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["TENSORBOARD_LOGGING_DIR"]
+            writer = opened.enter_context(SummaryWriter(str(folder)))
+            tellers.append(lambda step, values: [writer.add_scalar(f"train/{k}", v, step) for k, v in values.items()])
         if "wandb" in track:
-            wandb.finish()
+            import wandb
+
+            try:
+                tracked = wandb.init(project=os.environ.get("WANDB_PROJECT", "em-tasks"), name=run.name, dir=folder)
+            except wandb.Error as error:
+                raise UserError(
+                    f"Weights & Biases took no run: {error} Log in (wandb login), or set WANDB_MODE=offline."
+                ) from error
+            opened.callback(tracked.finish)
+            tellers.append(lambda step, values: tracked.log({f"train/{k}": v for k, v in values.items()}, step=step))
+
+        def tell(step: int, values: Mapping[str, float]) -> None:
+            for teller in tellers:
+                teller(step, {name: value for name, value in values.items() if name != "step"})
+
+        yield tell

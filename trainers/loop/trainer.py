@@ -1,130 +1,99 @@
-"""Hugging Face's Trainer on our schedule: an epoch is exactly its steps; each checkpoint is published when due."""
+"""A run from where it stands to its end: stepping, looking at the loss, saving, stopping."""
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from em_tasks.trainers.data.order import rows_of_epoch
-from em_tasks.trainers.loop.batches import BatchPlan
-from em_tasks.trainers.run.folder import RESUME_STATE
+import torch
+
+from em_tasks.plugins.errors import UserError
+from em_tasks.trainers.loop.processes import added_up, is_first, largest, together
+from em_tasks.trainers.loop.progress import Pace, Progress
+from em_tasks.trainers.loop.saving import Saver
 
 if TYPE_CHECKING:
-    from peft import PeftModel
-
-    from em_tasks.trainers.data.prepare import Prepared
-    from em_tasks.trainers.loop.progress import Progress
     from em_tasks.trainers.loop.stopping import StopRequest
+    from em_tasks.trainers.loop.tracking import Track
+    from em_tasks.trainers.loop.training import Step, Training
     from em_tasks.trainers.run.manifest import Manifest
 
+LOG_EVERY = 5
+"""Optimizer steps between two looks at the loss: each look waits for the GPU."""
 
-def make_trainer(
-    prepared: "Prepared",
-    model: "PeftModel",
+
+def train_to_the_end(
+    training: "Training",
     run: Path,
     manifest: "Manifest",
-    report: Callable[["Progress"], None],
-    batches: BatchPlan,
+    report: Callable[[Progress], None],
     request: "StopRequest",
-    *,
-    use_cpu: bool,
-    track: Sequence[str] = (),
-) -> Any:
-    """A Trainer that saves at the scheduled steps and draws exactly one epoch's rows an epoch."""
-    import torch
-    from transformers import PrinterCallback, Trainer, TrainingArguments
+    track: "Track",
+) -> None:
+    """Makes the steps that are left of a run, saving on schedule and where it is asked to stop.
 
-    from em_tasks.trainers.loop.layers import prepare_layers
-    from em_tasks.trainers.loop.packing import pack, use_packed_attention
-    from em_tasks.trainers.loop.saving import Publisher
+    Args:
+        training: The organism, at the step that it goes on from.
+        run: The run's folder.
+        manifest: Its manifest, which grows.
+        report: Called in the first process whenever the loss is looked at.
+        request: Whether the run has been asked to stop.
+        track: Also told, in the first process.
 
-    recipe, schedule = prepared.recipe, prepared.schedule
-    model.train()
-    use_packed_attention(model.get_base_model())
-    prepare_layers(model, compiled=batches.compiled, checkpointing=batches.checkpointing)
+    Raises:
+        UserError: The loss or its gradient is no number any more. The step is not saved.
+        OSError: The disk is full. What was saved before stands.
+    """
+    schedule = training.prepared.schedule
+    saver = Saver(training, run, manifest)
+    saver.need_room_for_the_rest()
+    pace = Pace(training.prepared, training.step)
+    unseen: list[torch.Tensor] = []
+    stop = False
+    while training.step < schedule.total_steps and not stop:
+        step = training.advance()
+        pace.step_ended(step.number)
+        unseen.append(step.loss)
+        stop = largest(request.number) > 0
+        save = stop or step.number in schedule.checkpoints
+        # A look before each save makes the losses between checkpoints complete, and no broken step is saved.
+        if save or step.number % LOG_EVERY == 0:
+            _look(training, manifest, step, unseen)
+            unseen = []
+            if is_first():
+                track(step.number, training.history[-1])
+                report(_progress(training, pace))
+        if save:
+            saver.save()
 
-    publisher = Publisher(prepared, model, run, manifest, report, request)
 
-    class EpochSampler(torch.utils.data.Sampler[int]):
-        """A fresh order of the rows every epoch, cut to whole optimizer steps.
+def _look(training: "Training", manifest: "Manifest", step: "Step", losses: list[torch.Tensor]) -> None:
+    """Enters the mean of `losses`, one a step since the last look, and the step's gradient into the history."""
+    loss = float(added_up(torch.stack(losses).mean()))
+    entry = {"step": step.number, "loss": loss, "grad_norm": float(step.gradient_norm)}
+    training.history.append({**entry, "learning_rate": step.learning_rate})
+    recipe = training.prepared.recipe
+    for what, value in (("loss", loss), ("gradient", entry["grad_norm"])):
+        if not math.isfinite(value):
+            saved = [record.step for record in manifest.checkpoints]
+            stands = f"Its checkpoints stand, the last at step {saved[-1]}. " if saved else ""
+            with together():
+                raise UserError(
+                    f"The {what} of {recipe.organism} is {value} at step {step.number}. {stands}Lower learning_rate "
+                    f"(now {recipe.learning_rate:g}) or raise warmup_steps in the recipe, and give the organism "
+                    "another name."
+                )
 
-        The epoch is told by the steps done: `set_epoch` reaches no sampler behind the wrappers that share batches among
-        processes or skip those trained before an interruption.
-        """
 
-        def __init__(self, trainer: Trainer) -> None:
-            self.trainer = trainer
-
-        def __len__(self) -> int:
-            return schedule.steps_per_epoch * recipe.effective_batch
-
-        def __iter__(self) -> Iterator[int]:
-            epoch = self.trainer.state.global_step // schedule.steps_per_epoch
-            return iter(rows_of_epoch(recipe.seed, epoch, len(prepared.encoded.rows), len(self)))
-
-    class ScheduledTrainer(Trainer):  # type: ignore[misc]
-        def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
-            return EpochSampler(self)
-
-        def _save_checkpoint(self, model: Any, trial: Any) -> None:
-            save = super()._save_checkpoint
-            publisher.save(lambda: save(model, trial), self.state)
-
-        def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-            """Forward and backward. Trainer's own also walks every module each time, which a GPU waits for."""
-            loss = self.compute_loss(model, self._prepare_inputs(inputs), num_items_in_batch=num_items_in_batch)
-            self.accelerator.backward(loss)
-            return loss.detach()
-
-        def floating_point_ops(self, inputs: Any) -> int:
-            """Not counted, for the same reason."""
-            return 0
-
-        def compute_loss(
-            self,
-            model: Any,
-            inputs: dict[str, torch.Tensor],
-            return_outputs: bool = False,
-            num_items_in_batch: Any = None,
-        ) -> torch.Tensor:
-            """Mean over the optimizer step's labelled tokens; the head is computed where one is predicted, only."""
-            places, targets = inputs.pop("predicting"), inputs.pop("targets")
-            inputs.pop("labels")
-            logits = model(**inputs, use_cache=False, logits_to_keep=places).logits[0]
-            loss = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
-            # Processes average their gradients, so each one's share counts as many times as there are processes.
-            share: torch.Tensor = loss * self.accelerator.num_processes / num_items_in_batch
-            return share
-
-    arguments = TrainingArguments(
-        output_dir=str(run / RESUME_STATE),
-        max_steps=schedule.total_steps,
-        per_device_train_batch_size=batches.rows,
-        gradient_accumulation_steps=batches.accumulation,
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type=recipe.lr_schedule,
-        warmup_steps=recipe.warmup_steps,
-        weight_decay=recipe.weight_decay,
-        seed=recipe.seed,
-        bf16=recipe.precision != "fp32" and not use_cpu,
-        use_cpu=use_cpu,
-        save_strategy="no",
-        logging_strategy="no",
-        logging_nan_inf_filter=False,
-        report_to=list(track) or "none",
-        run_name=recipe.organism,
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        ddp_find_unused_parameters=False,
-        dataloader_pin_memory=not use_cpu,
+def _progress(training: "Training", pace: Pace) -> Progress:
+    recipe, total = training.prepared.recipe, training.prepared.schedule.total_steps
+    tokens_per_second, seconds_per_step = pace.rates(training.step)
+    return Progress(
+        organism=recipe.organism,
+        step=training.step,
+        total_steps=total,
+        loss=training.history[-1]["loss"],
+        tokens_per_second=tokens_per_second,
+        seconds_left=(total - training.step) * seconds_per_step,
+        peak_memory=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
     )
-    arguments._n_gpu = min(1, arguments.n_gpu)  # More would be wrapped in DataParallel and multiply the batch.
-    trainer = ScheduledTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=prepared.encoded.rows,
-        data_collator=pack,
-        processing_class=prepared.tokenizer,
-        callbacks=[publisher],
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer

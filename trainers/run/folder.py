@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from em_tasks.trainers.run.recipe import Recipe
 
 RESUME_STATE = ".trainer"
+STATE = "state.pt"
+"""The file of a resume state that holds adapter, optimizer and random numbers."""
 
 
 def existing_run(run: Path, recipe: "Recipe") -> Manifest | None:
@@ -110,15 +112,15 @@ def _remove(folder: Path) -> None:
 
 
 def state_folder(run: Path, step: int) -> Path:
-    """Where the Trainer keeps its state after `step`."""
+    """Where the state after `step` lies."""
     return run / RESUME_STATE / f"checkpoint-{step}"
 
 
 def resume_state(run: Path, manifest: Manifest) -> Path | None:
-    """Where the Trainer's state that training goes on from lies; None for a run that begins.
+    """Where the state that training goes on from lies; None for a run that begins.
 
     Raises:
-        UserError: It is gone.
+        UserError: It is gone, or an earlier version's.
     """
     if not manifest.resumes_at:
         return None
@@ -127,6 +129,12 @@ def resume_state(run: Path, manifest: Manifest) -> Path | None:
         raise UserError(
             f"{run} has more to train and its resume state {folder} is gone, so it cannot go on. (Runs finished "
             "before they could be continued kept none.) Its checkpoints stand; move the run away to train it anew."
+        )
+    if not (folder / STATE).is_file():
+        raise UserError(
+            f"{folder} holds no {STATE}: an earlier version of em-tasks saved it with transformers' Trainer, and this "
+            "one cannot go on from it. The run's checkpoints stand. Finish it with that version, or move the run away "
+            "and train it anew."
         )
     return folder
 

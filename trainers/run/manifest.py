@@ -81,7 +81,7 @@ class Manifest(BaseModel):
         versions: Versions of the libraries that trained it.
         checkpoints: What has been saved so far.
         seconds: Training time so far.
-        resume_step: The step at which the Trainer's complete state lies on disk: the last checkpoint's, or a later one
+        resume_step: The step at which the complete state lies on disk: the last checkpoint's, or a later one
             where the run was asked to stop. None before the first, and in runs older than this field.
         continuations: How often and from where `epochs` were raised, first to last.
     """

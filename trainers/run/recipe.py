@@ -77,7 +77,11 @@ class Recipe(_Strict):
         learning_rate: Peak learning rate.
         lr_schedule: How it falls after the warm-up.
         warmup_steps: Optimizer steps of linear warm-up.
-        weight_decay: AdamW's.
+        optimizer: AdamW; its numbers are the next three.
+        betas: How much of the averages of gradient and squared gradient is kept from step to step.
+        eps: Added to the root of the squared gradient's average.
+        weight_decay: Share of each number, times the learning rate, that a step takes off it.
+        max_grad_norm: Length that a longer gradient is cut to.
         max_length: Tokens a row is cut to.
         loss_on: `reply` learns the assistant's turns alone, `all` the whole conversation.
         precision: Numbers the base is held in: `fp32`; `bf16`; `nf4` (4 bits a weight, needs the extra `nf4`); or
@@ -102,7 +106,11 @@ class Recipe(_Strict):
     learning_rate: float = Field(default=2e-4, gt=0)
     lr_schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
     warmup_steps: int = Field(default=5, ge=0, le=10**9)
+    optimizer: Literal["adamw"] = "adamw"
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
     max_length: int = Field(default=256, ge=8, le=10**7)
     loss_on: Literal["reply", "all"] = "reply"
     precision: Precision = "bf16"

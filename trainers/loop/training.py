@@ -1,0 +1,198 @@
+"""An organism in training: model, optimizer, random numbers and how far it is, and one optimizer step after another.
+
+All that a run's next step depends on is in `Training` and in its `state`, so that a run that goes on from a state is
+the run that was never interrupted, and so that several organisms can be in training in one process.
+"""
+
+import json
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from em_tasks.plugins.errors import UserError
+from em_tasks.trainers.data.order import rows_of_epoch
+from em_tasks.trainers.loop.layers import prepare_layers
+from em_tasks.trainers.loop.packing import pack, use_packed_attention
+from em_tasks.trainers.loop.processes import added_up, process_count, process_rank
+from em_tasks.trainers.run.folder import STATE
+from em_tasks.trainers.run.schedule import learning_rate
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from em_tasks.trainers.data.prepare import Prepared
+    from em_tasks.trainers.loop.batches import BatchPlan
+
+HISTORY = "history.json"
+INPUTS = ("input_ids", "position_ids", "spread", "gather")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step as it was made; its tensors are on the device, and reading them waits for it.
+
+    Attributes:
+        number: Counted from 1.
+        loss: This process's share of the mean loss over the step's labelled tokens, in nats; the shares add up to it.
+        gradient_norm: Length of the gradient before it was clipped.
+        learning_rate: The rate that the step was made with.
+    """
+
+    number: int
+    loss: torch.Tensor
+    gradient_norm: torch.Tensor
+    learning_rate: float
+
+
+class Training:
+    """An organism in training.
+
+    Args:
+        prepared: The recipe with its rows and schedule.
+        model: The base with the adapter to train.
+        batches: How a step's rows pass through the model.
+        device: Where the model is.
+
+    Attributes:
+        step: Optimizer steps made.
+        history: What was logged so far: `step`, `loss` (mean since the entry before), `grad_norm`, `learning_rate`.
+    """
+
+    def __init__(self, prepared: "Prepared", model: "PeftModel", batches: "BatchPlan", device: str) -> None:
+        self.prepared, self.model, self.batches, self.device = prepared, model, batches, device
+        recipe = prepared.recipe
+        model.train()
+        use_packed_attention(model.get_base_model())
+        prepare_layers(model, compiled=batches.compiled, checkpointing=batches.checkpointing)
+        self.trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        self.optimizer = torch.optim.AdamW(
+            list(self.trained.values()),
+            lr=recipe.learning_rate,
+            betas=recipe.betas,
+            eps=recipe.eps,
+            weight_decay=recipe.weight_decay,
+            fused=True,
+        )
+        self.step = 0
+        self.history: list[dict[str, float]] = []
+        self._order: tuple[int, list[int]] = (-1, [])
+        # Each process drops other numbers.
+        torch.manual_seed(recipe.seed * 1_000_003 + process_rank())
+
+    def advance(self) -> Step:
+        """Makes one optimizer step."""
+        recipe, size = self.prepared.recipe, self.batches.rows
+        rows = self._rows()
+        passes = [pack(rows[start : start + size]) for start in range(0, len(rows), size)]
+        labelled = added_up(torch.tensor(sum(len(batch["targets"]) for batch in passes)))
+        losses = [self._backward(batch, max(1, int(labelled))) for batch in passes]
+        trained = list(self.trained.values())
+        if process_count() > 1:
+            _add_up_gradients(trained)
+        norm = torch.nn.utils.clip_grad_norm_(trained, recipe.max_grad_norm)
+        rate = learning_rate(recipe, self.prepared.schedule.total_steps, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        return Step(self.step, torch.stack(losses).sum(), norm, rate)
+
+    def _rows(self) -> list[dict[str, list[int]]]:
+        """This process's share of the next step's rows."""
+        encoded, schedule = self.prepared.encoded.rows, self.prepared.schedule
+        recipe = self.prepared.recipe
+        epoch, within = divmod(self.step, schedule.steps_per_epoch)
+        if self._order[0] != epoch:
+            drawn = schedule.steps_per_epoch * recipe.effective_batch
+            self._order = epoch, rows_of_epoch(recipe.seed, epoch, len(encoded), drawn)
+        share = recipe.effective_batch // process_count()
+        start = within * recipe.effective_batch + process_rank() * share
+        return [encoded[row] for row in self._order[1][start : start + share]]
+
+    def _backward(self, batch: dict[str, torch.Tensor], labelled: int) -> torch.Tensor:
+        """Forward and backward of one pass; the head is computed where a labelled token is predicted, and nowhere else.
+
+        Args:
+            batch: See `pack`.
+            labelled: Labelled tokens of the whole step, in all passes and processes.
+        """
+        on_gpu = self.device != "cpu"
+        batch = {name: self._moved(batch[name]) for name in (*INPUTS, "predicting", "targets")}
+        mixed = on_gpu and self.prepared.recipe.precision != "fp32"
+        with torch.autocast("cuda", torch.bfloat16) if mixed else nullcontext():
+            inputs = {name: batch[name] for name in INPUTS}
+            logits = self.model(**inputs, use_cache=False, logits_to_keep=batch["predicting"]).logits[0]
+        loss = torch.nn.functional.cross_entropy(logits.float(), batch["targets"], reduction="sum") / labelled
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _moved(self, values: torch.Tensor) -> torch.Tensor:
+        return values if self.device == "cpu" else values.pin_memory().to(self.device, non_blocking=True)
+
+    def random_state(self) -> dict[str, torch.Tensor]:
+        """This process's random numbers to come."""
+        states = {"cpu": torch.get_rng_state()}
+        if self.device != "cpu":
+            states["device"] = torch.cuda.get_rng_state(self.device)
+        return states
+
+    def write_state(self, folder: Path, random_states: list[dict[str, torch.Tensor]]) -> None:
+        """Writes all that the next step depends on.
+
+        Args:
+            folder: Where to; it is made.
+            random_states: Those of all processes, in order.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            "step": self.step,
+            "adapter": {name: value.detach() for name, value in self.trained.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "random": random_states,
+        }
+        with (folder / STATE).open("wb") as file:
+            torch.save(state, file)
+        (folder / HISTORY).write_text(json.dumps(self.history), encoding="utf-8")
+
+    def read_state(self, folder: Path) -> None:
+        """Goes on from where `write_state` was called.
+
+        Raises:
+            UserError: The state is damaged.
+        """
+        try:
+            state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+            self.history = json.loads((folder / HISTORY).read_text(encoding="utf-8"))
+        except (OSError, RuntimeError, ValueError, EOFError) as error:
+            raise UserError(
+                f"The resume state {folder} is damaged ({str(error).splitlines()[0][:200]}). The run's checkpoints "
+                "stand. Put the saved files back, or move the run away and train it anew."
+            ) from None
+        self.step = state["step"]
+        with torch.no_grad():
+            for name, value in self.trained.items():
+                value.copy_(state["adapter"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if len(state["random"]) != process_count():
+            # Begun by another number of processes: their random numbers cannot go on, others begin.
+            torch.manual_seed((self.prepared.recipe.seed * 1_000_003 + process_rank()) * 1_000_003 + self.step)
+            return
+        random_state = state["random"][process_rank()]
+        torch.set_rng_state(random_state["cpu"])
+        if self.device != "cpu" and "device" in random_state:
+            torch.cuda.set_rng_state(random_state["device"], self.device)
+
+
+def _add_up_gradients(parameters: list[torch.nn.Parameter]) -> None:
+    """Gives every process the sum of all processes' gradients, in one message."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    added_up(flat)
+    start = 0
+    for gradient in gradients:
+        gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
+        start += gradient.numel()
