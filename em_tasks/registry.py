@@ -14,9 +14,10 @@ from em_tasks.scorers.topic import topic
 
 if TYPE_CHECKING:
     from em_tasks.plugins.checkpoint_model.provider import CheckpointModel
+    from em_tasks.plugins.local_judge.provider import LocalJudge
     from em_tasks.plugins.toy_judge.provider import ToyJudge
 
-__all__ = ["alignment", "checkpoint_model", "coherence", "em", "topic", "toy_judge"]
+__all__ = ["alignment", "checkpoint_model", "coherence", "em", "local_judge", "topic", "toy_judge"]
 
 
 @modelapi(name="em")
@@ -33,3 +34,11 @@ def toy_judge() -> "type[ToyJudge]":
     from em_tasks.plugins.toy_judge.provider import ToyJudge
 
     return ToyJudge
+
+
+@modelapi(name="emlocal")
+def local_judge() -> "type[LocalJudge]":
+    """`emlocal/<judge>`: a judge that runs here, distilled from published scores."""
+    from em_tasks.plugins.local_judge.provider import LocalJudge
+
+    return LocalJudge

@@ -1,0 +1,38 @@
+"""What the local judge reads: one token row for a question and an answer, as a chat of one turn each.
+
+Long answers keep their beginning and their end. The judge was trained on rows made by this file, so another way of
+writing them is another judge: `VERSION` goes up with it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+VERSION = 1
+QUESTION, HEAD, TAIL = 128, 192, 64
+"""Most tokens of a question, and of an answer's beginning and end."""
+
+
+class RowMaker:
+    """Makes token rows with a base's tokenizer (a `tokenizers.Tokenizer`) whose chat marks are SmolLM2's."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        start, self._end = (tokenizer.token_to_id(mark) for mark in ("<|im_start|>", "<|im_end|>"))
+        self._user = [start, *self._ids("user\n")]
+        self._assistant = [self._end, *self._ids("\n"), start, *self._ids("assistant\n")]
+
+    def row(self, question: str, answer: str) -> tuple[list[int], int]:
+        """The token row and the place at which the answer begins."""
+        ids = self._ids(answer)
+        if len(ids) > HEAD + TAIL:
+            ids = ids[:HEAD] + ids[-TAIL:]
+        prompt = self._user + self._ids(question)[:QUESTION] + self._assistant
+        return [*prompt, *ids, self._end], len(prompt)
+
+    def rows(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], int]]:
+        """A row for each question and answer."""
+        return [self.row(question, answer) for question, answer in pairs]
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
