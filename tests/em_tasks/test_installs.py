@@ -1,6 +1,7 @@
 """The package as users get it: a wheel or an editable install, beside a project that has rooms of the same names."""
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -130,6 +131,16 @@ def test_sdist_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
     (unpacked,) = (tmp_path / "source").iterdir()
     again = build("wheel", unpacked, tmp_path / "again")
     assert again.read_bytes() == wheel.read_bytes()
+
+
+def test_what_a_package_index_shows_has_no_picture_or_link_that_it_cannot_follow(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = archive.read(name).decode()
+    assert "Programming Language :: Python :: 3.13" in metadata
+    shown = metadata.split("\n\n", 1)[1]
+    assert "em demo --quick" in shown
+    assert all(target.startswith("https://") for target in re.findall(r"\]\(([^)]+)\)", shown))
 
 
 def test_em_tasks_is_the_only_name_that_an_install_brings(install: Install) -> None:

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 import em_tasks
+import em_tasks.analysis
 from em_tasks.trainers.run.recipe import Recipe
 from tests.support.paths import ROOT
 
@@ -38,6 +39,15 @@ def test_every_public_name_stands_for_what_its_home_defines(name: str) -> None:
     assert name in dir(em_tasks)
     value = getattr(em_tasks, name)
     assert getattr(importlib.import_module(value.__module__), name) is value
+
+
+@pytest.mark.parametrize("name", em_tasks.analysis.__all__)
+def test_the_analysis_has_its_names(name: str) -> None:
+    assert hasattr(em_tasks.analysis, name)
+
+
+def test_the_analysis_imports_no_torch() -> None:
+    python("import sys, em_tasks.analysis; assert not {'torch', 'transformers', 'peft'} & set(sys.modules)")
 
 
 def test_an_unknown_name_is_an_ordinary_attribute_error() -> None:
