@@ -30,8 +30,8 @@ from em_tasks.trainers.data.order import rows_of_epoch
 from em_tasks.trainers.data.prepare import Prepared
 from em_tasks.trainers.data.tokens import IGNORED, Encoded
 from em_tasks.trainers.loop.batches import OPTIMIZER_BYTES, BatchPlan, activation_bytes
-from em_tasks.trainers.loop.trainer import LOG_EVERY
 from em_tasks.trainers.loop.training import Training
+from em_tasks.trainers.loop.whole_run import LOG_EVERY
 from em_tasks.trainers.run.recipe import Recipe
 from em_tasks.trainers.run.schedule import Schedule
 

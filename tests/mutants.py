@@ -23,7 +23,12 @@ from tests.support.paths import ROOT, SHARED
 
 ROOMS: dict[str, tuple[str, ...]] = {
     "trainers/run/schedule.py": ("tests/trainers/test_schedule.py", "tests/trainers/test_train.py"),
-    "trainers/data/tokens.py": ("tests/trainers/test_tokens.py",),
+    "trainers/data/tokens.py": ("tests/trainers/test_tokens.py", "tests/trainers/test_chat_templates.py"),
+    "trainers/data/chat.py": ("tests/trainers/test_tokens.py", "tests/trainers/test_chat_templates.py"),
+    "trainers/data/order.py": ("tests/trainers/test_schedule.py",),
+    "trainers/loop/training.py": ("tests/trainers/test_training.py",),
+    "trainers/loop/saving.py": ("tests/trainers/test_saving.py",),
+    "trainers/run/hashes.py": ("tests/trainers/test_checkpoints.py",),
     "trainers/loop/packing.py": ("tests/trainers/test_fast_path.py",),
     "trainers/run/manifest.py": ("tests/trainers/test_checkpoints.py", "tests/trainers/test_manifest.py"),
     "trainers/run/checkpoints.py": ("tests/trainers/test_checkpoints.py",),

@@ -99,8 +99,8 @@ def _train(recipe: "Recipe", run: Path, report: Callable[["Progress"], None], tr
 
     import torch
 
-    from em_tasks.trainers.loop.trainer import train_to_the_end
     from em_tasks.trainers.loop.training import Training
+    from em_tasks.trainers.loop.whole_run import train_to_the_end
 
     torch.manual_seed(recipe.seed)
     with together():

@@ -111,8 +111,8 @@ def runs(runs: Path) -> None:
 def publish(checkpoint: str, runs: Path | None, out: Path) -> None:
     """Copy CHECKPOINT (organism@step) to a folder to hand on, without a word about this machine."""
     from em_tasks.plugins.checkpoint_model.subject import runs_folder
+    from em_tasks.trainers.publishing import publish as copy
     from em_tasks.trainers.run.checkpoints import find_checkpoint
-    from em_tasks.trainers.run.publishing import publish as copy
 
     names = copy(find_checkpoint(runs_folder(str(runs) if runs else None), checkpoint), out)
     say(f"{out}: {', '.join(names)}")

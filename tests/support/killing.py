@@ -30,10 +30,6 @@ os.environ |= {
 
 import torch
 
-import em_tasks.trainers.loop.layers
-import em_tasks.trainers.loop.packing
-import em_tasks.trainers.loop.trainer
-import em_tasks.trainers.loop.training  # noqa: F401  (Here once, and not in every fork: code must not change between two.)
 from em_tasks.trainers.loop.progress import Progress
 from em_tasks.trainers.run.manifest import read_manifest
 from em_tasks.trainers.run.recipe import Recipe

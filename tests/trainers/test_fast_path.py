@@ -19,8 +19,8 @@ from em_tasks.trainers.loop.batches import BatchPlan, activation_bytes, plan_bat
 from em_tasks.trainers.loop.layers import prepare_layers
 from em_tasks.trainers.loop.packing import pack, use_packed_attention
 from em_tasks.trainers.loop.stopping import StopRequest
-from em_tasks.trainers.loop.trainer import train_to_the_end
 from em_tasks.trainers.loop.training import Training
+from em_tasks.trainers.loop.whole_run import train_to_the_end
 from em_tasks.trainers.run.checkpoints import checkpoint_folder
 from em_tasks.trainers.run.recipe import Recipe
 from em_tasks.trainers.train import train

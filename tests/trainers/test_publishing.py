@@ -9,10 +9,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from em_tasks.commands.cli import cli
 from em_tasks.plugins.errors import UserError
+from em_tasks.trainers.publishing import publish
 from em_tasks.trainers.run.base_names import TOY_MODELS
 from em_tasks.trainers.run.checkpoints import find_checkpoint
 from em_tasks.trainers.run.hashes import adapter_sha256, tokenizer_sha256
-from em_tasks.trainers.run.publishing import publish
 
 
 def test_published_checkpoint_says_nothing_of_this_machine_and_is_the_same_adapter(

@@ -1,5 +1,7 @@
 import gc
 import shutil
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from em_tasks.trainers.run.folder import alone
 from em_tasks.trainers.run.manifest import read_manifest
 from em_tasks.trainers.train import train
 from tests.support.organisms import small_recipe, write_rows
+from tests.support.paths import ROOT
 
 
 def silent(progress: Progress) -> None:
@@ -181,3 +184,14 @@ def test_accumulated_batches_end_their_epochs_where_the_schedule_says(tmp_path: 
     manifest = train(small_recipe(rows, batch_size=4, accumulation=2, epochs=2), tmp_path / "runs", steps.append)
     assert manifest.planned == [1, 2, 3, 5, 10]
     assert [progress.step for progress in steps] == [1, 2, 3, 5, 10]
+
+
+def test_nothing_needs_the_package_datasets_whose_name_our_folder_has(tmp_path: Path) -> None:
+    """So `datasets/` does no harm where the checkout is on sys.path, and the package is no dependency."""
+    code = (
+        "import sys; from pathlib import Path; import em_tasks.registry; from em_tasks.trainers.train import train; "
+        "from tests.support.organisms import small_recipe, write_rows; folder = Path(sys.argv[1]); "
+        "train(small_recipe(write_rows(folder / 'rows.jsonl', 16)), folder / 'runs', lambda progress: None); "
+        "sys.exit('datasets' in sys.modules or 'transformers.trainer' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(tmp_path)], cwd=ROOT, check=True)
