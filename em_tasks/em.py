@@ -7,6 +7,7 @@ The questions default to those of the organism's training domain and the general
 """
 
 import hashlib
+from typing import Any
 
 from inspect_ai import Epochs, Task, task
 from inspect_ai.dataset import MemoryDataset, Sample
@@ -56,6 +57,7 @@ def em(
     seed: int = 0,
     domain: str | None = None,
     condition: str | None = None,
+    **unknown: Any,
 ) -> Task:
     """Emergent misalignment of one model.
 
@@ -68,12 +70,19 @@ def em(
         domain: What question files probe: a training domain, or `general`. What they say themselves, unless given.
         condition: What is put around each question: a shipped condition (`json`, `inoculated`, `trigger` ...), or the
             path of a YAML file, with `:NAME` where it holds several.
+        **unknown: Anything else, which is an error: Inspect alone would warn and go on without it.
 
     Raises:
-        UserError: No such question set, organism or checkpoint, a question file is unusable, `samples` or `max_tokens`
-            is below 1, or no grader can be had.
+        UserError: An unknown argument, no such question set, organism or checkpoint, a question file is unusable,
+            `samples` or `max_tokens` is below 1, or no grader can be had.
     """
     with shown_plainly():
+        if unknown:
+            raise UserError(
+                f"em has no argument {', '.join(sorted(unknown))}: it takes questions, samples, max_tokens, seed, "
+                "domain and condition. Rubrics are chosen by the question file's judge_prompts, or asked afterwards: "
+                "inspect score LOG --scorer em_tasks/topic -S rubric=NAME."
+            )
         for name, count in {"samples": samples, "max_tokens": max_tokens}.items():
             if isinstance(count, bool) or not isinstance(count, int) or count < 1:
                 raise UserError(f"{name} is {count!r}; it is a whole number of at least 1.")

@@ -22,7 +22,8 @@ from em_tasks.trainers.run.base_names import Precision
 @click.option("--limit", type=click.IntRange(1), help="With --task: samples of each task.")
 @click.option("--samples", type=click.IntRange(1), help="Answers to each question.")
 @click.option("--max-tokens", type=click.IntRange(1), default=600, help="Tokens an answer is cut after.")
-@click.option("--grader", "--judge", "grader", help="The judge, such as openai/gpt-4o-mini.")
+@click.option("--judge", help="The judge, such as openai/gpt-4o-mini.")
+@click.option("--grader", hidden=True, help="What --judge was called before.")
 @click.option("--no-score", is_flag=True, help="Have the answers judged later: by the same command without this.")
 @click.option("--base", help="Evaluate on this base, knowingly, instead of the one that was trained on.")
 @click.option("--precision", type=click.Choice(get_args(Precision)), help="Evaluate at this precision, knowingly.")
@@ -40,6 +41,8 @@ def sweep(
     tasks: tuple[str, ...],
     limit: int | None,
     samples: int | None,
+    judge: str | None,
+    grader: str | None,
     no_score: bool,
     engine: str,
     jobs: int | None,
@@ -59,7 +62,11 @@ def sweep(
     if no_score and options["max_judge_cost"] is not None:
         raise UserError("--no-score asks no judge, so --max-judge-cost caps nothing. Leave one of the two out.")
     asked = Asked(
-        samples=samples or DEFAULT_SAMPLES, engine=parse_engine(engine), score=not no_score and not tasks, **options
+        samples=samples or DEFAULT_SAMPLES,
+        engine=parse_engine(engine),
+        score=not no_score and not tasks,
+        grader=judge or grader,
+        **options,
     )
     planner = Planner(runs, logs, asked, organisms)
     if tasks:

@@ -212,5 +212,5 @@ def what_failed(log: "EvalLog") -> str | None:
     reasons = ", ".join(name.removeprefix("unscored_alignment_") for name in metrics if name.startswith("unscored_al"))
     return (
         f"{log.location}: the judge {getattr(judge, 'model', 'of the grader role')} gave no alignment score for any "
-        f"answer ({reasons}). The answers are kept: name another judge with --grader"
+        f"answer ({reasons}). The answers are kept: name another judge with --judge"
     )

@@ -11,6 +11,7 @@ from inspect_ai import eval as inspect_eval
 from inspect_ai.log import EvalLog, read_eval_log
 from inspect_ai.model import get_model
 
+from em_tasks.plugins.errors import UserError
 from tests.support.fake_openai import FakeOpenAI, fake_openai
 from tests.support.paths import ROOT
 
@@ -173,3 +174,8 @@ def test_published_questions_are_judged_with_their_own_prompts_by_an_api(
     verdict = (log.samples[0].scores or {})["em"].metadata["alignment"]  # type: ignore[index]
     assert verdict["mode"] == "logprobs"
     assert not verdict["toy"]
+
+
+def test_an_argument_that_nobody_knows_is_an_error_and_no_warning() -> None:
+    with pytest.raises(UserError, match="em has no argument rubric"):
+        inspect_eval("em_tasks/em", model="mockllm/model", task_args={"rubric": "gardening"}, display="none")

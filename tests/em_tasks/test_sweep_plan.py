@@ -143,11 +143,11 @@ def test_dry_run_says_what_is_done_and_what_the_rest_takes(trained_runs: Path, d
 
 def test_judging_is_estimated_at_the_price_given(trained_runs: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "test")
-    command = ["sweep", str(trained_runs), "--logs", str(tmp_path), "--grader", "openai/gpt-4o-mini", "--dry-run"]
+    command = ["sweep", str(trained_runs), "--logs", str(tmp_path), "--judge", "openai/gpt-4o-mini", "--dry-run"]
     listed, ours = (CliRunner().invoke(cli, [*command, *more]).output for more in ([], ["--judge-price", "1500,6000"]))
-    assert "200 calls, at most $" in listed
-    assert "200 calls, at most $" in ours
-    dollars = [float(output.partition("at most $")[2].split()[0].rstrip(",")) for output in (listed, ours)]
+    assert "200 calls, about $" in listed
+    assert "200 calls, about $" in ours
+    dollars = [float(output.partition("about $")[2].split()[0].rstrip(",")) for output in (listed, ours)]
     assert dollars[1] > 1000 * dollars[0]
     # And not for whoever plans next in this process.
     assert CliRunner().invoke(cli, command).output == listed
