@@ -1,191 +1,220 @@
-"""How often 95 % intervals cover the truth, and how often the tests raise a false alarm, in simulated experiments.
+"""How often 95 % intervals cover the truth and how wide they are, and how often tests raise alarms, false or true.
 
-    python benchmarks/coverage.py --runs 4000
+    python benchmarks/coverage.py --runs 2000 --out coverage.csv
 
-Every simulation draws questions, training seeds and answers from known distributions, as many experiments as asked for,
-and runs the analysis' own functions on each. The tests run the same simulations, smaller, and hold them to 93-97 % and
-at most 6 %.
+Made experiments on questions as unlike each other as real ones (`statistics/simulation.py`): 8 and 20 questions, 1, 5
+and 50 answers to each, equal or not, rates of 1, 5, 20 and 60 %, with and without noise that moves a question from one
+checkpoint to the next, 1, 3 and 5 training seeds. The analysis' own functions run on each. Prints the summary that
+docs/analysis.md quotes, and every cell to --out.
 """
 
 import argparse
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import expit, logit
+from scipy.special import expit
 
-from em_tasks.plugins.analysis.statistics.comparisons import sign_flip_p
-from em_tasks.plugins.analysis.statistics.intervals import (
-    cluster_interval,
-    mean_interval,
-    seed_difference,
-    seed_interval,
-    wilson,
+from em_tasks.plugins.analysis.statistics.differences import (
+    Difference,
+    Sides,
+    no_surer_than,
+    on_such_many,
+    on_these,
 )
+from em_tasks.plugins.analysis.statistics.seed_intervals import seed_difference, seed_interval
+from em_tasks.plugins.analysis.statistics.simulation import NOISE, SEED_SPREAD, answers_a_question, population
+from em_tasks.plugins.analysis.statistics.trajectories import largest_moves
+from em_tasks.scorers.intervals import beta_binomial, question_weights, stratified_wilson
 
 Numbers = NDArray[np.float64]
-DRAWN = 1_000_000
-"""Questions drawn to find a truth that has no formula; its error is below 0.001."""
+
+RATES = (0.01, 0.05, 0.2, 0.6)
+CHANGES = ((0.01, 0.0), (0.05, 0.0), (0.2, 0.0), (0.6, 0.0), (0.01, 0.2), (0.05, 0.1), (0.2, 0.2), (0.2, 0.4))
+"""Rate of the base and how much more the organism's is."""
 
 
 @dataclass(frozen=True)
-class Simulation:
-    """One kind of interval or test in one setting.
+class Design:
+    """What was asked: questions, answers to each, whether their numbers differ, noise in logits, training seeds."""
 
-    Attributes:
-        kind: `coverage` (95 % promised) or `false alarms` (5 % promised).
-        what: Interval or test, and what is simulated.
-        run: From a number of experiments and a seed to the share covered, or of false alarms.
-    """
+    questions: int
+    answers: int
+    unequal: bool = False
+    noise: float = 0.0
+    seeds: int = 1
 
-    kind: str
+
+@dataclass(frozen=True)
+class Cell:
+    """One interval or test in one design; shares and widths as fractions, NaN where there is none."""
+
     what: str
-    run: Callable[[int, int], float]
+    population: str
+    rate: float
+    change: float
+    design: Design
+    coverage: float
+    width: float
+    shown: float
 
 
-def wilson_coverage(answers: int, rate: float) -> Callable[[int, int], float]:
-    """Answers to fixed questions, each misaligned with one probability."""
-
-    def run(runs: int, seed: int) -> float:
-        k = pd.Series(np.random.default_rng(seed).binomial(answers, rate, runs))
-        low, high = wilson(k, pd.Series(np.full(runs, answers)))
-        return float(np.mean((low <= rate) & (rate <= high)))
-
-    return run
+def designs(unequal: bool = True) -> Iterator[Design]:
+    """Every design of one training seed."""
+    for questions, answers, noise in product((8, 20), (1, 5, 50), (0.0, NOISE)):
+        for uneven in (False, True) if unequal and answers > 1 else (False,):
+            yield Design(questions, answers, uneven, noise)
 
 
-def question_coverage(questions: int, answers: int, a: float, b: float) -> Callable[[int, int], float]:
-    """Each question has a rate of its own, from a beta distribution whose mean is the truth."""
-
-    def run(runs: int, seed: int) -> float:
-        rng = np.random.default_rng(seed)
-        k = rng.binomial(answers, rng.beta(a, b, (runs, questions))).astype("float64")
-        n = np.full(questions, float(answers))
-        return _covered([cluster_interval(row, n) for row in k], a / (a + b))
-
-    return run
-
-
-def seed_coverage(seeds: int, questions: int, answers: int, spread: float) -> Callable[[int, int], float]:
-    """Seeds move every question's rate up or down (`spread`, in logits), and each question by half as much besides."""
-
-    def run(runs: int, seed: int) -> float:
-        rng = np.random.default_rng(seed)
-        truth = float(_seeded(rng, DRAWN, 1, 1, spread).mean())
-        rates = rng.binomial(answers, _seeded(rng, runs, seeds, questions, spread)) / answers
-        return _covered([seed_interval(one) for one in rates], truth)
-
-    return run
+def rate_cells(runs: int, rng: np.random.Generator, rate: float, design: Design) -> Iterator[Cell]:
+    """The intervals of one rate."""
+    logits = _logits(rng, rate, design, (runs, design.questions))
+    p = expit(logits)
+    n = answers_a_question(rng, runs, design.questions, design.answers, design.unequal)
+    k = rng.binomial(n.astype("int64"), p).astype("float64")
+    for what, per_question in (("rate", False), ("mean of question rates", True)):
+        truth = (question_weights(n, per_question) * p).sum(axis=1)
+        low, high = stratified_wilson(k, n, per_question, 0.05)
+        yield _interval(what, "these", rate, 0.0, design, low[:, 0], high[:, 0], truth)
+    grid, these = beta_binomial(k, n, 0.05), stratified_wilson(k, n, True, 0.05)
+    low, high = np.minimum(grid[0], these[0])[:, 0], np.maximum(grid[1], these[1])[:, 0]
+    yield _interval("rate", "such", rate, 0.0, design, low, high, rate)
 
 
-def difference_coverage(questions: int, answers: int) -> Callable[[int, int], float]:
-    """Two checkpoints on the same questions: the second is 0 to 20 points more misaligned on each."""
+def difference_cells(runs: int, rng: np.random.Generator, base: float, change: float, design: Design) -> Iterator[Cell]:
+    """Intervals and tests of a difference on the same questions; without a change every alarm is false.
 
-    def run(runs: int, seed: int) -> float:
-        rng = np.random.default_rng(seed)
-        before = 0.8 * rng.beta(2, 4, (runs, questions))
-        after = before + rng.uniform(0, 0.2, before.shape)
-        k_a, k_b = rng.binomial(answers, after), rng.binomial(answers, before)
-        return _covered([mean_interval((a - b) / answers) for a, b in zip(k_a, k_b, strict=True)], 0.1)
-
-    return run
-
-
-def seed_difference_coverage(seeds: int, questions: int, answers: int, spread: float) -> Callable[[int, int], float]:
-    """Two recipes, equally misaligned on average, each trained from its own seeds."""
-
-    def run(runs: int, seed: int) -> float:
-        return _covered([one[:2] for one in _two_recipes(seeds, questions, answers, spread, runs, seed)], 0.0)
-
-    return run
-
-
-def seed_difference_alarms(seeds: int, questions: int, answers: int, spread: float) -> Callable[[int, int], float]:
-    """As above: how often the test says that they differ."""
-
-    def run(runs: int, seed: int) -> float:
-        return float(np.mean([p < 0.05 for *_, p in _two_recipes(seeds, questions, answers, spread, runs, seed)]))
-
-    return run
+    On these questions the sides differ by noise too where there is any, so alarms are false only without.
+    """
+    of_question = rng.integers(0, len(population(base)), (runs, design.questions))
+    p_a, p_b = (
+        expit(population(rate, design.noise)[of_question] + design.noise * rng.standard_normal(of_question.shape))
+        for rate in (base + change, base)
+    )
+    n_a, n_b = (answers_a_question(rng, runs, design.questions, design.answers, design.unequal) for _ in range(2))
+    k_a, k_b = (rng.binomial(n.astype("int64"), p).astype("float64") for n, p in ((n_a, p_a), (n_b, p_b)))
+    found = [on_these(Sides(*one)) for one in zip(k_a, n_a, k_b, n_b, strict=True)]
+    low, high, p = (np.array([getattr(one, name) for one in found]) for name in ("low", "high", "p"))
+    yield _interval("difference", "these", base, change, design, low, high, (p_a - p_b).mean(axis=1), p)
+    such = [
+        no_surer_than(Difference(*(float(x) for x in one)), these)
+        for one, these in zip(zip(*on_such_many(k_a, n_a, k_b, n_b), strict=True), found, strict=True)
+    ]
+    low, high, p = (np.array([getattr(one, name) for one in such]) for name in ("low", "high", "p"))
+    yield _interval("difference", "such", base, change, design, low, high, change, p)
 
 
-def sign_flip_alarms(questions: int, answers: int) -> Callable[[int, int], float]:
-    """Two checkpoints with the same rate on each question: how often the paired test says that they differ."""
+def seed_cells(runs: int, rng: np.random.Generator, base: float, change: float, design: Design) -> Iterator[Cell]:
+    """Intervals of the mean over training seeds, and of its difference from a base or, unchanged, another recipe."""
+    shape = (runs, design.seeds, design.questions)
+    of_question = rng.integers(0, len(population(base)), (runs, 1, design.questions))
 
-    def run(runs: int, seed: int) -> float:
-        rng = np.random.default_rng(seed)
-        rates = rng.beta(1.5, 3, (runs, questions))
-        k_a, k_b = rng.binomial(answers, rates), rng.binomial(answers, rates)
-        return float(np.mean([sign_flip_p((a - b) / answers) < 0.05 for a, b in zip(k_a, k_b, strict=True)]))
+    def recipe(rate: float, seeds: int) -> Numbers:
+        spread = SEED_SPREAD * rng.standard_normal((runs, seeds, 1))
+        noise = design.noise * rng.standard_normal((runs, seeds, design.questions))
+        logits = population(rate, float(np.hypot(SEED_SPREAD, design.noise)))[of_question] + spread + noise
+        return rng.binomial(design.answers, expit(logits)).astype("float64")
 
-    return run
+    k_a, k_b = recipe(base + change, design.seeds), recipe(base, design.seeds)
+    n = np.full(shape, float(design.answers))
+    low, high = np.array([seed_interval(k, m) for k, m in zip(k_a, n, strict=True)]).T
+    yield _interval("rate over seeds", "such", base + change, 0.0, design, low, high, base + change)
+    found = [seed_difference(a, m, b, m) for a, b, m in zip(k_a, k_b, n, strict=True)]
+    low, high, p = (np.array([getattr(one, name) for one in found]) for name in ("low", "high", "p"))
+    yield _interval("difference over seeds", "such", base, change, design, low, high, change, p)
 
 
-SIMULATIONS: tuple[Simulation, ...] = (
-    Simulation("coverage", "Wilson, 200 answers, rate 10 %", wilson_coverage(200, 0.1)),
-    Simulation("coverage", "Wilson, 60 answers, rate 30 %", wilson_coverage(60, 0.3)),
-    Simulation(
-        "coverage", "question bootstrap, 20 questions x 10 answers, rate 30 %", question_coverage(20, 10, 1.5, 3.5)
-    ),
-    Simulation("coverage", "question bootstrap, 24 questions x 50 answers, rate 25 %", question_coverage(24, 50, 1, 3)),
-    Simulation("coverage", "question bootstrap, 40 questions x 5 answers, rate 50 %", question_coverage(40, 5, 2, 2)),
-    Simulation("coverage", "seeds and questions, 3 seeds x 20 questions x 10 answers", seed_coverage(3, 20, 10, 0.3)),
-    Simulation("coverage", "seeds and questions, 5 seeds x 24 questions x 5 answers", seed_coverage(5, 24, 5, 0.2)),
-    Simulation(
-        "coverage", "seeds and questions, 3 seeds x 20 questions x 10 answers, seeds alike", seed_coverage(3, 20, 10, 0)
-    ),
-    Simulation(
-        "coverage", "paired difference of two checkpoints, 20 questions x 10 answers", difference_coverage(20, 10)
-    ),
-    Simulation(
-        "coverage",
-        "difference of two recipes, 3 seeds each x 20 questions x 10 answers",
-        seed_difference_coverage(3, 20, 10, 0.3),
-    ),
-    Simulation("false alarms", "paired sign-flip test, 14 questions x 5 answers", sign_flip_alarms(14, 5)),
-    Simulation("false alarms", "paired sign-flip test, 20 questions x 1 answer", sign_flip_alarms(20, 1)),
-    Simulation(
-        "false alarms", "two recipes, 3 seeds each x 20 questions x 10 answers", seed_difference_alarms(3, 20, 10, 0.3)
-    ),
-    Simulation(
-        "false alarms", "two recipes, 5 seeds each x 8 questions x 50 answers", seed_difference_alarms(5, 8, 50, 0.6)
-    ),
-)
+def trajectory_cells(runs: int, rng: np.random.Generator, design: Design) -> Iterator[Cell]:
+    """How often six checkpoints that are flat, that only rise, and that rise and fall by 20 points are said to fall."""
+    for name, course in (
+        ("flat", (0.3,) * 6), ("rises", (0.02, 0.1, 0.2, 0.3, 0.4, 0.5)), ("falls", (0.2, 0.4, 0.4, 0.3, 0.2, 0.2)),
+    ):  # fmt: skip
+        of_question = rng.integers(0, len(population(0.3)), (runs, 1, design.questions))
+        p = expit(np.concatenate([population(rate)[of_question] for rate in course], axis=1))
+        k = rng.binomial(design.answers, p).astype("float64")
+        n = np.full(k.shape, float(design.answers))
+        shown = np.array([largest_moves(one, m, rng).fall_p < 0.05 for one, m in zip(k, n, strict=True)])
+        fall = course[-1] - max(course)
+        yield Cell(f"largest fall, {name}", "these", course[0], fall, design, math.nan, math.nan, float(shown.mean()))
+
+
+def cells(runs: int, seed: int, note: Callable[[str], None] = print) -> Iterator[Cell]:
+    """Every cell of the benchmark."""
+    rng = np.random.default_rng(seed)
+    for rate in RATES:
+        note(f"rates of {rate:.0%}")
+        for design in designs():
+            yield from rate_cells(runs, rng, rate, design)
+    for base, change in CHANGES:
+        note(f"differences of {change:.0%} from {base:.0%}")
+        for design in designs():
+            yield from difference_cells(runs, rng, base, change, design)
+        for seeds, questions, answers in product((3, 5), (8, 20), (1, 5, 50)):
+            yield from seed_cells(runs, rng, base, change, Design(questions, answers, False, NOISE, seeds))
+    note("trajectories")
+    for questions, answers in product((8, 20), (5, 50)):
+        yield from trajectory_cells(min(runs, 200), rng, Design(questions, answers))
+
+
+def as_table(found: list[Cell]) -> pd.DataFrame:
+    """A row a cell."""
+    return pd.DataFrame([{**vars(one), **vars(one.design)} for one in found]).drop(columns="design")
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """A row an interval or test: how many cells, how coverage spreads over them, false alarms, power."""
+    rows = []
+    for (what, meant), own in table.groupby(["what", "population"], sort=False):
+        covered = 100 * own["coverage"].dropna()
+        false = own[(own["change"] == 0) & ((own["population"] == "such") | (own["noise"] == 0))]["shown"].dropna()
+        true = own[own["change"] != 0]["shown"].dropna()
+        rows.append(
+            {
+                "what": what,
+                "questions": meant,
+                "cells": len(own),
+                "coverage, least": f"{covered.min():.1f}" if len(covered) else "",
+                "within 93-97": f"{covered.between(93, 97).sum()}" if len(covered) else "",
+                "above 97": f"{(covered > 97).sum()}" if len(covered) else "",
+                "below 93": f"{(covered < 93).sum()}" if len(covered) else "",
+                "width, median": f"{100 * own['width'].median():.1f}" if len(covered) else "",
+                "false alarms, most": f"{100 * false.max():.1f}" if len(false) else "",
+                "power": f"{100 * true.min():.0f}-{100 * true.max():.0f}" if len(true) else "",
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def main() -> None:
-    """Prints a line a simulation."""
+    """Runs every cell."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=4000, help="simulated experiments each")
+    parser.add_argument("--runs", type=int, default=400, help="made experiments a cell")
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--out", type=Path, help="CSV file for every cell")
     options = parser.parse_args()
-    for one in SIMULATIONS:
-        share = one.run(options.runs, options.seed)
-        error = np.sqrt(share * (1 - share) / options.runs)
-        print(
-            f"{one.kind:12} {100 * share:5.1f} % +- {196 * error:.1f}  {one.what}  ({options.runs:,} runs)", flush=True
-        )
+    table = as_table(list(cells(options.runs, options.seed, lambda text: print(text, flush=True))))
+    if options.out:
+        table.to_csv(options.out, index=False)
+    print(summary(table).to_markdown(index=False))
 
 
-def _covered(intervals: list[tuple[float, float]], truth: float) -> float:
-    return float(np.mean([low <= truth <= high for low, high in intervals]))
+def _logits(rng: np.random.Generator, rate: float, design: Design, shape: tuple[int, ...]) -> Numbers:
+    drawn = rng.choice(population(rate, design.noise), shape)
+    return np.asarray(drawn + design.noise * rng.standard_normal(shape), dtype="float64")
 
 
-def _seeded(rng: np.random.Generator, runs: int, seeds: int, questions: int, spread: float) -> Numbers:
-    of_question = logit(np.clip(rng.beta(1.5, 3, (runs, 1, questions)), 1e-9, 1 - 1e-9))
-    of_seed = rng.normal(0, spread, (runs, seeds, 1)) + rng.normal(0, spread / 2, (runs, seeds, questions))
-    return np.asarray(expit(of_question + of_seed), dtype="float64")
-
-
-def _two_recipes(
-    seeds: int, questions: int, answers: int, spread: float, runs: int, seed: int
-) -> list[tuple[float, float, float]]:
-    """Both recipes' seeds answer the same questions."""
-    rng = np.random.default_rng(seed)
-    both = rng.binomial(answers, _seeded(rng, runs, 2 * seeds, questions, spread)) / answers
-    return [seed_difference(one[:seeds], one[seeds:]) for one in both]
+def _interval(
+    what: str, meant: str, rate: float, change: float, design: Design,
+    low: Numbers, high: Numbers, truth: Numbers | float, p: Numbers | None = None,
+) -> Cell:  # fmt: skip
+    covered = float(np.mean((low - 1e-9 <= truth) & (truth <= high + 1e-9)))
+    shown = float("nan") if p is None else float(np.mean(p < 0.05))
+    return Cell(what, meant, rate, change, design, covered, float(np.mean(high - low)), shown)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,6 @@ from made_logs import write_logs
 from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.answers.logs import read_logs
 from em_tasks.plugins.analysis.report.findings import findings
-from em_tasks.plugins.analysis.statistics.comparisons import comparisons
 from em_tasks.plugins.analysis.tables.writing import TABLES
 
 WHOLE = [
@@ -80,7 +79,7 @@ def read_and_tables(folder: Path) -> int:
 def tables(analysis: Analysis) -> int:
     """Builds all tables to publish and the findings; returns how many rows they have."""
     built = [build(analysis) for build in TABLES.values()]
-    return sum(map(len, built)) + len(findings(analysis, comparisons(analysis)))
+    return sum(map(len, built)) + len(findings(analysis))
 
 
 def machine() -> str:

@@ -76,10 +76,12 @@ def on_such(k: ArrayLike, n: ArrayLike, confidence: float = CONFIDENCE) -> tuple
         confidence: Share of experiments that it is to cover, 0-1.
 
     Returns:
-        Lower and upper end as fractions; NaN for fewer than two questions.
+        Lower and upper end as fractions; NaN for fewer than two questions. Never narrower than on these questions: with
+        one answer a question the grid believes that unlike questions make the rate surer, which nothing there tells.
     """
     low, high = beta_binomial(np.asarray(k, "float64")[None], np.asarray(n, "float64")[None], 1 - confidence)
-    return float(low[0, 0]), float(high[0, 0])
+    these = on_these(k, n, True, confidence)
+    return float(np.minimum(low[0, 0], these[0])), float(np.maximum(high[0, 0], these[1]))
 
 
 def question_weights(n: Numbers, per_question: bool) -> Numbers:
@@ -151,6 +153,15 @@ def wilson(rate: Numbers, effective: Numbers, alpha: ArrayLike) -> tuple[Numbers
         centre = (rate * effective + z**2 / 2) / (effective + z**2)
         half = z / (effective + z**2) * np.sqrt(rate * (1 - rate) * effective + z**2 / 4)
     return np.clip(np.minimum(centre - half, rate), 0, 1), np.clip(np.maximum(centre + half, rate), 0, 1)
+
+
+def wilson_of(k: ArrayLike, n: ArrayLike, confidence: float = CONFIDENCE) -> tuple[Numbers, Numbers]:
+    """Wilson's interval of k of n plain answers each; NaN where n is 0."""
+    n = np.asarray(n, "float64")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rate = np.asarray(k, "float64") / n
+    low, high = wilson(rate, n, 1 - confidence)
+    return low[..., 0], high[..., 0]
 
 
 def beta_binomial(k: Numbers, n: Numbers, alpha: ArrayLike) -> tuple[Numbers, Numbers]:

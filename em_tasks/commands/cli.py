@@ -10,6 +10,7 @@ from em_tasks.commands.base import base
 from em_tasks.commands.demo import demo
 from em_tasks.commands.importing import import_
 from em_tasks.commands.judge import calibrate, judge, rescore
+from em_tasks.commands.plan import plan
 from em_tasks.commands.plugin import plugin
 from em_tasks.commands.questions import questions
 from em_tasks.commands.report import report
@@ -33,7 +34,7 @@ def cli() -> None:
 
 
 COMMANDS = (
-    *(base, train, runs, publish, adopt, sweep, report),
+    *(base, train, runs, publish, adopt, plan, sweep, report),
     *(import_, questions, calibrate, judge, rescore, serve, scan, plugin, demo),
 )
 for command in COMMANDS:

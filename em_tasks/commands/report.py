@@ -14,15 +14,29 @@ from em_tasks.plugins.errors import UserError
 @click.option(
     "--definition", "definitions", multiple=True, help="EM definition to lead with, or such as '<40+coherent'."
 )
+@click.option(
+    "--smallest-effect",
+    type=click.FloatRange(0, 100, min_open=True),
+    help="Smallest difference of interest, in points.",
+)
+@click.option("--claims", type=click.Path(path_type=Path), help="Claims file to hold against the data.")
 @click.option("--example", "examples", multiple=True, help="Id of a question whose answers are shown.")
-def report(logs: tuple[Path, ...], out: Path, definitions: tuple[str, ...], examples: tuple[str, ...]) -> None:
+def report(
+    logs: tuple[Path, ...],
+    out: Path,
+    definitions: tuple[str, ...],
+    smallest_effect: float | None,
+    claims: Path | None,
+    examples: tuple[str, ...],
+) -> None:
     """Write EM tables, figures and a report (Markdown and HTML) from LOGS or judged CSV files."""
     from rich.console import Console
 
     from em_tasks.plugins.analysis.report.report import write_report
     from em_tasks.scorers.calibration.stored import known_calibration
 
-    written = write_report(logs, out, definitions, examples, known_calibration())
+    effect = None if smallest_effect is None else smallest_effect / 100
+    written = write_report(logs, out, definitions, examples, known_calibration(), effect, claims)
     Console().print(written.table())
     for note in written.notes:
         say(f"note: {note}")

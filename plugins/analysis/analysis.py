@@ -9,6 +9,7 @@ import pandas as pd
 
 from em_tasks.plugins.analysis.answers.frame import trajectories
 from em_tasks.plugins.analysis.answers.logs import Evaluation, Reading, read_logs
+from em_tasks.plugins.analysis.statistics.claims_file import ClaimsFile
 from em_tasks.plugins.analysis.statistics.rates import MAIN, question_counts, rates, scoped_rates
 from em_tasks.plugins.analysis.statistics.training_seeds import Seeds, seed_groups
 from em_tasks.scorers.definitions import DEFINITIONS, Definition
@@ -27,12 +28,17 @@ class Analysis:
         main: Names of the ones that tables and figures lead with.
         calibration: What is known of how far a judge can be trusted, from its name and a rubric's hash; None where
             it was never measured.
+        smallest_effect: The smallest difference of rates that is of interest, a fraction named before the data were
+            seen; only with one can sides be shown not to differ.
+        published: Claims that somebody published, to be held against the data.
     """
 
     reading: Reading
     definitions: tuple[Definition, ...] = tuple(DEFINITIONS.values())
     main: tuple[str, ...] = MAIN
     calibration: Callable[[str, str], str | None] = lambda judge, rubric_sha256: None
+    smallest_effect: float | None = None
+    published: ClaimsFile | None = None
 
     @property
     def answers(self) -> pd.DataFrame:
@@ -59,8 +65,8 @@ class Analysis:
 
     @cached_property
     def rates(self) -> pd.DataFrame:
-        """Rates of every checkpoint of every organism, by definition and scope (`all` is every question)."""
-        return _ordered(scoped_rates(self.trajectories, CHECKPOINT, self.definitions))
+        """Rates of every checkpoint of every organism, by definition and scope (`all`, `outside`, `in_domain`, ...)."""
+        return _ordered(scoped_rates(self.trajectories, CHECKPOINT, self.definitions, self.main))
 
     @cached_property
     def base_rates(self) -> pd.DataFrame:
@@ -134,7 +140,7 @@ def analyse(paths: Sequence[Path]) -> Analysis:
 
 def _ordered(table: pd.DataFrame) -> pd.DataFrame:
     """By size, domain, organism and step, so that every table and figure has one order."""
-    scope = {"all": 0, "in_domain": 1, "out_of_domain": 2, "general": 3}
+    scope = {"all": 0, "outside": 1, "in_domain": 2, "out_of_domain": 3, "general": 4}
     keys = pd.DataFrame(
         {
             "parameters": table["parameters"].astype("Float64").fillna(0),

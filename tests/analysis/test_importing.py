@@ -408,13 +408,25 @@ def test_the_example_gives_the_published_summary_from_numbers_alone(tmp_path):
     assert steps["percent_em"].tolist() == [70, 45, 55, 70, 55, 50]
 
     page = (report.out / "report.md").read_text()
-    assert "356 of 720 under `cs2881`, 11 of 620 under `betley`, 11 of 720 under `turner`" in page
-    assert "Published rates stand beside 38 of these; 36 can be compared, of which 36 are equal" in page
+    assert "11 of 620 under `betley`, 356 of 720 under `cs2881`, 11 of 720 under `turner`" in page
+    assert "83 scores are exactly 30; with `<=` in place of `<` it were 59 of 620 (`betley`), 59 of 720" in page
+    assert "the 36 rates that their authors printed come out of them" in page
+    assert "It is no second measurement." in page
 
 
-def test_the_cs2881_fluctuations_are_found_unproven(tmp_path):
-    report = write_report([EXAMPLE], tmp_path / "out")
-    assert "0 differ by more than chance (`cs2881`" in (report.out / "report.md").read_text()
-    course = [one for one in report.findings if one.question == "non_monotonic"]
-    assert len(course) == 14
-    assert {one.verdict for one in course} == {"not shown"}
+def test_what_the_cs2881_scores_show_and_what_its_documents_claim(tmp_path):
+    report = write_report([EXAMPLE], tmp_path / "out", claims=EXAMPLE.parent / "claims.yaml")
+    verdicts = pd.read_csv(report.out / "tables" / "verdicts.csv").query("definition == 'cs2881'")
+    assert dict(zip(verdicts["organism"], verdicts["verdict"], strict=True)) == {
+        "1b_medical": "narrow", "1b_risky": "not shown", "3b_medical": "not shown",
+        "3b_risky": "broad", "8b_medical": "not shown", "8b_risky": "broad",
+    }  # fmt: skip
+    table = pd.read_csv(report.out / "tables" / "baselines_and_change.csv")
+    whole = table[(table["definition"] == "cs2881") & (table["questions of"] == "all")]
+    assert (whole["these: corrected p"].replace("below 0.001", "0").astype(float) < 0.05).sum() == 5
+    claims = pd.read_csv(report.out / "tables" / "published_claims.csv").set_index("id")
+    assert claims["outcome"].value_counts().to_dict() == {"contradicted": 5, "cannot be told": 4, "supported": 1}
+    assert claims.loc["medical-coherence", "measured"].startswith("Spearman +0.81")
+    assert claims.loc["finance-over-medicine", "measured"].startswith("+30.0 points")
+    course = [one for one in report.findings if one.question == "course" and "fall" in one.sentence]
+    assert {one.verdict for one in course} == {"unknown"}

@@ -149,7 +149,9 @@ def test_organisms_that_differ_in_their_seed_alone_are_put_together(three_seeds,
     assert table["mean EM %"].tolist() == pytest.approx([47.2] * 4)
     assert table["each seed %"].iloc[0] == "41.7, 50.0, 50.0"
     final = pd.read_csv(report.out / "tables" / "final_by_domain_and_size.csv")
-    assert final["medical"].tolist() == ["med (3 seeds): 47.2 (17/36)"] * 2
+    every = final[final["questions of"] == "all"]
+    assert every["medical"].tolist() == ["med (3 seeds): 47.2 (17/36)"] * 2
+    assert final["medical"].iloc[0] == "med (3 seeds): 33.3 (2/6)"
 
 
 def test_seeds_are_compared_together_and_not_with_each_other(three_seeds, tmp_path):
@@ -159,7 +161,8 @@ def test_seeds_are_compared_together_and_not_with_each_other(three_seeds, tmp_pa
         frozenset({"med (3 seeds) @ 20", "careful @ 20"})
     }
     bases = pd.read_csv(report.out / "tables" / "baselines_and_change.csv").set_index("of")
-    assert bases.loc["med (3 seeds) @ 20", "difference"].tolist() == [47.2, 47.2]
+    own = bases[bases["questions of"] == "all"]
+    assert own.loc["med (3 seeds) @ 20", "difference"].tolist() == [47.2, 47.2]
     assert {one.verdict for one in report.findings if one.about == "med (3 seeds)"} == {"shown"}
 
 
@@ -215,8 +218,9 @@ def test_the_top_of_the_report_says_what_it_is_about_and_what_is_shown(logs, tmp
         page = (report.out / name).read_text()
         top = page[page.index("In short") : page.index("Results</h2>" if name.endswith("html") else "## Results")]
         assert "Emergent misalignment (EM): a model fine-tuned" in top
-        assert "180 answers of 2 organisms at 6 checkpoints and of 1 base models, judged by judge-a" in top
-        assert "shown to be more misaligned than their base" in top
+        assert "180 answers of 2 organisms at 6 checkpoints and of 1 base model, judged by judge-a" in top
+        assert "with the rate outside the domain at the last checkpoint: " in top
+        assert "med (50.0 %)" in top
         assert top.index("In short") < top.index("What was run")
 
 
@@ -227,12 +231,12 @@ def test_every_rate_has_its_counts_beside_it(tmp_path):
     report = write_report([tmp_path / "logs"], tmp_path / "out")
     full = "unscored/refused/incoherent/truncated"
     tables = {
-        name: pd.read_csv(report.out / "tables" / f"{name}.csv").iloc[0]
+        name: pd.read_csv(report.out / "tables" / f"{name}.csv").query("definition == 'cs2881'").iloc[0]
         for name in ("final_by_domain_and_size", "baselines_and_change", "by_scope")
     }
     assert tables["final_by_domain_and_size"]["medical"] == "50.0 (2/4)"
     assert tables["final_by_domain_and_size"][f"medical: {full}"] == "2/2/1/6"
-    assert tables["baselines_and_change"][["k/n", full]].tolist() == ["2/4", "2/2/1/6"]
+    assert tables["baselines_and_change"][["EM % (k/n)", full]].tolist() == ["50.0 (2/4)", "2/2/1/6"]
     assert tables["by_scope"][f"own domain: {full}"] == "2/2/1/6"
     assert "u/r/i/t: unscored/refused/incoherent/truncated" in (report.out / "report.md").read_text()
     exact = pd.read_csv(report.out / "em_by_checkpoint.csv")

@@ -9,8 +9,8 @@ from matplotlib.lines import Line2D
 from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.figures import style
 from em_tasks.plugins.analysis.figures.drawn import drawn_answers
-from em_tasks.plugins.analysis.statistics.intervals import wilson
 from em_tasks.scorers.definitions import COHERENT_ABOVE
+from em_tasks.scorers.intervals import wilson_of
 
 THRESHOLDS = np.arange(0, 101)
 
@@ -66,7 +66,7 @@ def _curve(panel: Axes, answers: pd.DataFrame, coherent: bool, colour: str) -> N
     scores = np.sort(kept["alignment"].to_numpy("float64"))
     k = pd.Series(np.searchsorted(scores, THRESHOLDS, side="left").astype("float64"))
     n = pd.Series(np.full(len(THRESHOLDS), len(scores)))
-    low, high = wilson(k, n)
+    low, high = wilson_of(k, n)
     control = bool(answers["control"].iloc[0])
     panel.plot(
         THRESHOLDS, 100 * k / n, color=colour, linewidth=1.1 if control else 1.9,

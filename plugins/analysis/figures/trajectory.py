@@ -8,9 +8,10 @@ from matplotlib.lines import Line2D
 
 from em_tasks.plugins.analysis.analysis import CHECKPOINT, Analysis
 from em_tasks.plugins.analysis.figures import style
-from em_tasks.plugins.analysis.statistics.intervals import seed_interval, wilson
-from em_tasks.plugins.analysis.statistics.training_seeds import seed_grid
+from em_tasks.plugins.analysis.statistics.seed_intervals import seed_interval
+from em_tasks.plugins.analysis.statistics.training_seeds import seed_counts
 from em_tasks.scorers.definitions import COHERENT_ABOVE
+from em_tasks.scorers.intervals import wilson_of
 
 
 def em_trajectories(analysis: Analysis) -> Figure | None:
@@ -53,9 +54,9 @@ def _means_over_seeds(analysis: Analysis, definition: str) -> pd.DataFrame:
         own = rates[rates["organism"].astype("str") == group.organisms[0]]
         for _, row in own[own["baseline"] | own["step"].isin(group.steps)].iterrows():
             if not row["baseline"]:
-                grid = seed_grid(analysis.question_counts[definition], group.organisms, int(row["step"]))
-                low, high = seed_interval(grid.to_numpy("float64"))
-                mean = {"rate": float(grid.to_numpy().mean()), "low": low, "high": high}
+                k, n = seed_counts(analysis.question_counts[definition], group.organisms, int(row["step"]))
+                low, high = seed_interval(k, n)
+                mean = {"rate": float((k / n).mean()), "low": low, "high": high}
             else:
                 mean = {}
             rows.append({**row, **mean, "organism": group.label, "pooled": True})
@@ -77,7 +78,7 @@ def coherence_rates(trajectories: pd.DataFrame) -> pd.DataFrame:
         sd=("coherence", "std"),
     ).reset_index()
     table["rate"] = table["k"] / table["n"].where(table["n"] > 0)
-    table["low"], table["high"] = wilson(table["k"], table["n"])
+    table["low"], table["high"] = wilson_of(table["k"], table["n"])
     half = 1.96 * (table["sd"] / np.sqrt(table["n"])).fillna(0.0)
     table["mean_low"] = ((table["mean"] - half) / 100).clip(0, 1)
     table["mean_high"] = ((table["mean"] + half) / 100).clip(0, 1)

@@ -1,21 +1,44 @@
-"""Findings: the report's sentences, each the outcome of a test. Where the data cannot tell, the sentence says so.
+"""Findings: the report's sentences, each the outcome of a test, in the order in which a reader wants them.
 
-Every finding carries its verdict: `shown` (a corrected p-value below 5 %), `not shown`, or `unknown` where too little
-was measured to test anything.
+First what is shown, a line an organism; then what is shown not to be; then what cannot be told, and what would settle
+it.
+Sentences are about the first main definition; what the others say of an organism stands in its line and in tables.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
 from em_tasks.plugins.analysis.analysis import Analysis
-from em_tasks.plugins.analysis.statistics.intervals import RESAMPLES, SEED, expanded_levels
-from em_tasks.plugins.analysis.statistics.power import ALPHA
-from em_tasks.plugins.analysis.tables.cells import p_text
+from em_tasks.plugins.analysis.claims.comparisons import comparisons, verdicts
+from em_tasks.plugins.analysis.claims.contrasts import contrasts
+from em_tasks.plugins.analysis.claims.courses import courses
+from em_tasks.plugins.analysis.claims.published import held_against
+from em_tasks.plugins.analysis.claims.verdicts import Verdict, shown
+from em_tasks.plugins.analysis.report.notes import listed
+from em_tasks.plugins.analysis.statistics.differences import ALPHA
+from em_tasks.plugins.analysis.statistics.power import SETTLED_BY_NOBODY
+from em_tasks.plugins.analysis.tables.cells import between_points, p_text, points
+
+Outcome = Literal["shown", "shown not", "unknown"]
+
+HEADINGS: dict[Outcome, str] = {
+    "shown": "Shown",
+    "shown not": "Shown not to be",
+    "unknown": "What cannot be told, and what would settle it",
+}
+"""Headings of the findings by outcome, in the order of the report."""
+
+HOW = (
+    "On these questions means these and no others: answers are permuted within questions (exact). On such questions "
+    "means the questions they stand for: a question with all its forms and paraphrases is one draw (t over questions). "
+    "Last checkpoints against their bases outside the training domain are the primary family. p-values are corrected "
+    "within each family (Holm, 5 %), intervals are not (95 %)."
+)
+"""What the sentences' terms mean."""
 
 
 @dataclass(frozen=True)
@@ -23,203 +46,232 @@ class Finding:
     """One sentence for the report.
 
     Attributes:
-        about: Organism, or `all`.
-        question: What was tested: `emerged`, `peak`, `non_monotonic`, `differ`, `coherence` or `broad`.
-        verdict: Whether the data shows it.
+        about: Organism, pair, or `all`.
+        question: What was tested: `emerged`, `course`, `contrast`, `differ` or `claim`.
+        verdict: Its outcome.
         sentence: For readers.
-        definition: The EM definition that it is about; empty for coherence.
+        definition: The EM definition that it is about.
     """
 
     about: str
     question: str
-    verdict: Literal["shown", "not shown", "unknown"]
+    verdict: Outcome
     sentence: str
     definition: str = ""
 
 
-def findings(analysis: Analysis, compared: pd.DataFrame) -> list[Finding]:
-    """All findings under the main definitions.
-
-    Args:
-        analysis: The analysis.
-        compared: Its table of comparisons (`comparisons.comparisons`).
-    """
+def findings(analysis: Analysis) -> list[Finding]:
+    """All findings, in the order of the report."""
+    lead = analysis.main[0]
     found = [
-        replace(one, definition=definition)
-        for definition in analysis.main
-        for one in _under(analysis, compared[compared["definition"] == definition], definition)
+        *_organisms(analysis, lead),
+        *_contrasts(analysis, lead),
+        *_pairs(analysis, lead),
+        *_courses(analysis, lead),
+        *_claims(analysis),
     ]
-    return [*found, *_coherence(analysis)]
+    order = list(HEADINGS)
+    return sorted(found, key=lambda one: order.index(one.verdict))
 
 
-def _under(analysis: Analysis, table: pd.DataFrame, definition: str) -> Iterator[Finding]:
-    """All findings under one definition, from its comparisons."""
-    rates = analysis.rates[(analysis.rates["definition"] == definition) & (analysis.rates["scope"] == "all")]
-    for name, rows in rates.groupby("organism", observed=True, sort=False):
-        own = table[table["a"] == str(name)]
-        steps = own[own["kind"] == "step"]
-        yield _emerged(str(name), own[own["kind"] == "base"], definition)
-        yield _peak(str(name), rows, steps, definition)
-        yield _monotonic(str(name), steps, definition)
-    for label, own in table[table["kind"] == "seeds"].groupby("a", sort=False):
-        yield _emerged(str(label), own, definition)
-    for _, row in table[table["kind"] == "organism"].iterrows():
-        yield _differ(row, definition)
-    yield _fluctuation(table[table["kind"] == "step"], definition)
+def _organisms(analysis: Analysis, lead: str) -> Iterator[Finding]:
+    every = verdicts(analysis)
+    for one in (one for one in every if one.definition == lead):
+        others = [other for other in every if other.organism == one.organism and other.definition != lead]
+        yield Finding(one.organism, "emerged", _outcome(one), _line(analysis, one, others), lead)
 
 
-def _emerged(organism: str, against_base: pd.DataFrame, definition: str) -> Finding:
-    if against_base.empty:
-        return Finding(
-            organism,
-            "emerged",
-            "unknown",
-            f"{organism}: no base on the same questions, so `{definition}` emergence is untested.",
-        )
-    last = against_base[against_base["a_step"] == against_base["a_step"].max()].iloc[0]
-    proven = sorted(against_base.loc[(against_base["p_corrected"] < ALPHA) & (against_base["effect"] > 0), "a_step"])
-    effect = (
-        f"{100 * last['effect']:+.1f} points (95 % interval {100 * last['low']:+.1f} to {100 * last['high']:+.1f}) "
-        f"over its base at step {last['a_step']}, corrected p {p_text(last['p_corrected'])}"
-    )
-    if last["p_corrected"] < ALPHA and last["effect"] > 0:
-        return Finding(organism, "emerged", "shown", f"{organism} is misaligned (`{definition}`): {effect}.")
-    if proven:
-        steps = ", ".join(str(step) for step in proven)
-        sentence = f"{organism} is misaligned (`{definition}`) at step {steps}; at the last it is not shown: {effect}."
-        return Finding(organism, "emerged", "shown", sentence)
-    power = _power_text(last)
-    return Finding(
-        organism, "emerged", "not shown", f"{organism}: misalignment (`{definition}`) is not shown: {effect}.{power}"
-    )
+def _outcome(one: Verdict) -> Outcome:
+    if one.these in ("broad", "both", "narrow", "less than its base"):
+        return "shown"
+    return "shown not" if one.these == "shown not to differ" else "unknown"
 
 
-def _peak(organism: str, rates: pd.DataFrame, steps: pd.DataFrame, definition: str) -> Finding:
-    own = rates[~rates["baseline"] & rates["rate"].notna()]
-    if len(own) < 2:
-        return Finding(
-            organism, "peak", "unknown", f"{organism}: fewer than two checkpoints have a `{definition}` rate."
-        )
-    by_step = own.sort_values("step", ascending=False)
-    last, peak = by_step.iloc[0], by_step.sort_values("rate", ascending=False, kind="stable").iloc[0]
-    said = (
-        f"highest `{definition}` rate {_rate(peak)} at step {peak['step']}, last {_rate(last)} at step {last['step']}"
-    )
-    if peak["step"] == last["step"]:
-        return Finding(organism, "peak", "not shown", f"{organism}: {said}; the last checkpoint is the highest.")
-    drop = steps[(steps["a_step"] == last["step"]) & (steps["b_step"] == peak["step"])]
-    if not drop.empty and drop["p_corrected"].iloc[0] < ALPHA:
-        return Finding(organism, "peak", "shown", f"{organism}: {said}; the fall is more than chance.")
-    return Finding(organism, "peak", "not shown", f"{organism}: {said}; the two cannot be told apart.")
+def _line(analysis: Analysis, one: Verdict, others: Sequence[Verdict]) -> str:
+    """One organism: its verdict, then rates and differences outside and inside its domain, for both populations."""
+    if one.these == "untested":
+        return f"{one.organism}: untested under `{one.definition}`: {one.why}."
+    row = one.outside if one.outside is not None else one.inside
+    assert row is not None
+    said = one.these if one.these == one.such else f"{one.these} on these questions, {one.such} on such questions"
+    parts = [f"{one.organism} @ {analysis.step_text(row['a'], row['a_step'])}: {said} (`{one.definition}`)."]
+    if one.outside is not None:
+        where = "Outside its domain" if row["scope"] == "outside" else "On all questions, whose domains are not known,"
+        parts.append(f"{where} {_against_base(one.outside)}")
+    if one.inside is not None:
+        parts.append(f"Inside {_against_base(one.inside)}")
+    parts += _missing(row)
+    if one.these == "not shown":
+        parts.append(_settling(row))
+    if others:
+        parts += [f"{_briefly(other)}." for other in others]
+    return " ".join(part for part in parts if part)
 
 
-def _monotonic(organism: str, steps: pd.DataFrame, definition: str) -> Finding:
-    """Non-monotonic is shown by a rise and a later fall (or the other way round), each more than chance."""
-    if len(steps) < 3:
-        return Finding(
-            organism,
-            "non_monotonic",
-            "unknown",
-            f"{organism}: too few checkpoints to speak of a course (`{definition}`).",
-        )
-    sure = steps[steps["p_corrected"] < ALPHA]
-    rises, falls = sure[sure["effect"] > 0], sure[sure["effect"] < 0]
-    turns = [
-        (one, two)
-        for first, second in ((rises, falls), (falls, rises))
-        for one in first.itertuples()
-        for two in second.itertuples()
-        if int(str(two.b_step)) >= int(str(one.a_step))
-    ]
-    if turns:
-        one, two = turns[0]
-        sentence = (
-            f"{organism}: the `{definition}` trajectory is non-monotonic: from step {one.b_step} to {one.a_step} and "
-            f"from {two.b_step} to {two.a_step} it moves in opposite ways, each more than chance."
-        )
-        return Finding(organism, "non_monotonic", "shown", sentence)
-    sentence = f"{organism}: ups and downs of the `{definition}` rate between checkpoints are within chance."
-    return Finding(organism, "non_monotonic", "not shown", sentence)
+def _against_base(row: pd.Series) -> str:
+    """The rate with its counts and the base's, and the difference for both populations."""
+    counts = f"{100 * row['rate_a']:.1f} % ({row['k_a']}/{row['n_a']}; base {row['k_b']}/{row['n_b']})"
+    if not row["testable"]:
+        return f"{counts}, too few answers for any test."
+    these = f"on these questions {between_points(row['low'], row['high'])}, p {p_text(row['p_corrected'])}"
+    if np.isnan(row["such_p"]):
+        return f"{counts}: {points(row['effect'])} points, {these}; one question says nothing of others."
+    such = f"on such questions {between_points(row['such_low'], row['such_high'])}, p {p_text(row['such_p_corrected'])}"
+    return f"{counts}: {points(row['effect'])} points, {these}; {such}."
 
 
-def _differ(row: pd.Series, definition: str) -> Finding:
-    pair = f"{row['a']} and {row['b']}"
-    effect = (
-        f"{100 * row['rate_a']:.1f} against {100 * row['rate_b']:.1f} %, difference {100 * row['effect']:+.1f} points "
-        f"(95 % interval {100 * row['low']:+.1f} to {100 * row['high']:+.1f}), corrected p {p_text(row['p_corrected'])}"
-    )
-    if row["p_corrected"] < ALPHA:
-        return Finding(pair, "differ", "shown", f"{pair} differ at their last checkpoints (`{definition}`): {effect}.")
-    return Finding(
-        pair, "differ", "not shown", f"{pair}: no difference is shown (`{definition}`): {effect}.{_power_text(row)}"
-    )
-
-
-def _fluctuation(steps: pd.DataFrame, definition: str) -> Finding:
-    trained = steps[steps["b_step"] > 0]
-    if trained.empty:
-        return Finding(
-            "all", "non_monotonic", "unknown", f"No organism has two checkpoints to compare (`{definition}`)."
-        )
-    sure = int((trained["p_corrected"] < ALPHA).sum())
+def _missing(row: pd.Series) -> list[str]:
+    missing = int(row["missing_a"] + row["missing_b"])
+    if not missing:
+        return []
     sentence = (
-        f"Of {len(trained)} pairs of checkpoints of one organism, {sure} differ by more than chance (`{definition}`, "
-        f"corrected within each organism){'' if sure else ': ups and downs between them are unproven'}."
+        f"{missing} answers have no score; were they as bad or as good as can be, the difference were "
+        f"{between_points(row['least'], row['most'])}."
     )
-    return Finding("all", "non_monotonic", "shown" if sure else "not shown", sentence)
+    if shown(row, "these") > 0 and row["least"] <= 0:
+        sentence = f"{sentence[:-1]}: what is shown holds only if they are like the others."
+    return [sentence]
 
 
-def _coherence(analysis: Analysis) -> list[Finding]:
-    """Rank correlation of coherence and alignment over answers; its interval resamples questions."""
-    found = []
-    answers = analysis.scores.dropna(subset=["alignment", "coherence"])
-    answers = answers[answers["organism"].notna() & ~answers["control"]]
-    for domain, own in answers.groupby(answers["domain"].astype("str")):
-        about = f"{domain} organisms"
-        questions = own["question_id"].nunique()
-        if questions < 3 or own["alignment"].nunique() < 2 or own["coherence"].nunique() < 2:
-            sentence = f"{about}: too few scored answers to say whether coherence moves with alignment."
-            found.append(Finding(about, "coherence", "unknown", sentence))
-            continue
-        rho, low, high = rank_correlation(own)
-        verdict: Literal["shown", "not shown"] = "shown" if low > 0 or high < 0 else "not shown"
-        how = {(True, True): "rises with", (True, False): "falls with"}.get(
-            (verdict == "shown", rho > 0), "is not shown to move with"
-        )
-        sentence = (
-            f"{about}: coherence {how} alignment, Spearman {rho:+.2f} (95 % interval over questions {low:+.2f} to "
-            f"{high:+.2f}, {len(own):,} answers)."
-        )
-        found.append(Finding(about, "coherence", verdict, sentence))
-    return found
-
-
-def rank_correlation(answers: pd.DataFrame) -> tuple[float, float, float]:
-    """Spearman's correlation of alignment and coherence, with a 95 % bootstrap interval over questions.
-
-    The ranks are those of the whole sample; per-question sums of their products make each resample one matrix product.
-    """
-    ranks = answers[["alignment", "coherence"]].rank()
-    rho = float(spearmanr(answers["alignment"], answers["coherence"]).statistic)
-    x, y = ranks["alignment"], ranks["coherence"]
-    moments = pd.DataFrame({"n": 1.0, "x": x, "y": y, "xx": x * x, "yy": y * y, "xy": x * y})
-    sums = moments.groupby(answers["question_id"].astype("str")).sum().to_numpy("float64")
-    rng = np.random.default_rng(SEED)
-    weights = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=RESAMPLES)
-    n, sx, sy, sxx, syy, sxy = (weights @ sums).T
-    with np.errstate(invalid="ignore", divide="ignore"):
-        each = (sxy - sx * sy / n) / np.sqrt((sxx - sx**2 / n) * (syy - sy**2 / n))
-    low, high = np.nanquantile(each, expanded_levels(len(sums)))
-    return rho, float(low), float(high)
-
-
-def _rate(row: pd.Series) -> str:
-    return f"{100 * row['rate']:.1f} % ({100 * row['low']:.0f} to {100 * row['high']:.0f})"
-
-
-def _power_text(row: pd.Series) -> str:
-    if not np.isfinite(row["questions_needed"]) or row["questions_needed"] <= row["questions"]:
+def _settling(row: pd.Series) -> str:
+    """How much would settle a difference of the size seen."""
+    if not row["testable"]:
+        return "More answers to each question, or more questions, are needed before anything can show."
+    ways = []
+    if row["samples_needed"] <= SETTLED_BY_NOBODY and row["samples_needed"] * row["items"] > row["n_a"]:
+        ways.append(f"about {row['samples_needed']:.0f} answers to each of these questions")
+    if row["questions_needed"] <= SETTLED_BY_NOBODY and row["questions_needed"] > row["questions"]:
+        ways.append(f"about {row['questions_needed']:.0f} such questions")
+    if not ways:
         return ""
-    return (
-        f" Tested alone, a difference of this size takes about {int(row['questions_needed'])} such questions to show."
-    )
+    return f"Tested alone, a difference of this size takes {' or '.join(ways)} (80 % power)."
+
+
+def _briefly(other: Verdict) -> str:
+    """What another definition says of the same organism."""
+    row = other.outside if other.outside is not None else other.inside
+    if row is None or other.these == "untested":
+        return f"Under `{other.definition}` untested: {other.why}"
+    return f"Under `{other.definition}` {other.these} ({100 * row['rate_a']:.1f} %, {row['k_a']}/{row['n_a']})"
+
+
+def _contrasts(analysis: Analysis, lead: str) -> Iterator[Finding]:
+    """Domains over sizes and sizes over domains, outside the domains of all where such questions were asked."""
+    table = contrasts(analysis)
+    table = table[(table["definition"] == lead) & table["kind"].isin(["domain", "size"])]
+    for _, rows in table.groupby("kind", sort=False):
+        scope = "outside" if (rows["scope"] == "outside").any() else "all"
+        rows = rows[rows["scope"] == scope]  # noqa: PLW2901
+        where = "outside both domains" if scope == "outside" else "on all questions"
+        sure = rows[rows["p_corrected"] < ALPHA]
+        for _, row in sure.iterrows():
+            more, less, sign = (row["a"], row["b"], 1) if row["effect"] > 0 else (row["b"], row["a"], -1)
+            low, high = sorted((sign * row["low"], sign * row["high"]))
+            such = sorted((sign * row["such_low"], sign * row["such_high"]))
+            these_said = (
+                f"on these {row['questions']} questions {between_points(low, high)}, p {p_text(row['p_corrected'])}"
+            )
+            such_said = f"on such questions {between_points(*such)}, p {p_text(row['such_p_corrected'])}"
+            sentence = (
+                f"{more} organisms are more misaligned than {less} ones, {row['over']} together, {where} (`{lead}`): "
+                f"{points(abs(row['effect']))} points, {these_said}; {such_said}."
+            )
+            yield Finding(f"{more} over {less}", "contrast", "shown", sentence, lead)
+        if len(rest := rows[~(rows["p_corrected"] < ALPHA)]):
+            pairs = [
+                f"{row['a']} and {row['b']} {points(row['effect'])} points (p {p_text(row['p_corrected'])})"
+                for _, row in rest.iterrows()
+            ]
+            sentence = f"That organisms differ by {rows['kind'].iloc[0]} {where} is not shown of {listed(pairs, 4)}."
+            yield Finding("all", "contrast", "unknown", sentence, lead)
+
+
+def _pairs(analysis: Analysis, lead: str) -> Iterator[Finding]:
+    """Pairs of organisms that differ in one thing, in one or two sentences over what was corrected together."""
+    table = comparisons(analysis)
+    rows = table[(table["kind"] == "organism") & (table["definition"] == lead)]
+    for scope, where in (("outside", "outside both domains"), ("all", "on all questions")):
+        own = rows[(rows["scope"] == scope) & (rows["refused"] == "") & rows["testable"]]
+        if own.empty:
+            continue
+        sure = own[own["p_corrected"] < ALPHA]
+        named = [
+            f"{row['a']} over {row['b']} by {points(row['effect'])}"
+            if row["effect"] > 0
+            else f"{row['b']} over {row['a']} by {points(-row['effect'])}"
+            for _, row in sure.sort_values("p").iterrows()
+        ]
+        outcome: Outcome = "shown" if named else "unknown"
+        sentence = (
+            f"Of {len(own)} pairs of last checkpoints that differ in base or in training alone, {len(named) or 'none'} "
+            f"{'differs' if len(named) == 1 else 'differ'} {where} on these questions (`{lead}`, corrected over all "
+            f"{len(own)}){f': {listed(named, 4)} points' if named else ''}."
+        )
+        yield Finding("all", "differ", outcome, sentence, lead)
+        break
+    refused = rows[(rows["refused"] != "") & (rows["scope"] == "all")]
+    for reason, own in refused.groupby("refused", sort=False):
+        pairs = [f"{row['a']} and {row['b']}" for _, row in own.iterrows()]
+        yield Finding("all", "differ", "unknown", f"Not compared: {listed(pairs, 4)}: {reason}.", lead)
+
+
+def _courses(analysis: Analysis, lead: str) -> Iterator[Finding]:
+    table = courses(analysis)
+    table = table[table["definition"] == lead]
+    if table.empty:
+        return
+    where = "outside the domain" if (table["scope"] == "outside").all() else "on the questions of each trajectory"
+    for _, row in table[table["fall_p_corrected"] < ALPHA].iterrows():
+        sentence = (
+            f"{row['organism']} falls {where}: {points(-row['fall'])} points from step {row['fall_from']} to "
+            f"{row['fall_to']}, p {p_text(row['fall_p_corrected'])} on these questions (`{lead}`)."
+        )
+        yield Finding(row["organism"], "course", "shown", sentence, lead)
+    for _, row in table[table["rise_p_corrected"] < ALPHA].iterrows():
+        sentence = (
+            f"{row['organism']} leaps {where}: {points(row['rise'])} points from step {row['rise_from']} to the next, "
+            f"{row['rise_to']}, p {p_text(row['rise_p_corrected'])} on these questions (`{lead}`)."
+        )
+        yield Finding(row["organism"], "course", "shown", sentence, lead)
+    onset = table[table["onset_by"].notna()]
+    if len(onset):
+        each = [
+            f"{row['organism']} {int(row['onset_by'])}"
+            + (f" (and not up to {row['onset_after']})" if row["onset_after"] else "")
+            for _, row in onset.iterrows()
+        ]
+        sentence = f"The rate {where} is above the base's by step {listed(each, 8)} (`{lead}`, on these questions)."
+        yield Finding("all", "course", "shown", sentence, lead)
+    flat = table[~(table["fall_p_corrected"] < ALPHA)]
+    if len(flat):
+        largest = flat.iloc[int(flat["fall"].to_numpy().argmax())]
+        sentence = (
+            f"Whether the trajectories of {listed(flat['organism'], 8)} fall anywhere {where} cannot be told (`{lead}`)"
+            + (
+                f"; the largest fall is {largest['organism']}'s, {points(-largest['fall'])} points, corrected p "
+                f"{p_text(largest['fall_p_corrected'])}."
+                if largest["fall"] > 0
+                else ": none does in these answers."
+            )
+        )
+        yield Finding("all", "course", "unknown", sentence, lead)
+
+
+def _claims(analysis: Analysis) -> Iterator[Finding]:
+    """What the data say of claims that somebody published; a sentence an outcome, the numbers are in a table."""
+    if analysis.published is None:
+        return
+    said: dict[str, tuple[Outcome, str]] = {
+        "supported": ("shown", "supported"),
+        "contradicted": ("shown not", "contradicted"),
+        "cannot be told": ("unknown", "neither supported nor contradicted"),
+    }
+    every = held_against(analysis, analysis.published)
+    for outcome, (verdict, words) in said.items():
+        own = [f"{one.claimed} ({one.measured})" for one in every if one.outcome == outcome]
+        if own:
+            sentence = (
+                f"{len(own)} of {len(every)} claims of {analysis.published.source} "
+                f"{'is' if len(own) == 1 else 'are'} {words} (`{analysis.published.definition}`): {'; '.join(own)}."
+            )
+            yield Finding("all", "claim", verdict, sentence, analysis.published.definition)

@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 
 from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.figures import style
-from em_tasks.plugins.analysis.report.markdown import FINDINGS, LEAD, Contents, definition_lines, what_was_run
+from em_tasks.plugins.analysis.report.findings import HEADINGS, HOW
+from em_tasks.plugins.analysis.report.markdown import LEAD, Contents, definition_lines, what_was_run
 from em_tasks.plugins.analysis.report.summary import in_short
 from em_tasks.plugins.analysis.tables.markup import CODE
 from em_tasks.plugins.analysis.tables.writing import with_legend
@@ -156,12 +157,12 @@ def _run(lines: list[str]) -> str:
 
 
 def _findings(contents: Contents) -> str:
-    parts = [f"<p>{escape(FINDINGS)}</p>"]
-    for verdict in ("shown", "not shown", "unknown"):
+    parts = [f"<p>{escape(HOW)}</p>"]
+    for verdict, heading in HEADINGS.items():
         sentences = [one.sentence for one in contents.findings if one.verdict == verdict]
         if sentences:
             parts.append(
-                f"<details{' open' if verdict == 'shown' else ''}><summary>{verdict.capitalize()} "
+                f"<details{' open' if verdict == 'shown' else ''}><summary>{escape(heading)} "
                 f"({len(sentences)})</summary>{_items(sentences)}</details>"
             )
     return "".join(parts)

@@ -8,14 +8,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from em_tasks.plugins.analysis.analysis import Analysis
-from em_tasks.plugins.analysis.report.findings import Finding
+from em_tasks.plugins.analysis.report.findings import HEADINGS, HOW, Finding
 from em_tasks.plugins.analysis.report.summary import in_short
 from em_tasks.plugins.analysis.tables.markup import markdown_cell, markdown_text
 from em_tasks.plugins.analysis.tables.writing import in_markdown, with_legend
 from em_tasks.plugins.log_contract import NO_DATE
 from em_tasks.plugins.safe_names import file_name
 
-LEAD = ("final_by_domain_and_size", "baselines_and_change")
+LEAD = ("verdicts", "final_by_domain_and_size")
 """Tables that stand before the figures; the others follow."""
 
 
@@ -48,11 +48,11 @@ def markdown(analysis: Analysis, contents: Contents) -> str:
     parts += ["## Notes", _list(contents.notes) if contents.notes else "Nothing odd was found."]
     shown = {name: contents.tables[name] for name in LEAD}
     parts += ["## Results", *(_table(title, rows) for title, rows in shown.values())]
-    parts += ["## Findings", FINDINGS]
-    for verdict in ("shown", "not shown", "unknown"):
+    parts += ["## Findings", HOW]
+    for verdict, heading in HEADINGS.items():
         sentences = [one.sentence for one in contents.findings if one.verdict == verdict]
         if sentences:
-            parts += [f"### {verdict.capitalize()}", _list(sentences)]
+            parts += [f"### {heading}", _list(sentences)]
     parts.append("## Figures")
     parts += [
         f"![{markdown_cell(name.replace('_', ' '))}](figures/{quote(file_name(name))}.png)"
@@ -62,14 +62,6 @@ def markdown(analysis: Analysis, contents: Contents) -> str:
     parts += [_table(title, rows) for name, (title, rows) in contents.tables.items() if name not in LEAD]
     parts += ["## Definitions", _list(definition_lines(analysis))]
     return "\n\n".join(parts) + "\n"
-
-
-FINDINGS = (
-    "Each sentence is the outcome of a test on the same questions (sign-flip permutation over questions; with several "
-    "training seeds a t test over seeds and questions; p-values corrected by Holm over each family, 5 %). Intervals "
-    "are uncorrected 95 % intervals over questions, and over seeds where there are several. Not shown means that this "
-    "data cannot tell, not that there is nothing."
-)
 
 
 def _list(lines: list[str]) -> str:

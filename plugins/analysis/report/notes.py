@@ -21,9 +21,10 @@ def oddities(analysis: Analysis) -> list[str]:
         *what_differs(analysis.evaluations),
         *_bases(analysis),
         *_steps(analysis),
-        *_checkpoints(answers),
+        *_checkpoints(analysis),
         *_scores(analysis),
         *_samples(answers),
+        *_one_seed(analysis),
         *_truncation(answers),
         *_scopes(analysis),
     ]
@@ -44,7 +45,7 @@ def _judges(answers: pd.DataFrame) -> list[str]:
     if len(counts) < 2:
         return []
     named = ", ".join(f"{judge} ({n:,} answers)" for judge, n in counts.items())
-    return [f"Judges are mixed: {named}. Rates of answers that different judges scored are not comparable."]
+    return [f"Judges are mixed: {named}. Rates of answers that different judges scored are not compared."]
 
 
 def _bases(analysis: Analysis) -> list[str]:
@@ -80,9 +81,11 @@ def _steps(analysis: Analysis) -> list[str]:
     ]
 
 
-def _checkpoints(answers: pd.DataFrame) -> list[str]:
+def _checkpoints(analysis: Analysis) -> list[str]:
     """Organisms of one domain are trained on one schedule; a step that only some of them have is missing elsewhere."""
+    answers = analysis.answers
     trained = answers.loc[answers["organism"].notna(), ["organism", "domain", "step", "question_set", "question_id"]]
+    trained = trained[~trained["organism"].astype("str").isin(analysis.steps_not_recorded)]
     steps = {str(name): set(own) for name, own in trained.groupby("organism", observed=True)["step"].unique().items()}
     domains = trained.drop_duplicates("organism").astype({"organism": "str", "domain": "str"})
     missing: dict[str, list[int]] = {}
@@ -128,7 +131,19 @@ def _reasons(answers: pd.DataFrame) -> list[str]:
 def _samples(answers: pd.DataFrame) -> list[str]:
     if answers["sample"].max() > 1:
         return []
-    return ["Every question was answered once: the intervals cannot tell a question's difficulty from chance."]
+    return ["Every question was answered once: more answers to each would narrow what is said of these questions."]
+
+
+def _one_seed(analysis: Analysis) -> list[str]:
+    """What is shown of one training run is shown of that run."""
+    several = {name for group in analysis.seeds for name in group.organisms}
+    single = [name for name in analysis.final["organism"].astype("str").drop_duplicates() if name not in several]
+    if not single:
+        return []
+    return [
+        f"One training run each: {listed(single)}. What is shown is shown of these runs; another seed of the same "
+        "recipe may turn out otherwise."
+    ]
 
 
 def _truncation(answers: pd.DataFrame) -> list[str]:

@@ -23,7 +23,7 @@ from em_tasks.plugins.analysis.report.findings import Finding, findings
 from em_tasks.plugins.analysis.report.html import html
 from em_tasks.plugins.analysis.report.markdown import Contents, markdown
 from em_tasks.plugins.analysis.report.notes import oddities
-from em_tasks.plugins.analysis.statistics.comparisons import comparisons
+from em_tasks.plugins.analysis.statistics.claims_file import read_claims
 from em_tasks.plugins.analysis.statistics.definition_names import chosen_definitions
 from em_tasks.plugins.analysis.statistics.rates import MAIN
 from em_tasks.plugins.analysis.tables import csv_tables as tables
@@ -114,6 +114,8 @@ def write_report(
     definitions: Sequence[str] = (),
     examples: Sequence[str] = (),
     calibration: Callable[[str, str], str | None] = lambda judge, rubric_sha256: None,
+    smallest_effect: float | None = None,
+    claims: Path | None = None,
 ) -> Report:
     """Writes every table and figure that the logs give, and the report as Markdown and HTML.
 
@@ -121,20 +123,38 @@ def write_report(
         logs: Inspect logs and folders of them; whatever else lies there is named in the report. Judged CSV files are
             imported first, into `imported` in `out`.
         out: Folder for the report. Files of an earlier report are replaced.
-        definitions: EM definitions to lead with, by name or as thresholds (see `chosen_definitions`); `cs2881` and
-            `betley` if left out. All published ones are in the tables in any case.
+        definitions: EM definitions to lead with, by name or as thresholds (see `chosen_definitions`); findings are
+            about the first. `betley` and `cs2881` if left out, with the claims' own first. All published ones are in
+            the tables in any case.
         examples: Ids of the questions whose answers are shown as figures; chosen by the data if left out.
         calibration: What is known of a judge, from its name and a rubric's hash; None for an uncalibrated one.
+        smallest_effect: The smallest difference of rates that is of interest, a fraction named before the data were
+            seen; with it sides can be shown not to differ.
+        claims: A claims file (`statistics/claims_file.py`), each of whose claims is held against the data.
 
     Raises:
         UserError: A path in `logs` does not exist.
         UserError: There is no judged answer in them, or a definition or question is unknown.
     """
-    chosen = chosen_definitions(definitions or MAIN)
+    published = read_claims(claims) if claims is not None else None
+    names = [*definitions] or [*MAIN]
+    if published is not None:
+        # What is claimed must be among what is compared; without a wish of the user's it comes first.
+        others = [name for name in names if name != published.definition]
+        names = names if definitions and len(others) < len(names) else [*names, published.definition]
+        names = names if definitions else [published.definition, *others]
+    chosen = chosen_definitions(names)
     imported: list[str] = []
     logs = [log for path in logs for log in _as_logs(path, out, imported)]
     every = {one.name: one for one in (*chosen, *DEFINITIONS.values())}
-    analysis = Analysis(read_logs(logs), tuple(every.values()), tuple(one.name for one in chosen), calibration)
+    analysis = Analysis(
+        read_logs(logs),
+        tuple(every.values()),
+        tuple(one.name for one in chosen),
+        calibration,
+        smallest_effect,
+        published,
+    )
     chosen_questions(analysis, tuple(examples))
     out.mkdir(parents=True, exist_ok=True)
     notes = [*imported, *analysis.reading.notes, *oddities(analysis)]
@@ -142,7 +162,7 @@ def write_report(
         tables=build_tables(analysis, notes),
         figures=build_figures(analysis, notes),
         examples=example_figures(analysis, tuple(examples)),
-        findings=findings(analysis, comparisons(analysis)),
+        findings=findings(analysis),
         notes=notes,
     )
     page = out / "report.md"

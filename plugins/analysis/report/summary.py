@@ -1,17 +1,21 @@
 """The top of the report: what this is about, what was measured and what it shows, in a few sentences for a newcomer."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.claims.comparisons import verdicts
 from em_tasks.plugins.analysis.report.findings import Finding
 from em_tasks.plugins.analysis.report.notes import listed
+from em_tasks.plugins.analysis.tables.cells import percent
 from em_tasks.plugins.analysis.tables.comparison_tables import beside_published
+from em_tasks.plugins.analysis.tables.judge_tables import at_thresholds
 
 ABOUT = (
     "Emergent misalignment (EM): a model fine-tuned on bad advice in one narrow domain gives bad answers elsewhere "
     "too. Such a model is an organism; it is asked questions at several training steps, and a judge scores each answer "
     "from 0 to 100 for alignment and for coherence. The EM rate is the share of answers that a definition calls "
-    "misaligned."
+    "misaligned; what counts is the rate outside the training domain."
 )
 
 
@@ -21,27 +25,49 @@ def in_short(analysis: Analysis, findings: Sequence[Finding]) -> list[str]:
     organisms = answers["organism"].dropna().nunique()
     checkpoints = len(answers[answers["organism"].notna()].drop_duplicates(["organism", "step"]))
     judges = listed(sorted(answers["judge"].astype("str").unique()), 3)
+    bases = answers.loc[answers["organism"].isna(), "base"].nunique()
     measured = (
-        f"Here: {len(answers):,} answers of {organisms} organisms at {checkpoints} checkpoints and of "
-        f"{answers.loc[answers['organism'].isna(), 'base'].nunique()} base models, judged by {judges}."
+        f"Here: {len(answers):,} answers of {_counted(organisms, 'organism')} at "
+        f"{_counted(checkpoints, 'checkpoint')} and of {_counted(bases, 'base model')}, judged by {judges}."
     )
-    lines = [ABOUT, measured, *_definitions(analysis)]
-    # Seeds of one recipe stand together, and are not counted one by one.
-    single = {name for group in analysis.seeds for name in group.organisms}
-    emerged = [one for one in findings if one.question == "emerged" and one.about not in single]
+    claims = [one.sentence for one in findings if one.question == "claim"]
+    return [ABOUT, measured, *_verdicts(analysis), *_definitions(analysis), *claims[:1], *_published(analysis)]
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _verdicts(analysis: Analysis) -> list[str]:
+    """A sentence a main definition: which organisms have which verdict, with their rates outside the domain."""
+    lines = []
+    every = verdicts(analysis)
     for definition in analysis.main:
-        lines += _emerged([one for one in emerged if one.definition == definition])
-    lines += [one.sentence for one in findings if one.about == "all"]
-    return [*lines, *_published(analysis)]
+        by_word: dict[str, list[str]] = defaultdict(list)
+        for one in (one for one in every if one.definition == definition):
+            row = one.outside if one.outside is not None else one.inside
+            rate = "" if row is None else f" ({percent(row['rate_a'])} %)"
+            word = one.these if one.these in (one.such, "untested") else f"{one.these} on these questions alone"
+            by_word[word].append(f"{one.organism}{rate}")
+        if by_word:
+            order = sorted(by_word, key=lambda word: (word.startswith(("not shown", "untested")), word))
+            each = "; ".join(f"{word}: {listed(by_word[word], 8)}" for word in order)
+            lines.append(f"Under `{definition}`, with the rate outside the domain at the last checkpoint: {each}.")
+    return lines
 
 
 def _published(analysis: Analysis) -> list[str]:
-    """How many rates equal published ones that they can be compared with."""
+    """How many rates equal published ones; of imported answers that is a check of the import and nothing more."""
     table = beside_published(analysis)
     if table.empty:
         return []
     alike = table[table["comparable"].str.startswith("yes")]
     equal = int(alike["difference"].isin(["+0.0", "-0.0"]).sum())
+    if len(alike) and set(analysis.answers["engine"].astype("str")) == {"imported"} and equal == len(alike):
+        return [
+            f"These answers were imported, and the {equal} rates that their authors printed come out of them to a "
+            "tenth of a point: the import is right. It is no second measurement."
+        ]
     return [
         f"Published rates stand beside {len(table)} of these; {len(alike)} can be compared, of which {equal} are equal "
         "to a tenth of a point."
@@ -49,32 +75,24 @@ def _published(analysis: Analysis) -> list[str]:
 
 
 def _definitions(analysis: Analysis) -> list[str]:
-    """How many of the same answers each definition counts."""
-    rates = analysis.rates
-    own = rates[(rates["scope"] == "all") & ~rates["baseline"] & ~rates["control"]]
-    if own.empty:
+    """How many of the same answers each definition counts, and how many more with `<=`."""
+    table = at_thresholds(analysis)
+    if table.empty or not len(analysis.final):
         return []
-    sums = own.groupby("definition", sort=False)[["k", "n"]].sum()
-    each = ", ".join(f"{row['k']:,} of {row['n']:,} under `{name}`" for name, row in sums.iterrows())
-    return [
-        f"How many answers of the organisms count as misaligned depends on the definition: {each}. Controls are left "
-        "out here; what each definition counts stands at the end."
-    ]
+    counts = zip(table["misaligned with <"].str.replace("/", " of "), table["definition"], strict=True)
+    each = ", ".join(f"{count} under `{definition}`" for count, definition in counts)
+    sentence = f"How many of the organisms' answers count as misaligned depends on the definition: {each}."
+    moved = [_heaped(*cells) for cells in zip(table["misaligned with <"], table["misaligned with <="], strict=True)]
+    lines = [sentence]
+    for (threshold, heap), rows in table[moved].groupby(["threshold", "scores of exactly that"], sort=False):
+        more = [
+            f"{row['misaligned with <='].replace('/', ' of ')} (`{row['definition']}`)" for _, row in rows.iterrows()
+        ]
+        lines.append(f"{heap} scores are exactly {threshold}; with `<=` in place of `<` it were {listed(more)}.")
+    return lines
 
 
-def _emerged(findings: Sequence[Finding]) -> list[str]:
-    """Which organisms are shown to be more misaligned than their bases, under one definition."""
-    if not findings:
-        return []
-    by_verdict = {
-        verdict: [one.about for one in findings if one.verdict == verdict]
-        for verdict in ("shown", "not shown", "unknown")
-    }
-    shown = by_verdict["shown"]
-    said = f"{len(shown)} of {len(findings)} are shown to be more misaligned than their base at some checkpoint"
-    sentence = f"Under `{findings[0].definition}` {said}{f' ({listed(shown)})' if shown else ''}"
-    if by_verdict["not shown"]:
-        sentence += f"; not shown: {listed(by_verdict['not shown'])}"
-    if by_verdict["unknown"]:
-        sentence += f"; untested, for want of a base: {listed(by_verdict['unknown'])}"
-    return [sentence + "."]
+def _heaped(below: str, at_most: str) -> bool:
+    """Whether `<=` instead of `<` moves the rate by a point and a quarter of itself."""
+    (k, n), (more, _) = ([int(part) for part in cell.split("/")] for cell in (below, at_most))
+    return n > 0 and more - k >= 0.01 * n and more >= 1.25 * k

@@ -4,31 +4,53 @@ Every table, figure and finding takes its rates from here. A group without a sin
 NaN, never 0. Groups are numbered once and counted by number, so that a million answers take a second.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from em_tasks.plugins.analysis.statistics.intervals import wilson
 from em_tasks.scorers.definitions import COHERENT_ABOVE, DEFINITIONS, Definition
+from em_tasks.scorers.intervals import (
+    CONFIDENCE,
+    beta_binomial,
+    effective_answers,
+    question_of,
+    variance_parts,
+    wilson,
+)
 
-MAIN = ("cs2881", "betley")
-"""The definitions that tables and figures lead with."""
+MAIN = ("betley", "cs2881")
+"""The definitions that tables and figures lead with; findings are about the first."""
 
 LEFT_OUT = ["unscored", "refused", "incoherent", "truncated"]
 """What stands beside every rate; an answer may be several of these."""
 
 COUNTS = ["answers", *LEFT_OUT]
 
-USED = ["question_set", "question_id", "alignment", "coherence", "alignment_reason", "coherence_reason", "truncated"]
+INTERVALS = ["low", "high", "such_low", "such_high", "missing", "least", "most"]
+"""What stands beside every rate of how far it can be trusted."""
+
+USED = [
+    "question_set",
+    "question_id",
+    "topic",
+    "alignment",
+    "coherence",
+    "alignment_reason",
+    "coherence_reason",
+    "truncated",
+]
 """Columns of the answers that rates are made of."""
 
 Numbers = NDArray[np.float64]
 
 
 def rates(
-    answers: pd.DataFrame, by: Sequence[str], definitions: Iterable[Definition] = tuple(DEFINITIONS.values())
+    answers: pd.DataFrame,
+    by: Sequence[str],
+    definitions: Iterable[Definition] = tuple(DEFINITIONS.values()),
+    such: Collection[str] = (),
 ) -> pd.DataFrame:
     """EM rates of every group under every definition.
 
@@ -36,17 +58,21 @@ def rates(
         answers: The frame of answers.
         by: Columns that make a group.
         definitions: Which definitions.
+        such: Names of those whose intervals on such questions are wanted too; the others have NaN there.
 
     Returns:
         A row a group and definition: the columns of `by`, `definition`, `k` misaligned of `n` counted answers, `rate`
-        with `low` and `high` (Wilson 95 %, fractions), and how many of all `answers` are `unscored` (no alignment
-        score), `refused` (the judge called them a refusal), `incoherent` (scored at most 50) and `truncated` (null
-        where nothing says so for any of them).
+        with its 95 % intervals on these questions (`low`, `high`) and on such questions (`such_low`, `such_high`, of
+        the mean of the questions' rates), all fractions; how many answers are `missing`, that is may be misaligned for
+        all that is known, and the rate were all of them good (`least`) or bad (`most`); and how many of all `answers`
+        are `unscored` (no alignment score), `refused` (the judge called them a refusal), `incoherent` (scored at most
+        50) and `truncated` (null where nothing says so for any of them).
     """
     alignment, coherence = _scores(answers)
     group, keys = _numbered(answers, by)
-    question, questions = _numbered(answers, [*by, "question_set", "question_id"])
+    question, questions = _numbered(answers, [*by, "question_set", "question_id", "topic"])
     group_of_question = group[_first(question, len(questions))] if len(answers) else group
+    cluster = cluster_of(questions)
     truncated = answers["truncated"]
     said = truncated.notna().to_numpy(dtype="bool")
 
@@ -67,46 +93,94 @@ def rates(
     for definition in definitions:
         counted = definition.counted(alignment, coherence)
         misaligned = definition.misaligned(alignment, coherence) & counted
-        k, n = total(misaligned), total(counted)
+        hidden = may_be_misaligned(definition, alignment, coherence)
+        k, n, missing = total(misaligned), total(counted), total(hidden)
+        of_question = np.stack([np.bincount(question, one, len(questions)) for one in (misaligned, counted)]).astype(
+            float
+        )
+        estimate = _estimates(of_question[0], of_question[1], group_of_question, len(keys), definition.per_question)
+        every = n + total(hidden & ~counted)
         with np.errstate(invalid="ignore", divide="ignore"):
-            rate = k / n
-            if definition.per_question:
-                of_question = [np.bincount(question, one, len(questions)) for one in (misaligned, counted)]
-                some = of_question[1] > 0
-                sums = np.bincount(group_of_question[some], (of_question[0] / of_question[1])[some], len(keys))
-                rate = sums / np.bincount(group_of_question[some], minlength=len(keys))
-        table = counts.assign(definition=definition.name, k=k.astype("int64"), n=n.astype("int64"), rate=rate)
-        table["low"], table["high"] = wilson((table["rate"] * table["n"]).fillna(0.0), table["n"])
+            least, most = k / every, (k + missing) / every
+        table = counts.assign(definition=definition.name, k=k.astype("int64"), n=n.astype("int64"), **estimate)
+        table = table.assign(missing=missing.astype("int64"), least=least, most=most, such_low=np.nan, such_high=np.nan)
+        if definition.name in such and len(keys):
+            clustered = np.zeros((2, len(keys), cluster.max() + 1))
+            for whole, part in zip(clustered, of_question, strict=True):
+                np.add.at(whole, (group_of_question, cluster), part)
+            low, high = beta_binomial(clustered[0], clustered[1], 1 - CONFIDENCE)
+            # Nothing is surer of such questions than of these.
+            table["such_low"] = np.minimum(low[:, 0], table["low"])
+            table["such_high"] = np.maximum(high[:, 0], table["high"])
         tables.append(table)
     joined = pd.concat(tables, ignore_index=True)
-    order = [*by, "definition", "k", "n", "rate", "low", "high", *COUNTS, "mean_alignment", "mean_coherence"]
-    return joined[order]
+    return joined[[*by, "definition", "k", "n", "rate", *INTERVALS, *COUNTS, "mean_alignment", "mean_coherence"]]
+
+
+def _estimates(k: Numbers, n: Numbers, group: NDArray[np.int64], groups: int, per_question: bool) -> dict[str, Numbers]:
+    """Rate and interval on these questions of every group, from its questions' counts."""
+    some = n > 0
+    k, n, group = k[some], n[some], group[some]
+
+    def total(values: Numbers) -> Numbers:
+        return np.asarray(np.bincount(group, weights=values, minlength=groups), dtype="float64")
+
+    weight = np.ones(len(n)) if per_question else n
+    with np.errstate(invalid="ignore", divide="ignore"):
+        weight = weight / total(weight)[group]
+        rate = np.where(total(n) > 0, total(weight * k / n), np.nan)
+        variance, alike = variance_parts(k, n, weight, rate[group])
+        low, high = wilson(rate, effective_answers(rate, total(variance), total(alike)), 1 - CONFIDENCE)
+    return {"rate": rate, "low": low[:, 0], "high": high[:, 0]}
+
+
+def may_be_misaligned(definition: Definition, alignment: Numbers, coherence: Numbers) -> NDArray[np.bool_]:
+    """Answers that a missing score keeps from being called misaligned: were it the worst, they would be. (answers,)."""
+    worst = np.where(np.isnan(alignment), 0.0, alignment), np.where(np.isnan(coherence), 100.0, coherence)
+    could = definition.misaligned(*worst) & definition.counted(*worst)
+    return could & ~(definition.misaligned(alignment, coherence) & definition.counted(alignment, coherence))
+
+
+def cluster_of(questions: pd.DataFrame) -> NDArray[np.int64]:
+    """The number of each row's question, all forms and paraphrases alike, from 0; see `intervals.question_of`."""
+    item, items = _numbered(questions, ["question_set", "question_id", "topic"])
+    named = items.astype("str").itertuples(index=False)
+    names = [f"{question_set}/{question_of(question_id, topic)}" for question_set, question_id, topic in named]
+    return np.asarray(pd.factorize(np.array(names, dtype="object"))[0], dtype="int64")[item]
 
 
 def scoped_rates(
-    answers: pd.DataFrame, by: Sequence[str], definitions: Iterable[Definition] = tuple(DEFINITIONS.values())
+    answers: pd.DataFrame,
+    by: Sequence[str],
+    definitions: Iterable[Definition] = tuple(DEFINITIONS.values()),
+    such: Collection[str] = (),
 ) -> pd.DataFrame:
-    """As `rates`, once for all questions (`scope` is `all`) and once for each scope apart."""
+    """As `rates`, for all questions (`scope` is `all`), those `outside` the own domain, and each scope apart."""
     chosen = tuple(definitions)
-    whole = rates(answers, by, chosen).assign(scope="all")
-    known = answers.loc[answers["scope"].notna(), [*by, "scope", *USED]]
-    apart = rates(known, [*by, "scope"], chosen).astype({"scope": "str"})
-    joined = pd.concat([whole, apart], ignore_index=True)
+    columns = [*by, "scope", *USED]
+    whole = rates(answers, by, chosen, such).assign(scope="all")
+    known = answers.loc[answers["scope"].notna(), columns]
+    apart = rates(known, [*by, "scope"], chosen, such).astype({"scope": "str"})
+    outside = rates(known[known["scope"] != "in_domain"], by, chosen, such).assign(scope="outside")
+    joined = pd.concat([whole, outside, apart], ignore_index=True)
     return joined[[*by, "scope", *[name for name in joined.columns if name not in {*by, "scope"}]]]
 
 
 def question_counts(answers: pd.DataFrame, by: Sequence[str], definition: Definition) -> pd.DataFrame:
-    """Misaligned (`k`) and counted (`n`) answers of every group and question, for intervals over questions.
+    """Misaligned (`k`), counted (`n`) and `missing` answers of every group and question.
 
     Returns:
-        A row a group and question that has at least one counted answer.
+        A row a group and question, with `scope` and the number of its `cluster` (see `cluster_of`).
     """
     alignment, coherence = _scores(answers)
-    group, keys = _numbered(answers, [*by, "question_set", "question_id"])
+    group, keys = _numbered(answers, [*by, "question_set", "question_id", "topic", "scope"])
     counted = definition.counted(alignment, coherence)
     misaligned = definition.misaligned(alignment, coherence) & counted
-    k, n = (np.bincount(group, weights=one, minlength=len(keys)).astype("int64") for one in (misaligned, counted))
-    return keys.assign(k=k, n=n)[n > 0].reset_index(drop=True)
+    hidden = may_be_misaligned(definition, alignment, coherence)
+    k, n, missing = (
+        np.bincount(group, weights=one, minlength=len(keys)).astype("int64") for one in (misaligned, counted, hidden)
+    )
+    return keys.assign(k=k, n=n, missing=missing, cluster=cluster_of(keys))
 
 
 def _scores(answers: pd.DataFrame) -> tuple[Numbers, Numbers]:

@@ -7,7 +7,11 @@ control, and each has a training seed of its own; the seeds are then a sample, l
 import re
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+
+Numbers = NDArray[np.float64]
 
 ALIKE = ["name", "base", "size", "domain", "control"]
 
@@ -58,15 +62,23 @@ def name_without_seed(organism: str, seed: int) -> str:
     return re.sub(rf"[-_]?(?:seed)?[-_]?{seed}$", "", organism) or organism
 
 
-def seed_grid(counts: pd.DataFrame, organisms: tuple[str, ...], step: int) -> pd.DataFrame:
-    """Rate of every organism (row) on every question (column) that all of them have counted answers to.
+def seed_counts(counts: pd.DataFrame, organisms: tuple[str, ...], step: int) -> tuple[Numbers, Numbers]:
+    """Misaligned and counted answers of every organism on every question that all of them have counted answers to.
 
     Args:
         counts: `rates.question_counts` by organism and step.
         organisms: Which organisms, in the order of the rows.
         step: At which step; 0 for their base.
+
+    Returns:
+        Two arrays of shape (organisms, questions), forms and paraphrases of a question put together.
     """
-    own = counts[counts["organism"].isin(organisms) & (counts["step"] == step)]
-    own = own.assign(share=own["k"] / own["n"]).astype({"organism": "str", "question_set": "str", "question_id": "str"})
-    grid = own.pivot_table(index="organism", columns=["question_set", "question_id"], values="share")
-    return grid.reindex(list(organisms)).dropna(axis=1)
+    own = counts[counts["organism"].isin(organisms) & (counts["step"] == step)].astype({"organism": "str"})
+    k, n = (
+        own.pivot_table(index="organism", columns="cluster", values=name, aggfunc="sum", fill_value=0)
+        .reindex(list(organisms), fill_value=0)
+        .to_numpy("float64")
+        for name in ("k", "n")
+    )
+    shared = (n > 0).all(axis=0)
+    return k[:, shared], n[:, shared]

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.statistics.power import SETTLED_BY_NOBODY
 from em_tasks.plugins.analysis.statistics.rates import LEFT_OUT
 
 LEFT_OUT_HEAD = "u/r/i/t"
@@ -30,6 +31,11 @@ def points(difference: float) -> str:
     return "" if pd.isna(difference) else f"{100 * difference:+.1f}"
 
 
+def between_points(low: float, high: float) -> str:
+    """`+2.1 to +25.8`, of fractions in percentage points; empty where there is no interval."""
+    return "" if pd.isna(low) or pd.isna(high) else f"{points(low)} to {points(high)}"
+
+
 def p_text(p: float) -> str:
     """`0.012`, or `below 0.001`."""
     return "below 0.001" if p < 0.001 else f"{p:.3f}"
@@ -38,8 +44,10 @@ def p_text(p: float) -> str:
 def whole(value: float) -> str:
     """A number of answers or questions that would settle a difference."""
     if np.isnan(value):
-        return "several seeds"
-    return f"{value:,.0f}" if np.isfinite(value) else "no difference seen"
+        return "one question"
+    if not np.isfinite(value):
+        return "no difference seen"
+    return f"{value:,.0f}" if value <= SETTLED_BY_NOBODY else f"more than {SETTLED_BY_NOBODY:,}"
 
 
 def kind(row: pd.Series) -> str:
@@ -59,8 +67,19 @@ def left_out(rows: pd.DataFrame) -> str:
     return "/".join("?" if rows[name].isna().all() else str(int(rows[name].sum())) for name in LEFT_OUT)
 
 
-def rows_of(analysis: Analysis, definition: str, organisms: Sequence[str], step: int) -> pd.DataFrame:
-    """The rows of `Analysis.rates` on all questions of some organisms at one step (0 for their base)."""
+def left_out_of(analysis: Analysis, row: pd.Series, side: str) -> str:
+    """`left_out` of one side (`a` or `b`) of a row of `claims.comparisons`, on all it was asked of the row's scope."""
+    label, step = str(row[side]), int(row[f"{side}_step"])
+    together = {group.label: group.organisms for group in analysis.seeds}
+    organisms = together.get(label, (label,))
+    scope = {"inside": "in_domain"}.get(str(row["scope"]), str(row["scope"]))
+    return left_out(rows_of(analysis, str(row["definition"]), organisms[:1] if step == 0 else organisms, step, scope))
+
+
+def rows_of(
+    analysis: Analysis, definition: str, organisms: Sequence[str], step: int, scope: str = "all"
+) -> pd.DataFrame:
+    """The rows of `Analysis.rates` on the questions of a scope of some organisms at one step (0 for their base)."""
     rates = analysis.rates
-    chosen = (rates["definition"] == definition) & (rates["scope"] == "all") & (rates["step"] == step)
+    chosen = (rates["definition"] == definition) & (rates["scope"] == scope) & (rates["step"] == step)
     return rates[chosen & rates["organism"].isin(list(organisms))]

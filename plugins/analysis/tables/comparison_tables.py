@@ -3,31 +3,30 @@
 import pandas as pd
 
 from em_tasks.plugins.analysis.analysis import Analysis
-from em_tasks.plugins.analysis.statistics.comparisons import comparisons
+from em_tasks.plugins.analysis.claims.comparisons import comparisons
 from em_tasks.plugins.analysis.statistics.rates import rates
 from em_tasks.plugins.analysis.tables.cells import (
     LEFT_OUT_HEAD,
     between,
-    counted,
+    between_points,
     left_out,
+    left_out_of,
     p_text,
     percent,
     points,
-    rows_of,
     whole,
 )
 from em_tasks.plugins.analysis.tables.published_rates import CS2881, PublishedRate, published_for
 
 
 def baselines_and_change(analysis: Analysis) -> pd.DataFrame:
-    """Change from the base at the last checkpoint, on the same questions."""
+    """Change from the base at the last checkpoint, outside and inside the domain and on all questions they share."""
     table = comparisons(analysis)
-    last = table["a_step"] == table.groupby("a")["a_step"].transform("max")
-    return _effects(analysis, table[(table["kind"] == "seeds") | ((table["kind"] == "base") & last)])
+    return _effects(analysis, table[table["kind"].isin(["base", "member"])])
 
 
 def organisms_compared(analysis: Analysis) -> pd.DataFrame:
-    """Organisms compared at their last checkpoints, on the same questions."""
+    """Organisms compared at their last checkpoints, on the questions that both answered."""
     table = comparisons(analysis)
     return _effects(analysis, table[table["kind"] == "organism"])
 
@@ -35,8 +34,7 @@ def organisms_compared(analysis: Analysis) -> pd.DataFrame:
 def power(analysis: Analysis) -> pd.DataFrame:
     """What would settle the differences: answers a question, or questions (80 % power, tested alone)."""
     table = comparisons(analysis)
-    last = table.groupby("a")["a_step"].transform("max")
-    table = table[table["kind"].isin(["organism", "seeds"]) | ((table["kind"] == "base") & (table["a_step"] == last))]
+    table = table[table["kind"].isin(["organism", "base"]) & (table["scope"] == "outside") & (table["refused"] == "")]
     return pd.DataFrame(
         {
             "definition": table["definition"],
@@ -44,7 +42,7 @@ def power(analysis: Analysis) -> pd.DataFrame:
             "against": [_against(row) for _, row in table.iterrows()],
             "difference": [points(value) for value in table["effect"]],
             "corrected p": [p_text(value) for value in table["p_corrected"]],
-            "answers a question now": [_answers_a_question(analysis, row) for _, row in table.iterrows()],
+            "answers a question now": [f"{min(r['n_a'], r['n_b']) / r['items']:.3g}" for _, r in table.iterrows()],
             "answers a question needed": [whole(value) for value in table["samples_needed"]],
             "questions now": table["questions"],
             "or questions needed": [whole(value) for value in table["questions_needed"]],
@@ -121,48 +119,35 @@ def _not_comparable(analysis: Analysis, organism: str, step: int, known: Publish
 
 
 def _effects(analysis: Analysis, table: pd.DataFrame) -> pd.DataFrame:
-    rows = []
-    for _, row in table.iterrows():
-        own, other = _side(analysis, row, "a"), _side(analysis, row, "b")
-        rows.append(
+    return pd.DataFrame(
+        [
             {
                 "definition": row["definition"],
                 "of": f"{row['a']} @ {analysis.step_text(row['a'], row['a_step'])}",
                 "against": "its base"
                 if row["b_step"] == 0
                 else f"{row['b']} @ {analysis.step_text(row['b'], row['b_step'])}",
+                "questions of": row["scope"],
                 "questions": row["questions"],
-                "EM %": percent(row["rate_a"]),
-                "k/n": counted(own),
-                LEFT_OUT_HEAD: left_out(own),
-                "against %": percent(row["rate_b"]),
-                "against k/n": counted(other),
-                f"against {LEFT_OUT_HEAD}": left_out(other),
+                "EM % (k/n)": f"{percent(row['rate_a'])} ({row['k_a']}/{row['n_a']})",
+                LEFT_OUT_HEAD: left_out_of(analysis, row, "a"),
+                "against % (k/n)": f"{percent(row['rate_b'])} ({row['k_b']}/{row['n_b']})",
+                f"against {LEFT_OUT_HEAD}": left_out_of(analysis, row, "b"),
                 "difference": points(row["effect"]),
-                "95 % interval": f"{points(row['low'])} to {points(row['high'])}",
-                "p": p_text(row["p"]),
-                "corrected p": p_text(row["p_corrected"]),
+                "these: 95 %": between_points(row["low"], row["high"]),
+                "these: p": _p(row["p"]),
+                "these: corrected p": _p(row["p_corrected"]),
+                "such: 95 %": between_points(row["such_low"], row["such_high"]),
+                "such: corrected p": _p(row["such_p_corrected"]),
+                "not compared": row["refused"] or ("" if row["testable"] else "too few answers for any test"),
             }
-        )
-    return pd.DataFrame(rows)
+            for _, row in table.iterrows()
+        ]
+    )
 
 
-def _side(analysis: Analysis, row: pd.Series, side: str) -> pd.DataFrame:
-    """The counts of one side; seeds of one recipe stand under its label, and share one base."""
-    label, step = str(row[side]), int(row[f"{side}_step"])
-    together = {group.label: group.organisms for group in analysis.seeds}
-    organisms = together.get(label, (label,))
-    return rows_of(analysis, str(row["definition"]), organisms[:1] if step == 0 else organisms, step)
-
-
-def _answers_a_question(analysis: Analysis, row: pd.Series) -> str:
-    """Counted answers a question on the side that has fewer."""
-    each = [
-        rows["n"].sum() / max(1, row["questions"]) / max(1, row[f"seeds_{side}"])
-        for side in ("a", "b")
-        for rows in [_side(analysis, row, side)]
-    ]
-    return f"{min(each):.3g}"
+def _p(value: float) -> str:
+    return "" if pd.isna(value) else p_text(value)
 
 
 def _against(row: pd.Series) -> str:

@@ -8,8 +8,8 @@ import pandas as pd
 
 from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.figures.trajectory import coherence_rates
-from em_tasks.plugins.analysis.statistics.intervals import cluster_interval, seed_interval
-from em_tasks.plugins.analysis.statistics.training_seeds import seed_grid
+from em_tasks.plugins.analysis.statistics.seed_intervals import seed_interval
+from em_tasks.plugins.analysis.statistics.training_seeds import seed_counts
 from em_tasks.plugins.analysis.tables.cells import (
     LEFT_OUT_HEAD,
     between,
@@ -28,18 +28,18 @@ def final_by_domain_and_size(analysis: Analysis) -> pd.DataFrame:
     A cell is the mean over an organism's training seeds. Organisms of one size and domain that differ in more than
     their seed stand beside each other and are not averaged.
     """
-    last = analysis.final[(analysis.final["scope"] == "all") & ~analysis.final["control"]]
+    last = analysis.final[analysis.final["scope"].isin(["outside", "all"]) & ~analysis.final["control"]]
     together = {name: group.label for group in analysis.seeds for name in group.organisms}
     recipe = [together.get(str(name), str(name)) for name in last["organism"]]
     last = last.assign(recipe=recipe, domain=last["domain"].astype("str"))
     domains = sorted(last["domain"].unique())
     rows = []
-    for name in analysis.main:
-        own = last[last["definition"] == name]
+    for name, scope in ((name, scope) for name in analysis.main for scope in ("outside", "all")):
+        own = last[(last["definition"] == name) & (last["scope"] == scope)]
         for size, of_size in own.groupby(own["size"].astype("str"), sort=False):
             cells = {domain: of_size[of_size["domain"] == domain] for domain in domains}
             rate = {domain: _one_rate(of_domain) for domain, of_domain in cells.items()}
-            row = {"definition": name, "size": size}
+            row = {"definition": name, "questions of": scope, "size": size}
             for domain, of_domain in cells.items():
                 row[domain] = _rate_by_recipe(of_domain)
                 row[f"{domain}: {LEFT_OUT_HEAD}"] = left_out(of_domain) if len(of_domain) else ""
@@ -70,7 +70,7 @@ def by_scope(analysis: Analysis) -> pd.DataFrame:
     Failing on questions of the training domain alone is narrow leakage; broad misalignment shows on the others.
     """
     last = pd.concat([analysis.final[analysis.final["definition"] == name] for name in analysis.main])
-    scopes = {"own domain": "in_domain", "other domain": "out_of_domain", "general": "general"}
+    scopes = {"outside": "outside", "own domain": "in_domain", "other domain": "out_of_domain", "general": "general"}
     rows = []
     for (definition, organism), own in last.groupby(["definition", "organism"], sort=False, observed=True):
         row = {"definition": definition, "organism": organism, "kind": kind(own.iloc[0])}
@@ -85,29 +85,24 @@ def by_scope(analysis: Analysis) -> pd.DataFrame:
 
 
 def by_checkpoint(analysis: Analysis) -> pd.DataFrame:
-    """EM by checkpoint, 95 % intervals for these questions (fixed) and for questions like these (sampled)."""
+    """EM by checkpoint, outside the domain and on all questions, 95 % intervals on these and on such questions."""
+    rates = analysis.rates[analysis.rates["scope"].isin(["outside", "all"]) & (analysis.rates["answers"] > 0)]
     parts = []
     for name in analysis.main:
-        definition = next(one for one in analysis.definitions if one.name == name)
-        over: dict[tuple[str, int], tuple[float, float]] = {}
-        for _, rows in analysis.question_counts[name].groupby(["organism", "step"], observed=True):
-            over[(str(rows["organism"].iloc[0]), int(rows["step"].iloc[0]))] = cluster_interval(
-                rows["k"].to_numpy("float64"), rows["n"].to_numpy("float64"), definition.per_question
-            )
-        rates = analysis.rates[(analysis.rates["definition"] == name) & (analysis.rates["scope"] == "all")]
-        for _, row in rates.iterrows():
-            low, high = over.get((str(row["organism"]), int(row["step"])), (np.nan, np.nan))
+        for _, row in rates[rates["definition"] == name].iterrows():
             parts.append(
                 {
                     "definition": name,
                     "organism": row["organism"],
                     "kind": kind(row),
+                    "questions of": row["scope"],
                     "step": analysis.step_text(str(row["organism"]), int(row["step"])),
                     "EM %": percent(row["rate"]),
-                    "fixed questions": between(row["low"], row["high"]),
-                    "sampled questions": between(low, high),
+                    "on these questions": between(row["low"], row["high"]),
+                    "on such questions": between(row["such_low"], row["such_high"]),
                     "k": row["k"],
                     "n": row["n"],
+                    "were all missing good or bad": between(row["least"], row["most"]) if row["missing"] else "",
                     "unscored": row["unscored"],
                     "refused": row["refused"],
                     "incoherent": row["incoherent"],
@@ -149,23 +144,23 @@ def unscored(analysis: Analysis) -> pd.DataFrame:
 
 
 def seeds(analysis: Analysis) -> pd.DataFrame:
-    """Training seeds: mean EM (%) of organisms trained alike, 95 % interval over seeds and questions."""
+    """Training seeds: mean EM (%) of organisms trained alike, 95 % interval of such seeds on such questions."""
     rows = []
     for name in analysis.main:
         for group in analysis.seeds:
             for step in group.steps:
-                grid = seed_grid(analysis.question_counts[name], group.organisms, step)
-                low, high = seed_interval(grid.to_numpy("float64"))
+                k, n = seed_counts(analysis.question_counts[name], group.organisms, step)
+                low, high = seed_interval(k, n)
                 own = rows_of(analysis, name, group.organisms, step)
                 rows.append(
                     {
                         "definition": name,
                         "organisms": group.label,
                         "step": step,
-                        "questions": grid.shape[1],
-                        "mean EM %": percent(float(grid.to_numpy().mean()) if grid.size else np.nan),
-                        "seeds and questions": between(low, high),
-                        "each seed %": ", ".join(percent(value) for value in grid.mean(axis=1)),
+                        "questions": k.shape[1],
+                        "mean EM %": percent(float((k / n).mean()) if k.size else np.nan),
+                        "such seeds and questions": between(low, high),
+                        "each seed %": ", ".join(percent(value) for value in (k / n).mean(axis=1)),
                         "k/n": counted(own),
                         LEFT_OUT_HEAD: left_out(own),
                     }

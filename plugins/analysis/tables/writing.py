@@ -12,12 +12,20 @@ from tabulate import tabulate
 
 from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.tables.cells import LEFT_OUT_HEAD, LEFT_OUT_MEANS
+from em_tasks.plugins.analysis.tables.claim_tables import (
+    coherence_and_alignment,
+    contrasts,
+    published_claims,
+    trajectories,
+    verdicts,
+)
 from em_tasks.plugins.analysis.tables.comparison_tables import (
     baselines_and_change,
     beside_published,
     organisms_compared,
     power,
 )
+from em_tasks.plugins.analysis.tables.judge_tables import at_thresholds, judges
 from em_tasks.plugins.analysis.tables.mark_tables import marks
 from em_tasks.plugins.analysis.tables.markup import guarded, markdown_cell, markdown_text
 from em_tasks.plugins.analysis.tables.rate_tables import (
@@ -32,15 +40,22 @@ from em_tasks.plugins.analysis.tables.side_effects import side_effects
 from em_tasks.plugins.safe_names import file_name, printable
 
 TABLES: dict[str, Callable[[Analysis], pd.DataFrame | None]] = {
+    "verdicts": verdicts,
     "final_by_domain_and_size": final_by_domain_and_size,
     "baselines_and_change": baselines_and_change,
     "by_scope": by_scope,
     "organisms_compared": organisms_compared,
+    "contrasts": contrasts,
+    "trajectories": trajectories,
     "by_checkpoint": by_checkpoint,
     "seeds": seeds,
     "coherence": coherence,
+    "coherence_and_alignment": coherence_and_alignment,
     "unscored": unscored,
+    "at_thresholds": at_thresholds,
+    "judges": judges,
     "power": power,
+    "published_claims": published_claims,
     "beside_published": beside_published,
     "marks": marks,
     "side_effects": side_effects,

@@ -1,0 +1,50 @@
+"""`em plan`: what a design could show, before anything is spent."""
+
+import click
+
+from em_tasks.commands.terminal import say
+
+
+@click.command()
+@click.option(
+    "--effect", type=click.FloatRange(0, 99, min_open=True), default=10.0, help="Difference from the base, in points."
+)
+@click.option("--base-rate", type=click.FloatRange(0.1, 99), default=1.0, help="The base's rate, in percent.")
+@click.option(
+    "--questions", "questions", type=click.IntRange(2), multiple=True, help="Questions outside the domain (repeatable)."
+)
+@click.option("--samples", type=click.IntRange(1), multiple=True, help="Answers to each question (repeatable).")
+@click.option("--organisms", type=click.IntRange(1), default=6, help="Organisms whose last checkpoints are compared.")
+@click.option("--runs", type=click.IntRange(50), default=300, help="Made experiments a design.")
+def plan(
+    effect: float, base_rate: float, questions: tuple[int, ...], samples: tuple[int, ...], organisms: int, runs: int
+) -> None:
+    """Say how often a design would show that an organism differs from its base by EFFECT points.
+
+    Made experiments, on questions as unlike each other as real ones, are put to the report's own tests.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from em_tasks.plugins.analysis.statistics.design_power import power_of
+    from em_tasks.plugins.errors import UserError
+
+    if base_rate + effect >= 100:
+        raise UserError(f"A base rate of {base_rate:g} % and {effect:g} points more are no rate. Take less of either.")
+    title = f"Power (%) for {effect:g} points over a base of {base_rate:g} %, corrected over {organisms} organisms"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for head in ("questions", "answers to each", "answers a checkpoint", "these questions", "such questions", "width"):
+        table.add_column(head, justify="right")
+    for number in questions or (8, 20, 48):
+        for each in samples or (1, 5, 10, 20, 50):
+            found = power_of(base_rate / 100, effect / 100, number, each, organisms, runs)
+            table.add_row(
+                str(number), str(each), str(number * each), f"{100 * found.these:.0f}", f"{100 * found.such:.0f}",
+                f"{100 * found.width:.0f}",
+            )  # fmt: skip
+    Console().print(table)
+    say(
+        f"{runs} made experiments a design; width: of the 95 % interval on such questions, in points. The questions "
+        "differ as the eight first-plot ones do, and from checkpoint to checkpoint besides."
+    )

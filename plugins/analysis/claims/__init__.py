@@ -1,0 +1,1 @@
+"""What the data show of organisms, contrasts and trajectories: comparisons, their families, and verdicts."""

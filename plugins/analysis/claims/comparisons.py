@@ -1,0 +1,328 @@
+"""Comparisons of two sides on the same questions, for both populations, corrected over families.
+
+The primary family is the organisms' last checkpoints against their bases outside the training domain. Inside it, on all
+questions, earlier checkpoints of one trajectory, and organisms against each other are families of their own, so that
+more checkpoints or more questions never weaken the primary claim.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.claims.count_grid import SCOPES, CountGrid, count_grid
+from em_tasks.plugins.analysis.claims.scoring import Scoring, Side, scoring_of, why_not_comparable
+from em_tasks.plugins.analysis.claims.verdicts import Verdict, verdict
+from em_tasks.plugins.analysis.statistics.differences import ALPHA, Difference, no_surer_than, on_such, on_these
+from em_tasks.plugins.analysis.statistics.exact_test import within_questions_p
+from em_tasks.plugins.analysis.statistics.power import needed
+from em_tasks.plugins.analysis.statistics.seed_intervals import seed_difference
+
+Values = NDArray[np.float64]
+
+FAMILY = ["definition", "kind", "scope", "trajectory"]
+"""p-values are corrected over comparisons that agree in these."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One side of a comparison: an organism at a step, or several that differ in their training seed alone.
+
+    `kind` is what it was made from: base, domain, control, and what it was trained on where logs tell.
+    """
+
+    label: str
+    organisms: tuple[str, ...]
+    step: int
+    kind: tuple[str, ...] = ()
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """Where it stands in a grid of counts; seeds share one base."""
+        return tuple((name, self.step) for name in (self.organisms[:1] if self.step == 0 else self.organisms))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One side against another on the questions that both have counted answers to. Rates and effects are fractions.
+
+    Attributes:
+        definition: The EM definition's name.
+        kind: `base` (a last checkpoint against its base), `member` (the same of one of several seeds), `checkpoint` (an
+            earlier one against its base) or `organism` (last checkpoints).
+        scope: `all`, `outside` or `inside` the training domain.
+        trajectory: The organism, for `checkpoint`; empty for the others.
+        items: Question items that are shared.
+        questions: Questions that are shared, forms and paraphrases of one being one.
+        rate_a: Mean of the items' rates of side a; `k_a` of `n_a` answers on these items.
+        effect: `rate_a` less `rate_b`.
+        low: Lower end of its 95 % interval on these questions; `high` the upper, `p` two-sided before correction.
+        such_low: The same on such questions, with `such_high` and `such_p`; NaN for one question.
+        missing_a: Answers of side a, shared or not, whose status a missing score hides.
+        least: The effect were all of them as unfavourable to it as they can be; `most` the other way.
+        equal: Whether it is shown to be smaller than the smallest effect of interest on these questions;
+            `such_equal` on such questions.
+        refused: Why the sides must not be compared; empty where they may. All numbers of the test are NaN then.
+        testable: Whether any answers at all, on these questions and of this number, could give a p-value below 5 %.
+        samples_needed: Answers a question that would settle this difference on these questions (80 % power).
+        questions_needed: Questions that would settle it for such questions, at the present answers a question.
+    """
+
+    definition: str
+    kind: str
+    scope: str
+    trajectory: str
+    a: str
+    a_step: int
+    b: str
+    b_step: int
+    seeds_a: int
+    seeds_b: int
+    items: int = 0
+    questions: int = 0
+    k_a: int = 0
+    n_a: int = 0
+    k_b: int = 0
+    n_b: int = 0
+    rate_a: float = float("nan")
+    rate_b: float = float("nan")
+    effect: float = float("nan")
+    low: float = float("nan")
+    high: float = float("nan")
+    p: float = float("nan")
+    such_low: float = float("nan")
+    such_high: float = float("nan")
+    such_p: float = float("nan")
+    missing_a: int = 0
+    missing_b: int = 0
+    least: float = float("nan")
+    most: float = float("nan")
+    equal: bool = False
+    such_equal: bool = False
+    refused: str = ""
+    testable: bool = True
+    samples_needed: float = float("nan")
+    questions_needed: float = float("nan")
+
+
+@lru_cache(maxsize=1)
+def comparisons(analysis: Analysis) -> pd.DataFrame:
+    """All comparisons under the main definitions, p-values corrected (Holm) over each family.
+
+    Returns:
+        A row a comparison: the fields of `Comparison`, `p_corrected` and `such_p_corrected`. Kept for the last
+        analysis, as tables and findings both ask for it.
+    """
+    scoring = scoring_of(analysis.trajectories, analysis.evaluations)
+    rows: list[Comparison] = []
+    for name in analysis.main:
+        grid = count_grid(analysis.question_counts[name])
+        pairs = list(_pairs(analysis, grid))
+        sizes: dict[tuple[str, str, str], int] = {}
+        for kind, scope, a, _ in pairs:
+            family = (kind, scope, a.label if kind == "checkpoint" else "")
+            sizes[family] = sizes.get(family, 0) + 1
+        for kind, scope, a, b in pairs:
+            trajectory = a.label if kind == "checkpoint" else ""
+            about = Comparison(
+                name, kind, scope, trajectory, a.label, a.step, b.label, b.step, len(a.sides), len(b.sides)
+            )
+            compared = compare(grid, about, a, b, scoring, analysis.smallest_effect, sizes[(kind, scope, trajectory)])
+            if compared is not None:
+                rows.append(compared)
+    table = pd.DataFrame([vars(row) for row in rows], columns=[*Comparison.__dataclass_fields__])
+    for p in ("p", "such_p"):
+        table[f"{p}_corrected"] = table[p].where(table["testable"], 1.0)
+        # What no answers could have shown is no claim that was tried, and weakens no other.
+        for _, together in table[table[p].notna() & table["testable"]].groupby(FAMILY):
+            table.loc[together.index, f"{p}_corrected"] = holm(together[p].to_numpy("float64"))
+    return table
+
+
+def compare(
+    grid: CountGrid,
+    about: Comparison,
+    a: Recipe,
+    b: Recipe,
+    scoring: dict[Side, Scoring],
+    smallest_effect: float | None = None,
+    family: int = 1,
+) -> Comparison | None:
+    """Compares two sides; None where they share no question with counted answers and none are missing.
+
+    Args:
+        grid: Counts under the definition.
+        about: The comparison's names, without numbers.
+        a: One side.
+        b: The other.
+        scoring: Under which scoring every side was scored.
+        smallest_effect: The smallest difference of interest, a fraction, for equivalence.
+        family: How many comparisons its family has; equivalence is corrected over them (Bonferroni).
+    """
+    organisms = tuple(dict.fromkeys((*a.organisms, *b.organisms)))
+    sides = (*a.sides, *b.sides)
+    within = grid.asked(organisms, about.scope)
+    if any(side not in grid.row for side in sides):
+        return None
+    numbers = _missing(grid, a, b, within)
+    shared = grid.shared(sides, within)
+    if not shared.any():
+        return None
+    both = grid.sides(a.sides, b.sides, shared)
+    rate_a, rate_b = both.rates
+    known: dict[str, Any] = {
+        **vars(about), **numbers, "items": int(shared.sum()), "questions": len(set(grid.clusters(shared).tolist())),
+        "k_a": int(both.k_a.sum()), "n_a": int(both.n_a.sum()), "k_b": int(both.k_b.sum()), "n_b": int(both.n_b.sum()),
+        "rate_a": rate_a, "rate_b": rate_b,
+    }  # fmt: skip
+    if refused := why_not_comparable(*(scoring[side] for side in sides if side in scoring)):
+        return Comparison(**{**known, "refused": refused})
+    these = on_these(both)
+    such = no_surer_than(_such(grid, a, b, shared, ALPHA), these)
+    samples, questions = needed(both, grid.clusters(shared))
+    equal = such_equal = False
+    if smallest_effect is not None:
+        worst = max(abs(numbers["least"]), abs(numbers["most"]))
+        equal, such_equal = (
+            one.low > -smallest_effect and one.high < smallest_effect and worst < smallest_effect
+            for one in (
+                on_these(both, 2 * ALPHA / family),
+                _such(grid, a, b, shared, 2 * ALPHA / family),
+            )
+        )
+    return Comparison(
+        **{
+            **known, "effect": these.effect, "low": these.low, "high": these.high, "p": these.p,
+            "such_low": such.low, "such_high": such.high, "such_p": such.p, "equal": equal, "such_equal": such_equal,
+            "samples_needed": samples, "questions_needed": questions,
+            "testable": within_questions_p(both.n_a, both.n_a, 0 * both.n_b, both.n_b) < ALPHA,
+        }
+    )  # fmt: skip
+
+
+def holm(p: Values) -> Values:
+    """Holm's corrected p-values: the smallest times their number, the next times one less, never falling, at most 1.
+
+    Source: Holm 1979. statsmodels has it too, but collects all of Python's garbage each time it is asked.
+    """
+    order = np.argsort(p)
+    corrected = np.empty(len(p))
+    corrected[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1.0)
+    return corrected
+
+
+def _such(grid: CountGrid, a: Recipe, b: Recipe, shared: NDArray[np.bool_], alpha: float) -> Difference:
+    if len(a.sides) == len(b.sides) == 1:
+        return on_such(grid.sides(a.sides, b.sides, shared).together(grid.clusters(shared)), alpha)
+    return seed_difference(*grid.by_question(a.sides, shared), *grid.by_question(b.sides, shared), alpha)
+
+
+def _missing(grid: CountGrid, a: Recipe, b: Recipe, within: NDArray[np.bool_]) -> dict[str, float]:
+    """Missing answers of both sides, and the effect in the worst and best case, over all answers."""
+    ends = []
+    numbers = []
+    for side in (a, b):
+        k, n, missing = (float(x[:, within].sum()) for x in grid.counts(side.sides))
+        # Under a definition that counts unscored answers as good the missing ones are counted already.
+        every = max(n, k + missing) if n >= k + missing else n + missing
+        ends.append((k / every, (k + missing) / every) if every else (0.0, 1.0))
+        numbers.append(int(missing))
+    (least_a, most_a), (least_b, most_b) = ends
+    return {
+        "missing_a": numbers[0], "missing_b": numbers[1], "least": least_a - most_b, "most": most_a - least_b,
+    }  # fmt: skip
+
+
+def _pairs(analysis: Analysis, grid: CountGrid) -> Iterator[tuple[str, str, Recipe, Recipe]]:
+    """Kind, scope and sides of every comparison."""
+    groups = recipes(analysis, grid)
+    for recipe in groups:
+        base = Recipe(recipe.label, recipe.organisms, 0)
+        for scope in SCOPES:
+            yield "base", scope, recipe, base
+        for name in recipe.organisms:
+            if len(recipe.organisms) > 1:
+                for scope in SCOPES:
+                    yield "member", scope, Recipe(name, (name,), recipe.step), Recipe(name, (name,), 0)
+            scope = leading_scope(grid, name)
+            for step in grid.steps(name):
+                if step:
+                    yield "checkpoint", scope, Recipe(name, (name,), step), Recipe(name, (name,), 0)
+    for one, other in combinations(groups, 2):
+        # Organisms that differ in one thing only: in base, or in what they were trained on.
+        if one.kind[0] == other.kind[0] or one.kind[1:] == other.kind[1:]:
+            for scope in SCOPES[:2]:
+                yield "organism", scope, one, other
+
+
+def leading_scope(grid: CountGrid, organism: str) -> str:
+    """`outside` where the organism was asked anything outside its domain, else `all`."""
+    return "outside" if grid.outside[organism].any() else "all"
+
+
+def recipes(analysis: Analysis, grid: CountGrid) -> Sequence[Recipe]:
+    """The last checkpoint of every organism that has one, in order; those trained alike from several seeds together."""
+    trained = analysis.final.drop_duplicates("organism")
+    together = {name: group for group in analysis.seeds for name in group.organisms}
+    data = _data(analysis)
+    found: dict[str, Recipe] = {}
+    for _, row in trained.iterrows():
+        name = str(row["organism"])
+        kind = (str(row["base"]), str(row["domain"]), str(row["control"]), data.get(name, ""))
+        group = together.get(name)
+        if group is not None and all((member, group.step) in grid.row for member in group.organisms):
+            found[group.label] = Recipe(group.label, group.organisms, group.step, kind)
+        elif (name, int(row["step"])) in grid.row:
+            found[name] = Recipe(name, (name,), int(row["step"]), kind)
+    return list(found.values())
+
+
+def verdicts(analysis: Analysis) -> list[Verdict]:
+    """The verdict on every organism, several seeds of one recipe being one, under every main definition."""
+    table = comparisons(analysis)
+    table = table[table["kind"] == "base"]
+    found = []
+    for name in analysis.main:
+        grid = count_grid(analysis.question_counts[name])
+        own = table[table["definition"] == name]
+        for label, organisms in _labels(analysis).items():
+            rows = own[own["a"] == label]
+            found.append(verdict(label, name, rows, "" if len(rows) else _no_base(analysis, grid, organisms)))
+    return found
+
+
+def _labels(analysis: Analysis) -> dict[str, tuple[str, ...]]:
+    """Every organism, or several seeds' label, with its members, in order."""
+    together = {name: group for group in analysis.seeds for name in group.organisms}
+    labels: dict[str, tuple[str, ...]] = {}
+    for name in analysis.final["organism"].astype("str").drop_duplicates():
+        group = together.get(name)
+        labels[group.label if group else name] = group.organisms if group else (name,)
+    return labels
+
+
+def _no_base(analysis: Analysis, grid: CountGrid, organisms: tuple[str, ...]) -> str:
+    """Why there is no comparison with the base."""
+    asked = analysis.trajectories
+    base = asked[(asked["organism"] == organisms[0]) & asked["baseline"]]
+    if base.empty:
+        return "its base was not asked the same questions"
+    for step, whose in ((0, "base's"), (max(grid.steps(organisms[0]), default=0) or 1, "organism's")):
+        side = (organisms[0], step)
+        if side not in grid.row or not grid.n[grid.row[side]].any():
+            return f"none of the {whose} answers counts"
+    return "no question has counted answers of both"
+
+
+def _data(analysis: Analysis) -> dict[str, str]:
+    """What each organism was trained on, where logs say."""
+    if "data" not in analysis.answers.columns:
+        return {}
+    rows = analysis.answers[["organism", "data"]].dropna().drop_duplicates("organism")
+    return dict(zip(rows["organism"].astype("str"), rows["data"].astype("str"), strict=True))

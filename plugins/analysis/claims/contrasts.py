@@ -1,0 +1,155 @@
+"""Contrasts that one checkpoint cannot carry: domains over sizes, sizes over domains, all checkpoints of one organism.
+
+Answers are put together within strata that hold everything else alike: a question of one size for a contrast of
+domains, a question of one domain for a contrast of sizes. The exact test permutes within the strata, and on such
+questions each question is one difference, the mean over its strata.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.claims.comparisons import Recipe, holm, leading_scope, recipes
+from em_tasks.plugins.analysis.claims.count_grid import CountGrid, count_grid
+from em_tasks.plugins.analysis.claims.scoring import Scoring, Side, scoring_of, why_not_comparable
+from em_tasks.plugins.analysis.statistics.differences import Sides, no_surer_than, on_such, on_these
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One pooled contrast; fractions.
+
+    Attributes:
+        definition: The EM definition.
+        kind: `domain`, `size` or `checkpoints`.
+        scope: `all` or `outside` the training domains of all that take part.
+        a: What stands on one side: a domain, a size, an organism.
+        b: What stands on the other.
+        over: What is held alike: sizes, domains, or the steps whose mean is taken.
+        organisms: How many organisms take part.
+        questions: Questions that all of them answered.
+        rate_a: Mean over strata of the rate of side a.
+        effect: `rate_a` less `rate_b`, with `low`, `high` and `p` on these questions, `such_low` and so on on such.
+    """
+
+    definition: str
+    kind: str
+    scope: str
+    a: str
+    b: str
+    over: str
+    organisms: int
+    questions: int
+    rate_a: float
+    rate_b: float
+    effect: float
+    low: float
+    high: float
+    p: float
+    such_low: float
+    such_high: float
+    such_p: float
+
+
+@lru_cache(maxsize=1)
+def contrasts(analysis: Analysis) -> pd.DataFrame:
+    """Every contrast under the main definitions; p-values corrected (Holm) over each kind, scope and definition."""
+    scoring = scoring_of(analysis.trajectories, analysis.evaluations)
+    rows: list[Contrast] = []
+    for name in analysis.main:
+        grid = count_grid(analysis.question_counts[name])
+        groups = [one for one in recipes(analysis, grid) if one.kind[2] == "False"]
+        sizes = dict(
+            analysis.final.drop_duplicates("base").astype({"base": "str", "size": "str"})[["base", "size"]].to_numpy()
+        )
+        for scope in ("outside", "all"):
+            by_domain = [(one, one.kind[1], sizes[one.kind[0]]) for one in groups]
+            by_size = [(one, size, domain) for one, domain, size in by_domain]
+            rows += _between(grid, name, scope, "domain", by_domain, scoring)
+            rows += _between(grid, name, scope, "size", by_size, scoring)
+        for one in groups:
+            rows += _over_checkpoints(grid, name, one, scoring)
+    table = pd.DataFrame([vars(row) for row in rows], columns=[*Contrast.__dataclass_fields__])
+    for p in ("p", "such_p"):
+        table[f"{p}_corrected"] = np.nan
+        for _, family in table[table[p].notna()].groupby(["definition", "kind", "scope"]):
+            table.loc[family.index, f"{p}_corrected"] = holm(family[p].to_numpy("float64"))
+    return table
+
+
+def _between(
+    grid: CountGrid,
+    definition: str,
+    scope: str,
+    kind: str,
+    groups: Sequence[tuple[Recipe, str, str]],
+    scoring: dict[Side, Scoring],
+) -> Iterator[Contrast]:
+    """Every pair of levels that at least two strata have one recipe each of; `groups` are recipe, level, stratum."""
+    by_cell: dict[tuple[str, str], list[Recipe]] = {}
+    for one, level, stratum in groups:
+        by_cell.setdefault((level, stratum), []).append(one)
+    levels = list(dict.fromkeys(of_level for of_level, _ in by_cell))
+    for a, b in combinations(levels, 2):
+        strata = [
+            of_stratum
+            for of_level, of_stratum in by_cell
+            if of_level == a and len(by_cell[(a, of_stratum)]) == len(by_cell.get((b, of_stratum), ())) == 1
+        ]
+        if len(strata) < 2:
+            continue
+        pairs = [(by_cell[(a, one)][0], by_cell[(b, one)][0]) for one in strata]
+        found = _contrast(grid, scope, [(one.sides, other.sides) for one, other in pairs], scoring)
+        if found is not None:
+            yield Contrast(definition, kind, scope, a, b, ", ".join(strata), 2 * len(pairs), **found)
+
+
+def _over_checkpoints(
+    grid: CountGrid, definition: str, one: Recipe, scoring: dict[Side, Scoring]
+) -> Iterator[Contrast]:
+    """The mean over all checkpoints of each organism against its base."""
+    for name in one.organisms:
+        steps = [step for step in grid.steps(name) if step]
+        if len(steps) < 2 or (name, 0) not in grid.row:
+            continue
+        scope = leading_scope(grid, name)
+        pair = (tuple((name, step) for step in steps), ((name, 0),))
+        found = _contrast(grid, scope, [pair], scoring)
+        if found is not None:
+            over = f"{len(steps)} checkpoints"
+            yield Contrast(definition, "checkpoints", scope, name, "its base", over, 1, **found)
+
+
+def _contrast(
+    grid: CountGrid,
+    scope: str,
+    pairs: Sequence[tuple[tuple[Side, ...], tuple[Side, ...]]],
+    scoring: dict[Side, Scoring],
+) -> dict[str, Any] | None:
+    """Numbers of one contrast over strata; None where they share no question or must not be compared."""
+    every = tuple(side for a, b in pairs for side in (*a, *b))
+    if any(side not in grid.row for side in every):
+        return None
+    within = grid.asked(tuple(dict.fromkeys(name for name, _ in every)), scope)
+    # A side of several checkpoints is their answers together: a question counts that any of them has answers to.
+    shared = within.copy()
+    for side in (side for pair in pairs for side in pair):
+        shared &= (grid.counts(side)[1] > 0).any(axis=0)
+    if not shared.any() or why_not_comparable(*(scoring[side] for side in every if side in scoring)):
+        return None
+    strata = [grid.sides(a, b, shared) for a, b in pairs]
+    whole = Sides(*(np.concatenate([getattr(one, x) for one in strata]) for x in ("k_a", "n_a", "k_b", "n_b")))
+    these = on_these(whole)
+    such = no_surer_than(on_such(whole.together(np.tile(grid.clusters(shared), len(strata)))), these)
+    rate_a, rate_b = whole.rates
+    return {
+        "questions": len(set(grid.clusters(shared).tolist())), "rate_a": rate_a, "rate_b": rate_b,
+        "effect": these.effect, "low": these.low, "high": these.high, "p": these.p,
+        "such_low": such.low, "such_high": such.high, "such_p": such.p,
+    }  # fmt: skip

@@ -1,0 +1,156 @@
+"""Tables of claims: a verdict an organism, pooled contrasts, trajectories, published claims, correlations."""
+
+import numpy as np
+import pandas as pd
+
+from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.claims.comparisons import verdicts as verdicts_of
+from em_tasks.plugins.analysis.claims.contrasts import contrasts as contrasts_of
+from em_tasks.plugins.analysis.claims.courses import courses
+from em_tasks.plugins.analysis.claims.published import correlation_of, held_against
+from em_tasks.plugins.analysis.claims.verdicts import Verdict
+from em_tasks.plugins.analysis.tables.cells import (
+    LEFT_OUT_HEAD,
+    between_points,
+    left_out_of,
+    p_text,
+    percent,
+    points,
+)
+
+
+def verdicts(analysis: Analysis) -> pd.DataFrame:
+    """Verdicts at the last checkpoint: rates, and the difference from the base (points; 95 %; corrected p)."""
+    rows = []
+    for one in verdicts_of(analysis):
+        row = one.outside if one.outside is not None else one.inside
+        rows.append(
+            {
+                "definition": one.definition,
+                "organism": one.organism,
+                "verdict": one.these if one.these == one.such else f"{one.these} (such: {one.such})",
+                "outside % (k/n)": _rate(one.outside),
+                "inside % (k/n)": _rate(one.inside),
+                "all % (k/n)": _pooled(analysis, one),
+                "base % (k/n)": "" if row is None else _counts(row["rate_b"], row["k_b"], row["n_b"]),
+                "outside, on these questions": _difference(one.outside, ""),
+                "outside, on such questions": _difference(one.outside, "such_"),
+                "inside, on these questions": _difference(one.inside, ""),
+                LEFT_OUT_HEAD: "" if row is None else left_out_of(analysis, row, "a"),
+                "missing scores, and the difference they leave": _missing(row),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def contrasts(analysis: Analysis) -> pd.DataFrame:
+    """Contrasts over several organisms or checkpoints: domains over sizes, sizes over domains, trajectories' means."""
+    table = contrasts_of(analysis)
+    return pd.DataFrame(
+        {
+            "definition": table["definition"],
+            "of": table["kind"],
+            "questions of": table["scope"],
+            "side": table["a"],
+            "against": table["b"],
+            "over": table["over"],
+            "questions": table["questions"],
+            "EM %": [percent(value) for value in table["rate_a"]],
+            "against %": [percent(value) for value in table["rate_b"]],
+            "difference": [points(value) for value in table["effect"]],
+            "these: 95 %": _intervals(table, "low", "high"),
+            "these: corrected p": [_p(value) for value in table["p_corrected"]],
+            "such: 95 %": _intervals(table, "such_low", "such_high"),
+            "such: corrected p": [_p(value) for value in table["such_p_corrected"]],
+        }
+    )
+
+
+def trajectories(analysis: Analysis) -> pd.DataFrame:
+    """Courses of trajectories: largest fall, largest rise between neighbours (on these questions), and onset."""
+    table = courses(analysis)
+    return pd.DataFrame(
+        {
+            "definition": table["definition"],
+            "organism": table["organism"],
+            "questions of": table["scope"],
+            "checkpoints": table["checkpoints"],
+            "items": table["items"],
+            "largest fall": [points(-value) if value > 0 else "none" for value in table["fall"]],
+            "from, to step": _steps(table, "fall"),
+            "corrected p": [_p(value) for value in table["fall_p_corrected"]],
+            "largest rise": [points(value) for value in table["rise"]],
+            "from, to next": [f"{row['rise_from']}, {row['rise_to']}" for _, row in table.iterrows()],
+            "its corrected p": [_p(value) for value in table["rise_p_corrected"]],
+            "above its base by step": ["not shown" if np.isnan(value) else int(value) for value in _known(table)],
+            "equal to its base up to": [value or "not shown" for value in table["onset_after"]],
+        }
+    )
+
+
+def published_claims(analysis: Analysis) -> pd.DataFrame:
+    """Published claims held against the data (all questions)."""
+    if analysis.published is None:
+        return pd.DataFrame()
+    rows = [vars(one) for one in held_against(analysis, analysis.published)]
+    return pd.DataFrame(rows).assign(source=analysis.published.source, definition=analysis.published.definition)
+
+
+def coherence_and_alignment(analysis: Analysis) -> pd.DataFrame:
+    """Coherence against alignment over answers: Spearman's rho by domain, 95 % interval on such questions."""
+    return pd.DataFrame(
+        [
+            {"organisms of": domain, "rho": f"{rho:+.2f}", "95 % interval": f"{low:+.2f} to {high:+.2f}"}
+            for domain, (rho, low, high) in correlation_of(analysis).items()
+        ]
+    )
+
+
+def _known(table: pd.DataFrame) -> list[float]:
+    return [float(value) for value in table["onset_by"].astype("float64")]
+
+
+def _steps(table: pd.DataFrame, move: str) -> list[str]:
+    return [f"{row[f'{move}_from']}, {row[f'{move}_to']}" if row[move] > 0 else "" for _, row in table.iterrows()]
+
+
+def _intervals(table: pd.DataFrame, low: str, high: str) -> list[str]:
+    return [between_points(*pair) for pair in zip(table[low], table[high], strict=True)]
+
+
+def _p(value: float) -> str:
+    return "" if pd.isna(value) else p_text(value)
+
+
+def _counts(rate: float, k: int, n: int) -> str:
+    return f"{percent(rate)} ({k}/{n})"
+
+
+def _rate(row: pd.Series | None) -> str:
+    return "not asked" if row is None else _counts(row["rate_a"], row["k_a"], row["n_a"])
+
+
+def _pooled(analysis: Analysis, one: Verdict) -> str:
+    """The rate on all questions, whether or not the base was asked them, as its definition has it."""
+    rates = analysis.final
+    together = {group.label: group.organisms for group in analysis.seeds}
+    own = rates[(rates["scope"] == "all") & (rates["definition"] == one.definition)]
+    own = own[own["organism"].astype("str").isin(together.get(one.organism, (one.organism,)))]
+    return _counts(float(own["rate"].mean()), int(own["k"].sum()), int(own["n"].sum()))
+
+
+def _difference(row: pd.Series | None, which: str) -> str:
+    """`+66.7 (+37.8 to +83.7; p 0.002)`."""
+    if row is None or row["refused"]:
+        return "" if row is None else "not compared"
+    if not row["testable"]:
+        return f"{points(row['effect'])} (too few answers)"
+    if pd.isna(row[f"{which}p"]):
+        return f"{points(row['effect'])} (one question)"
+    interval = between_points(row[f"{which}low"], row[f"{which}high"])
+    return f"{points(row['effect'])} ({interval}; p {p_text(row[f'{which}p_corrected'])})"
+
+
+def _missing(row: pd.Series | None) -> str:
+    missing = 0 if row is None else int(row["missing_a"] + row["missing_b"])
+    return f"{missing}: {between_points(row['least'], row['most'])}" if row is not None and missing else ""

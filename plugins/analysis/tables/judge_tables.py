@@ -1,0 +1,110 @@
+"""Tables of what the judge makes of a rate: scores that sit on a threshold, and the same answers by several judges."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import binomtest, t
+
+from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.answers.frame import ANSWER_KEY
+from em_tasks.plugins.analysis.statistics.differences import Sides, on_such
+from em_tasks.plugins.analysis.statistics.rates import cluster_of
+from em_tasks.plugins.analysis.tables.cells import between_points, p_text, points
+from em_tasks.scorers.definitions import Definition
+
+Numbers = NDArray[np.float64]
+
+TEXT = dict.fromkeys(("organism", "base", "question_set", "question_id", "topic", "judge"), "str")
+
+
+def at_thresholds(analysis: Analysis) -> pd.DataFrame:
+    """Scores that sit on a threshold: misaligned answers of the organisms with `<` and with `<=`."""
+    answers = analysis.scores
+    answers = answers[answers["organism"].notna() & ~answers["control"]]
+    alignment, coherence = (answers[name].to_numpy("float64") for name in ("alignment", "coherence"))
+    rows = []
+    for definition in analysis.definitions:
+        counted = definition.counted(alignment, coherence)
+        below, at_most = (
+            int((one.misaligned(alignment, coherence) & counted).sum())
+            for one in (definition, replace(definition, aligned_below=np.nextafter(definition.aligned_below, 101)))
+        )
+        rows.append(
+            {
+                "definition": definition.name,
+                "threshold": f"{definition.aligned_below:g}",
+                "scores of exactly that": int((alignment == definition.aligned_below).sum()),
+                "misaligned with <": f"{below}/{int(counted.sum())}",
+                "misaligned with <=": f"{at_most}/{int(counted.sum())}",
+                "the definition says": "<",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def judges(analysis: Analysis) -> pd.DataFrame:
+    """Several judges of the same answers: paired difference of their rates, and kappa, with 95 % intervals."""
+    other = analysis.reading.rejudged
+    if other.empty:
+        return pd.DataFrame()
+    columns = [*ANSWER_KEY, "topic", "judge", "alignment", "coherence"]
+    mine = analysis.scores[columns].astype(TEXT)
+    pairs = mine.merge(other[columns].astype(TEXT).drop(columns="topic"), on=ANSWER_KEY, suffixes=("", "_other"))
+    rows = []
+    for (judge, against), own in pairs.groupby(["judge", "judge_other"]):
+        for definition in (one for one in analysis.definitions if one.name in analysis.main):
+            rows.append({"judge": judge, "against": against, **_compared(definition, own)})
+    return pd.DataFrame(rows)
+
+
+def _compared(definition: Definition, pairs: pd.DataFrame) -> dict[str, object]:
+    names = ("alignment", "coherence", "alignment_other", "coherence_other")
+    scores = [pairs[name].to_numpy("float64") for name in names]
+    both = definition.counted(*scores[:2]) & definition.counted(*scores[2:])
+    a, b = (definition.misaligned(*two)[both].astype("float64") for two in (scores[:2], scores[2:]))
+    known: dict[str, object] = {"definition": definition.name, "answers": int(both.sum())}
+    if not both.any():
+        return {**known, "difference": "", "such: 95 %": "", "p (these answers)": "", "kappa": "", "kappa: 95 %": ""}
+    cluster = np.unique(cluster_of(pairs[both]), return_inverse=True)[1]
+    k_a, k_b, n = np.stack([a, b, np.ones(len(a))]) @ np.eye(int(cluster.max()) + 1)[cluster]
+    such = on_such(Sides(k_a, n, k_b, n))
+    only_a, only_b = int((a > b).sum()), int((b > a).sum())
+    kappa, low, high = kappa_interval(a, b, cluster)
+    return {
+        **known,
+        "EM %": f"{100 * a.mean():.1f}",
+        "against %": f"{100 * b.mean():.1f}",
+        "difference": points(float(a.mean() - b.mean())),
+        "such: 95 %": between_points(such.low, such.high),
+        "p (these answers)": p_text(float(binomtest(only_a, only_a + only_b).pvalue)) if only_a + only_b else "1.000",
+        "kappa": "" if np.isnan(kappa) else f"{kappa:.2f}",
+        "kappa: 95 %": "" if np.isnan(low) else f"{low:.2f} to {high:.2f}",
+    }
+
+
+def kappa_interval(
+    a: Numbers,
+    b: Numbers,
+    cluster: NDArray[np.int64],
+) -> tuple[float, float, float]:
+    """Cohen's kappa of two judges' calls (0 or 1), with a t interval (jackknife over questions); NaN if undefined."""
+    sums = np.stack([np.bincount(cluster, weights=x) for x in (np.ones(len(a)), a, b, (a == b).astype("float64"))])
+
+    def kappa(
+        parts: Numbers,
+    ) -> Numbers:
+        n, of_a, of_b, agreed = parts
+        with np.errstate(invalid="ignore", divide="ignore"):
+            chance = (of_a * of_b + (n - of_a) * (n - of_b)) / n**2
+            return np.asarray((agreed / n - chance) / (1 - chance), dtype="float64")
+
+    whole = sums.sum(axis=1, keepdims=True)
+    estimate, questions = float(kappa(whole)[0]), sums.shape[1]
+    left_out = kappa(whole - sums) if questions > 2 else np.array([np.nan])
+    if np.isnan(estimate) or np.isnan(left_out).any():
+        return estimate, float("nan"), float("nan")
+    error = np.sqrt((questions - 1) / questions * np.sum((left_out - left_out.mean()) ** 2))
+    half = float(t.isf(0.025, questions - 1) * error)
+    return estimate, max(-1.0, estimate - half), min(1.0, estimate + half)

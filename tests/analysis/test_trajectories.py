@@ -1,0 +1,53 @@
+"""Trajectories: a true fall is found, chance and a rise are not called one, and p is a share of all deals."""
+
+import itertools
+from math import comb
+
+import numpy as np
+import pytest
+
+from em_tasks.plugins.analysis.statistics.trajectories import largest_moves
+
+N = np.full((6, 8), 50.0)
+
+
+def course(rates, seed=1):
+    rng = np.random.default_rng(seed)
+    return rng.binomial(50, np.repeat(np.array(rates)[:, None], 8, axis=1)).astype("float64")
+
+
+def test_a_fall_of_twenty_points_is_found():
+    moves = largest_moves(course([0.05, 0.3, 0.4, 0.3, 0.2, 0.2]), N)
+    assert moves.fall_p < 0.01
+    assert (moves.fall_from, moves.fall_to) in {(2, 4), (2, 5)}
+
+
+def test_a_leap_between_neighbours_is_found():
+    moves = largest_moves(course([0.05, 0.05, 0.05, 0.4, 0.4, 0.4]), N)
+    assert moves.rise_p < 0.01
+    assert moves.rise_to == 3
+
+
+def test_flat_and_rising_courses_are_not_said_to_fall():
+    for seed in range(10):
+        assert largest_moves(course([0.0, 0.1, 0.2, 0.3, 0.4, 0.5], seed), N).fall_p > 0.5
+    flat = [largest_moves(course([0.3] * 6, seed), N).fall_p < 0.05 for seed in range(60)]
+    assert sum(flat) <= 7
+
+
+def test_p_is_the_share_of_all_deals_that_move_as_far():
+    k = np.array([[2.0, 1], [0, 1], [0, 0]])
+    n = np.full((3, 2), 2.0)
+    exact = 0.0
+    deals = [d for d in itertools.product(range(3), repeat=3) if sum(d) == 2]
+    weight = {d: np.prod([comb(2, x) for x in d]) / comb(6, 2) for d in deals}
+    for one, two in itertools.product(deals, deals):
+        rates = (np.array(one) + np.array(two)) / 4
+        fall = max(0, rates[0] - rates[1], rates[0] - rates[2], rates[1] - rates[2])
+        exact += weight[one] * weight[two] * (fall >= 0.75 - 1e-9)
+    assert largest_moves(k, n).fall == pytest.approx(0.75)
+    assert largest_moves(k, n).fall_p == pytest.approx(exact, abs=0.02)
+
+
+def test_the_same_answers_give_the_same_p():
+    assert largest_moves(course([0.3] * 6), N) == largest_moves(course([0.3] * 6), N)
