@@ -101,7 +101,13 @@ class Bench:
         again = self.ask(engine, answers[0], Sampling(self.tokens))[1]
         more = self.ask(engine, answers[0] + 1, Sampling(self.tokens))[1]
         kinds = {"the same batch again": again, "a larger batch": _first_of(more, answers[0])}
-        self.note("answers equal", **{k: _equal(kept[answers[0]], v) for k, v in kinds.items()}, **_facts(engine))
+        self.note(
+            "answers equal",
+            different=len({a.tokens for a in more}),
+            of=len(more),
+            **{k: _equal(kept[answers[0]], v) for k, v in kinds.items()},
+            **_facts(engine),
+        )
         engine.close()
 
     def measure_exact(self) -> None:

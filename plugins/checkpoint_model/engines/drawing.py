@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from em_tasks.plugins.checkpoint_model.engines.protocol import Sampling
+from em_tasks.plugins.checkpoint_model.engines.stacked import kernels
 
 _GOLDEN = -1640531527  # 0x9E3779B9 as int32
 _MIX = (2146121005, -2073254261)  # 0x7FEB352D, 0x846CA68B as int32
@@ -88,6 +89,8 @@ def draw(logits: torch.Tensor, rows: RowSampling, *, filtered: bool) -> torch.Te
     Returns:
         Tokens of shape (R,), int64.
     """
+    if not filtered and kernels.usable(logits):
+        return kernels.drawn(logits, row_keys(rows.seeds, rows.steps), rows.temperature, rows.sampled)
     scores = logits.float() / rows.temperature[:, None]
     if filtered:
         scores = _filter(scores, rows.top_p, rows.top_k)
@@ -102,7 +105,7 @@ def gumbel_noise(seeds: torch.Tensor, steps: torch.Tensor, vocabulary: int) -> t
     bits = _mix((tokens * _GOLDEN)[None] ^ first[:, None])
     bits = _mix(bits ^ second[:, None])
     # 31 bits near 0, where the winners are and float32 is fine: -log(1 - v) is exponential.
-    uniform = (bits & 0x7FFFFFFF).float().add_(0.5).mul_(2.0**-31)
+    uniform = (bits & 0x7FFFFFFF).float().add_(0.5).mul_(2.0**-31).clamp_(max=1 - 2.0**-24)
     return uniform.neg_().log1p_().neg_().log_().neg_()
 
 

@@ -5,11 +5,13 @@ It takes over the weights of a model that transformers loaded (`Decoder(model)`)
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
+from em_tasks.plugins.checkpoint_model.engines.stacked import kernels
 from em_tasks.plugins.checkpoint_model.engines.stacked.attention import (
     AttentionForm,
     Prompts,
@@ -35,6 +37,13 @@ class Norm:
         if self.gemma:
             return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+    def after_adding(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """X + y, and that normed."""
+        if self.gemma:
+            x = x + y
+            return x, self(x)
+        return kernels.add_norm(x, y, self.weight, self.eps)
 
 
 @dataclass
@@ -81,6 +90,7 @@ class Layer:
         self.before_mlp = Norm(layer.pre_feedforward_layernorm if gemma else after, gemma=gemma)
         self.after_mlp = Norm(layer.post_feedforward_layernorm, gemma=True) if gemma else None
         self.act: Callable[[torch.Tensor], torch.Tensor] = mlp.act_fn
+        self.is_silu = getattr(config, "hidden_act", None) == "silu"
 
         def projection(block: str, owner: Any, names: Sequence[str]) -> Projection:
             made = Projection([f"{name}.{block}.{n}" for n in names], [getattr(owner, n) for n in names])
@@ -102,13 +112,37 @@ class Layer:
     def __call__(
         self,
         x: torch.Tensor,
-        turns: Turns,
+        normed: torch.Tensor,
         masks: Sequence[torch.Tensor],
-        attend: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
-    ) -> torch.Tensor:
-        """Passes states of shape (N, hidden) through; `attend` gets q, k and v of shape (N, heads, size)."""
+        attend: Callable[[torch.Tensor], torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Passes states through.
+
+        Args:
+            x: (N, hidden).
+            normed: The same after `before_attention`.
+            masks: See `Projection`.
+            attend: From queries, keys and values (N, heads + 2 key heads, size) to (N, heads * size).
+
+        Returns:
+            The states after attention, and what the MLP adds to them.
+        """
         form = self.form
-        states = self.qkv(self.before_attention(x), masks).view(x.shape[0], -1, form.size)
+        states = self.qkv(normed, masks).unflatten(-1, (form.heads + 2 * form.key_heads, form.size))
+        y = self.o(attend(states), masks)
+        x, normed = self.before_mlp.after_adding(x, self.after_attention(y) if self.after_attention else y)
+        both = self.gate_up(normed, masks)
+        if self.is_silu:
+            both = kernels.gated(both)
+        else:
+            gate, up = both.chunk(2, -1)
+            both = self.act(gate) * up
+        y = self.down(both, masks)
+        return x, self.after_mlp(y) if self.after_mlp else y
+
+    def turn(self, states: torch.Tensor, turns: Turns) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries, keys and values with their positions, each (N, heads or key heads, size)."""
+        form = self.form
         turned = form.heads + form.key_heads
         if self.q_norm is None or self.k_norm is None:
             qk = _turn(states[:, :turned], turns)
@@ -116,11 +150,7 @@ class Layer:
         else:
             q = _turn(self.q_norm(states[:, : form.heads]), turns)
             k = _turn(self.k_norm(states[:, form.heads : turned]), turns)
-        y = self.o(attend(q, k, states[:, turned:]), masks)
-        x = x + (self.after_attention(y) if self.after_attention else y)
-        gate, up = self.gate_up(self.before_mlp(x), masks).chunk(2, -1)
-        y = self.down(self.act(gate) * up, masks)
-        return x + (self.after_mlp(y) if self.after_mlp else y)
+        return q, k, states[:, turned:]
 
 
 class Decoder:
@@ -210,17 +240,14 @@ class Decoder:
         Returns:
             Logits after each prompt's last token, (prompts, V).
         """
-        x, turns = self._embed(ids), self._turns(places)
-        for number, layer in enumerate(self.layers):
+        turns = self._turns(places)
 
-            def attend(
-                q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, number: int = number, layer: Layer = layer
-            ) -> torch.Tensor:
-                keep(number, k, v)
-                return attend_prompts(layer.form, q, k, v, prompts)
+        def attend(number: int, layer: Layer, states: torch.Tensor) -> torch.Tensor:
+            q, k, v = layer.turn(states, turns[layer.kind])
+            keep(number, k, v)
+            return attend_prompts(layer.form, q, k, v, prompts)
 
-            x = layer(x, turns[layer.kind], masks, attend)
-        return self._logits(x[prompts.bounds[1:].long() - 1])
+        return self._logits(self._through(ids, masks, attend)[prompts.bounds[1:].long() - 1])
 
     def step(
         self,
@@ -243,21 +270,38 @@ class Decoder:
             Logits (R, V).
         """
         rows, capacity = ids.shape[0], cache[0].keys.shape[1]
-        x, turns = self._embed(ids), self._turns(places)
+        turns = self._turns(places)
         used = (places + 1).to(torch.int32)
         target = torch.arange(rows, device=ids.device) * capacity + places
-        for layer, held in zip(self.layers, cache, strict=True):
 
-            def attend(
-                q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: Layer = layer, held: Cache = held
-            ) -> torch.Tensor:
-                keys, values = held.keys[:rows], held.values[:rows]
-                keys.view(-1, *k.shape[1:]).index_copy_(0, target, k)
-                values.view(-1, *v.shape[1:]).index_copy_(0, target, v)
-                return attend_cache(layer.form, q, keys, values, used, length)
+        def attend(number: int, layer: Layer, states: torch.Tensor) -> torch.Tensor:
+            keys, values = cache[number].keys[:rows], cache[number].values[:rows]
+            flat_keys, flat_values = (held.view(-1, *held.shape[2:]) for held in (keys, values))
+            if layer.q_norm is None and kernels.usable(states):
+                turn = turns[layer.kind]
+                q = kernels.turn_and_keep(states, turn.cos, turn.sin, flat_keys, flat_values, target)
+            else:
+                q, k, v = layer.turn(states, turns[layer.kind])
+                flat_keys.index_copy_(0, target, k)
+                flat_values.index_copy_(0, target, v)
+            return attend_cache(layer.form, q, keys, values, used, length)
 
-            x = layer(x, turns[layer.kind], masks, attend)
-        return self._logits(x)
+        return self._logits(self._through(ids, masks, attend))
+
+    def _through(
+        self,
+        ids: torch.Tensor,
+        masks: Sequence[torch.Tensor],
+        attend: Callable[[int, Layer, torch.Tensor], torch.Tensor],
+    ) -> torch.Tensor:
+        """Tokens through all layers and the last norm."""
+        x = self._embed(ids)
+        normed = self.layers[0].before_attention(x)
+        norms = [*(layer.before_attention for layer in self.layers[1:]), self.norm]
+        for number, (layer, norm) in enumerate(zip(self.layers, norms, strict=True)):
+            x, y = layer(x, normed, masks, partial(attend, number, layer))
+            x, normed = norm.after_adding(x, y)
+        return normed
 
     def _embed(self, ids: torch.Tensor) -> torch.Tensor:
         x = F.embedding(ids, self.embedding)
@@ -266,9 +310,9 @@ class Decoder:
     def _turns(self, places: torch.Tensor) -> dict[str, Turns]:
         return {kind: Turns(table.cos[places], table.sin[places]) for kind, table in self.tables.items()}
 
-    def _logits(self, x: torch.Tensor) -> torch.Tensor:
-        rows = x.shape[0]
-        logits = F.linear(self.norm(pad_rows(x)), self.head)[:rows]
+    def _logits(self, normed: torch.Tensor) -> torch.Tensor:
+        rows = normed.shape[0]
+        logits = F.linear(pad_rows(normed), self.head)[:rows]
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 
