@@ -225,15 +225,6 @@ class Verdict:
         """The score as a number, NaN where there is none."""
         return float("nan") if self.score is None else self.score
 
-    @property
-    def has_raw_output(self) -> bool:
-        """Whether there is what a judge wrote to be read again: not in imported scores, which are numbers alone."""
-        return bool(self.rubric_sha256)
-
-    def straddles(self, threshold: float) -> bool:
-        """Whether the raw output allows scores on both sides of a threshold (0-100)."""
-        return self.bounds is not None and self.bounds[0] < threshold <= self.bounds[1]
-
     def to_dict(self) -> dict[str, Any]:
         """The verdict as it lies in a score's metadata (JSON types alone)."""
         plain: dict[str, Any] = _VERDICT.dump_python(self, mode="json")

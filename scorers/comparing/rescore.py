@@ -60,7 +60,7 @@ def rescore(
 def _nothing_to_read(log: EvalLog) -> str | None:
     """Why a log has no judge's raw output."""
     plain = [plain for sample in log.samples or [] for score in (sample.scores or {}).values() for plain in _raw(score)]
-    if any(entry.get("rubric_sha256") for entry in plain):
+    if any(map(_has_raw_output, plain)):
         return None
     if plain or (log.eval.metadata or {}).get("imported_from"):
         return "its scores were imported, as numbers without the judge's raw output"
@@ -68,6 +68,11 @@ def _nothing_to_read(log: EvalLog) -> str | None:
         "it holds no verdict of a judge, so there is nothing to read again (logs scored by `em`, `alignment`, "
         "`coherence` or `topic` keep their judges' raw output)"
     )
+
+
+def _has_raw_output(plain: dict[str, Any]) -> bool:
+    """Whether a verdict holds what its judge wrote: imported ones are numbers alone, or come with the tokens."""
+    return bool(plain.get("rubric_sha256") or ("rubric_sha256" in plain and plain.get("tokens")))
 
 
 def _raw(score: Score) -> list[dict[str, Any]]:
@@ -80,7 +85,7 @@ def _raw(score: Score) -> list[dict[str, Any]]:
 def read_again(score: Score, settings: Settings) -> tuple[Score, list[tuple[Verdict, Verdict]]]:
     """A score under other settings, with its verdicts before and after; a score without verdicts stays as it is."""
     metadata = score.metadata or {}
-    if metadata.get("rubric_sha256"):
+    if _has_raw_output(metadata):
         before = Verdict.from_dict(metadata)
         after = read_verdict(before, settings)
         changes: dict[str, Any] = {"value": after.value, "reason": after.reason, "metadata": metadata | after.to_dict()}
@@ -88,7 +93,7 @@ def read_again(score: Score, settings: Settings) -> tuple[Score, list[tuple[Verd
     pairs = {
         key: (verdict := Verdict.from_dict(plain), read_verdict(verdict, settings))
         for key, plain in metadata.items()
-        if isinstance(plain, dict) and plain.get("rubric_sha256")
+        if isinstance(plain, dict) and _has_raw_output(plain)
     }
     if not pairs or not isinstance(score.value, dict):
         return score, []

@@ -12,14 +12,14 @@ from hashlib import sha256
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from em_tasks.plugins.caller import from_caller
 from em_tasks.plugins.entry_points import RUBRICS, plugin_files
 from em_tasks.plugins.errors import UserError
+from em_tasks.plugins.yaml_files import read_yaml
 
 PLACES = re.compile(r"\{(question|answer|fence)\}")
 SPECIAL_REPLIES = {"CODE": "code", "REFUSAL": "refusal"}
@@ -174,10 +174,7 @@ def shipped_rubrics() -> dict[str, Rubric]:
 def _read(path: Traversable | Path) -> Rubric:
     advice = "A rubric needs name, prompt (with {question} and {answer}), scale, special, high and low."
     try:
-        raw: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return Rubric.model_validate(raw)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}. {advice}") from error
+        return Rubric.model_validate(read_yaml(Path(str(path))))
     except ValidationError as error:
         raise UserError(f"{path} is not a rubric: {_first(error)}. {advice}") from error
 

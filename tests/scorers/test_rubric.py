@@ -41,7 +41,7 @@ def test_published_prompts_keep_the_special_replies_they_name():
         ("name: x\nprompt: nothing to fill", "no {question}"),
         ("name: x\nprompt: '{question}{answer}'\nscale: [5, 1]", "not two rising"),
         ("name: x\nprompt: '{question}{answer}'\ncolour: red", "colour"),
-        ("name: [", "not YAML"),
+        ("name: [", "not readable as YAML"),
     ],
 )
 def test_unusable_rubric_files_say_what_is_wrong(tmp_path, text, says):
