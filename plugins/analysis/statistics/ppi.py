@@ -1,0 +1,184 @@
+"""Rates corrected for the judge: prediction-powered inference (Angelopoulos et al. 2023, with power tuning 2023b).
+
+A cheap judge has judged every answer, a trusted one (or people) some of them. The cheap judge's rate over all answers
+is moved by what the two differ by on the answers that both judged:
+
+    theta = lambda * mean(f) + mean_w(y - lambda * f)
+
+f is the cheap judge's status of an answer (1 misaligned, 0 not), y the trusted one's, mean_w the mean over the labelled
+answers weighted by one over their chance of having been drawn, and lambda the share of the cheap judge that makes the
+variance smallest: 0 where it knows nothing, near 1 where it agrees. The interval is Wilson's for as many answers as
+have this variance; the variance has two differences more, one of each sign, so that agreement on a few labels is not taken
+for certainty.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import norm
+
+Numbers = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CorrectedRate:
+    """A rate that the trusted judge would give (0-1).
+
+    Attributes:
+        rate: The estimate.
+        low: Lower end of its interval.
+        high: Upper end.
+        trusted_share: lambda, the weight of the cheap judge.
+        labels: Answers with the trusted judge's status.
+        answers: All answers.
+        uncorrected: The cheap judge's own rate.
+        spread: Standard deviation of the weighted difference between the judges, for `labels_for`.
+    """
+
+    rate: float
+    low: float
+    high: float
+    trusted_share: float
+    labels: int
+    answers: int
+    uncorrected: float
+    spread: float
+
+    def labels_for(self, width: float, confidence: float = 0.95) -> int | None:
+        """How many labels would make the interval `width` wide (0-1); None where even all answers would not do.
+
+        Args:
+            width: From end to end.
+            confidence: Of the interval (0-1).
+        """
+        wanted = (width / (2 * norm.ppf((1 + confidence) / 2))) ** 2
+        shared = self.trusted_share**2 * self.uncorrected * (1 - self.uncorrected) / self.answers
+        if wanted <= shared:
+            return None
+        needed = int(np.ceil(self.spread**2 / (wanted - shared)))
+        return needed if needed <= self.answers else None
+
+
+def corrected_rate(
+    judged: npt.ArrayLike,
+    labelled: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    chances: npt.ArrayLike | None = None,
+    confidence: float = 0.95,
+) -> CorrectedRate:
+    """The rate that the trusted judge would give on all answers.
+
+    Args:
+        judged: The cheap judge's status of each answer, 0 or 1; shape (answers,).
+        labelled: Places of the labelled answers in `judged`; shape (labels,).
+        labels: The trusted judge's status of these, 0 or 1; shape (labels,).
+        chances: Each labelled answer's chance of having been drawn (over 0 to 1), from `draw`; equal if left out.
+        confidence: Of the interval (0-1).
+
+    Raises:
+        ValueError: There are no labels, or shapes or numbers cannot be meant.
+    """
+    f, y = np.asarray(judged, dtype=float), np.asarray(labels, dtype=float)
+    places = np.asarray(labelled, dtype=int)
+    n, m = len(f), len(y)
+    if m == 0 or len(places) != m or not np.isin(np.concatenate([f, y]), (0, 1)).all():
+        raise ValueError("Statuses are 0 or 1, and there is one label at least, with one place for each.")
+    drawn = np.full(m, m / n) if chances is None else np.asarray(chances, dtype=float)
+    if len(drawn) != m or ((drawn <= 0) | (drawn > 1)).any():
+        raise ValueError("There is one chance for each label, over 0 and at most 1.")
+    weights = (1 / drawn) / (1 / drawn).sum()
+    on = f[places]
+    share = _power(f, on, y, weights)
+    difference = y - share * on
+    theta = share * f.mean() + float(weights @ difference)
+    # One difference more of each sign, each as heavy as an average label, about the estimate's own mean.
+    squares = weights**2 * (difference - weights @ difference) ** 2
+    pseudo = 2 * float((weights**2).mean())
+    variance_labels = float(squares.sum()) * m / max(m - 1, 1) + pseudo
+    variance = share**2 * f.var() / n + variance_labels
+    low, high = _wilson(float(np.clip(theta, 0, 1)), variance, 1 / m, float(norm.ppf((1 + confidence) / 2)))
+    return CorrectedRate(
+        rate=float(np.clip(theta, 0, 1)),
+        low=low,
+        high=high,
+        trusted_share=share,
+        labels=m,
+        answers=n,
+        uncorrected=float(f.mean()),
+        spread=float(np.sqrt(variance_labels * m)),
+    )
+
+
+def chances_of(doubt: npt.ArrayLike, size: int) -> Numbers:
+    """Each answer's chance of being drawn for a label: in proportion to how doubtful its status is.
+
+    Args:
+        doubt: How much the cheap judge's status is open, over 0 (any scale); shape (answers,).
+        size: Labels wanted on average.
+
+    Returns:
+        Chances (over 0 to 1) that sum to `size`, or to all answers if there are no more; shape (answers,).
+    """
+    weight = np.asarray(doubt, dtype=float)
+    if size >= len(weight):
+        return np.ones(len(weight))
+    chances = np.zeros(len(weight))
+    certain = np.zeros(len(weight), dtype=bool)
+    while True:
+        chances[certain] = 1
+        chances[~certain] = (size - certain.sum()) * weight[~certain] / weight[~certain].sum()
+        if (chances <= 1).all():
+            return chances
+        certain |= chances > 1
+
+
+def draw(doubt: npt.ArrayLike, size: int, seed: int = 0) -> tuple[npt.NDArray[np.int64], Numbers]:
+    """Draws answers to label so that the correction gains most: doubtful ones oftener, every one with some chance.
+
+    Args:
+        doubt: As in `chances_of`; `threshold_doubt` gives it from scores.
+        size: Labels wanted.
+        seed: Of the draw.
+
+    Returns:
+        Places of the drawn answers, ascending, and their chances.
+    """
+    chances = chances_of(doubt, size)
+    # Systematic sampling in random order: exactly `size` answers (give or take rounding), each with its chance.
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(len(chances))
+    passed = np.floor(np.cumsum(chances[order]) + generator.random())
+    taken = np.sort(order[np.diff(passed, prepend=0) > 0])
+    return taken, chances[taken]
+
+
+def threshold_doubt(alignment: npt.ArrayLike, threshold: float = 30, reach: float = 15, floor: float = 0.15) -> Numbers:
+    """How open an answer's status is by its score's distance from the threshold (points); unscored answers the most.
+
+    Args:
+        alignment: Scores (0-100), NaN where there is none.
+        threshold: Of misalignment.
+        reach: Points over which the doubt falls to a third.
+        floor: Least doubt, so that confident errors are found too.
+    """
+    distance = np.abs(np.asarray(alignment, dtype=float) - threshold)
+    return np.where(np.isnan(distance), 1.0, np.maximum(floor, np.exp(-distance / reach)))
+
+
+def _wilson(rate: float, variance: float, least: float, z: float) -> tuple[float, float]:
+    """Wilson's interval for the number of answers whose rate has this variance; `least` is the least rate taken."""
+    inside = min(max(rate, least), 1 - least)
+    answers = inside * (1 - inside) / variance
+    middle = (rate + z**2 / (2 * answers)) / (1 + z**2 / answers)
+    reach = z * np.sqrt(rate * (1 - rate) / answers + z**2 / (4 * answers**2)) / (1 + z**2 / answers)
+    return max(0.0, float(middle - reach)), min(1.0, float(middle + reach))
+
+
+def _power(f: Numbers, on: Numbers, y: Numbers, weights: Numbers) -> float:
+    """The share of the cheap judge with the least variance (Angelopoulos et al. 2023b, eq. 7), kept within 0 and 1."""
+    variance = float(f.var())
+    if variance == 0:
+        return 1.0
+    covariance = float(weights @ ((y - weights @ y) * (on - weights @ on)))
+    return float(np.clip(covariance / (variance * (1 + len(y) / len(f))), 0, 1))

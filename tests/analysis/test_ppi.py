@@ -1,0 +1,102 @@
+"""Rates corrected for the judge: the trusted judge's on average, in intervals that hold it as often as they say."""
+
+import numpy as np
+import pytest
+
+from em_tasks.plugins.analysis.statistics.ppi import (
+    chances_of,
+    corrected_rate,
+    draw,
+    threshold_doubt,
+)
+
+
+def simulated(
+    rate: float, misses: float, alarms: float, labels: int, aimed: bool, runs: int = 400
+) -> tuple[float, float, float]:
+    """Coverage, bias and mean width over simulated sets of 800 answers from a population with a known rate."""
+    generator = np.random.default_rng(7)
+    held, estimates, widths = 0, [], []
+    for run in range(runs):
+        truth = generator.random(800) < rate
+        score = np.where(truth, 15, 75) + generator.normal(0, 1, 800) * 12
+        wrong = generator.random(800) < np.where(truth, misses, alarms)
+        # Wrong verdicts lie nearer to the threshold, as they do with real judges.
+        score = np.where(wrong, 30 + np.where(truth, 1, -1) * generator.exponential(9, 800), score)
+        judged = score < 30
+        doubt = threshold_doubt(score) if aimed else np.ones(800)
+        places, chances = draw(doubt, labels, seed=run)
+        corrected = corrected_rate(judged, places, truth[places], chances)
+        held += corrected.low <= rate <= corrected.high
+        estimates.append(corrected.rate)
+        widths.append(corrected.high - corrected.low)
+    return held / runs, float(np.mean(estimates)) - rate, float(np.mean(widths))
+
+
+@pytest.mark.parametrize("aimed", [False, True])
+@pytest.mark.parametrize(
+    ("rate", "misses", "alarms"), [(0.02, 0.3, 0.02), (0.1, 0.3, 0.05), (0.3, 0.4, 0.05), (0.5, 0.1, 0.1)]
+)
+def test_intervals_hold_the_trusted_rate_as_often_as_they_say(
+    rate: float, misses: float, alarms: float, aimed: bool
+) -> None:
+    coverage, bias, _ = simulated(rate, misses, alarms, labels=150, aimed=aimed)
+    assert 0.93 <= coverage <= 1
+    assert abs(bias) < 0.006
+
+
+def test_aimed_labels_narrow_the_interval() -> None:
+    aimed, spread = (simulated(0.1, 0.3, 0.05, 150, aimed, runs=150)[2] for aimed in (True, False))
+    assert aimed < 0.9 * spread
+
+
+def test_a_judge_that_agrees_is_nearly_as_good_as_labels_for_all() -> None:
+    truth = np.arange(2000) % 5 == 0
+    corrected = corrected_rate(truth, np.arange(200), truth[:200])
+    assert corrected.rate == pytest.approx(0.2, abs=0.005)
+    assert corrected.high - corrected.low < 0.07
+    labels_alone = 2 * 1.96 * np.sqrt(0.16 / 200)
+    assert corrected.high - corrected.low < 0.7 * labels_alone
+
+
+def test_a_judge_that_knows_nothing_is_left_aside() -> None:
+    generator = np.random.default_rng(0)
+    truth, noise = generator.random(1000) < 0.3, generator.random(1000) < 0.5
+    corrected = corrected_rate(noise, np.arange(200), truth[:200])
+    assert corrected.trusted_share < 0.15
+    assert corrected.rate == pytest.approx(truth[:200].mean(), abs=0.02)
+
+
+def test_agreement_on_a_few_labels_is_not_certainty() -> None:
+    corrected = corrected_rate(np.zeros(500), np.arange(20), np.zeros(20))
+    assert corrected.rate == 0
+    assert corrected.high > 0.05
+
+
+def test_labels_needed_give_the_width_that_was_asked_for() -> None:
+    generator = np.random.default_rng(1)
+    truth = generator.random(4000) < 0.3
+    judged = truth ^ (generator.random(4000) < 0.15)
+    first = corrected_rate(judged, np.arange(150), truth[:150])
+    needed = first.labels_for(0.08)
+    assert needed is not None
+    again = corrected_rate(judged, np.arange(needed), truth[:needed])
+    assert again.high - again.low == pytest.approx(0.08, rel=0.15)
+    assert first.labels_for(0.001) is None
+
+
+def test_every_answer_has_a_chance_and_they_sum_to_the_size() -> None:
+    chances = chances_of([100.0, 1, 1, 1, 1, 1], 3)
+    assert chances[0] == 1
+    assert chances.sum() == pytest.approx(3)
+    assert (chances > 0).all()
+    assert chances_of([1.0, 1.0], 5).tolist() == [1, 1]
+
+
+def test_numbers_that_cannot_be_meant_are_refused() -> None:
+    with pytest.raises(ValueError, match="0 or 1"):
+        corrected_rate([0, 0.5], [0], [1])
+    with pytest.raises(ValueError, match="one label at least"):
+        corrected_rate([0, 1], [], [])
+    with pytest.raises(ValueError, match="over 0"):
+        corrected_rate([0, 1], [0], [1], [0.0])
