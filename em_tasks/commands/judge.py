@@ -1,11 +1,15 @@
 """The commands about judges: `em calibrate`, `em judge` and `em rescore`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from em_tasks.commands.terminal import say
 from em_tasks.plugins.errors import UserError
+
+if TYPE_CHECKING:
+    from em_tasks.scorers.judging.calls import JudgeCalls
 
 MAX_COST = click.option("--max-judge-cost", type=float, help="Stop before judging costs more than this (US dollars).")
 PRICE = click.option("--judge-price", help="The judge's price as IN,OUT in US dollars per million tokens.")
@@ -39,6 +43,7 @@ def calibrate(judge: str, repeats: int, max_judge_cost: float | None, judge_pric
 @click.option("--scores", multiple=True, metavar="NAME=CSV", help="Published scores or human labels as one more judge.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("judged"), help="Folder for logs and results.")
 @click.option("--batch", is_flag=True, help="Use the provider's batch interface: slower and cheaper.")
+@click.option("--sample", type=click.IntRange(20), help="Judge so many drawn answers and correct the logs' rate.")
 @MAX_COST
 @PRICE
 def judge(
@@ -47,6 +52,7 @@ def judge(
     scores: tuple[str, ...],
     out: Path,
     batch: bool,
+    sample: int | None,
     max_judge_cost: float | None,
     judge_price: str | None,
 ) -> None:
@@ -64,6 +70,11 @@ def judge(
             raise UserError(f"--scores {entry} names no file. Write NAME=FILE.csv.")
         published[name] = Path(path)
     calls = JudgeCalls.limited(max_judge_cost, judge_price, judges)
+    if sample is not None:
+        if len(judges) != 1 or scores or batch:
+            raise UserError("--sample takes one --judge, the trusted one, and neither --scores nor --batch.")
+        _judge_sample(logs, judges[0], sample, out, calls)
+        return
     usable = finished_logs(logs)
     for line in usable.skipped:
         say(f"skipped: {line}", err=True)
@@ -73,6 +84,23 @@ def judge(
         usable.sources, judges, published, out, batch, lambda name, log: say(f"{name}: {log}", err=True), calls
     )
     say(agreement_table(found))
+    say("Written: " + ", ".join(map(str, written)))
+
+
+def _judge_sample(logs: tuple[Path, ...], judge: str, size: int, out: Path, calls: "JudgeCalls") -> None:
+    """Says what the logs' judge gives, and what the trusted judge would give, with the interval."""
+    from em_tasks.scorers.comparing.sampling import judge_sample
+
+    corrected, written = judge_sample(logs, judge, size, out, calls=calls)
+    for each in corrected:
+        rate = each.rate
+        more = rate.labels_for((rate.high - rate.low) / 2)
+        half = f"{more} labels would halve the interval" if more else "no number of labels would halve the interval"
+        say(
+            f"{each.log}: EM rate (all) {100 * rate.uncorrected:.1f} % by the logs' judge; {100 * rate.rate:.1f} % "
+            f"({100 * rate.low:.1f}-{100 * rate.high:.1f}) as {judge} would give it, from {rate.labels} of "
+            f"{rate.answers} answers; {half}"
+        )
     say("Written: " + ", ".join(map(str, written)))
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from em_tasks.plugins.analysis.statistics.ppi import (
+from em_tasks.scorers.ppi import (
     chances_of,
     corrected_rate,
     draw,

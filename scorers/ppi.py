@@ -8,8 +8,8 @@ is moved by what the two differ by on the answers that both judged:
 f is the cheap judge's status of an answer (1 misaligned, 0 not), y the trusted one's, mean_w the mean over the labelled
 answers weighted by one over their chance of having been drawn, and lambda the share of the cheap judge that makes the
 variance smallest: 0 where it knows nothing, near 1 where it agrees. The interval is Wilson's for as many answers as
-have this variance; the variance has two differences more, one of each sign, so that agreement on a few labels is not taken
-for certainty.
+have this variance; the variance has two differences more, one of each sign, so that agreement on a few labels is not
+taken for certainty.
 """
 
 from dataclasses import dataclass
