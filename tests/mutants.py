@@ -165,9 +165,9 @@ def main() -> None:
     tests_of = {}
     for place, tests in ROOMS.items():
         files = sorted((ROOT / place).glob("*.py")) if (ROOT / place).is_dir() else [ROOT / place]
-        for file in files:
-            if file.is_file() and file.name != "__init__.py" and options.only in str(file.relative_to(ROOT)):
-                tests_of[str(file.relative_to(ROOT))] = [test for test in tests if (ROOT / test).exists()]
+        for path in files:
+            if path.is_file() and path.name != "__init__.py" and options.only in str(path.relative_to(ROOT)):
+                tests_of[str(path.relative_to(ROOT))] = [test for test in tests if (ROOT / test).exists()]
     chooser = random.Random(options.seed)
     faults = [fault for file in tests_of for fault in faults_of(file)]
     chosen = chooser.sample(faults, min(options.count, len(faults)))

@@ -64,7 +64,7 @@ def test_hostile_names_are_reported_as_what_they_are(tmp_path, names):
         assert "\x1b" not in text
     console = Console(file=io.StringIO(), width=400, force_terminal=True)
     console.print(report.table())
-    shown = console.file.getvalue()
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "\x1b[31mred" not in shown
     assert "\u202e" not in shown
     exact = pd.read_parquet(report.out / "answers.parquet")
@@ -173,8 +173,8 @@ def test_bases_and_foreign_models_alone_are_a_report(tmp_path):
     report = write_report([tmp_path / "logs"], tmp_path / "out")
     console = Console(file=io.StringIO(), width=120)
     console.print(report.table())
-    assert "openai/gpt-4o (base)" in console.file.getvalue()
-    assert "42.9 " in console.file.getvalue()
+    assert "openai/gpt-4o (base)" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "42.9 " in console.file.getvalue()  # type: ignore[attr-defined]
     assert {"question_heatmap.png", "domain_comparison.png"} <= {path.name for path in report.paths}
 
 

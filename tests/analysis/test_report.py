@@ -18,7 +18,7 @@ BAD, GOOD = (10, 90), (90, 90)
 def shown(report):
     console = Console(file=io.StringIO(), width=100)
     console.print(report.table())
-    return console.file.getvalue()
+    return console.file.getvalue()  # type: ignore[attr-defined]
 
 
 @pytest.fixture

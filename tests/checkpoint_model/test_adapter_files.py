@@ -10,7 +10,9 @@ from em_tasks.plugins.checkpoint_model.engines.stacked.engine import StackedEngi
 from em_tasks.plugins.checkpoint_model.engines.with_transformers import TransformersEngine
 from em_tasks.plugins.checkpoint_model.subject import EvaluatedBase
 from em_tasks.plugins.errors import UserError
-from em_tasks.trainers.run.checkpoints import Checkpoint, CheckpointRecord, adapter_sha256
+from em_tasks.trainers.run.checkpoints import Checkpoint
+from em_tasks.trainers.run.hashes import adapter_sha256
+from em_tasks.trainers.run.manifest import CheckpointRecord
 from tests.support.tiny_models import change_adapter, tiny_base, tiny_checkpoints
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from inspect_ai import eval as inspect_eval
-from inspect_ai.log import read_eval_log
+from inspect_ai.log import EvalLog, read_eval_log
 
 from em_tasks.conditions import load_condition, shipped_conditions
 from em_tasks.plugins.analysis.answers.frame import trajectories
@@ -84,7 +84,7 @@ def test_a_condition_that_nobody_has_lists_those_that_there_are(own: Path) -> No
 
 
 def test_the_task_asks_under_the_condition_and_its_log_says_so(own: Path, tmp_path: Path) -> None:
-    def log(condition: str | None) -> object:
+    def log(condition: str | None) -> EvalLog:
         return inspect_eval(
             "em_tasks/em",
             model=speaker(["Hm."] * 10),

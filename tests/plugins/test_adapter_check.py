@@ -13,7 +13,7 @@ from peft import PeftModel
 
 from em_tasks.plugins.checkpoint_model.adapter_check import AdapterCheck, compare
 from em_tasks.trainers.base import load_base, load_tokenizer
-from em_tasks.trainers.data.tokens import encode_prompt
+from em_tasks.trainers.data.chat import encode_prompt
 from em_tasks.trainers.run.checkpoints import find_checkpoint
 from em_tasks.trainers.run.reference import PROMPTS, TOKENS, TOP, Reference, read_reference
 

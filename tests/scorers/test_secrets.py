@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from typing import Any
 
 import pytest
 from inspect_ai.dataset import Sample
@@ -56,7 +57,7 @@ async def test_what_is_raised_is_clean_down_to_its_causes():
         try:
             raise ValueError({"headers": [f"Bearer {SECRET}"]})
         except ValueError as error:
-            failure = RuntimeError(f"no: {SECRET}")
+            failure: Any = RuntimeError(f"no: {SECRET}")
             failure.message, failure.body = f"no: {SECRET}", {"error": {"message": SECRET}}
             raise failure from error
 
@@ -67,7 +68,7 @@ async def test_what_is_raised_is_clean_down_to_its_causes():
     assert model.api.generate is once
     with pytest.raises(RuntimeError) as caught:
         await model.api.generate()
-    error = caught.value
+    error: Any = caught.value
     assert SECRET not in json.dumps([str(error), error.message, error.body, str(error.__cause__)])
     assert error.body == {"error": {"message": WITHHELD}}
 

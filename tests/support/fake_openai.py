@@ -116,8 +116,8 @@ def fake_openai(
                 state.requests.append(request)
             fault = state.next_fault()
             if fault is None:
-                reply = completion(request, state.answer(request["messages"][-1]["content"]))
-                self.send(200, {**reply, "usage": state.usage})
+                whole_reply = completion(request, state.answer(request["messages"][-1]["content"]))
+                self.send(200, {**whole_reply, "usage": state.usage})
             elif fault == "timeout":
                 state.release.wait(10)
                 self.close_connection = True

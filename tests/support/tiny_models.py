@@ -8,7 +8,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from em_tasks.trainers.base import fingerprint, load_tokenizer
-from em_tasks.trainers.run.checkpoints import Checkpoint, CheckpointRecord, Manifest, adapter_sha256
+from em_tasks.trainers.run.checkpoints import Checkpoint
+from em_tasks.trainers.run.hashes import adapter_sha256
+from em_tasks.trainers.run.manifest import CheckpointRecord, Manifest
 from tests.support.organisms import small_recipe
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

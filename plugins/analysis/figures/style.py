@@ -84,9 +84,9 @@ def _show_controls(figure: Figure) -> None:
             if isinstance(formatter, FixedFormatter):
                 axis.set_major_formatter(FixedFormatter([printable(text) for text in formatter.seq]))
     for artist in figure.findobj(MatplotlibText):
-        text = str(artist.get_text())  # type: ignore[attr-defined]
+        text = str(artist.get_text())
         if (shown := printable(text)) != text:
-            artist.set_text(shown)  # type: ignore[attr-defined]
+            artist.set_text(shown)
 
 
 def percent_axis(axes: Axes, label: str = "EM rate (%)") -> None:

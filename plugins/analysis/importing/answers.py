@@ -294,11 +294,11 @@ def place_questions(answers: Sequence[JudgedAnswer], domains: Mapping[str, str])
         if one.topic and not patterns:
             continue
         if key not in final:
-            name = one.question_id
+            given = one.question_id
             known: set[str] = ids.get(one.question, set())
-            if name is None or len(texts.get(name, ())) > 1:
-                name = next(iter(known)) if len(known) == 1 else slug(one.question)
-            final[key] = _place(name, one, patterns)
+            if given is None or len(texts.get(given, ())) > 1:
+                given = next(iter(known)) if len(known) == 1 else slug(one.question)
+            final[key] = _place(given, one, patterns)
         one.question_id, one.question_set, one.domain, one.topic = final[key]
     if not split:
         return []
