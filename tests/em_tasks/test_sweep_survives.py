@@ -1,0 +1,146 @@
+"""A sweep that is killed, doubled, judged later or overtaken by training ends with an undisturbed one's answers."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from em_tasks.sweep import run
+from em_tasks.sweep.logs import ANSWERS, alone_in
+from em_tasks.sweep.plan import Asked, Job, Planner
+from em_tasks.trainers.run.manifest import read_manifest, write_manifest
+from tests.support.paths import ROOT
+from tests.support.processes import all_gone, children_of
+from tests.support.sweeps import answers, read_all, run_sweep
+
+OPTIONS = ("--organism", "small", "--questions", "general", "--samples", "3")
+
+
+def sweeping(runs: Path, logs: Path) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "em_tasks", "sweep", str(runs), "--logs", str(logs), *OPTIONS]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def kept(logs: Path) -> list[str]:
+    """The answers in the journals, as they are now."""
+    lines = [line for path in logs.rglob(f"{ANSWERS}/*.jsonl") for line in path.read_bytes().splitlines()]
+    texts = []
+    for line in lines:
+        try:
+            texts.append(json.loads(json.loads(line)[1])["choices"][0]["message"]["content"])
+        except ValueError:
+            continue
+    return texts
+
+
+def end_after(runs: Path, logs: Path, count: int, number: signal.Signals) -> tuple[int, list[str]]:
+    """Ends a sweep by a signal once so many answers are kept; nothing of it may be left."""
+    with sweeping(runs, logs) as process:
+        while process.poll() is None and len(kept(logs)) < count:
+            time.sleep(0.01)
+        left = children_of(process.pid)
+        process.send_signal(number)
+        output = process.communicate(timeout=60)[0]
+        assert all_gone(left), output
+        return process.returncode, [output]
+
+
+@pytest.fixture(scope="module")
+def whole(trained_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, int], str]:
+    """The answers of two undisturbed sweeps at once, which do the work once."""
+    logs = tmp_path_factory.mktemp("whole")
+    with sweeping(trained_runs, logs) as one, sweeping(trained_runs, logs) as two:
+        outputs = [process.communicate(timeout=240)[0] for process in (one, two)]
+    assert (one.returncode, two.returncode) == (0, 0), outputs
+    assert len(read_all(logs)) == 5
+    undisturbed = answers(logs)
+    assert len(undisturbed) == 150
+    return undisturbed
+
+
+@pytest.mark.slow
+def test_killed_sweep_leaves_nothing_running_and_goes_on_without_asking_again(
+    trained_runs: Path, whole: dict[tuple[str, str, int], str], tmp_path: Path
+) -> None:
+    logs = tmp_path / "killed"
+    code, output = end_after(trained_runs, logs, 5, signal.SIGTERM)
+    assert code == 128 + signal.SIGTERM
+    assert "answers that came are kept" in output[0]
+    first = kept(logs)
+    assert end_after(trained_runs, logs, len(first) + 20, signal.SIGKILL)[0] == -signal.SIGKILL
+    second = kept(logs)
+    assert 5 <= len(first) < len(second) < 150
+    (logs / "toy-s" / "torn.eval").write_bytes(b"PK\x03\x04 half a log")
+    reports: list[Any] = []
+    run_sweep(trained_runs, logs, reports.append, organisms=["small"], questions=("general",), samples=3)
+    assert any("torn.eval cannot be read as a log" in str(report.note) for report in reports)
+    assert answers(logs) == whole
+    assert all(text in whole.values() for text in second)
+    assert kept(logs) == []  # What is in the logs is kept there alone.
+
+
+@pytest.mark.slow
+def test_answers_judged_later_are_the_same_and_not_asked_for_again(trained_runs: Path, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"questions": ("general",), "organisms": ["small"]}
+    run_sweep(trained_runs, tmp_path, score=False, **asked)
+    before, files = answers(tmp_path), sorted(tmp_path.rglob("*.eval"))
+    assert all(not (log.results and log.results.scores) for log in read_all(tmp_path))
+    reports: list[Any] = []
+    run_sweep(trained_runs, tmp_path, reports.append, **asked)
+    assert answers(tmp_path) == before
+    assert sorted(tmp_path.rglob("*.eval")) == files
+    assert all(log.results and log.results.scores for log in read_all(tmp_path))
+    assert reports[-1].tokens == 0
+    assert reports[-1].judged == len(before) == 50
+
+
+@pytest.mark.slow
+def test_checkpoint_that_lands_while_a_sweep_follows_is_evaluated(
+    trained_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "LOOK_AGAIN", 0.1)
+    runs = Path(shutil.copytree(trained_runs, tmp_path / "runs"))
+    whole = read_manifest(runs / "small")
+    write_manifest(runs / "small", whole.model_copy(update={"checkpoints": whole.checkpoints[:3]}))
+    begun: list[list[str]] = []
+
+    def land(jobs: Sequence[Job]) -> None:
+        begun.append([subject.name for job in jobs for subject in job.subjects])
+        write_manifest(runs / "small", whole)
+
+    planner = Planner(runs, tmp_path / "logs", Asked(questions=("general",)))
+    run.sweep(planner, lambda progress: None, jobs=1, follow=True, planned=land)
+    assert begun == [["toy-s@base", "small@1", "small@2", "small@3"], ["small@4"]]
+    assert len(answers(tmp_path / "logs")) == 50
+
+
+def test_folder_of_logs_has_one_writer_at_a_time(tmp_path: Path) -> None:
+    inside, most, notes = 0, 0, list[str]()
+
+    def write() -> None:
+        nonlocal inside, most
+        with alone_in(tmp_path / "logs", notes.append):
+            inside += 1
+            most = max(most, inside)
+            os.sched_yield()
+            inside -= 1
+
+    threads = [threading.Thread(target=write) for _ in range(5)]
+    with alone_in(tmp_path / "logs", notes.append):
+        for thread in threads:
+            thread.start()
+        while len(notes) < 5:
+            time.sleep(0.01)
+    for thread in threads:
+        thread.join(10)
+    assert most == 1
+    assert all("another sweep is evaluating" in note for note in notes)
