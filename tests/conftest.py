@@ -1,6 +1,7 @@
 """Shared by all tests: offline, one thread, and one small organism trained for real."""
 
 import os
+import random
 import signal
 from pathlib import Path
 
@@ -8,11 +9,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["INSPECT_DISPLAY"] = "none"
 
+import numpy
 import pytest
 
 from em_tasks.trainers.train import train
 from tests.support.organisms import small_recipe, write_rows
 from tests.support.paths import SHARED
+
+SEED = int(os.environ.get("EM_TEST_SEED", "0"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -22,6 +26,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "shared" in item.keywords:
                 item.add_marker(reason)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """What a test draws without a seed of its own repeats; EM_TEST_SEED=N draws otherwise."""
+    random.seed(SEED)
+    numpy.random.seed(SEED)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says the seed wherever something failed."""
+    if terminalreporter.stats.get("failed") or terminalreporter.stats.get("error"):
+        terminalreporter.write_line(f"random numbers were seeded with EM_TEST_SEED={SEED}")
 
 
 @pytest.fixture(scope="session", autouse=True)

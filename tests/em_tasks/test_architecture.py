@@ -36,4 +36,5 @@ def test_rooms_stay_small_enough_to_look_through() -> None:
     for room in ("em_tasks", "trainers", "scorers", "plugins"):
         for folder in (path for path in (ROOT / room).rglob("*") if path.is_dir() and not path.is_symlink()):
             files = [path for path in folder.glob("*.py") if not path.name.startswith("__")]
-            assert len(files) <= 14, folder
+            # Commands are one file each, however many there are.
+            assert len(files) <= 12 or folder.name == "commands", folder
