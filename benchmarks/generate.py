@@ -27,6 +27,7 @@ from benchmarks.random_organisms import floor_ms, make_organism, random_base
 from em_tasks.plugins.checkpoint_model.engines import loading
 from em_tasks.plugins.checkpoint_model.engines.protocol import Answer, Engine, EngineSettings, Sampling
 from em_tasks.plugins.checkpoint_model.engines.stacked.engine import StackedEngine
+from em_tasks.plugins.checkpoint_model.engines.texts import Texts
 from em_tasks.plugins.checkpoint_model.subject import EvaluatedBase
 from em_tasks.questions import load_question_sets
 from em_tasks.trainers.run.checkpoints import Checkpoint, find_checkpoint
@@ -125,11 +126,42 @@ class Bench:
         )  # fmt: skip
         engine.close()
 
+    def measure_agreement(self) -> None:
+        """Greedy answers against peft's logits for them, under the checkpoint's own adapter and under another."""
+        from peft import PeftModel
+
+        engine, how = self.engine(), Sampling(24, 0.0, logprobs=True)
+        subjects = self.checkpoints[1:3]
+        adapters = [str(checkpoint.folder) for checkpoint in subjects]
+        model = PeftModel.from_pretrained(random_base(self.shape, self.device), adapters[0], adapter_name="0")
+        model.load_adapter(adapters[1], adapter_name="1")
+        texts = Texts(engine.on)
+        for number, checkpoint in enumerate(subjects):
+            differences: dict[str, list[float]] = {"0": [], "1": []}
+            likeliest: dict[str, list[bool]] = {"0": [], "1": []}
+            for text in self.questions[:4]:
+                messages = [{"role": "user", "content": text}]
+                (answer,) = asyncio.run(engine.answer(checkpoint, messages, how, [0]))
+                prompt = texts.prompt(checkpoint, messages)
+                ids = torch.tensor([[*prompt, *answer.tokens]], device=self.device)
+                for name in differences:
+                    model.set_adapter(name)
+                    with torch.inference_mode():
+                        logs = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
+                    given = logs.gather(1, ids[0, len(prompt) :, None])[:, 0].tolist()
+                    differences[name] += [abs(a - b) for a, b in zip(given, answer.logprobs, strict=True)]
+                    likeliest[name] += (logs.argmax(-1) == ids[0, len(prompt) :]).tolist()
+            own, other = str(number), str(1 - number)
+            self.note(
+                f"peft's logits for the greedy answers of checkpoint {number + 1}", tokens=len(likeliest[own]),
+                likeliest_own=sum(likeliest[own]) / len(likeliest[own]), worst_difference_own=max(differences[own]),
+                likeliest_other=sum(likeliest[other]) / len(likeliest[other]),
+            )  # fmt: skip
+        engine.close()
+
     def measure_stock(self) -> None:
         """The stock way: peft and `generate`, one checkpoint's 20 questions at once."""
         from peft import PeftModel
-
-        from em_tasks.plugins.checkpoint_model.engines.texts import Texts
 
         checkpoint = self.checkpoints[1]
         model = PeftModel.from_pretrained(random_base(self.shape, self.device), checkpoint.folder).eval()
@@ -225,7 +257,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=["1B"], choices=["1B", "8B", "tiny"])
     parser.add_argument("--answers", nargs="+", type=int, default=[1, 10])
     parser.add_argument("--tokens", type=int, default=200)
-    parser.add_argument("--parts", nargs="+", default=["engine", "exact", "stock", "inspect"])
+    parser.add_argument("--parts", nargs="+", default=["engine", "exact", "agreement", "stock", "inspect"])
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     bandwidth, lines = _bandwidth(), []
@@ -238,6 +270,7 @@ def main() -> None:
             measures: dict[str, Callable[[], None]] = {
                 "engine": partial(bench.measure_engine, options.answers),
                 "exact": bench.measure_exact,
+                "agreement": bench.measure_agreement,
                 "stock": bench.measure_stock,
                 "inspect": partial(bench.measure_inspect, options.answers, Path(folder)),
             }

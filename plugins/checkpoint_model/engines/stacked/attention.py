@@ -99,8 +99,13 @@ def attend_cache(
     if form.flashes(q):
         starts = torch.arange(rows + 1, device=q.device, dtype=torch.int32)
         k, v = (states.view(rows * capacity, form.key_heads, form.size) for states in (keys, values))
-        out = _flash(form, q, k, v, starts, starts * capacity, 1, capacity, used)
-        return out.reshape(rows, -1)
+        group = form.heads // form.key_heads
+        if group == 1 or form.window is not None:
+            return _flash(form, q, k, v, starts, starts * capacity, 1, capacity, used).reshape(rows, -1)
+        # Query heads of one key head as so many queries: each key is then read once for all of them.
+        q = q.view(rows, form.key_heads, group, form.size).transpose(1, 2).reshape(-1, form.key_heads, form.size)
+        out = _flash(form, q, k, v, starts * group, starts * capacity, group, capacity, used)
+        return out.view(rows, group, form.key_heads, form.size).transpose(1, 2).reshape(rows, -1)
     places = torch.arange(length, device=q.device)
     seen = places[None] < used[:, None]
     if form.window is not None:
