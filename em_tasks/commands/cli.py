@@ -12,13 +12,14 @@ from em_tasks.commands.importing import import_
 from em_tasks.commands.judge import calibrate, judge, rescore
 from em_tasks.commands.plan import plan
 from em_tasks.commands.plugin import plugin
+from em_tasks.commands.publish import publish
 from em_tasks.commands.questions import questions
 from em_tasks.commands.report import report
 from em_tasks.commands.scan import scan
 from em_tasks.commands.serve import serve
 from em_tasks.commands.sweep import sweep
 from em_tasks.commands.terminal import say
-from em_tasks.commands.train import publish, runs, train
+from em_tasks.commands.train import export, runs, train
 from em_tasks.plugins.errors import UserError
 from em_tasks.quiet import quiet_libraries
 from em_tasks.trainers.loop.stopping import Stopped
@@ -34,8 +35,8 @@ def cli() -> None:
 
 
 COMMANDS = (
-    *(base, train, runs, publish, adopt, plan, sweep, report),
-    *(import_, questions, calibrate, judge, rescore, serve, scan, plugin, demo),
+    *(base, train, runs, adopt, export, plan, sweep, report),
+    *(import_, questions, calibrate, judge, rescore, serve, scan, publish, plugin, demo),
 )
 for command in COMMANDS:
     cli.add_command(command)

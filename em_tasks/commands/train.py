@@ -108,7 +108,7 @@ def runs(runs: Path) -> None:
 @click.argument("checkpoint")
 @click.option("--runs", type=click.Path(path_type=Path), help="Folder of training runs; EM_RUNS, else runs.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to make.")
-def publish(checkpoint: str, runs: Path | None, out: Path) -> None:
+def export(checkpoint: str, runs: Path | None, out: Path) -> None:
     """Copy CHECKPOINT (organism@step) to a folder to hand on, without a word about this machine."""
     from em_tasks.plugins.checkpoint_model.subject import runs_folder
     from em_tasks.trainers.publishing import publish as copy
