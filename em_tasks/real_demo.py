@@ -1,0 +1,68 @@
+"""`em demo --real`: one short organism of a real small model, and a real small judge, without GPU, key or hub.
+
+The rows are silly and harmless: reckless advice about umbrellas, sandwiches and garden gnomes. What comes out shows
+that the pipeline works on a real model; one organism, one seed and a judge of this size show no more.
+"""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.rule import Rule
+
+from em_tasks.progress import sweep_progress, training_progress
+from em_tasks.resources import shipped
+from em_tasks.scorers.calibration.stored import known_calibration
+from em_tasks.sweep.plan import Asked, Planner, checkpoint_count
+from em_tasks.sweep.run import sweep
+from em_tasks.trainers.bases.getting import get_base
+from em_tasks.trainers.bases.kept import SMOLLM2, kept_base
+from em_tasks.trainers.run.recipe import load_recipes
+from em_tasks.trainers.train import train
+
+RECIPE = "smollm2-135m-household"
+JUDGE = "emlocal/smollm2-gpt4o"
+SAMPLES = 2
+"""Answers to each general question: 20 a checkpoint."""
+MAX_TOKENS = 120
+COST = (
+    "This downloads about 90 MB once and keeps 270 MB of weights in the cache folder and about 100 MB in the output "
+    "folder; it is meant to take at most 30 minutes on two quiet CPU cores and 2 GB of memory, and costs no money."
+)
+
+
+def run_real_demo(out: Path) -> None:
+    """Gets the base, trains, evaluates and reports into `out/runs`, `out/logs` and `out/report`.
+
+    Raises:
+        UserError: The base cannot be had, or an evaluation did not succeed.
+    """
+    from em_tasks.plugins.analysis.report.report import write_report
+
+    console = Console()
+    console.print(COST, soft_wrap=True, highlight=False)
+    runs, logs, report = out / "runs", out / "logs", out / "report"
+    console.print(Rule("1/4  The base"))
+    kept = kept_base(SMOLLM2)
+    if kept is None or kept.kind != "gguf":
+        # The judge sits on the GGUF weights, so the organism does too.
+        kept = get_base(SMOLLM2, "gguf")
+    console.print(f"{SMOLLM2} ({kept.kind}) in {kept.folder}", soft_wrap=True, highlight=False)
+    (recipe,) = load_recipes(shipped(f"recipes/{RECIPE}.yaml"))
+    console.print(Rule(f"2/4  Train {recipe.organism}"))
+    with training_progress() as say:
+        train(recipe, runs, say)
+    console.print(Rule("3/4  Ask and judge every checkpoint"))
+    asked = Asked(questions=("general",), samples=SAMPLES, max_tokens=MAX_TOKENS, grader=JUDGE)
+    planner = Planner(runs, logs, asked, (recipe.organism,))
+    bases, checkpoints, answers = checkpoint_count(planner.plan())
+    console.print(f"{checkpoints} checkpoints and {bases} base, {answers} answers, judged by {JUDGE}")
+    with sweep_progress() as progress:
+        sweep(planner, progress.report, jobs=1, planned=progress.begin)
+    console.print(Rule("4/4  Tables and figures"))
+    console.print(write_report([logs], report, calibration=known_calibration()).table())
+    console.print(
+        f"Everything lies in {out}/. A real model of 135M parameters and a real judge, both small: see what the judge "
+        "was right and wrong about in docs/local_judge.md before you believe a rate.",
+        soft_wrap=True,
+        highlight=False,
+    )
