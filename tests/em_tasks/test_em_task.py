@@ -78,6 +78,19 @@ def test_a_toy_base_is_asked_without_any_run(tmp_path: Path) -> None:
     assert [log.eval.metadata[key] for key in ("organism", "base", "toy")] == [None, "toy-m", True]
 
 
+def test_a_log_is_scored_again_where_the_weights_are_not(trained_runs: Path, tmp_path: Path) -> None:
+    runs = Path(shutil.copytree(trained_runs, tmp_path / "runs"))
+    log = evaluate("em/small@4", runs, tmp_path / "logs", questions="general", max_tokens=5)
+    shutil.rmtree(runs)
+    program = [sys.executable, "-c", "from inspect_ai._cli.main import main; main()", "score", log.location]
+    options = ["--scorer", "em_tasks/coherence", "--action", "append", "--overwrite", "--display", "none"]
+    variables = {**os.environ, "EM_RUNS": str(runs)}
+    ended = subprocess.run([*program, *options], env=variables, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    again = read_eval_log(log.location)
+    assert {"em", "coherence"} <= {score.name for score in (again.results.scores if again.results else [])}
+
+
 def test_every_sample_of_a_question_is_another_answer_and_runs_repeat(trained_runs: Path, tmp_path: Path) -> None:
     first = evaluate("em/small@4", trained_runs, tmp_path / "1", questions="general", samples=3)
     second = evaluate("em/small@4", trained_runs, tmp_path / "2", questions="general", samples=3)
