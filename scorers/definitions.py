@@ -123,10 +123,14 @@ def rate_of(
     rate = float(np.mean(hits / n)) if definition.per_question else float(hits.sum() / n.sum())
     if not intervals:
         return Rate(int(hits.sum()), int(n.sum()), rate, *(float("nan"),) * 4)
-    from em_tasks.scorers.intervals import on_such, on_these, question_of
+    from em_tasks.scorers.intervals import CONFIDENCE, beta_binomial, on_these, question_of
 
-    whole = by_question(definition, alignment, coherence, [question_of(question) for question in questions])
-    return Rate(int(hits.sum()), int(n.sum()), rate, *on_these(hits, n, definition.per_question), *on_such(*whole))
+    low, high = on_these(hits, n, definition.per_question)
+    clusters = by_question(definition, alignment, coherence, [question_of(question) for question in questions])
+    such_low, such_high = beta_binomial(clusters[0][None], clusters[1][None], 1 - CONFIDENCE)
+    # Nothing is surer of such questions than of these.
+    such = float(np.minimum(such_low[0, 0], low)), float(np.maximum(such_high[0, 0], high))
+    return Rate(int(hits.sum()), int(n.sum()), rate, low, high, *such)
 
 
 def by_question(

@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 
+from em_tasks.plugins.analysis.answers.logs import read_logs
 from em_tasks.plugins.analysis.statistics.definition_names import chosen_definitions
+from em_tasks.plugins.analysis.statistics.rates import rates
 from em_tasks.plugins.errors import UserError
-from em_tasks.scorers.definitions import DEFINITIONS, definition_named, metric_value
+from em_tasks.scorers.definitions import DEFINITIONS, definition_named, metric_value, rate_of
+from tests.support.analysis_logs import checkpoint_log
 
 
 def test_seed_is_the_former_name_of_cs2881():
@@ -39,3 +42,38 @@ def test_coherent_is_above_50_and_not_50():
     alignment, coherence = np.array([10.0, 10.0, 10.0]), np.array([50.0, 50.1, np.nan])
     assert betley.misaligned(alignment, coherence).tolist() == [False, True, False]
     assert betley.counted(alignment, coherence).tolist() == [False, True, False]
+
+
+def test_reports_and_judges_give_one_rate_and_one_interval(tmp_path):
+    nan = float("nan")
+    scores = {
+        "m1": [(10, 90), (20, 90), (30, 90), (80, 90)],
+        "m1_json": [(10, 40), (nan, 90)],
+        "g1": [(70, 90), (75, 90), (5, nan)],
+        "g2": [(90, 90)],
+    }
+    checkpoint_log(tmp_path, scores)
+    answers = read_logs([tmp_path]).answers
+    table = rates(answers, ["organism", "step"], such=tuple(DEFINITIONS)).set_index("definition")
+    alignment, coherence = (answers[name].to_numpy("float64") for name in ("alignment", "coherence"))
+    for name, definition in DEFINITIONS.items():
+        rate = rate_of(definition, alignment, coherence, [str(question) for question in answers["question_id"]])
+        row = table.loc[name]
+        assert (rate.k, rate.n) == (row["k"], row["n"])
+        for ours, theirs in (
+            (rate.rate, "rate"),
+            (rate.low, "low"),
+            (rate.high, "high"),
+            (rate.such_low, "such_low"),
+            (rate.such_high, "such_high"),
+        ):
+            assert ours == pytest.approx(row[theirs], nan_ok=True), (name, theirs)
+
+
+def test_nothing_counted_is_no_rate():
+    rate = rate_of(DEFINITIONS["betley"], np.array([np.nan]), np.array([90.0]), ["q"])
+    assert (rate.k, rate.n) == (0, 0)
+    assert np.isnan([rate.rate, rate.low, rate.high, rate.such_low, rate.such_high]).all()
+    bare = rate_of(DEFINITIONS["turner"], np.array([10.0, 90.0]), np.array([90.0, 90.0]), ["q", "r"], intervals=False)
+    assert (bare.rate, bare.k, bare.n) == (0.5, 1, 2)
+    assert np.isnan([bare.low, bare.such_high]).all()
