@@ -1,12 +1,15 @@
 """The HTML report in a real browser: tables are drawn, transcripts are there, nothing is asked of the network."""
 
+import io
 import re
 import shutil
 import subprocess
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from em_tasks.plugins.analysis.analysis import Analysis, analyse
 from em_tasks.plugins.analysis.answers.logs import Reading, read_logs
@@ -86,3 +89,41 @@ def test_ten_thousand_answers_open_soon(report, tmp_path):
     start = time.monotonic()
     assert "of 10,000 entries" in rendered(page)
     assert time.monotonic() - start < 20
+
+
+def test_a_dark_figure_is_dark_and_leaves_the_light_one_as_it_was(report):
+    from em_tasks.plugins.analysis.figures import FIGURES, style
+
+    analysis = analyse([report.out.parent / "logs"])
+    for name in ("coherence_vs_misalignment", "em_trajectories", "question_heatmap"):
+        figure = FIGURES[name](analysis)
+        light = drawn(figure)
+        with style.darkened(figure):
+            assert sum(drawn(figure).reshape(-1, 3).mean(axis=0)) < 300, name
+        assert (drawn(figure) == light).all(), name
+
+
+def drawn(figure):
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=50, facecolor=figure.get_facecolor())
+    return np.asarray(Image.open(buffer).convert("RGB"))
+
+
+def test_definitions_stand_before_what_is_measured(report):
+    page = (report.out / "report.html").read_text()
+    assert page.index("What the rates mean</h2>") < page.index("What was run</h2>") < page.index("Results</h2>")
+    assert "of the coherent answers (coherence above 50) that have an alignment score, the share" in page
+
+
+@needs_browser
+def test_long_answers_are_cut_until_they_are_clicked(report):
+    dom = rendered(report.out / "report.html")
+    table = dom[dom.index('<table id="transcripts-table"') :]
+    assert '<div class="clamp" title="click for all of it">answer 1 to m0</div>' in table
+
+
+def test_scores_alone_show_no_empty_examples(tmp_path):
+    (tmp_path / "scores.csv").write_text("organism,base,question,alignment,coherence\no,b,1,10,90\no,b,2,90,90\n")
+    report = write_report([tmp_path / "scores.csv"], tmp_path / "out")
+    assert not list(report.out.glob("figures/response_example*"))
+    assert "Examples</h2>" not in (report.out / "report.html").read_text()

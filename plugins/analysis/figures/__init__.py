@@ -5,6 +5,7 @@ from collections.abc import Callable
 from matplotlib.figure import Figure
 
 from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.answers.frame import SCORES_TEXT
 from em_tasks.plugins.analysis.figures.examples import chosen_questions, response_examples
 from em_tasks.plugins.analysis.figures.final import domain_comparison, scaling_analysis
 from em_tasks.plugins.analysis.figures.heatmap import question_heatmap
@@ -29,4 +30,6 @@ FIGURES: dict[str, Callable[[Analysis], Figure | None]] = {
 def example_figures(analysis: Analysis, wanted: tuple[str, ...] = ()) -> dict[str, Figure]:
     """`response_example_q1_table` and so on: answers to three chosen questions, or to those `wanted` by id."""
     questions = chosen_questions(analysis, wanted)
+    if (analysis.answers["answer"] == SCORES_TEXT).all():
+        return {}
     return {f"response_example_q{i}_table": response_examples(analysis, name) for i, name in enumerate(questions, 1)}

@@ -50,7 +50,7 @@ def coherence_vs_misalignment(analysis: Analysis) -> Figure:
 def _panel(panel: Axes, answers: pd.DataFrame) -> None:
     alignment, coherence = answers["alignment"].to_numpy("float64"), answers["coherence"].to_numpy("float64")
     low, high = DEFINITIONS["betley"].aligned_below, DEFINITIONS["cs2881"].aligned_below
-    panel.axhspan(COHERENT_ABOVE, 114, xmin=0, xmax=(low + 3) / 106, color="#D55E00", alpha=0.10, linewidth=0)
+    panel.axhspan(COHERENT_ABOVE, 122, xmin=0, xmax=(low + 3) / 106, color="#D55E00", alpha=0.10, linewidth=0)
     if len(answers) > DENSE:
         panel.hexbin(alignment, coherence, gridsize=40, bins="log", cmap="Blues", extent=(0, 100, 0, 100), mincnt=1)
     else:
@@ -60,21 +60,22 @@ def _panel(panel: Axes, answers: pd.DataFrame) -> None:
         panel.axvline(x, color=style.QUIET, linewidth=1, linestyle=(0, (3, 2)))
     panel.axhline(COHERENT_ABOVE, color=style.QUIET, linewidth=1, linestyle=(0, (3, 2)))
     panel.set_xlim(-3, 103)
-    panel.set_ylim(-10, 114)
+    panel.set_ylim(-12, 122)
     panel.set_xticks([0, 30, 50, 75, 100])
     panel.set_yticks([0, 25, 50, 75, 100])
     coherent = coherence > COHERENT_ABOVE
-    for left, right, above in (
-        (-1, low, True),
-        (low, high, True),
-        (high, 101, True),
-        (-1, low, False),
-        (low, 101, False),
+    for left, right, above, named in (
+        (-1, low, True, "misaligned"),
+        (low, high, True, "between"),
+        (high, 101, True, "aligned"),
+        (-1, low, False, "misaligned,\nincoherent"),
+        (low, 101, False, "incoherent"),
     ):
         inside = (alignment >= left) & (alignment < right) & (coherent == above)
         share = inside.mean() if len(inside) else 0.0
+        said = f"{named}\n{100 * share:.1f} %"
         x = (max(left, 0) + min(right, 100)) / 2
         panel.text(
-            x, 112 if above else -8, f"{100 * share:.1f} %", ha="center", va="top" if above else "bottom", fontsize=9,
+            x, 120 if above else -10, said, ha="center", va="top" if above else "bottom", fontsize=7.5,
             weight="bold", bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5},
         )  # fmt: skip

@@ -12,6 +12,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text as MatplotlibText
@@ -33,6 +34,49 @@ TITLES = {
     "turner": "turner: as betley, mean over questions",
     "all": "all: as betley, of every answer",
 }
+
+
+DARK = {
+    "#ffffff": "#14171d",
+    INK: "#e6e8ec",
+    QUIET: "#a3abb8",
+    "#000000": "#e6e8ec",
+    "#e5e7eb": "#2c323c",
+    "#f3f4f6": "#1f242d",
+    "#c9cdd3": "#3a414d",
+}
+"""Colours of the page in the dark, by those in the light; colours of data are the same in both."""
+
+
+@contextmanager
+def darkened(figure: Figure) -> Iterator[None]:
+    """The figure in dark colours inside the block; after it as it was."""
+    undo: list[tuple[Any, Any]] = []
+    boxes = [text.get_bbox_patch() for text in figure.findobj(MatplotlibText)]
+    for artist in (*figure.findobj(), *(box for box in boxes if box is not None)):
+        for name in ("color", "facecolor", "edgecolor", "markerfacecolor"):
+            get, change = getattr(artist, f"get_{name}", None), getattr(artist, f"set_{name}", None)
+            if get is None or change is None:
+                continue
+            before = get()
+            try:
+                opacity = to_rgba(before)[3]
+                dark = DARK.get(to_hex(before)) if opacity else None
+            except (ValueError, TypeError):  # several colours, or none
+                continue
+            if dark is not None:
+                change((*to_rgba(dark)[:3], opacity))
+                undo.append((change, before))
+    labels = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
+    for axis in labels:
+        axis.set_tick_params(labelcolor=DARK[INK], color=DARK[QUIET])
+    try:
+        yield
+    finally:
+        for axis in labels:
+            axis.set_tick_params(labelcolor=INK, color=QUIET)
+        for change, before in reversed(undo):
+            change(before)
 
 
 @contextmanager
@@ -127,6 +171,8 @@ def count_range(n: pd.Series, what: str) -> str:
     if n.empty:
         return f"n = 0 {what}"
     low, high = int(n.min()), int(n.max())
+    if high == 1:
+        what = what.replace("answers", "answer", 1)
     return f"n = {low:,} {what}" if low == high else f"n = {low:,} to {high:,} {what}"
 
 

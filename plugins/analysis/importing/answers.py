@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from em_tasks.plugins.analysis.importing.columns import SCORES_TEXT, Columns
+from em_tasks.plugins.analysis.answers.frame import SCORES_TEXT
+from em_tasks.plugins.analysis.importing.columns import Columns
 from em_tasks.plugins.analysis.importing.cs2881 import NUMBERED, SCORES_ALONE, topic_of
 from em_tasks.plugins.analysis.importing.tables import Table
 from em_tasks.plugins.analysis.importing.who import Scale

@@ -39,9 +39,6 @@ NAMES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Names of each column, the likelier first; compared without case, spaces and hyphens."""
 
-SCORES_TEXT = "(scores only)"
-"""The answer where a file has scores alone."""
-
 
 @dataclass(frozen=True)
 class Columns:

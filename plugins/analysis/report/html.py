@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pandas as pd
 from itables import options
-from itables.javascript import generate_init_offline_itables_html, to_html_datatable
+from itables.javascript import JavascriptFunction, generate_init_offline_itables_html, to_html_datatable
 from matplotlib.figure import Figure
 
 from em_tasks.plugins.analysis.analysis import Analysis
@@ -20,12 +20,31 @@ from em_tasks.plugins.analysis.figures import style
 from em_tasks.plugins.analysis.report.findings import HEADINGS, HOW
 from em_tasks.plugins.analysis.report.markdown import LEAD, Contents, definition_lines, what_was_run
 from em_tasks.plugins.analysis.report.summary import in_short
-from em_tasks.plugins.analysis.tables.markup import CODE
+from em_tasks.plugins.analysis.tables.markup import CODE, readable
 from em_tasks.plugins.analysis.tables.writing import with_legend
 from em_tasks.plugins.safe_names import printable
 
 MOST_TRANSCRIPTS = 20_000
 """More answers than this would make the page slow; then each question and checkpoint keeps its first samples."""
+
+CLAMPED = """function (data, type) {
+  if (type !== "display") return data;
+  const text = document.createElement("div");
+  text.className = "clamp";
+  text.title = "click for all of it";
+  text.innerHTML = data;
+  return text;
+}"""
+"""Long texts are cut to a few lines until they are clicked. What DataTables gets is escaped already."""
+
+SCRIPT = """const dark = on => document.documentElement.classList.toggle("dark", on);
+dark(matchMedia("(prefers-color-scheme: dark)").matches);
+document.addEventListener("click", event => {
+  const opened = event.target.closest(".clamp, figure");
+  if (opened && !String(getSelection())) opened.classList.toggle("whole");
+});
+"""
+"""Light or dark as the reader's system is; a click enlarges a figure and shows all of a long text."""
 
 PAGE = Path(__file__).with_name("report.css")
 
@@ -34,6 +53,7 @@ def html(analysis: Analysis, contents: Contents) -> str:
     """The whole page."""
     sections = {
         "short": ("In short", _items(in_short(analysis, contents.findings))),
+        "definitions": ("What the rates mean", _items(definition_lines(analysis))),
         "run": ("What was run", _run(what_was_run(analysis))),
         "notes": ("Notes", _items(contents.notes or ["Nothing odd was found."])),
         "results": ("Results", "".join(_table(name, *contents.tables[name]) for name in LEAD)),
@@ -45,8 +65,9 @@ def html(analysis: Analysis, contents: Contents) -> str:
         ),
         "transcripts": ("Transcripts", _transcripts(analysis)),
         "examples": ("Examples", "".join(_picture(name, figure) for name, figure in contents.examples.items())),
-        "definitions": ("Definitions", _items(definition_lines(analysis))),
     }
+    if not contents.examples:
+        del sections["examples"]
     banner = f'<p class="toy" role="alert">{escape(analysis.toy_warning)}</p>' if analysis.toy_warning else ""
     links = "".join(f'<a href="#{name}">{escape(title)}</a>' for name, (title, _) in sections.items())
     body = "".join(
@@ -57,9 +78,7 @@ def html(analysis: Analysis, contents: Contents) -> str:
 <link rel="icon" href="data:,"><title>Emergent misalignment: report</title>
 <style>{PAGE.read_text(encoding="utf-8")}</style>
 <script>
-const dark = on => document.documentElement.classList.toggle("dark", on);
-dark(matchMedia("(prefers-color-scheme: dark)").matches);
-</script></head><body>
+{SCRIPT}</script></head><body>
 {_tables_script()}
 {banner}<header><h1>Emergent misalignment: report</h1>
 <button type="button" onclick="dark(!document.documentElement.classList.contains('dark'))">light or dark</button>
@@ -115,7 +134,11 @@ def _transcripts(analysis: Analysis) -> str:
     if left_out:
         said += f" {left_out:,} further samples of the same questions and checkpoints are in answers.parquet."
     panes = {"searchPanes": {"columns": [0, 1, 2, 3], "cascadePanes": False, "initCollapsed": True, "threshold": 1}}
-    wide = [{"targets": [8], "className": "text"}, {"targets": [7, 11], "className": "text narrow"}]
+    clamp = JavascriptFunction(CLAMPED)
+    wide = [
+        {"targets": [8], "className": "text", "render": clamp},
+        {"targets": [7, 11], "className": "text narrow", "render": clamp},
+    ]
     return f"<p>{escape(said)}</p>" + _datatable(
         rows, "transcripts-table", pageLength=10, layout={"top1": panes}, columnDefs=wide, order=[]
     )
@@ -127,7 +150,7 @@ def _score(value: float) -> str:
 
 def _datatable(rows: pd.DataFrame, table_id: str, **options: Any) -> str:
     return to_html_datatable(
-        rows,
+        rows.map(readable),
         table_id=table_id,
         connected=False,
         maxBytes=0,
@@ -182,8 +205,20 @@ def _code(line: str) -> str:
 
 
 def _picture(name: str, figure: Figure) -> str:
+    """A figure in light and in dark, which a click enlarges."""
+    alt = escape(name.replace("_", " "), quote=True)
+    with style.darkened(figure):
+        dark = _png(figure)
+    return (
+        f'<figure title="click to enlarge"><img class="light" alt="{alt}" src="{_png(figure)}">'
+        f'<img class="dark" alt="{alt}" src="{dark}"></figure>'
+    )
+
+
+def _png(figure: Figure) -> str:
     buffer = io.BytesIO()
+    # Wide figures are drawn finer: a heatmap of many checkpoints is there to be enlarged.
+    width = figure.get_size_inches()[0]
     with style.styled():
-        figure.savefig(buffer, format="png", dpi=130)
-    data = b64encode(buffer.getvalue()).decode("ascii")
-    return f'<figure><img alt="{escape(name.replace("_", " "))}" src="data:image/png;base64,{data}"></figure>'
+        figure.savefig(buffer, format="png", dpi=130 if width < 11 else 180, facecolor=figure.get_facecolor())
+    return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode('ascii')}"

@@ -14,6 +14,7 @@ from em_tasks.plugins.analysis.tables.markup import markdown_cell, markdown_text
 from em_tasks.plugins.analysis.tables.writing import in_markdown, with_legend
 from em_tasks.plugins.log_contract import NO_DATE
 from em_tasks.plugins.safe_names import file_name
+from em_tasks.scorers.definitions import COHERENT_ABOVE
 
 LEAD = ("verdicts", "final_by_domain_and_size")
 """Tables that stand before the figures; the others follow."""
@@ -44,6 +45,7 @@ def markdown(analysis: Analysis, contents: Contents) -> str:
     if analysis.toy_warning:
         parts.append(f"> **{analysis.toy_warning}**")
     parts += ["## In short", _list(in_short(analysis, contents.findings))]
+    parts += ["## What the rates mean", _list(definition_lines(analysis))]
     parts += ["## What was run", _list(what_was_run(analysis))]
     parts += ["## Notes", _list(contents.notes) if contents.notes else "Nothing odd was found."]
     shown = {name: contents.tables[name] for name in LEAD}
@@ -60,7 +62,6 @@ def markdown(analysis: Analysis, contents: Contents) -> str:
     ]
     parts.append("## Tables")
     parts += [_table(title, rows) for name, (title, rows) in contents.tables.items() if name not in LEAD]
-    parts += ["## Definitions", _list(definition_lines(analysis))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -129,10 +130,20 @@ def _hashes(analysis: Analysis, key: str) -> str:
     return ", ".join(sorted(sha256[:12] for sha256 in found if sha256)) or "not recorded"
 
 
+COUNTED = {
+    "aligned": "the answers that have an alignment score",
+    "coherent": f"the coherent answers (coherence above {COHERENT_ABOVE:g}) that have an alignment score",
+    "both": "the answers that have both scores",
+    "all": "all sampled answers",
+}
+"""The denominators in words."""
+
+
 def definition_lines(analysis: Analysis) -> list[str]:
-    """What each definition counts, and who uses it."""
+    """What each definition counts, in plain words, and who uses it; those that lead the tables first."""
     return [
-        f"`{one.name}`: alignment below {one.aligned_below:g}{', coherent answers only' if one.coherent_only else ''}; "
-        f"denominator: {one.denominator}{'; mean over questions' if one.per_question else ''}. {one.source}."
+        f"`{one.name}`: of {COUNTED[one.denominator]}, the share whose alignment is below {one.aligned_below:g}"
+        f"{' and that are coherent' if one.coherent_only and one.denominator != 'coherent' else ''}"
+        f"{', averaged over the questions' if one.per_question else ''}. Used by: {one.source}."
         for one in analysis.definitions
     ]

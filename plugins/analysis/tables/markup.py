@@ -1,12 +1,13 @@
 """Text from data is no markup: names, questions and answers in Markdown and CSV as what they are."""
 
+import math
 import re
 
 import pandas as pd
 
 from em_tasks.plugins.safe_names import printable
 
-CODE = re.compile(r"`[\w<>=.+%/@-]{1,60}`")
+CODE = re.compile(r"`(?:em |inspect )?[\w<>=.+%/@-]{1,60}`")
 """Code in a sentence of ours: a definition's name, an option."""
 
 ACTIVE = re.compile(r"([\\`*\[\]|])")
@@ -26,7 +27,14 @@ def markdown_text(sentence: str) -> str:
 
 def markdown_cell(value: object) -> str:
     """A table's cell for Markdown."""
-    return " ".join(_escaped(str(value)).splitlines())
+    return " ".join(_escaped(str(readable(value))).splitlines())
+
+
+def readable(value: object) -> object:
+    """A cell as readers want it: a number that nobody has formatted to four digits, nothing for one that is missing."""
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.4g}" if abs(value) < 1e15 else f"{value:.3g}"
+    return value
 
 
 def _escaped(text: str) -> str:
