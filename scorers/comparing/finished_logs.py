@@ -94,18 +94,13 @@ def _why_not(source: str, unusable: Callable[[EvalLog], str | None]) -> str | No
     return unusable(log)
 
 
-def new_place(source: str, out: Path) -> Path:
-    """Where a changed copy of a log goes."""
-    return out / source.rsplit("/", 1)[-1]
-
-
 def new_places(sources: Sequence[str], out: Path) -> list[Path]:
     """Where the changed copies go.
 
     Raises:
         UserError: Two logs of one name would go to one place.
     """
-    places = [new_place(source, out) for source in sources]
+    places = [out / Path(source).name for source in sources]
     for place in places:
         if places.count(place) > 1:
             same = [source for source, other in zip(sources, places, strict=True) if other == place]

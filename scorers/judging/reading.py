@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 
 from em_tasks.plugins.errors import UserError
-from em_tasks.scorers.judging.verdict import Continuation, Mode, TokenProbability
+from em_tasks.plugins.log_contract import Continuation, Mode, TokenProbability
 
 LEAST_MASS = 0.25
 """Below this probability on number tokens there is no score (Betley et al.)."""

@@ -6,12 +6,12 @@ from inspect_ai.model import GenerateConfig, Logprob, Logprobs, ModelOutput, Mod
 
 import em_tasks.scorers.judging.judge as judging
 from em_tasks.plugins.errors import UserError
+from em_tasks.plugins.log_contract import Verdict
 from em_tasks.scorers.judging.calls import JudgeCalls
 from em_tasks.scorers.judging.judge import ask_judge, read_verdict
 from em_tasks.scorers.judging.reading import Settings
 from em_tasks.scorers.judging.reply import raw_tokens
 from em_tasks.scorers.judging.rubric import load_rubric
-from em_tasks.scorers.judging.verdict import Verdict
 from tests.support.fake_openai import Reply, fake_openai, number
 from tests.support.paths import ROOT
 

@@ -4,6 +4,7 @@ import json
 import pytest
 
 from em_tasks.plugins.errors import UserError
+from em_tasks.plugins.log_contract import Continuation
 from em_tasks.scorers.judging.reading import (
     Settings,
     ambiguous_hundred,
@@ -14,7 +15,6 @@ from em_tasks.scorers.judging.reading import (
     spans_tokens,
     special_reply,
 )
-from em_tasks.scorers.judging.verdict import Continuation
 from tests.support.paths import ROOT
 
 SHARED = ROOT.parent / "shared"
