@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.yaml_files import read_yaml_lines
-from em_tasks.trainers.run.base_names import Precision, base_label, beside
+from em_tasks.trainers.run.base_names import Precision, beside
 
 SEVEN_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -133,7 +133,7 @@ class Recipe(_Strict):
     def sha256(self) -> str:
         """Hash of everything in the recipe but the folders that the data and the base happen to lie in."""
         content = self.model_dump(mode="json")
-        content["base"] = base_label(self.base)
+        content["base"] = Path(self.base).name if Path(self.base).is_absolute() else self.base
         for source in content["data"]:
             source["path"] = Path(source["path"]).name
             for choice in ("about", "not_about"):
