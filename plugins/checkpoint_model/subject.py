@@ -12,7 +12,7 @@ from typing import cast, get_args
 from em_tasks.plugins.caller import from_caller
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.log_contract import Subject
-from em_tasks.trainers.run.base_names import Precision, is_toy, resolve_base
+from em_tasks.trainers.run.base_names import Precision, base_label, is_toy, resolve_base
 from em_tasks.trainers.run.checkpoints import Checkpoint, Run, find_checkpoint, list_runs, verify
 from em_tasks.trainers.run.manifest import MANIFEST
 
@@ -74,10 +74,10 @@ def describe_checkpoint(checkpoint: Checkpoint, on: EvaluatedBase) -> Subject:
     """
     manifest, record = checkpoint.manifest, checkpoint.record
     recipe = manifest.recipe
-    organism, base = recipe.organism, on.base
+    organism, base = recipe.organism, base_label(on.base)
     if on.fingerprint is None:
-        organism += f" ({on.precision})" if base == recipe.base else f" ({base} {on.precision})"
-    if on.fingerprint is None or on.precision != _usual_precision(base):
+        organism += f" ({on.precision})" if on.base == recipe.base else f" ({base} {on.precision})"
+    if on.fingerprint is None or on.precision != _usual_precision(on.base):
         base += f" ({on.precision})"
     return Subject(
         organism=organism if record else None,
@@ -131,7 +131,7 @@ def describe_model(
         epoch=0.0,
         domain=None,
         control=False,
-        base=folder.name if toy else name,
+        base=folder.name if toy else base_label(name),
         precision=None,
         trained_on=None,
         size=folder.name.removeprefix("toy-").upper() if toy else name.rsplit("/", 1)[-1],
@@ -149,7 +149,8 @@ def _served_elsewhere(checkpoint: Checkpoint, provider: str) -> Subject:
     manifest = checkpoint.manifest
     base, precision = manifest.recipe.base, manifest.recipe.precision
     subject = describe_checkpoint(checkpoint, evaluated_base(manifest))
-    subject = replace(subject, base=base, precision=None, base_fingerprint=None, trained_on=_trained_on(manifest))
+    subject = replace(subject, base=base_label(base), trained_on=_trained_on(manifest))
+    subject = replace(subject, precision=None, base_fingerprint=None)
     if precision == _usual_precision(base):
         return subject
     return replace(subject, organism=f"{subject.organism} ({provider})")
@@ -162,7 +163,8 @@ def _usual_precision(base: str) -> Precision:
 
 def _trained_on(manifest: Run) -> dict[str, str]:
     recipe = manifest.recipe
-    return {"base": recipe.base, "precision": recipe.precision, "base_fingerprint": manifest.base_fingerprint}
+    base = base_label(recipe.base)
+    return {"base": base, "precision": recipe.precision, "base_fingerprint": manifest.base_fingerprint}
 
 
 def trained_domains(runs: Path, base_fingerprint: str | None) -> list[str]:
@@ -185,8 +187,9 @@ def base_names(runs: dict[str, Run], base: str | None = None, precision: str | N
     on = {organism: evaluated_base(manifest, base, precision) for organism, manifest in runs.items()}
     names: dict[str, str] = {}
     for organism, each in on.items():
-        alone = {other.key for other in on.values() if other.base == each.base} == {each.key}
-        names.setdefault(each.key, f"{each.base if alone and each.fingerprint else organism}@{BASE_STEP}")
+        label = base_label(each.base)
+        alone = {other.key for other in on.values() if base_label(other.base) == label} == {each.key}
+        names.setdefault(each.key, f"{label if alone and each.fingerprint else organism}@{BASE_STEP}")
     return names
 
 

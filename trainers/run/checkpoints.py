@@ -10,7 +10,7 @@ from pathlib import Path
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.yaml_files import read_text
 from em_tasks.trainers.run.adoption import ADOPTED, AdoptedCheckpoint, Adoption, read_adoption
-from em_tasks.trainers.run.base_names import toy_bases
+from em_tasks.trainers.run.base_names import base_label, toy_bases
 from em_tasks.trainers.run.hashes import adapter_sha256, tokenizer_sha256
 from em_tasks.trainers.run.manifest import LOCK, MANIFEST, CheckpointRecord, Manifest, read_manifest
 from em_tasks.trainers.run.toy_bases import toy_base
@@ -146,7 +146,8 @@ def find_checkpoint(runs: Path, name: str) -> Checkpoint:
         )
     found = list_runs(runs)
     if organism not in found and step == "base":
-        organism = next((run for run, manifest in found.items() if manifest.recipe.base == organism), organism)
+        named = (run for run, manifest in found.items() if organism in _names(manifest.recipe.base))
+        organism = next(named, organism)
     if organism not in found and step == "base" and organism in toy_bases():
         return Checkpoint(runs / organism, toy_base(organism), None)
     if organism not in found:
@@ -167,6 +168,10 @@ def find_checkpoint(runs: Path, name: str) -> Checkpoint:
         if record.step == int(step):
             return Checkpoint(runs / organism, manifest, record)
     raise UserError(f"{organism} has no checkpoint at step {step}. There is: {_listed(organism, manifest)}.")
+
+
+def _names(base: str) -> tuple[str, str]:
+    return base, base_label(base)
 
 
 def _listed(organism: str, manifest: Run) -> str:
