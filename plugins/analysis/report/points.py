@@ -63,11 +63,12 @@ def _panel(organism: str, rows: pd.DataFrame, places: Mapping[str, str]) -> str:
         # Scores are whole and many are alike: points of one place lie around it, each where it can be met.
         away = 3 * math.sqrt(number % 30)
         right, up = away * math.cos(2.4 * number), away * math.sin(2.4 * number)
-        scores = f"alignment {row.alignment:.0f}, coherence {row.coherence:.0f}"
+        alignment, coherence = float(str(row.alignment)), float(str(row.coherence))
+        scores = f"alignment {alignment:.0f}, coherence {coherence:.0f}"
         said = f"step {row.step}, {row.topic}, sample {row.sample}: {scores}"
-        link = transcript_link(places[str(row.log)], str(row.question_id), int(row.sample))
+        link = transcript_link(places[str(row.log)], str(row.question_id), int(str(row.sample)))
         dots.append(
-            f'<a href="{escape(link)}"><circle cx="{_x(row.alignment) + right:.1f}" cy="{_y(row.coherence) + up:.1f}" '
+            f'<a href="{escape(link)}"><circle cx="{_x(alignment) + right:.1f}" cy="{_y(coherence) + up:.1f}" '
             f'r="{RADIUS}" fill="{colour[row.step]}"><title>{escape(printable(said))}</title></circle></a>'
         )
     legend = ", ".join(f'<span style="color:{colour[step]}">\N{BLACK CIRCLE}</span> {step}' for step in steps)

@@ -25,6 +25,7 @@ from em_tasks.plugins.analysis.tables.comparison_tables import (
     organisms_compared,
     power,
 )
+from em_tasks.plugins.analysis.tables.condition_tables import conditions
 from em_tasks.plugins.analysis.tables.judge_tables import at_thresholds, judges
 from em_tasks.plugins.analysis.tables.mark_tables import marks
 from em_tasks.plugins.analysis.tables.markup import guarded, markdown_cell, markdown_text
@@ -58,6 +59,7 @@ TABLES: dict[str, Callable[[Analysis], pd.DataFrame | None]] = {
     "published_claims": published_claims,
     "beside_published": beside_published,
     "marks": marks,
+    "conditions": conditions,
     "side_effects": side_effects,
 }
 """Our own, by file name in the order of the report; pyproject.toml enters them as any package enters its own."""
