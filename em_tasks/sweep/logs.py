@@ -41,6 +41,9 @@ def read_logs(folder: Path) -> Logs:
 
     logs = Logs()
     for path in sorted(folder.rglob("*.eval")):
+        if not path.is_file():  # Reading a pipe would wait for ever.
+            logs.unreadable[path] = "it is no file"
+            continue
         try:
             logs.headers[path] = read_eval_log(str(path), header_only=True)
         except Exception as error:

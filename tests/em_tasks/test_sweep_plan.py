@@ -1,3 +1,4 @@
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -101,12 +102,15 @@ def test_damaged_logs_are_passed_over_named_and_kept(trained_runs: Path, done: P
     empty.write_bytes(b"")
     torn.write_bytes(content[: len(content) // 2])
     text.write_text("no log")
+    pipe, dangling = done / "toy-s" / "pipe.eval", done / "toy-s" / "dangling.eval"
+    os.mkfifo(pipe)
+    dangling.symlink_to(done / "nowhere")
     logs = read_logs(done)
-    assert set(logs.unreadable) == {empty, torn, text}
+    assert set(logs.unreadable) == {empty, torn, text, pipe, dangling}
     assert outstanding(plan_sweep(trained_runs, done, questions=("general",)), logs) == []
     notes: list[str] = []
     put_aside(logs.unreadable, notes.append)
-    assert len(notes) == 3
+    assert len(notes) == 5
     assert torn.with_name(torn.name + DAMAGED).read_bytes() == content[: len(content) // 2]
     assert read_logs(done).unreadable == {}
 
