@@ -10,7 +10,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from em_tasks.quiet import quiet_libraries
-from em_tasks.sweep.logs import ANSWERS, alone_in, is_judged, model_args, outstanding, put_aside, read_logs
+from em_tasks.sweep.logs import (
+    ANSWERS,
+    alone_in,
+    is_judged,
+    model_args,
+    outstanding,
+    put_aside,
+    read_logs,
+    remove_superseded,
+    remove_unjudged,
+)
 from em_tasks.sweep.plan import Job
 
 if TYPE_CHECKING:
@@ -71,6 +81,10 @@ class Counter:
                 self._sent = now
                 self._send(self.progress)
 
+    def finish(self, answers: int, *, judged: bool) -> None:
+        """All is done: also what a log of an earlier run had, which nothing here has counted."""
+        self.progress = replace(self.progress, answered=answers, judged=answers if judged else self.progress.judged)
+
     def note(self, text: str) -> None:
         """Says something to the user."""
         self._send(replace(self.progress, note=text))
@@ -97,7 +111,12 @@ def evaluate(job: Job, send: Callable[[Any], None]) -> list[str]:
         finished = job.answers - sum(each.answers for each in left)
         counter.add(answered=finished, judged=finished)
         counter.flush()
+        if job.asked.score and (job.folder / ANSWERS).is_dir():
+            remove_unjudged(job.logs)
         failures = [failure for each in left for failure in _evaluate(each, counter)]
+        remove_superseded(job.logs)
+    if not failures:
+        counter.finish(job.answers, judged=job.asked.score)
     counter.flush()
     return failures
 

@@ -97,6 +97,29 @@ def put_aside(unreadable: Iterable[Path], note: Callable[[str], None]) -> None:
         note(f"{path} cannot be read as a log; it is passed over and kept as {aside.name}")
 
 
+def remove_superseded(folder: Path) -> None:
+    """Removes the unfinished logs of evaluations that were finished since: what they hold is in the finished ones."""
+    logs = read_logs(folder).headers
+    finished = {log.eval.task_id for log in logs.values() if log.status == "success"}
+    for path, log in logs.items():
+        if log.status != "success" and log.eval.task_id in finished:
+            path.unlink()
+
+
+def remove_unjudged(folder: Path) -> None:
+    """Removes unfinished logs with answers that nobody judged: Inspect would take them over as they are.
+
+    The answers are kept beside the logs, so none is asked for again.
+    """
+    from inspect_ai.log import read_eval_log_sample_summaries
+
+    for path, log in read_logs(folder).headers.items():
+        if log.status != "success":
+            summaries = read_eval_log_sample_summaries(str(path))
+            if any(not summary.scores and not summary.error for summary in summaries):
+                path.unlink()
+
+
 @contextmanager
 def alone_in(folder: Path, note: Callable[[str], None]) -> Iterator[None]:
     """Has one process at a time write logs to a folder; the others wait for it and then find its work done."""

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
+from inspect_ai.log import EvalError, EvalSample
+from inspect_ai.scorer import Score
 
 from em_tasks.commands.cli import cli
 from em_tasks.plugins.errors import UserError
 from em_tasks.sweep.estimate import estimate_sweep, tokens_a_second
-from em_tasks.sweep.logs import DAMAGED, Logs, outstanding, put_aside, read_logs
+from em_tasks.sweep.logs import DAMAGED, Logs, outstanding, put_aside, read_logs, remove_superseded, remove_unjudged
 from em_tasks.sweep.plan import Job, plan_sweep, shared_out
 from em_tasks.sweep.run import gpu_slots
 from em_tasks.trainers.run.manifest import read_manifest, write_manifest
@@ -113,6 +115,31 @@ def test_damaged_logs_are_passed_over_named_and_kept(trained_runs: Path, done: P
     assert len(notes) == 5
     assert torn.with_name(torn.name + DAMAGED).read_bytes() == content[: len(content) // 2]
     assert read_logs(done).unreadable == {}
+
+
+def test_unfinished_logs_go_when_their_evaluation_is_finished(trained_runs: Path, tmp_path: Path) -> None:
+    (job,) = plan_sweep(trained_runs, tmp_path / "logs", questions=("general",))
+    began = fake_log(job, job.subjects[0], status="started")
+    other = fake_log(job, job.subjects[1], status="error", minute=1)
+    finished = fake_log(job, job.subjects[0], minute=2)
+    remove_superseded(job.logs)
+    assert set(read_logs(job.logs).headers) == {other, finished}
+    assert not began.exists()
+
+
+def test_unfinished_answers_that_nobody_judged_are_not_taken_over(trained_runs: Path, tmp_path: Path) -> None:
+    (job,) = plan_sweep(trained_runs, tmp_path / "logs", questions=("general",))
+    judged = EvalSample(id="a", epoch=1, input="?", target="", scores={"em": Score(value=1.0)})
+    failed = EvalSample(
+        id="b", epoch=1, input="?", target="", error=EvalError(message="x", traceback="", traceback_ansi="")
+    )
+    unjudged = EvalSample(id="c", epoch=1, input="?", target="")
+    stays = fake_log(job, job.subjects[0], status="started", samples=[judged, failed])
+    goes = fake_log(job, job.subjects[1], status="started", samples=[judged, unjudged])
+    done = fake_log(job, job.subjects[2], scored=False, samples=[unjudged])
+    remove_unjudged(job.logs)
+    assert set(read_logs(job.logs).headers) == {stays, done}
+    assert not goes.exists()
 
 
 def test_foreign_manifest_is_named_and_passed_over(trained_runs: Path, tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ from inspect_ai.log import (
     EvalLog,
     EvalMetric,
     EvalResults,
+    EvalSample,
     EvalScore,
     EvalSpec,
     EvalStats,
+    EvalStatus,
     read_eval_log,
     write_eval_log,
 )
@@ -53,15 +55,25 @@ def answers(logs: Path) -> dict[tuple[str, str, int], str]:
     }
 
 
-def fake_log(job: Job, subject: Subject, *, scored: bool = True, minute: int = 0) -> Path:
+def fake_log(
+    job: Job,
+    subject: Subject,
+    *,
+    scored: bool = True,
+    minute: int = 0,
+    status: EvalStatus = "success",
+    samples: Sequence[EvalSample] = (),
+) -> Path:
     """A small log that says that an evaluation is done: 20 tokens an answer, half a minute in all."""
     count = subject.questions * job.asked.samples
     scores = [EvalScore(name="em", scorer="em", metrics={"n_cs2881": EvalMetric(name="n_cs2881", value=count)})]
     judge = ModelConfig(model=job.judge)
     path = job.logs / f"{minute}-{subject.name.replace('/', '_')}.eval"
     log = EvalLog(
-        status="success",
+        status=status,
+        samples=list(samples),
         eval=EvalSpec(
+            task_id=subject.name,
             created="2026-11-21T10:00:00+00:00",
             task="em_tasks/em",
             task_version=subject.task_version,
