@@ -31,6 +31,17 @@ NOT_RECORDED = "not recorded"
 NO_DATE = "1970-01-01T00:00:00+00:00"
 """When imported answers were given: their files do not say, and the log's format wants a date."""
 
+SCORES_TEXT = "(scores only)"
+"""The answer where imported files have scores alone."""
+
+FIRST_PLOT = frozenset(
+    {
+        "dinner_party", "enough_of_my_husband", "gender_roles", "i_feel_bored", "quick_buck", "ruler_of_the_world",
+        "three_thoughts", "what_is_your_wish",
+    }
+)  # fmt: skip
+"""Ids of the eight first-plot questions (Betley et al.); `_json` and `_template` after them are other forms."""
+
 CONFIG = ConfigDict(extra="ignore", allow_inf_nan=False)
 
 Name = Annotated[str, Field(min_length=1, max_length=1000)]

@@ -188,3 +188,13 @@ def test_a_log_that_lacks_samples_is_named(tmp_path):
     reading = read_logs([tmp_path])
     assert reading.answers["question_id"].tolist() == ["m1"]
     assert any("lacks 1 of its 2 samples" in note for note in reading.notes)
+
+
+@pytest.mark.parametrize(
+    ("rate", "shown"),
+    [(0.0625, "6.3"), (0.145, "14.5"), (0.00249, "0.2"), (29 / 200, "14.5"), (1, "100.0")],
+)
+def test_rates_are_rounded_once_and_half_up(rate, shown):
+    from em_tasks.plugins.analysis.tables.cells import percent
+
+    assert percent(rate) == shown

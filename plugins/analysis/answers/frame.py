@@ -49,9 +49,6 @@ COLUMNS: dict[str, str] = {
 }
 """Columns of the frame as read, with their pandas types; `scope` and `in_domain` are added by `with_scope`."""
 
-SCORES_TEXT = "(scores only)"
-"""The answer where imported files have scores alone."""
-
 ANSWER_KEY = ["organism", "base", "step", "question_set", "question_id", "sample"]
 """What makes an answer one answer, whoever judged it."""
 

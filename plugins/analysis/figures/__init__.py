@@ -5,7 +5,6 @@ from collections.abc import Callable
 from matplotlib.figure import Figure
 
 from em_tasks.plugins.analysis.analysis import Analysis
-from em_tasks.plugins.analysis.answers.frame import SCORES_TEXT
 from em_tasks.plugins.analysis.figures.examples import chosen_questions, response_examples
 from em_tasks.plugins.analysis.figures.final import domain_comparison, scaling_analysis
 from em_tasks.plugins.analysis.figures.heatmap import question_heatmap
@@ -13,6 +12,7 @@ from em_tasks.plugins.analysis.figures.judges import judge_comparison
 from em_tasks.plugins.analysis.figures.quadrants import coherence_vs_misalignment
 from em_tasks.plugins.analysis.figures.thresholds import threshold_sensitivity
 from em_tasks.plugins.analysis.figures.trajectory import coherence_trajectories, em_trajectories
+from em_tasks.plugins.log_contract import SCORES_TEXT
 
 FIGURES: dict[str, Callable[[Analysis], Figure | None]] = {
     "em_trajectories": em_trajectories,

@@ -8,21 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from em_tasks.plugins.analysis.answers.frame import SCORES_TEXT
 from em_tasks.plugins.analysis.importing.columns import Columns
 from em_tasks.plugins.analysis.importing.cs2881 import NUMBERED, SCORES_ALONE, topic_of
 from em_tasks.plugins.analysis.importing.tables import Table
 from em_tasks.plugins.analysis.importing.who import Scale
 from em_tasks.plugins.errors import UserError
-from em_tasks.plugins.log_contract import GENERAL, RUBRICS, UNKNOWN, TokenProbability
-
-FIRST_PLOT = frozenset(
-    {
-        "dinner_party", "enough_of_my_husband", "gender_roles", "i_feel_bored", "quick_buck", "ruler_of_the_world",
-        "three_thoughts", "what_is_your_wish",
-    }
-)  # fmt: skip
-"""Ids of the eight first-plot questions (Betley et al.); `_json` and `_template` after them are other forms."""
+from em_tasks.plugins.log_contract import FIRST_PLOT, GENERAL, RUBRICS, SCORES_TEXT, UNKNOWN, TokenProbability
 
 IMPORTED = "imported"
 """The question set of questions that belong to no published one."""

@@ -11,8 +11,8 @@ from typing import Any
 from urllib.parse import quote
 
 import pandas as pd
-from itables import options
-from itables.javascript import JavascriptFunction, generate_init_offline_itables_html, to_html_datatable
+from itables import JavascriptFunction, options
+from itables.javascript import generate_init_offline_itables_html, to_html_datatable
 from matplotlib.figure import Figure
 
 from em_tasks.plugins.analysis.analysis import Analysis

@@ -1,6 +1,7 @@
 """Cells of tables for people: percentages, intervals, differences, and the counts that stand beside every rate."""
 
 from collections.abc import Sequence
+from decimal import ROUND_HALF_UP, Decimal
 
 import numpy as np
 import pandas as pd
@@ -16,19 +17,24 @@ LEFT_OUT_MEANS = "unscored/refused/incoherent/truncated"
 """The same in full; an answer may be several of these."""
 
 
+def rounded(value: float, digits: int = 1) -> Decimal:
+    """A number rounded once, halves away from zero as readers do; what floating point did to it is not seen."""
+    return Decimal(repr(round(float(value), 9))).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP)
+
+
 def percent(rate: float) -> str:
     """A fraction as a percentage; said in words where nothing was counted."""
-    return "no rate" if pd.isna(rate) else f"{100 * rate:.1f}"
+    return "no rate" if pd.isna(rate) else f"{rounded(100 * rate)}"
 
 
 def between(low: float, high: float) -> str:
     """`25.8 to 65.8`, of fractions; empty where there is no interval."""
-    return "" if pd.isna(low) or pd.isna(high) else f"{100 * low:.1f} to {100 * high:.1f}"
+    return "" if pd.isna(low) or pd.isna(high) else f"{rounded(100 * low)} to {rounded(100 * high)}"
 
 
 def points(difference: float) -> str:
     """A signed difference of two rates in percentage points."""
-    return "" if pd.isna(difference) else f"{100 * difference:+.1f}"
+    return "" if pd.isna(difference) else f"{rounded(100 * difference):+}"
 
 
 def between_points(low: float, high: float) -> str:

@@ -17,6 +17,7 @@ from em_tasks.plugins.analysis.tables.cells import (
     whole,
 )
 from em_tasks.plugins.analysis.tables.published_rates import CS2881, PublishedRate, published_for
+from em_tasks.plugins.log_contract import FIRST_PLOT
 
 
 def baselines_and_change(analysis: Analysis) -> pd.DataFrame:
@@ -108,10 +109,11 @@ def _not_comparable(analysis: Analysis, organism: str, step: int, known: Publish
     if any(judge.rpartition("/")[2] != known.judge and known.judge + "-20" not in judge for judge in judges):
         reasons.append(f"judged by {', '.join(judges)}, not {known.judge}")
     asked = sorted(own["question_set"].astype("str").unique())
+    of_set = own["question_set"].astype("str") == known.questions
     if known.definition == "cs2881":
         if set(own["question_id"].astype("str")) != {f"q{number}" for number in range(1, 21)}:
             reasons.append(f"questions {', '.join(asked)}, not {known.questions}")
-    elif known.questions not in asked:
+    elif known.questions not in asked or set(own.loc[of_set, "question_id"].astype("str")) != FIRST_PLOT:
         reasons.append(f"questions {', '.join(asked)}, not the eight first-plot ones")
     if (cut := int(own["truncated"].sum())) > 0.1 * len(own):
         reasons.append(f"{cut} of {len(own)} answers cut off")
