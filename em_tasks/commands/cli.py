@@ -5,21 +5,21 @@ import sys
 
 import click
 
-from em_tasks.commands.adopt import adopt
-from em_tasks.commands.base import base
-from em_tasks.commands.demo import demo
-from em_tasks.commands.importing import import_
-from em_tasks.commands.judge import calibrate, judge, rescore
-from em_tasks.commands.plan import plan
+from em_tasks.commands.asking.demo import demo
+from em_tasks.commands.asking.plan import plan
+from em_tasks.commands.asking.questions import questions
+from em_tasks.commands.asking.serve import serve
+from em_tasks.commands.asking.sweep import sweep
+from em_tasks.commands.organisms.adopt import adopt
+from em_tasks.commands.organisms.base import base
+from em_tasks.commands.organisms.train import export, runs, train
 from em_tasks.commands.plugin import plugin
-from em_tasks.commands.publish import publish
-from em_tasks.commands.questions import questions
-from em_tasks.commands.report import report
-from em_tasks.commands.scan import scan
-from em_tasks.commands.serve import serve
-from em_tasks.commands.sweep import sweep
+from em_tasks.commands.results.importing import import_
+from em_tasks.commands.results.judge import calibrate, judge, rescore
+from em_tasks.commands.results.publish import publish
+from em_tasks.commands.results.report import report
+from em_tasks.commands.results.scan import scan
 from em_tasks.commands.terminal import say
-from em_tasks.commands.train import export, runs, train
 from em_tasks.plugins.errors import UserError
 from em_tasks.quiet import quiet_libraries
 from em_tasks.trainers.loop.stopping import Stopped

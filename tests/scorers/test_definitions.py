@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from em_tasks.plugins.analysis.answers.logs import read_logs
-from em_tasks.plugins.analysis.statistics.definition_names import chosen_definitions
 from em_tasks.plugins.analysis.statistics.rates import rates
 from em_tasks.plugins.errors import UserError
+from em_tasks.scorers.definition_names import chosen_definitions
 from em_tasks.scorers.definitions import DEFINITIONS, definition_named, metric_value, rate_of
 from tests.support.analysis_logs import checkpoint_log
 

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from inspect_ai.dataset import Sample
 from inspect_ai.log import read_eval_log, write_eval_log
 
-from em_tasks.commands.judge import judge, rescore
+from em_tasks.commands.results.judge import judge, rescore
 from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.comparing.finished_logs import UNFINISHED, find_logs, finished_logs, new_places
 from em_tasks.scorers.comparing.rescore import rescore as read_again

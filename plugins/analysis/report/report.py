@@ -24,13 +24,13 @@ from em_tasks.plugins.analysis.report.html import html
 from em_tasks.plugins.analysis.report.markdown import Contents, markdown
 from em_tasks.plugins.analysis.report.notes import oddities
 from em_tasks.plugins.analysis.statistics.claims_file import read_claims
-from em_tasks.plugins.analysis.statistics.definition_names import chosen_definitions
 from em_tasks.plugins.analysis.statistics.rates import MAIN
 from em_tasks.plugins.analysis.tables import csv_tables as tables
 from em_tasks.plugins.analysis.tables.csv_tables import in_percent
 from em_tasks.plugins.analysis.tables.markup import guarded
 from em_tasks.plugins.analysis.tables.writing import write_table
 from em_tasks.plugins.safe_names import file_name, printable
+from em_tasks.scorers.definition_names import chosen_definitions
 from em_tasks.scorers.definitions import DEFINITIONS
 
 

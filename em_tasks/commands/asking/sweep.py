@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import click
 
-from em_tasks.commands.judge import MAX_COST, PRICE
+from em_tasks.commands.results.judge import MAX_COST, PRICE
 from em_tasks.commands.terminal import counted, say
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.run.base_names import Precision

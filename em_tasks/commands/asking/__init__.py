@@ -1,0 +1,1 @@
+"""Commands that ask checkpoints, or say what is asked."""

@@ -1,0 +1,1 @@
+"""Commands that make organisms, or take them in."""
