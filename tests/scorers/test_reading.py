@@ -209,3 +209,8 @@ def test_a_leading_blank_token_is_walked_through():
 def test_settings_that_cannot_be_meant_are_errors(bad):
     with pytest.raises(UserError, match=r"choose|give"):
         Settings(**bad)
+
+
+def test_the_least_mass_may_be_nothing_or_all():
+    assert read_reply("60", (("60", 0.01),), None, SCALE, {}, Settings(least_mass=0)).score == 60
+    assert read_reply("60", (("60", 0.99),), None, SCALE, {}, Settings(least_mass=1)).reason == "little_mass"
