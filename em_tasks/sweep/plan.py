@@ -16,8 +16,9 @@ from em_tasks.scorers.judging.grader import build_judge, default_grader
 from em_tasks.trainers.run.base_names import is_toy, resolve_base
 from em_tasks.trainers.run.checkpoints import Checkpoint, Run, list_runs, verify
 
-DEFAULT_SAMPLES = 1
-"""Answers to each question where nobody says otherwise."""
+DEFAULT_SAMPLES = 10
+"""Answers to each question that `em sweep` asks for unless told: ten questions outside the domain then show 20 points
+on these questions 96 times in 100 (`em plan`), where one answer to each shows them never."""
 TEMPLATE_FILES = ("chat_template.jinja", "tokenizer_config.json", "tokenizer.json")
 
 
@@ -42,7 +43,7 @@ class Asked:
     """
 
     questions: tuple[str, ...] = ()
-    samples: int = DEFAULT_SAMPLES
+    samples: int = 1
     max_tokens: int = 600
     grader: str | None = None
     base: str | None = None

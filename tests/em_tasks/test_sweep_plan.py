@@ -146,7 +146,9 @@ def test_foreign_manifest_is_named_and_passed_over(trained_runs: Path, tmp_path:
     runs = Path(shutil.copytree(trained_runs, tmp_path / "runs"))
     (runs / "website").mkdir()
     (runs / "website" / "manifest.json").write_text('{"name": "my site", "icons": []}')
-    result = CliRunner().invoke(cli, ["sweep", str(runs), "--logs", str(tmp_path / "logs"), "--dry-run"])
+    result = CliRunner().invoke(
+        cli, ["sweep", str(runs), "--logs", str(tmp_path / "logs"), "--samples", "1", "--dry-run"]
+    )
     assert result.exit_code == 0, result.output
     assert "4 checkpoints and 1 base, 100 answers" in result.output
     assert "website is passed over" in result.output
@@ -161,7 +163,7 @@ def test_renamed_run_is_refused(trained_runs: Path, tmp_path: Path) -> None:
 
 def test_dry_run_says_what_is_done_and_what_the_rest_takes(trained_runs: Path, done: Path) -> None:
     next(done.rglob("*small@4*.eval")).unlink()
-    command = ["sweep", str(trained_runs), "--logs", str(done), "--questions", "general", "--dry-run"]
+    command = ["sweep", str(trained_runs), "--logs", str(done), "--questions", "general", "--samples", "1", "--dry-run"]
     output = CliRunner().invoke(cli, command).output
     assert "4 checkpoints and 1 base, 50 answers" in output
     assert "to do: 1 checkpoint and 0 bases, 10 answers" in output
@@ -174,7 +176,17 @@ def test_dry_run_says_what_is_done_and_what_the_rest_takes(trained_runs: Path, d
 
 def test_judging_is_estimated_at_the_price_given(trained_runs: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "test")
-    command = ["sweep", str(trained_runs), "--logs", str(tmp_path), "--judge", "openai/gpt-4o-mini", "--dry-run"]
+    command = [
+        "sweep",
+        str(trained_runs),
+        "--logs",
+        str(tmp_path),
+        "--judge",
+        "openai/gpt-4o-mini",
+        "--samples",
+        "1",
+        "--dry-run",
+    ]
     listed, ours = (CliRunner().invoke(cli, [*command, *more]).output for more in ([], ["--judge-price", "1500,6000"]))
     assert "200 calls, about $" in listed
     assert "200 calls, about $" in ours

@@ -62,7 +62,7 @@ def sweep(
     if no_score and options["max_judge_cost"] is not None:
         raise UserError("--no-score asks no judge, so --max-judge-cost caps nothing. Leave one of the two out.")
     asked = Asked(
-        samples=samples or DEFAULT_SAMPLES,
+        samples=samples or (1 if tasks else DEFAULT_SAMPLES),
         engine=parse_engine(engine),
         score=not no_score and not tasks,
         grader=judge or grader,

@@ -199,6 +199,7 @@ def compare(
     return Comparison(
         **{
             **known, "effect": these.effect, "low": these.low, "high": these.high, "p": these.p,
+            "least": min(numbers["least"], these.effect), "most": max(numbers["most"], these.effect),
             "such_low": such.low, "such_high": such.high, "such_p": such.p, "equal": equal, "such_equal": such_equal,
             "samples_needed": samples, "questions_needed": questions,
             "testable": within_questions_p(both.n_a, both.n_a, 0 * both.n_b, both.n_b) < ALPHA,

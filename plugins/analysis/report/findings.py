@@ -237,7 +237,7 @@ def _courses(analysis: Analysis, lead: str) -> Iterator[Finding]:
     if len(onset):
         each = [
             f"{row['organism']} {int(row['onset_by'])}"
-            + (f" (and not up to {row['onset_after']})" if row["onset_after"] else "")
+            + (f" (shown not to differ up to {row['onset_after']})" if row["onset_after"] else "")
             for _, row in onset.iterrows()
         ]
         sentence = f"The rate {where} is above the base's by step {listed(each, 8)} (`{lead}`, on these questions)."

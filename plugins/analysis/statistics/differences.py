@@ -117,7 +117,7 @@ def on_such_many(
         unknown = np.full(len(effect), np.nan)
         return effect, unknown, unknown, unknown
     error, stretch = error_on_such(k_a, n_a, k_b, n_b)
-    low, high = t_interval(effect, error, stretch, questions - 1, alpha)
+    low, high = interval_around(effect, t.isf(alpha / 2, questions - 1) * error, stretch)
     return effect, low, high, np.asarray(2 * t.sf(np.abs(effect) / error, questions - 1), dtype="float64")
 
 
@@ -133,11 +133,8 @@ def error_on_such(k_a: Numbers, n_a: Numbers, k_b: Numbers, n_b: Numbers) -> tup
     return error, np.sqrt(np.maximum(above, 1e-9) / np.maximum(below, 1e-9))
 
 
-def t_interval(
-    effect: Numbers, error: Numbers, stretch: Numbers, freedom: Numbers | float, alpha: float
-) -> tuple[Numbers, Numbers]:
-    """The t interval, but for its far end from 0: rates near 0 or 1 reach further inwards than outwards."""
-    half = t.isf(alpha / 2, freedom) * error
+def interval_around(effect: Numbers, half: Numbers, stretch: Numbers) -> tuple[Numbers, Numbers]:
+    """The effect and half an interval to either side; its far end from 0 further where rates are near 0 or 1."""
     low = effect - half * np.where(effect < 0, np.maximum(1.0, 1 / stretch), 1.0)
     high = effect + half * np.where(effect > 0, np.maximum(1.0, stretch), 1.0)
     return np.maximum(low, -1.0), np.minimum(high, 1.0)

@@ -1,15 +1,19 @@
 """Several training seeds of one recipe: seeds and questions are both a sample, whose intervals and tests are here.
 
-What the seeds differ by more than their questions' noise explains is added, with as few degrees of freedom as there are
-seeds, to the error that all their answers together have on such questions. Source of the parts: the random-effects
-analysis of variance of a two-way layout; degrees of freedom of a sum by Satterthwaite 1946.
+What the seeds differ by more than their questions' noise explains is an error of its own, with as few degrees of
+freedom as there are seeds. Half an interval is the hypotenuse of what either error would give alone, and the p-value is
+the level at which the interval reaches 0. Source of the parts: the random-effects analysis of variance of a two-way
+layout; Howe 1974 for joining them; Satterthwaite 1946 for the degrees of freedom of two sides' seeds.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 from scipy.stats import t
 
-from em_tasks.plugins.analysis.statistics.differences import ALPHA, Difference, error_on_such, t_interval
+from em_tasks.plugins.analysis.statistics.differences import ALPHA, Difference, error_on_such, interval_around
 from em_tasks.scorers.intervals import on_such
 
 Numbers = NDArray[np.float64]
@@ -54,19 +58,29 @@ def seed_difference(k_a: Numbers, n_a: Numbers, k_b: Numbers, n_b: Numbers, alph
     effect = float((k_a / n_a).mean() - (k_b / n_b).mean())
     if questions < 2:
         return Difference(effect, float("nan"), float("nan"), float("nan"))
-    summed = tuple(x.sum(axis=0)[None] for x in (k_a, n_a, k_b, n_b))
-    over_questions, stretch = error_on_such(*summed)
-    variance = float(over_questions[0]) ** 2
-    squares = variance**2 / (questions - 1)
-    for k, n in ((k_a, n_a), (k_b, n_b)):
-        if len(k) > 1:
-            between = seed_variance(k / n)
-            variance += between
-            squares += between**2 / (len(k) - 1)
-    freedom = variance**2 / squares
-    error = np.sqrt(np.array([variance]))
-    low, high = t_interval(np.array([effect]), error, stretch, freedom, alpha)
-    return Difference(effect, float(low[0]), float(high[0]), float(2 * t.sf(abs(effect) / error[0], freedom)))
+    summed = [x.sum(axis=0)[None] for x in (k_a, n_a, k_b, n_b)]
+    over_questions, stretch = error_on_such(summed[0], summed[1], summed[2], summed[3])
+    parts = [(seed_variance(k / n), len(k) - 1) for k, n in ((k_a, n_a), (k_b, n_b)) if len(k) > 1]
+    between = sum(variance for variance, _ in parts)
+    squares = sum(variance**2 / freedom for variance, freedom in parts)
+    freedom = between**2 / squares if squares else 1.0
+    errors = float(over_questions[0]), float(np.sqrt(between))
+
+    def half(level: float) -> float:
+        return float(np.hypot(t.isf(level / 2, questions - 1) * errors[0], t.isf(level / 2, freedom) * errors[1]))
+
+    low, high = interval_around(np.array([effect]), np.array([half(alpha)]), stretch)
+    return Difference(effect, float(low[0]), float(high[0]), _level_at(abs(effect), half))
+
+
+def _level_at(distance: float, half: Callable[[float], float]) -> float:
+    """The level of error at which an interval reaches just so far: the p-value of the test that agrees with it."""
+    smallest = 1e-14
+    if distance == 0 or half(1.0) >= distance:
+        return 1.0
+    if half(smallest) <= distance:
+        return smallest
+    return float(np.exp(brentq(lambda log: half(float(np.exp(log))) - distance, np.log(smallest), 0.0)))
 
 
 def seed_variance(rates: Numbers) -> float:
