@@ -1,5 +1,6 @@
 """One engine for all models of equal settings: built at the first answer, closed with the last model."""
 
+import atexit
 import threading
 from typing import ClassVar
 
@@ -35,10 +36,23 @@ class EngineLease:
             if not self._held:
                 return
             self._held = False
-            self._holders[self.settings] -= 1
-            if self._holders[self.settings]:
+            self._holders[self.settings] = self._holders.get(self.settings, 1) - 1
+            if self._holders[self.settings] > 0:
                 return
             del self._holders[self.settings]
             engine = self._engines.pop(self.settings, None)
         if engine is not None:
             engine.close()
+
+    @classmethod
+    def close_all(cls) -> None:
+        """Ends every engine; a thread still inside torch when Python goes takes the process down with a C++ error."""
+        with cls._lock:
+            engines = list(cls._engines.values())
+            cls._engines.clear()
+            cls._holders.clear()
+        for engine in engines:
+            engine.close()
+
+
+atexit.register(EngineLease.close_all)
