@@ -128,7 +128,7 @@ class Layer:
             The states after attention, and what the MLP adds to them.
         """
         form = self.form
-        states = self.qkv(normed, masks).unflatten(-1, (form.heads + 2 * form.key_heads, form.size))
+        states = self.qkv(normed, masks).view(x.shape[0], -1, form.size)
         y = self.o(attend(states), masks)
         x, normed = self.before_mlp.after_adding(x, self.after_attention(y) if self.after_attention else y)
         both = self.gate_up(normed, masks)
