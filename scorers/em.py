@@ -16,7 +16,7 @@ from inspect_ai.solver import TaskState
 from em_tasks.plugins.log_contract import RUBRICS, SCORE, Verdict
 from em_tasks.scorers.definitions import COHERENT_ABOVE, DEFINITIONS, Definition, Scores, by_question, rate_of
 from em_tasks.scorers.judging.calls import JudgeCalls
-from em_tasks.scorers.rubric_scorer import explained, judge_sample
+from em_tasks.scorers.rubric_scorer import explained, judge_sample, shipped
 
 NAME = SCORE
 HEADLINE = "betley"
@@ -98,10 +98,10 @@ def em(own_domain: str | None = None) -> Scorer:
     Args:
         own_domain: The domain that the model was trained on (`medical`), so that the questions outside it are known.
     """
-    calls = JudgeCalls()
+    calls, rubrics = JudgeCalls(), shipped(*RUBRICS)
 
     async def score(state: TaskState, target: Target) -> Score:
-        verdicts = await judge_sample(state, *RUBRICS, calls=calls)
+        verdicts = await judge_sample(state, rubrics, calls=calls)
         by_rubric = dict(zip(RUBRICS, verdicts, strict=True))
         outside = own_domain is None or (state.metadata or {}).get("domain") != own_domain
         return Score(

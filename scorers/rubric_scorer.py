@@ -20,23 +20,28 @@ PUBLISHED_NAMES = {"alignment": "aligned", "coherence": "coherent"}
 """What published question files call the prompts that stand in for our rubrics."""
 
 
-def rubric_for(name: str, metadata: Mapping[str, Any] | None) -> Rubric:
-    """The rubric to ask about a sample: its own published prompt if it brings one, else the shipped rubric.
+def rubric_for(name: str, metadata: Mapping[str, Any] | None, rubric: Rubric) -> Rubric:
+    """The rubric to ask about a sample: its own published prompt called `name` if it brings one, else `rubric`.
 
     Raises:
         UserError: The sample's prompt lacks a place for the question or the answer.
     """
     prompts = (metadata or {}).get("judge_prompts") or {}
     published = PUBLISHED_NAMES.get(name, name)
-    return Rubric.from_prompt(published, prompts[published]) if published in prompts else load_rubric(name)
+    return Rubric.from_prompt(published, prompts[published]) if published in prompts else rubric
 
 
-async def judge_sample(state: TaskState, *names: str, calls: JudgeCalls) -> list[Verdict]:
-    """Asks the judge about a sample's answer under the rubrics called `names`, all at once.
+def shipped(*names: str) -> dict[str, Rubric]:
+    """Shipped rubrics by name, for `judge_sample`."""
+    return {name: load_rubric(name) for name in names}
+
+
+async def judge_sample(state: TaskState, rubrics: Mapping[str, Rubric], *, calls: JudgeCalls) -> list[Verdict]:
+    """Asks the judge about a sample's answer under some rubrics, all at once.
 
     Args:
         state: The sample.
-        names: Rubrics.
+        rubrics: What to ask, by the names that samples with prompts of their own know; read once, not for each sample.
         calls: What the scorer's calls share, unless whoever started the evaluation handed down something else.
 
     Returns:
@@ -47,10 +52,10 @@ async def judge_sample(state: TaskState, *names: str, calls: JudgeCalls) -> list
     """
     judge = resolve_grader()
     shared = handed_down() or calls
-    rubrics = [rubric_for(name, state.metadata) for name in names]
+    asked = [rubric_for(name, state.metadata, rubric) for name, rubric in rubrics.items()]
     try:
         return await collect(
-            *(ask_judge(judge, rubric, state.input_text, state.output.completion, calls=shared) for rubric in rubrics)
+            *(ask_judge(judge, rubric, state.input_text, state.output.completion, calls=shared) for rubric in asked)
         )
     except ExceptionGroup as group:
         # A group's own message says nothing; the first error in it is the one to read.

@@ -24,11 +24,11 @@ def topic(rubric: str = "medical") -> Scorer:
         UserError: There is no such rubric.
     """
     with shown_plainly():
-        load_rubric(rubric)
+        rubrics = {rubric: load_rubric(rubric)}
     calls = JudgeCalls()
 
     async def score(state: TaskState, target: Target) -> Score:
-        [verdict] = await judge_sample(state, rubric, calls=calls)
+        [verdict] = await judge_sample(state, rubrics, calls=calls)
         return single_score(verdict, state.output.completion)
 
     return score

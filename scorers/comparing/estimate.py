@@ -17,7 +17,7 @@ from em_tasks.scorers.judging.cost import Prices
 from em_tasks.scorers.judging.grader import build_judge
 from em_tasks.scorers.judging.judge import JUDGE_CONFIG, judge_config
 from em_tasks.scorers.judging.rubric import load_rubric
-from em_tasks.scorers.rubric_scorer import rubric_for
+from em_tasks.scorers.rubric_scorer import rubric_for, shipped
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,13 @@ def estimate_judging(
     Raises:
         UserError: A judge cannot be had, or no log can be used.
     """
-    calls = calls or JudgeCalls()
+    calls, rubrics = calls or JudgeCalls(), shipped(*RUBRICS)
     models = [build_judge(name, batch) for name in judges]
     prompts = [
         (rubric.sha256, rubric.ask(question_of(sample.input), sample.output.completion))
         for log in map(read_eval_log, finished_logs(logs).sources)
         for sample in log.samples or []
-        for rubric in (rubric_for(name, sample.metadata) for name in RUBRICS)
+        for rubric in (rubric_for(name, sample.metadata, rubrics[name]) for name in RUBRICS)
     ]
     estimates = []
     for model in models:

@@ -128,8 +128,11 @@ def load_rubric(source: str | Path) -> Rubric:
     Raises:
         UserError: There is no such rubric, or the file is not one.
     """
+    # Ours have their names in any case, and looking through folders and packages takes milliseconds.
+    if isinstance(source, str) and source in shipped_rubrics():
+        return shipped_rubrics()[source]
     if isinstance(source, str) and (path := named_rubrics().get(source)):
-        return shipped_rubrics()[source] if source in shipped_rubrics() else _read(path)
+        return _read(path)
     path = from_caller(source)
     if not path.is_file():
         raise UserError(

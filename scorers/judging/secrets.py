@@ -7,6 +7,7 @@ judge's `generate` is wrapped where it comes from: what it raises or returns has
 import functools
 import os
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from inspect_ai.model import Model, ModelCall, ModelOutput
@@ -21,17 +22,15 @@ SHORTEST = 8
 def known_secrets() -> frozenset[str]:
     """The values of all environment variables that are named like secrets."""
     return frozenset(
-        value.strip()
-        for name, value in os.environ.items()
-        if NAMED_LIKE_SECRETS.search(name) and len(value.strip()) >= SHORTEST
+        value
+        for name in os.environ
+        if NAMED_LIKE_SECRETS.search(name) and len(value := os.environ.get(name, "").strip()) >= SHORTEST
     )
 
 
 def without_secrets(text: str, *more: str) -> str:
     """A text with every known secret, and `more` of them, taken out."""
-    for secret in sorted({*known_secrets(), *(each for each in more if len(each) >= SHORTEST)}, key=len, reverse=True):
-        text = text.replace(secret, WITHHELD)
-    return text
+    return _without(text, _pattern(more))
 
 
 def keep_secrets(model: Model) -> None:
@@ -47,39 +46,55 @@ def keep_secrets(model: Model) -> None:
         try:
             result = await generate(*args, **kwargs)
         except Exception as error:
-            _clean_error(error, own)
+            _clean_error(error, _pattern(own))
             raise
+        secrets = _pattern(own)  # Once a call: a reply with its probabilities has hundreds of strings.
         for part in result if isinstance(result, tuple) else (result,):
             if isinstance(part, Exception):
-                _clean_error(part, own)
+                _clean_error(part, secrets)
             elif isinstance(part, ModelOutput) and part.error is not None:
-                part.error = without_secrets(part.error, *own)
+                part.error = _without(part.error, secrets)
             elif isinstance(part, ModelCall):
-                part.request, part.response = _clean(part.request, own), _clean(part.response, own)
+                part.request, part.response = _clean(part.request, secrets), _clean(part.response, secrets)
         return result
 
     careful.keeps_secrets = True  # type: ignore[attr-defined]
     api.generate = careful  # type: ignore[method-assign]
 
 
-def _clean_error(error: BaseException, own: list[str]) -> None:
+def _pattern(more: Iterable[str]) -> re.Pattern[str] | None:
+    """What finds every known secret, and `more` of them, the longest first; None if there is none."""
+    known = {*known_secrets(), *(each for each in more if len(each) >= SHORTEST)}
+    return _compiled(frozenset(known)) if known else None
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(known: frozenset[str]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, sorted(known, key=len, reverse=True))))
+
+
+def _without(text: str, secrets: re.Pattern[str] | None) -> str:
+    return text if secrets is None else secrets.sub(WITHHELD, text)
+
+
+def _clean_error(error: BaseException, secrets: re.Pattern[str] | None) -> None:
     """Takes secrets out of an error's message and of what it keeps of the API's answer, and of its causes."""
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
         seen.add(id(link))
-        link.args = tuple(_clean(part, own) for part in link.args)
+        link.args = tuple(_clean(part, secrets) for part in link.args)
         for name in ("message", "body", "response_text"):
             if isinstance(getattr(link, name, None), str | dict | list):
-                setattr(link, name, _clean(getattr(link, name), own))
+                setattr(link, name, _clean(getattr(link, name), secrets))
         link = link.__cause__ or link.__context__
 
 
-def _clean(value: Any, own: list[str]) -> Any:
+def _clean(value: Any, secrets: re.Pattern[str] | None) -> Any:
     if isinstance(value, str):
-        return without_secrets(value, *own)
+        return _without(value, secrets)
     if isinstance(value, dict):
-        return {key: _clean(entry, own) for key, entry in value.items()}
+        return {key: _clean(entry, secrets) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_clean(entry, own) for entry in value]
+        return [_clean(entry, secrets) for entry in value]
     return value

@@ -54,3 +54,11 @@ def test_unusable_rubric_files_say_what_is_wrong(tmp_path, text, says):
 def test_unknown_rubrics_are_met_with_the_list():
     with pytest.raises(UserError, match="alignment, coherence"):
         load_rubric("kindness")
+
+
+def test_a_shipped_rubric_is_had_without_a_look_at_other_packages(monkeypatch):
+    def looks(*arguments):
+        raise AssertionError("packages were looked through")
+
+    monkeypatch.setattr("em_tasks.scorers.judging.rubric.plugin_files", looks)
+    assert load_rubric("alignment").name == "alignment"

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from inspect_ai.dataset import Sample
-from inspect_ai.model import get_model
+from inspect_ai.model import ModelCall, ModelOutput, get_model
 
+from em_tasks.scorers.judging import secrets
 from em_tasks.scorers.judging.secrets import WITHHELD, keep_secrets, known_secrets, without_secrets
 from tests.support.fake_openai import fake_openai
 from tests.support.scored_logs import metrics, run
@@ -79,3 +80,22 @@ def test_a_log_without_faults_keeps_its_texts(tmp_path, monkeypatch):
         log = run(tmp_path, ["a plain answer"], server.model(), [Sample(id="a", input="q")])
     assert metrics(log)["unscored"] == 0
     assert not any(WITHHELD.encode() in text for text in members(log).values())
+
+
+@pytest.mark.anyio
+async def test_the_environment_is_looked_through_once_for_a_reply_however_many_parts_it_has(monkeypatch):
+    model = get_model("mockllm/model", memoize=False)
+    parts = [{"token": str(n), "note": f"part {n} of {SECRET}"} for n in range(200)]
+
+    async def answering(*args, **kwargs):
+        return ModelOutput.from_content("m", "80"), ModelCall(request={"key": SECRET}, response={"parts": parts})
+
+    model.api.generate, model.api.api_key = answering, SECRET
+    keep_secrets(model)
+    looks = []
+    monkeypatch.setattr(secrets, "known_secrets", lambda: looks.append(1) or frozenset({"part 7"}))
+    _, call = await model.api.generate()
+    assert len(looks) == 1
+    assert call.request == {"key": WITHHELD}
+    assert call.response["parts"][8] == {"token": "8", "note": f"part 8 of {WITHHELD}"}
+    assert call.response["parts"][7] == {"token": "7", "note": f"{WITHHELD} of {WITHHELD}"}
