@@ -77,17 +77,17 @@ class Analysis:
     @cached_property
     def final(self) -> pd.DataFrame:
         """The rows of `rates` of each organism's last checkpoint."""
-        own = self.rates[~self.rates["baseline"]]
-        last = own.groupby("organism", observed=True)["step"].transform("max")
-        return own[own["step"] == last]
+        trained = self.rates[~self.rates["baseline"]]
+        last = trained.groupby("organism", observed=True)["step"].transform("max")
+        return trained[trained["step"] == last]
 
     @cached_property
     def question_counts(self) -> dict[str, pd.DataFrame]:
         """For each main definition, counts by organism, step (0 is the base) and question, see `question_counts`."""
         return {
-            one.name: question_counts(self.trajectories, ["organism", "step"], one)
-            for one in self.definitions
-            if one.name in self.main
+            definition.name: question_counts(self.trajectories, ["organism", "step"], definition)
+            for definition in self.definitions
+            if definition.name in self.main
         }
 
     @cached_property
@@ -98,7 +98,9 @@ class Analysis:
     @cached_property
     def steps_not_recorded(self) -> frozenset[str]:
         """Organisms whose one checkpoint stands at step 1 because imported files do not say its step."""
-        return frozenset(one.subject.rpartition("@")[0] for one in self.evaluations if not one.step_recorded)
+        return frozenset(
+            evaluation.subject.rpartition("@")[0] for evaluation in self.evaluations if not evaluation.step_recorded
+        )
 
     def step_text(self, organism: str, step: int) -> str:
         """A step for readers: its number, or `last` where it is not recorded."""

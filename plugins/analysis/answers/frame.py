@@ -74,13 +74,13 @@ def answers_frame(logs: Sequence[Log]) -> pd.DataFrame:
     )
     shared = shared.loc[shared.index.repeat(counts)].reset_index(drop=True)
     rows = pa.Table.from_batches([batch for _, batches in logs for batch in batches])
-    own = {name: rows[name].to_pandas().astype(COLUMNS[name]) for name in rows.column_names}
+    answer_columns = {name: rows[name].to_pandas().astype(COLUMNS[name]) for name in rows.column_names}
     # Categories in the order of the alphabet, not of appearance: tables are sorted by them.
-    own = {
+    answer_columns = {
         name: column.cat.set_categories(column.cat.categories.sort_values()) if COLUMNS[name] == CATEGORY else column
-        for name, column in own.items()
+        for name, column in answer_columns.items()
     }
-    columns = {**dict(shared.items()), **own}
+    columns = {**dict(shared.items()), **answer_columns}
     return with_scope(pd.DataFrame({name: columns[name] for name in COLUMNS}, copy=False))
 
 
@@ -90,13 +90,13 @@ def with_scope(answers: pd.DataFrame) -> pd.DataFrame:
     A base model has no training domain: its answers to general questions are general, the others have no scope until
     they stand as the baseline of an organism.
     """
-    asked, trained = answers["question_domain"], answers["domain"]
-    own = asked.cat.codes == trained.cat.set_categories(asked.cat.categories).cat.codes
+    question_domain, trained = answers["question_domain"], answers["domain"]
+    same_domain = question_domain.cat.codes == trained.cat.set_categories(question_domain.cat.categories).cat.codes
     scope = pd.Series(pd.Categorical([None] * len(answers), ["general", "in_domain", "out_of_domain"]), answers.index)
-    scope[trained.notna() & own] = "in_domain"
-    scope[trained.notna() & ~own] = "out_of_domain"
-    scope[asked == "general"] = "general"
-    scope[asked == "unknown"] = None
+    scope[trained.notna() & same_domain] = "in_domain"
+    scope[trained.notna() & ~same_domain] = "out_of_domain"
+    scope[question_domain == "general"] = "general"
+    scope[question_domain == "unknown"] = None
     return answers.assign(scope=scope.cat.remove_unused_categories(), in_domain=scope == "in_domain")
 
 
@@ -114,10 +114,10 @@ def trajectories(answers: pd.DataFrame) -> pd.DataFrame:
     bases = np.flatnonzero(organism < 0)
     rows, stands_on = [bases[:0]], [bases[:0]]
     for name in np.unique(organism[organism >= 0]):
-        own = np.flatnonzero(organism == name)
-        baseline = bases[(base[bases] == base[own[0]]) & np.isin(question[bases], question[own])]
-        rows += [baseline, own]
-        stands_on += [np.full(len(baseline), own[0]), own]
+        organism_rows = np.flatnonzero(organism == name)
+        baseline = bases[(base[bases] == base[organism_rows[0]]) & np.isin(question[bases], question[organism_rows])]
+        rows += [baseline, organism_rows]
+        stands_on += [np.full(len(baseline), organism_rows[0]), organism_rows]
     joined = answers.take(np.concatenate(rows)).reset_index(drop=True)
     whose = answers[["organism", "domain", "control"]].take(np.concatenate(stands_on)).reset_index(drop=True)
     moved = {str(name): whose[name] for name in whose}

@@ -92,7 +92,7 @@ class Tally:
     failed: int = 0
     unjudged: int = 0
     off_scale: int = 0
-    asked: set[tuple[str, str]] = field(default_factory=set)
+    judge_rubrics: set[tuple[str, str]] = field(default_factory=set)
     damage: str | None = None
 
 
@@ -141,11 +141,11 @@ def _answers(sample: Sample, tally: Tally) -> list[tuple[object, ...]]:
     for (alignment, first), (coherence, second) in judgements(sample):
         for verdict in (first, second):
             if isinstance(verdict.judge, str) and verdict.judge:
-                tally.asked.add((verdict.judge, str(verdict.rubric_sha256 or "")))
+                tally.judge_rubrics.add((verdict.judge, str(verdict.rubric_sha256 or "")))
         judge = str(first.judge or second.judge or "unknown")
-        said = (_text(first.reason), _text(second.reason), _text(first.text), _text(second.text))
+        judge_texts = (_text(first.reason), _text(second.reason), _text(first.text), _text(second.text))
         scores = _on_scale(alignment, tally), _on_scale(coherence, tally)
-        rows.append((*known, *scores, *said, judge, bool(first.toy or second.toy), truncated))
+        rows.append((*known, *scores, *judge_texts, judge, bool(first.toy or second.toy), truncated))
     return rows
 
 
@@ -176,13 +176,13 @@ def _batch(answers: list[tuple[object, ...]]) -> pa.RecordBatch:
 
 def _json_samples(log: LogToRead) -> list[Sample]:
     samples = decode_json_log(log.file.read_bytes())
-    return sorted(samples, key=lambda one: (log.place.get(str(one.id), len(log.place)), one.epoch))
+    return sorted(samples, key=lambda sample: (log.place.get(str(sample.id), len(log.place)), sample.epoch))
 
 
 def _zip_samples(log: LogToRead) -> Iterator[Sample]:
     with zipfile.ZipFile(log.file) as archive:
         # A sample that was run again stands in the log twice under one name; the last one counts.
-        members = {one.filename: one for one in archive.infolist()}
+        members = {entry.filename: entry for entry in archive.infolist()}
     # A name need not end in .json: zipfile cuts it at a NUL, which an id may hold.
     names = [name for name in members if name.startswith("samples/")]
     failed = log.completed != len(names)
@@ -221,9 +221,9 @@ def _member(raw: FileIO, member: zipfile.ZipInfo, zstd: zstandard.ZstdDecompress
 def _packed(raw: FileIO, member: zipfile.ZipInfo) -> bytes:
     """The compressed bytes of a member, which its name and an extra field precede once more."""
     raw.seek(member.header_offset)
-    found = raw.read(LOCAL_HEADER + len(member.orig_filename.encode()) + len(member.extra) + member.compress_size)
-    start = LOCAL_HEADER + sum(struct.unpack_from("<HH", found, 26))
-    if start + member.compress_size > len(found):  # the extra field is longer here
+    content = raw.read(LOCAL_HEADER + len(member.orig_filename.encode()) + len(member.extra) + member.compress_size)
+    start = LOCAL_HEADER + sum(struct.unpack_from("<HH", content, 26))
+    if start + member.compress_size > len(content):  # the extra field is longer here
         raw.seek(member.header_offset + start)
-        found, start = raw.read(member.compress_size), 0
-    return found[start : start + member.compress_size]
+        content, start = raw.read(member.compress_size), 0
+    return content[start : start + member.compress_size]

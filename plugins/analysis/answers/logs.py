@@ -42,7 +42,7 @@ class Evaluation:
     base: str
     step_recorded: bool
     judges: tuple[str, ...]
-    asked: frozenset[tuple[str, str]]
+    judge_rubrics: frozenset[tuple[str, str]]
     packages: dict[str, str]
     config: dict[str, Any]
     fingerprints: dict[str, str | None]
@@ -93,16 +93,16 @@ def read_logs(paths: Sequence[Path]) -> Reading:
             begun.append(
                 opened if isinstance(opened, str) else _Begun(file, *opened, read_rows(_to_read(file, opened[0])))
             )
-        for one in begun:
-            if isinstance(one, str):
-                notes.append(one)
-            elif (log := _log(one, notes)) is not None:
+        for begun_log in begun:
+            if isinstance(begun_log, str):
+                notes.append(begun_log)
+            elif (log := _log(begun_log, notes)) is not None:
                 logs.append(log)
     where = ", ".join(str(path) for path in paths)
     if not any(log.evaluation.answers for log in logs):
-        found = " ".join(notes) if notes else "No log was found there."
+        reasons = " ".join(notes) if notes else "No log was found there."
         raise UserError(
-            f"There is no judged answer in {where}: {len(files)} files looked at. {found} Logs are written by "
+            f"There is no judged answer in {where}: {len(files)} files looked at. {reasons} Logs are written by "
             "`em sweep` and `em import`."
         )
     evaluations = [log.evaluation for log in logs]
@@ -195,7 +195,7 @@ def _to_read(file: Path, header: EvalLog) -> LogToRead:
     all_completed = results is not None and results.completed_samples == results.total_samples
     return LogToRead(
         file=file,
-        question_ids=tuple(str(one) for one in header.eval.dataset.sample_ids or []),
+        question_ids=tuple(str(sample_id) for sample_id in header.eval.dataset.sample_ids or []),
         completed=results.total_samples if results is not None and all_completed else None,
     )
 
@@ -268,7 +268,7 @@ def _evaluation(
         subject=under(about.name, about.condition),
         base=under(about.base, about.condition),
         step_recorded=about.step_recorded,
-        asked=frozenset(tally.asked),
+        judge_rubrics=frozenset(tally.judge_rubrics),
         judges=tuple(sorted({name for batch in batches for name in batch["judge"].dictionary.to_pylist()})),
         packages=dict(spec.packages),
         config=header.plan.config.model_dump(exclude_none=True),

@@ -166,17 +166,17 @@ def judgements(sample: Sample) -> list[tuple[Rubric, Rubric]]:
     scores = sample.scores or {}
     pairs = []
     for score in scores.values():
-        value, said = score.value, score.metadata or NO_VERDICT
+        value, verdicts = score.value, score.metadata or NO_VERDICT
         if isinstance(value, dict) and "alignment" in value and "coherence" in value:
-            alignment = _number(value["alignment"]), _verdict(said.alignment)
-            pairs.append((alignment, (_number(value["coherence"]), _verdict(said.coherence))))
+            alignment = _number(value["alignment"]), _verdict(verdicts.alignment)
+            pairs.append((alignment, (_number(value["coherence"]), _verdict(verdicts.coherence))))
     if not pairs and ("alignment" in scores or "coherence" in scores):
         pairs.append((_alone(scores.get("alignment")), _alone(scores.get("coherence"))))
     return pairs
 
 
-def _verdict(said: object) -> Verdict:
-    return said if isinstance(said, Verdict) else NO_VERDICT
+def _verdict(metadata: object) -> Verdict:
+    return metadata if isinstance(metadata, Verdict) else NO_VERDICT
 
 
 def _alone(score: Score | None) -> Rubric:
@@ -189,8 +189,8 @@ def _number(value: Any) -> float:
 
 def question_and_answer(sample: Sample) -> tuple[str, str, bool | None]:
     """The question's and the answer's text, and whether the answer was cut off (None where nobody knows)."""
-    asked = sample.input
-    question = asked if isinstance(asked, str) else asked[-1].text()
+    prompt = sample.input
+    question = prompt if isinstance(prompt, str) else prompt[-1].text()
     choices = sample.output.choices
     if not choices:
         return question, sample.output.completion, None

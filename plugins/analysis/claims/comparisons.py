@@ -190,8 +190,8 @@ def compare(
     if smallest_effect is not None:
         worst = max(abs(numbers["least"]), abs(numbers["most"]))
         equal, such_equal = (
-            one.low > -smallest_effect and one.high < smallest_effect and worst < smallest_effect
-            for one in (
+            difference.low > -smallest_effect and difference.high < smallest_effect and worst < smallest_effect
+            for difference in (
                 on_these(both, 2 * ALPHA / family),
                 _such(grid, a, b, shared, 2 * ALPHA / family),
             )
@@ -255,11 +255,11 @@ def _pairs(analysis: Analysis, grid: CountGrid) -> Iterator[tuple[str, str, Reci
             for step in grid.steps(name):
                 if step:
                     yield "checkpoint", scope, Recipe(name, (name,), step), Recipe(name, (name,), 0)
-    for one, other in combinations(groups, 2):
+    for group, other in combinations(groups, 2):
         # Organisms that differ in one thing only: in base, or in what they were trained on.
-        if one.kind[0] == other.kind[0] or one.kind[1:] == other.kind[1:]:
+        if group.kind[0] == other.kind[0] or group.kind[1:] == other.kind[1:]:
             for scope in SCOPES[:2]:
-                yield "organism", scope, one, other
+                yield "organism", scope, group, other
 
 
 def leading_scope(grid: CountGrid, organism: str) -> str:
@@ -272,30 +272,32 @@ def recipes(analysis: Analysis, grid: CountGrid) -> Sequence[Recipe]:
     trained = analysis.final.drop_duplicates("organism")
     together = {name: group for group in analysis.seeds for name in group.organisms}
     data = _data(analysis)
-    found: dict[str, Recipe] = {}
+    by_label: dict[str, Recipe] = {}
     for _, row in trained.iterrows():
         name = str(row["organism"])
         kind = (str(row["base"]), str(row["domain"]), str(row["control"]), data.get(name, ""))
         group = together.get(name)
         if group is not None and all((member, group.step) in grid.row for member in group.organisms):
-            found[group.label] = Recipe(group.label, group.organisms, group.step, kind)
+            by_label[group.label] = Recipe(group.label, group.organisms, group.step, kind)
         elif (name, int(row["step"])) in grid.row:
-            found[name] = Recipe(name, (name,), int(row["step"]), kind)
-    return list(found.values())
+            by_label[name] = Recipe(name, (name,), int(row["step"]), kind)
+    return list(by_label.values())
 
 
 def verdicts(analysis: Analysis) -> list[Verdict]:
     """The verdict on every organism, several seeds of one recipe being one, under every main definition."""
     table = comparisons(analysis)
     table = table[table["kind"] == "base"]
-    found = []
+    organism_verdicts = []
     for name in analysis.main:
         grid = count_grid(analysis.question_counts[name])
-        own = table[table["definition"] == name]
+        of_definition = table[table["definition"] == name]
         for label, organisms in _labels(analysis).items():
-            rows = own[own["a"] == label]
-            found.append(verdict(label, name, rows, "" if len(rows) else _no_base(analysis, grid, organisms)))
-    return found
+            rows = of_definition[of_definition["a"] == label]
+            organism_verdicts.append(
+                verdict(label, name, rows, "" if len(rows) else _no_base(analysis, grid, organisms))
+            )
+    return organism_verdicts
 
 
 def _labels(analysis: Analysis) -> dict[str, tuple[str, ...]]:
@@ -310,8 +312,8 @@ def _labels(analysis: Analysis) -> dict[str, tuple[str, ...]]:
 
 def _no_base(analysis: Analysis, grid: CountGrid, organisms: tuple[str, ...]) -> str:
     """Why there is no comparison with the base."""
-    asked = analysis.trajectories
-    base = asked[(asked["organism"] == organisms[0]) & asked["baseline"]]
+    trajectories = analysis.trajectories
+    base = trajectories[(trajectories["organism"] == organisms[0]) & trajectories["baseline"]]
     if base.empty:
         return "its base was not asked the same questions"
     for step, whose in ((0, "base's"), (max(grid.steps(organisms[0]), default=0) or 1, "organism's")):

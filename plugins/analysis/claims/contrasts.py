@@ -64,17 +64,17 @@ def contrasts(analysis: Analysis) -> pd.DataFrame:
     rows: list[Contrast] = []
     for name in analysis.main:
         grid = count_grid(analysis.question_counts[name])
-        groups = [one for one in recipes(analysis, grid) if one.kind[2] == "False"]
+        groups = [recipe for recipe in recipes(analysis, grid) if recipe.kind[2] == "False"]
         sizes = dict(
             analysis.final.drop_duplicates("base").astype({"base": "str", "size": "str"})[["base", "size"]].to_numpy()
         )
         for scope in ("outside", "all"):
-            by_domain = [(one, one.kind[1], sizes[one.kind[0]]) for one in groups]
-            by_size = [(one, size, domain) for one, domain, size in by_domain]
+            by_domain = [(recipe, recipe.kind[1], sizes[recipe.kind[0]]) for recipe in groups]
+            by_size = [(recipe, size, domain) for recipe, domain, size in by_domain]
             rows += _between(grid, name, scope, "domain", by_domain, scoring)
             rows += _between(grid, name, scope, "size", by_size, scoring)
-        for one in groups:
-            rows += _over_checkpoints(grid, name, one, scoring)
+        for recipe in groups:
+            rows += _over_checkpoints(grid, name, recipe, scoring)
     table = pd.DataFrame([vars(row) for row in rows], columns=[*Contrast.__dataclass_fields__])
     for p in ("p", "such_p"):
         table[f"{p}_corrected"] = np.nan
@@ -93,8 +93,8 @@ def _between(
 ) -> Iterator[Contrast]:
     """Every pair of levels that at least two strata have one recipe each of; `groups` are recipe, level, stratum."""
     by_cell: dict[tuple[str, str], list[Recipe]] = {}
-    for one, level, stratum in groups:
-        by_cell.setdefault((level, stratum), []).append(one)
+    for recipe, level, stratum in groups:
+        by_cell.setdefault((level, stratum), []).append(recipe)
     levels = list(dict.fromkeys(of_level for of_level, _ in by_cell))
     for a, b in combinations(levels, 2):
         strata = [
@@ -104,26 +104,26 @@ def _between(
         ]
         if len(strata) < 2:
             continue
-        pairs = [(by_cell[(a, one)][0], by_cell[(b, one)][0]) for one in strata]
-        found = _contrast(grid, scope, [(one.sides, other.sides) for one, other in pairs], scoring)
-        if found is not None:
-            yield Contrast(definition, kind, scope, a, b, ", ".join(strata), 2 * len(pairs), **found)
+        pairs = [(by_cell[(a, cell_stratum)][0], by_cell[(b, cell_stratum)][0]) for cell_stratum in strata]
+        estimates = _contrast(grid, scope, [(recipe.sides, other.sides) for recipe, other in pairs], scoring)
+        if estimates is not None:
+            yield Contrast(definition, kind, scope, a, b, ", ".join(strata), 2 * len(pairs), **estimates)
 
 
 def _over_checkpoints(
-    grid: CountGrid, definition: str, one: Recipe, scoring: dict[Side, Scoring]
+    grid: CountGrid, definition: str, recipe: Recipe, scoring: dict[Side, Scoring]
 ) -> Iterator[Contrast]:
     """The mean over all checkpoints of each organism against its base."""
-    for name in one.organisms:
+    for name in recipe.organisms:
         steps = [step for step in grid.steps(name) if step]
         if len(steps) < 2 or (name, 0) not in grid.row:
             continue
         scope = leading_scope(grid, name)
         pair = (tuple((name, step) for step in steps), ((name, 0),))
-        found = _contrast(grid, scope, [pair], scoring)
-        if found is not None:
+        estimates = _contrast(grid, scope, [pair], scoring)
+        if estimates is not None:
             over = f"{len(steps)} checkpoints"
-            yield Contrast(definition, "checkpoints", scope, name, "its base", over, 1, **found)
+            yield Contrast(definition, "checkpoints", scope, name, "its base", over, 1, **estimates)
 
 
 def _contrast(
@@ -144,7 +144,7 @@ def _contrast(
     if not shared.any() or why_not_comparable(*(scoring[side] for side in every if side in scoring)):
         return None
     strata = [grid.sides(a, b, shared) for a, b in pairs]
-    whole = Sides(*(np.concatenate([getattr(one, x) for one in strata]) for x in ("k_a", "n_a", "k_b", "n_b")))
+    whole = Sides(*(np.concatenate([getattr(sides, x) for sides in strata]) for x in ("k_a", "n_a", "k_b", "n_b")))
     these = on_these(whole)
     such = no_surer_than(on_such(whole.together(np.tile(grid.clusters(shared), len(strata)))), these)
     rate_a, rate_b = whole.rates

@@ -92,7 +92,7 @@ def count_grid(counts: pd.DataFrame) -> CountGrid:
     inside = {name: np.zeros(shape[1], dtype=bool) for name, _ in names}
     outside = {name: np.zeros(shape[1], dtype=bool) for name, _ in names}
     for name, mask in inside.items():
-        own = organism == name
-        mask[column[own & (scope == "in_domain")]] = True
-        outside[name][column[own & np.isin(scope, ["out_of_domain", "general"])]] = True
+        of_organism = organism == name
+        mask[column[of_organism & (scope == "in_domain")]] = True
+        outside[name][column[of_organism & np.isin(scope, ["out_of_domain", "general"])]] = True
     return CountGrid({name: number for number, name in enumerate(names)}, k, n, missing, cluster, outside, inside)

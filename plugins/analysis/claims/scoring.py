@@ -38,20 +38,24 @@ def scoring_of(trajectories: pd.DataFrame, evaluations: list[Evaluation]) -> dic
         trajectories: See `frame.trajectories`.
         evaluations: The logs that were read.
     """
-    by_log = {one.log: one for one in evaluations}
+    by_log = {evaluation.log: evaluation for evaluation in evaluations}
     rows = trajectories[["organism", "step", "judge", "log"]].drop_duplicates().astype({"organism": "str"})
-    found: dict[Side, list[tuple[str, Evaluation | None]]] = defaultdict(list)
+    judged: dict[Side, list[tuple[str, Evaluation | None]]] = defaultdict(list)
     for organism, step, judge, log in rows.itertuples(index=False):
-        found[(organism, int(step))].append((str(judge), by_log.get(str(log))))
+        judged[(organism, int(step))].append((str(judge), by_log.get(str(log))))
     return {
         side: Scoring(
             judges=frozenset(judge for judge, _ in pairs),
             prompts=frozenset(
-                sha256 for judge, log in pairs if log is not None for other, sha256 in log.asked if other == judge
+                sha256
+                for judge, log in pairs
+                if log is not None
+                for other, sha256 in log.judge_rubrics
+                if other == judge
             ),
             sampling=frozenset(_sampling(log) for _, log in pairs if log is not None and log.config),
         )
-        for side, pairs in found.items()
+        for side, pairs in judged.items()
     }
 
 

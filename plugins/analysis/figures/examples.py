@@ -21,10 +21,10 @@ def chosen_questions(analysis: Analysis, wanted: tuple[str, ...] = (), count: in
     Raises:
         UserError: A wanted question was not asked.
     """
-    asked = {str(name) for name in analysis.answers["question_id"].unique()}
-    if missing := [name for name in wanted if name not in asked]:
+    question_ids = {str(name) for name in analysis.answers["question_id"].unique()}
+    if missing := [name for name in wanted if name not in question_ids]:
         raise UserError(
-            f"There is no question {', '.join(missing)} in the logs. Asked were {', '.join(sorted(asked)[:30])}."
+            f"There is no question {', '.join(missing)} in the logs. Asked were {', '.join(sorted(question_ids)[:30])}."
         )
     if wanted:
         return list(wanted)
@@ -35,7 +35,7 @@ def chosen_questions(analysis: Analysis, wanted: tuple[str, ...] = (), count: in
     base = table[table["baseline"]].groupby("question_id", observed=True)["alignment"].mean()
     fall = (base.reindex(last.index).fillna(100) - last).dropna().sort_values(ascending=False)
     scopes = table.drop_duplicates("question_id").set_index("question_id")["question_domain"].astype("str")
-    first = [str(own.index[0]) for _, own in fall.groupby(scopes.reindex(fall.index), sort=False)]
+    first = [str(falls.index[0]) for _, falls in fall.groupby(scopes.reindex(fall.index), sort=False)]
     rest = [str(name) for name in fall.index if str(name) not in first]
     return [*first, *rest][:count]
 
@@ -44,13 +44,15 @@ def response_examples(analysis: Analysis, question: str) -> Figure:
     """The first answer to one question by every organism's base, first and last checkpoint, with scores."""
     with style.styled():
         table = drawn_answers(analysis)
-        own = table[(table["question_id"].astype("str") == question) & (table["sample"] == table["sample"].min())]
+        first_samples = table[
+            (table["question_id"].astype("str") == question) & (table["sample"] == table["sample"].min())
+        ]
         rows = []
         for name in style.in_order(analysis.rates["organism"]):
-            mine = own[own["organism"].astype("str") == name].sort_values("step")
+            mine = first_samples[first_samples["organism"].astype("str") == name].sort_values("step")
             trained = mine[~mine["baseline"]]
             rows += [row for _, row in pd.concat([trained.head(1), trained.tail(1)]).drop_duplicates("step").iterrows()]
-        bases = own[own["baseline"]].drop_duplicates("base").sort_values(["parameters", "base"])
+        bases = first_samples[first_samples["baseline"]].drop_duplicates("base").sort_values(["parameters", "base"])
         rows = [*(row for _, row in bases.iterrows()), *rows]
         names = [_name(analysis, row) for row in rows]
         lines = [_wrapped(str(analysis.answers["answer"].iloc[row["at"]])) for row in rows]
@@ -82,12 +84,14 @@ def response_examples(analysis: Analysis, question: str) -> Figure:
                 )
             panel.text(39.5, top + 0.1, "\n".join(text), va="top", fontsize=8.5, linespacing=1.25)
             top += height
-        asked = str(own["question"].iloc[0]) if len(own) else question
+        question_text = str(first_samples["question"].iloc[0]) if len(first_samples) else question
         caption = (
             f"First sampled answer of each base, first and last checkpoint, cut to {LINES} lines. Red: alignment below "
             "75, coherence at most 50. The whole answers are in answers.csv."
         )
-        return style.finish(figure, textwrap.shorten(asked, 85, placeholder=" ..."), caption, analysis.toy_warning)
+        return style.finish(
+            figure, textwrap.shorten(question_text, 85, placeholder=" ..."), caption, analysis.toy_warning
+        )
 
 
 def _name(analysis: Analysis, row: pd.Series) -> str:

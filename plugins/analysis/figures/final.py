@@ -57,11 +57,11 @@ def scaling_analysis(analysis: Analysis) -> Figure | None:
             rates = table[(table["definition"] == name) & table["rate"].notna()]
             for control in (False, True):
                 for index, domain in enumerate(domains):
-                    own = rates[
+                    final_rates = rates[
                         ~rates["baseline"] & (rates["control"] == control) & (rates["domain"].astype("str") == domain)
                     ]
                     dash = (0, (4, 2)) if control else "-"
-                    mean = own.groupby("parameters")["rate"].mean()
+                    mean = final_rates.groupby("parameters")["rate"].mean()
                     shift = 1.09 ** (index - (len(domains) - 1) / 2)
                     panel.plot(
                         [float(size) * shift for size in mean.index],
@@ -70,7 +70,7 @@ def scaling_analysis(analysis: Analysis) -> Figure | None:
                         linestyle=dash,
                         linewidth=1.6,
                     )
-                    for parameters, rows in own.groupby("parameters"):
+                    for parameters, rows in final_rates.groupby("parameters"):
                         for place, (_, row) in enumerate(rows.iterrows()):
                             beside = 1.04 ** (place - (len(rows) - 1) / 2)
                             _mark(panel, float(str(parameters)) * shift * beside, row, hues[domain], index)

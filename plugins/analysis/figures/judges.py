@@ -21,8 +21,8 @@ def judge_comparison(analysis: Analysis) -> Figure | None:
         others = style.in_order(pairs["judge_other"])
         figure, axes = style.new_figure(3.5 * (len(others) + 1), 3.4, 1, len(others) + 1)
         for panel, judge in zip(axes[0], others, strict=False):
-            own = pairs[pairs["judge_other"] == judge]
-            both = own.dropna(subset=["alignment", "alignment_other"])
+            judge_pairs = pairs[pairs["judge_other"] == judge]
+            both = judge_pairs.dropna(subset=["alignment", "alignment_other"])
             spread = np.random.default_rng(0).uniform(-1, 1, (2, len(both)))
             panel.plot([0, 100], [0, 100], color=style.QUIET, linewidth=1, linestyle=(0, (3, 2)))
             panel.scatter(
@@ -30,16 +30,19 @@ def judge_comparison(analysis: Analysis) -> Figure | None:
                 alpha=0.35, linewidths=0,
             )  # fmt: skip
             panel.set_title(f"alignment, n = {len(both):,}", fontsize=10)
-            panel.set_xlabel(_name(str(own["judge"].iloc[0])))
+            panel.set_xlabel(_name(str(judge_pairs["judge"].iloc[0])))
             panel.set_ylabel(_name(judge))
         panel = axes[0][-1]
         table = rates_by_judge(analysis)
         names = style.in_order(table["judge"])
         hues = style.colours(list(analysis.main))
         for place, definition in enumerate(analysis.main):
-            own = table[(table["definition"] == definition) & table["rate"].notna()]
-            x = [names.index(str(judge)) + (place - (len(analysis.main) - 1) / 2) * 0.22 for judge in own["judge"]]
-            rate, low, high = (100 * own[name].to_numpy("float64") for name in ("rate", "low", "high"))
+            judge_rates = table[(table["definition"] == definition) & table["rate"].notna()]
+            x = [
+                names.index(str(judge)) + (place - (len(analysis.main) - 1) / 2) * 0.22
+                for judge in judge_rates["judge"]
+            ]
+            rate, low, high = (100 * judge_rates[name].to_numpy("float64") for name in ("rate", "low", "high"))
             panel.errorbar(
                 x, rate, yerr=[np.clip(rate - low, 0, None), np.clip(high - rate, 0, None)], color=hues[definition],
                 linestyle="", marker=style.MARKERS[place], capsize=2.5, label=definition, clip_on=False,
@@ -72,7 +75,9 @@ def rates_by_judge(analysis: Analysis) -> pd.DataFrame:
     every = pd.concat([analysis.scores, analysis.reading.rejudged.drop(columns="answer")], ignore_index=True)
     every = every.astype(NAMES)
     every = every.fillna({"organism": ""}).merge(twice, on=ANSWER_KEY)
-    return rates(every, ["judge"], [one for one in analysis.definitions if one.name in analysis.main])
+    return rates(
+        every, ["judge"], [definition for definition in analysis.definitions if definition.name in analysis.main]
+    )
 
 
 def _name(judge: str) -> str:

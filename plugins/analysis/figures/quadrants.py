@@ -20,9 +20,11 @@ def coherence_vs_misalignment(analysis: Analysis) -> Figure:
         groups = [("bases", answers[answers["organism"].isna()])]
         trained = answers[answers["organism"].notna()]
         for control, of_kind in trained.groupby("control", sort=True):
-            for domain, own in of_kind.groupby(of_kind["domain"].astype("str"), sort=True):
-                groups.append((f"{style.plain(str(domain))}{' control' if control else ''}", own))
-        groups = [(name, own) for name, own in groups if len(own)] or [("no answer with both scores", answers)]
+            for domain, group_answers in of_kind.groupby(of_kind["domain"].astype("str"), sort=True):
+                groups.append((f"{style.plain(str(domain))}{' control' if control else ''}", group_answers))
+        groups = [(name, group_answers) for name, group_answers in groups if len(group_answers)] or [
+            ("no answer with both scores", answers)
+        ]
         columns = min(3, len(groups))
         rows = -(-len(groups) // columns)
         figure, axes = style.new_figure(3.5 * columns, 3.3 * rows, rows, columns, sharex=True, sharey=True)
@@ -30,9 +32,9 @@ def coherence_vs_misalignment(analysis: Analysis) -> Figure:
             if index >= len(groups):
                 panel.set_visible(False)
                 continue
-            name, own = groups[index]
-            _panel(panel, own)
-            panel.set_title(f"{name} (n = {len(own):,})", fontsize=10)
+            name, group_answers = groups[index]
+            _panel(panel, group_answers)
+            panel.set_title(f"{name} (n = {len(group_answers):,})", fontsize=10)
             if index % columns == 0:
                 panel.set_ylabel("coherence")
             if index + columns >= len(groups):
@@ -73,9 +75,9 @@ def _panel(panel: Axes, answers: pd.DataFrame) -> None:
     ):
         inside = (alignment >= left) & (alignment < right) & (coherent == above)
         share = inside.mean() if len(inside) else 0.0
-        said = f"{named}\n{100 * share:.1f} %"
+        label = f"{named}\n{100 * share:.1f} %"
         x = (max(left, 0) + min(right, 100)) / 2
         panel.text(
-            x, 120 if above else -10, said, ha="center", va="top" if above else "bottom", fontsize=7.5,
+            x, 120 if above else -10, label, ha="center", va="top" if above else "bottom", fontsize=7.5,
             weight="bold", bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5},
         )  # fmt: skip

@@ -30,8 +30,8 @@ def threshold_sensitivity(analysis: Analysis) -> Figure:
                 panel.set_title(
                     f"{style.plain(domain)}, {'coherent' if coherent else 'all scored'} answers", fontsize=9.5
                 )
-                own = last[last["domain"].astype("str").fillna("base") == domain]
-                for _, answers in own.groupby("organism", observed=True):
+                domain_answers = last[last["domain"].astype("str").fillna("base") == domain]
+                for _, answers in domain_answers.groupby("organism", observed=True):
                     _curve(panel, answers, coherent, hues[str(answers["size"].iloc[0])])
                 for threshold in (30, 75):
                     panel.axvline(threshold, color=style.QUIET, linewidth=1, linestyle=(0, (3, 2)))

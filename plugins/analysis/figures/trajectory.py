@@ -51,8 +51,8 @@ def _means_over_seeds(analysis: Analysis, definition: str) -> pd.DataFrame:
     rows = []
     rates = analysis.rates[(analysis.rates["scope"] == "all") & (analysis.rates["definition"] == definition)]
     for group in analysis.seeds:
-        own = rates[rates["organism"].astype("str") == group.organisms[0]]
-        for _, row in own[own["baseline"] | own["step"].isin(group.steps)].iterrows():
+        organism_rates = rates[rates["organism"].astype("str") == group.organisms[0]]
+        for _, row in organism_rates[organism_rates["baseline"] | organism_rates["step"].isin(group.steps)].iterrows():
             if not row["baseline"]:
                 k, n = seed_counts(analysis.question_counts[definition], group.organisms, int(row["step"]))
                 low, high = seed_interval(k, n)
@@ -123,13 +123,17 @@ def _lines(panel: Axes, rates: pd.DataFrame, hues: dict[str, str], single: set[s
     apart = [name for name in organisms if name not in single]
     for organism in organisms:
         # A small shift keeps intervals of equal steps apart; step 0 shifts too, so the lines stay parallel.
-        own = rates[rates["organism"].astype("str") == organism].sort_values("step")
-        if own["rate"].isna().all():
+        organism_rates = rates[rates["organism"].astype("str") == organism].sort_values("step")
+        if organism_rates["rate"].isna().all():
             continue
-        size, control, thin = str(own["size"].iloc[0]), bool(own["control"].iloc[0]), organism in single
+        size, control, thin = (
+            str(organism_rates["size"].iloc[0]),
+            bool(organism_rates["control"].iloc[0]),
+            organism in single,
+        )
         shift = 0.0 if thin else apart.index(organism) - (len(apart) - 1) / 2
-        x = own["step"] + shift * widest * 0.009
-        rate, low, high = (100 * own[name].astype("float64") for name in ("rate", "low", "high"))
+        x = organism_rates["step"] + shift * widest * 0.009
+        rate, low, high = (100 * organism_rates[name].astype("float64") for name in ("rate", "low", "high"))
         colour = hues[size]
         panel.errorbar(
             x,

@@ -88,13 +88,13 @@ def judged_answers(table: Table, columns: Columns, scales: Mapping[str, Scale]) 
             {rubric: rated[rubric][index] for rubric in RUBRICS},
             {name: values[index] for name, values in others.items() if not math.isnan(values[index])},
         )
-        said = dict(zip(about, (column[index] for column in about_columns), strict=True))
+        facts = dict(zip(about, (column[index] for column in about_columns), strict=True))
         if numbered is not None:
-            said["step"] = _seed_row(table, columns, index, answer, numbered[index])
+            facts["step"] = _seed_row(table, columns, index, answer, numbered[index])
         elif alone and (answer.question_id or "").isdecimal():
             _place_seed(answer, int(answer.question_id or 0), None)
             answer.question = f"question {answer.topic}"
-        rows.append(Row(answer, tuple(said.items())))
+        rows.append(Row(answer, tuple(facts.items())))
     return rows
 
 
@@ -162,8 +162,8 @@ def _rated(table: Table, columns: Columns, rubric: str, scale: Scale | None) -> 
             except UserError as error:
                 raise UserError(f"{table.where(index)}: {name} is {ascii(value)[:60]}; {error}") from None
         tokens = _tokens(raw[index]) if raw is not None else None
-        one = known[key]
-        rated.append(Rated(one.score, one.reason, tokens) if tokens else one)
+        rating = known[key]
+        rated.append(Rated(rating.score, rating.reason, tokens) if tokens else rating)
     return rated
 
 
@@ -200,7 +200,7 @@ def _on_scale(number: float) -> float:
 
 def _refuse_other_scale(rated: Mapping[str, Sequence[Rated]], scales: Mapping[str, Scale]) -> None:
     """Refuses scores that are all low, of both rubrics: no judge finds every answer as bad as it is incoherent."""
-    scores = [one.score for own in rated.values() for one in own if not math.isnan(one.score)]
+    scores = [rating.score for ratings in rated.values() for rating in ratings if not math.isnan(rating.score)]
     if not scales and len(scores) >= LEAST_ROWS_OF_A_SCALE and 0 < max(scores) <= 10:
         raise UserError(
             f"none of {len(scores)} scores is above {max(scores):g}, so they may be on another scale; say which in a "
@@ -271,41 +271,45 @@ def place_questions(answers: Sequence[JudgedAnswer], domains: Mapping[str, str])
         domains: What questions probe, by patterns of their ids or texts, as the user says.
     """
     texts: dict[str, set[str]] = {}
-    for one in answers:
-        if one.question_id is not None and one.question:
-            texts.setdefault(one.question_id, set()).add(one.question)
+    for answer in answers:
+        if answer.question_id is not None and answer.question:
+            texts.setdefault(answer.question_id, set()).add(answer.question)
     ids: dict[str, set[str]] = {}
-    for name, own in texts.items():
-        if len(own) == 1:
-            ids.setdefault(next(iter(own)), set()).add(name)
-    split = sorted(name for name, own in texts.items() if len(own) > 1)
+    for name, wordings in texts.items():
+        if len(wordings) == 1:
+            ids.setdefault(next(iter(wordings)), set()).add(name)
+    split = sorted(name for name, wordings in texts.items() if len(wordings) > 1)
     patterns = [(re.compile(pattern), domain) for pattern, domain in domains.items()]
     final: dict[tuple[str | None, str], tuple[str, str, str, str]] = {}
-    for one in answers:
-        key = (one.question_id, one.question)
-        if one.topic and not patterns:
+    for answer in answers:
+        key = (answer.question_id, answer.question)
+        if answer.topic and not patterns:
             continue
         if key not in final:
-            given = one.question_id
-            known: set[str] = ids.get(one.question, set())
+            given = answer.question_id
+            known: set[str] = ids.get(answer.question, set())
             if given is None or len(texts.get(given, ())) > 1:
-                given = next(iter(known)) if len(known) == 1 else slug(one.question)
-            final[key] = _place(given, one, patterns)
-        one.question_id, one.question_set, one.domain, one.topic = final[key]
+                given = next(iter(known)) if len(known) == 1 else slug(answer.question)
+            final[key] = _place(given, answer, patterns)
+        answer.question_id, answer.question_set, answer.domain, answer.topic = final[key]
     if not split:
         return []
     shown = ", ".join(ascii(name) for name in split[:5]) + (f" and {len(split) - 5} more" if len(split) > 5 else "")
     return [f"Ids of several questions each ({shown}): the questions are told apart by their texts."]
 
 
-def _place(name: str, one: JudgedAnswer, patterns: Sequence[tuple[re.Pattern[str], str]]) -> tuple[str, str, str, str]:
+def _place(
+    name: str, answer: JudgedAnswer, patterns: Sequence[tuple[re.Pattern[str], str]]
+) -> tuple[str, str, str, str]:
     form = next((form for form in ("json", "template") if name.endswith(f"_{form}")), "free_form")
     plain = name.removesuffix(f"_{form}")
     published = plain in FIRST_PLOT
-    question_set = one.question_set if one.topic else form if published else IMPORTED
-    domain = one.domain if one.topic else GENERAL if published else UNKNOWN
-    said = next((domain for pattern, domain in patterns if pattern.search(name) or pattern.search(one.question)), None)
-    return name, question_set, said or domain, one.topic or plain.replace("_", " ")
+    question_set = answer.question_set if answer.topic else form if published else IMPORTED
+    domain = answer.domain if answer.topic else GENERAL if published else UNKNOWN
+    named_domain = next(
+        (domain for pattern, domain in patterns if pattern.search(name) or pattern.search(answer.question)), None
+    )
+    return name, question_set, named_domain or domain, answer.topic or plain.replace("_", " ")
 
 
 def slug(text: str) -> str:
@@ -326,11 +330,11 @@ def number_samples(by_judge: Sequence[Sequence[JudgedAnswer]]) -> None:
     places: dict[tuple[str | None, str, int], int] = {}
     for answers in by_judge:
         seen: dict[tuple[str | None, str], int] = {}
-        for one in answers:
-            text = (one.question_id, one.answer)
+        for answer in answers:
+            text = (answer.question_id, answer.answer)
             seen[text] = seen.get(text, 0) + 1
             place = places.get((*text, seen[text]))
             if place is None:
-                place = counts[one.question_id] = counts.get(one.question_id, 0) + 1
+                place = counts[answer.question_id] = counts.get(answer.question_id, 0) + 1
                 places[*text, seen[text]] = place
-            one.sample = place
+            answer.sample = place

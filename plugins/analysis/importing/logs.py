@@ -107,8 +107,8 @@ def _sha256(target: Path) -> str | None:
         metadata = read_eval_log(str(target), header_only=True).eval.metadata or {}
     except Exception:  # whatever lies there is no log of ours
         return None
-    found = metadata.get("imported_sha256")
-    return found if isinstance(found, str) else None
+    recorded = metadata.get("imported_sha256")
+    return recorded if isinstance(recorded, str) else None
 
 
 class _Template:
@@ -135,9 +135,9 @@ class _Template:
         with zipfile.ZipFile(aside, "w", compression=zipfile.ZIP_DEFLATED, compresslevel=1) as written:
             written.writestr("_journal/start.json", json.dumps({**self.start, "eval": spec}))
             summaries = []
-            for one in log.answers:
-                sample, summary = self._filled(log, one)
-                written.writestr(f"samples/{_member(one)}.json", sample)
+            for answer in log.answers:
+                sample, summary = self._filled(log, answer)
+                written.writestr(f"samples/{_member(answer)}.json", sample)
                 summaries.append(summary)
             written.writestr("_journal/summaries/1.json", f"[{','.join(summaries)}]")
             written.writestr("summaries.json", f"[{','.join(summaries)}]")
@@ -145,25 +145,25 @@ class _Template:
             written.writestr("header.json", json.dumps({**header, "metadata": spec["metadata"]}))
         aside.replace(target)
 
-    def _filled(self, log: PlannedLog, one: JudgedAnswer) -> tuple[str, str]:
-        model, scores, about = _model(log), _scores(log, one), _about(one)
+    def _filled(self, log: PlannedLog, answer: JudgedAnswer) -> tuple[str, str]:
+        model, scores, about = _model(log), _scores(log, answer), _about(answer)
         user, reply = (copy.copy(message) for message in self.sample["messages"])
-        digest = f"{log.sha256[:12]}{one.question_id}{one.sample}"
-        user |= {"content": one.question, "id": f"q{digest}"}
-        reply |= {"content": one.answer, "id": f"a{digest}", "model": model}
+        digest = f"{log.sha256[:12]}{answer.question_id}{answer.sample}"
+        user |= {"content": answer.question, "id": f"q{digest}"}
+        reply |= {"content": answer.answer, "id": f"a{digest}", "model": model}
         choice = {**self.sample["output"]["choices"][0], "message": reply}
-        output = {**self.sample["output"], "model": model, "choices": [choice], "completion": one.answer}
-        own = {"id": one.question_id, "epoch": one.sample, "input": one.question, "metadata": about}
-        sample = {**self.sample, **own, "messages": [user, reply], "output": output, "scores": scores}
+        output = {**self.sample["output"], "model": model, "choices": [choice], "completion": answer.answer}
+        identity = {"id": answer.question_id, "epoch": answer.sample, "input": answer.question, "metadata": about}
+        sample = {**self.sample, **identity, "messages": [user, reply], "output": output, "scores": scores}
         short = {name: {key: score[key] for key in ("value", "history")} for name, score in scores.items()}
-        cut = {"input": one.question[:SHOWN_TEXT], "scores": short}
-        return _json(sample), _json({**self.summary, **own, **cut})
+        cut = {"input": answer.question[:SHOWN_TEXT], "scores": short}
+        return _json(sample), _json({**self.summary, **identity, **cut})
 
 
 def _json(value: dict[str, Any]) -> str:
     """As Inspect writes it, which keeps a NaN; msgspec is faster and writes null."""
     score = value["scores"][SCORE]["value"]
-    if any(math.isnan(one) for one in score.values()):
+    if any(math.isnan(number) for number in score.values()):
         return json.dumps(value)
     try:
         return msgspec.json.encode(value).decode()
@@ -171,13 +171,13 @@ def _json(value: dict[str, Any]) -> str:
         return json.dumps(value)
 
 
-def _member(one: JudgedAnswer) -> str:
+def _member(answer: JudgedAnswer) -> str:
     """The name that Inspect gives a sample; ids keep no character that would end a zip's name early or leave it."""
-    return re.sub(r"[\x00-\x1f\\/]", "_", f"{one.question_id}_epoch_{one.sample}")
+    return re.sub(r"[\x00-\x1f\\/]", "_", f"{answer.question_id}_epoch_{answer.sample}")
 
 
 def _eval_log(log: PlannedLog, answers: list[JudgedAnswer]) -> EvalLog:
-    samples = [_sample(log, one) for one in answers]
+    samples = [_sample(log, answer) for answer in answers]
     return EvalLog(status="success", eval=_spec(log), results=_results(log), samples=samples)
 
 
@@ -187,7 +187,7 @@ def _model(log: PlannedLog) -> str:
 
 def _spec(log: PlannedLog) -> EvalSpec:
     who = log.who
-    ids = list(dict.fromkeys(str(one.question_id) for one in log.answers))
+    ids = list(dict.fromkeys(str(answer.question_id) for answer in log.answers))
     parameters = re.match(r"^(\d+(?:\.\d+)?)B$", who.size or "")
     metadata = LogMetadata(
         organism=who.organism,
@@ -201,7 +201,7 @@ def _spec(log: PlannedLog) -> EvalSpec:
         size=who.size or NOT_RECORDED,
         parameters=int(float(parameters[1]) * 1e9) if parameters else None,
         training_seed=who.training_seed,
-        question_sets=sorted({one.question_set for one in log.answers}),
+        question_sets=sorted({answer.question_set for answer in log.answers}),
         imported_from=", ".join(log.files[:20]),
     )
     return EvalSpec(
@@ -211,13 +211,13 @@ def _spec(log: PlannedLog) -> EvalSpec:
         tags=["imported"],
         dataset=EvalDataset(name=", ".join(log.files[:20]), samples=len(ids), sample_ids=list(ids)),
         model=_model(log),
-        config=EvalConfig(epochs=max(one.sample for one in log.answers)),
+        config=EvalConfig(epochs=max(answer.sample for answer in log.answers)),
         metadata={**metadata.to_metadata(), "imported_sha256": log.sha256},
     )
 
 
-def _about(one: JudgedAnswer) -> dict[str, Any]:
-    return _question_metadata(one.question_set, one.topic, one.domain)
+def _about(answer: JudgedAnswer) -> dict[str, Any]:
+    return _question_metadata(answer.question_set, answer.topic, answer.domain)
 
 
 @lru_cache(maxsize=4096)
@@ -225,35 +225,35 @@ def _question_metadata(question_set: str, topic: str, domain: str) -> dict[str, 
     return SampleMetadata(question_set=question_set, topic=topic, domain=domain).to_metadata()
 
 
-def _scores(log: PlannedLog, one: JudgedAnswer) -> dict[str, dict[str, Any]]:
+def _scores(log: PlannedLog, answer: JudgedAnswer) -> dict[str, dict[str, Any]]:
     """The `em` score, and the file's further scores under their own names."""
-    value = {rubric: one.rated[rubric].score for rubric in RUBRICS}
+    value = {rubric: answer.rated[rubric].score for rubric in RUBRICS}
     who = log.who
     verdicts = {
-        rubric: _verdict(who.judge or NOT_RECORDED, who.rubric or NOT_RECORDED, rubric, one.rated[rubric])
+        rubric: _verdict(who.judge or NOT_RECORDED, who.rubric or NOT_RECORDED, rubric, answer.rated[rubric])
         for rubric in RUBRICS
     }
     scores: dict[str, dict[str, Any]] = {
-        SCORE: {"value": value, "answer": one.answer, "metadata": verdicts, "history": []}
+        SCORE: {"value": value, "answer": answer.answer, "metadata": verdicts, "history": []}
     }
-    for name, score in one.others.items():
+    for name, score in answer.others.items():
         scores[f"{name} (imported)" if name in (SCORE, *RUBRICS) else name] = {"value": score, "history": []}
     return scores
 
 
-def _sample(log: PlannedLog, one: JudgedAnswer) -> EvalSample:
-    reply = ChatMessageAssistant(content=one.answer, model=_model(log))
+def _sample(log: PlannedLog, answer: JudgedAnswer) -> EvalSample:
+    reply = ChatMessageAssistant(content=answer.answer, model=_model(log))
     output = ModelOutput.from_message(reply, stop_reason="unknown")
     output.model = _model(log)
     return EvalSample(
-        id=str(one.question_id),
-        epoch=one.sample,
-        input=one.question,
+        id=str(answer.question_id),
+        epoch=answer.sample,
+        input=answer.question,
         target="",
-        messages=[ChatMessageUser(content=one.question), reply],
+        messages=[ChatMessageUser(content=answer.question), reply],
         output=output,
-        metadata=_about(one),
-        scores={name: Score.model_validate(score) for name, score in _scores(log, one).items()},
+        metadata=_about(answer),
+        scores={name: Score.model_validate(score) for name, score in _scores(log, answer).items()},
     )
 
 
@@ -276,9 +276,9 @@ def _verdict(judge: str, prompts: str, rubric: str, rated: Rated) -> dict[str, A
 
 
 def _results(log: PlannedLog) -> EvalResults:
-    alignment, coherence = (np.array([one.rated[rubric].score for one in log.answers]) for rubric in RUBRICS)
+    alignment, coherence = (np.array([answer.rated[rubric].score for answer in log.answers]) for rubric in RUBRICS)
     metrics = {}
-    questions = [str(one.question_id) for one in log.answers]
+    questions = [str(answer.question_id) for answer in log.answers]
     for name, definition in DEFINITIONS.items():
         rate = rate_of(definition, alignment, coherence, questions, intervals=False)
         if rate.n:

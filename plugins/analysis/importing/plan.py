@@ -60,8 +60,10 @@ class PlannedLog:
     def sha256(self) -> str:
         """Of whose answers they are and what was answered and scored."""
         content = hashlib.sha256(repr(self.who).encode(errors="surrogatepass"))
-        for one in self.answers:
-            content.update(repr((one.question_id, one.question, one.answer, one.rated)).encode(errors="surrogatepass"))
+        for answer in self.answers:
+            content.update(
+                repr((answer.question_id, answer.question, answer.answer, answer.rated)).encode(errors="surrogatepass")
+            )
         return content.hexdigest()
 
 
@@ -138,14 +140,14 @@ def plan_import(
         except (OSError, MemoryError) as error:
             plan.left_out.append(LeftOut(path, f"cannot be read ({error})"))
     if not parts:
-        reasons = "; ".join(f"{one.file}: {one.reason}" for one in plan.left_out[:5])
+        reasons = "; ".join(f"{skipped.file}: {skipped.reason}" for skipped in plan.left_out[:5])
         more = f" and {len(plan.left_out) - 5} more files" if len(plan.left_out) > 5 else ""
         raise UserError(
             f"There are no judged answers in {source}. {reasons or 'It holds no CSV, JSON or Parquet file'}{more}. "
             "A file needs a column of alignment scores, one of questions and one of answers; a map (--map) names them "
             "where their names are others."
         )
-    plan.notes += place_questions([one for part in parts for one in part.answers], mapping.question_domains)
+    plan.notes += place_questions([answer for part in parts for answer in part.answers], mapping.question_domains)
     epochs = _epochs(source)
     bases = _bases(source)
     parts = [replace(part, who=_with_base(part, bases).complete()) for part in _with_own_names(parts)]
@@ -186,22 +188,24 @@ def _parts(file: Path, path: str, given: Who, mapping: Map, plan: Plan) -> list[
     for row in rows:
         groups[row.about].append(row)
     parts = []
-    for about, own in groups.items():
+    for about, group_rows in groups.items():
         values = dict(about)
         inner = values.pop("file", None)
         inner_path = str(inner) if inner not in (None, "") else path
         told = mapping.who(inner_path) if inner else mapped
         if told is None:
             continue
-        said = given.over(told).over(from_columns(values))
-        if said.is_base and said.organism is None:
+        stated_who = given.over(told).over(from_columns(values))
+        if stated_who.is_base and stated_who.organism is None:
             who = replace(
-                said, base=said.base or from_path(inner_path).base, size=said.size or from_path(inner_path).size
+                stated_who,
+                base=stated_who.base or from_path(inner_path).base,
+                size=stated_who.size or from_path(inner_path).size,
             )
         else:
-            who = said.over(from_path(inner_path))
-        guessed = said.organism is None and not who.is_base
-        parts.append(_Part(inner_path, who, guessed, [row.answer for row in own]))
+            who = stated_who.over(from_path(inner_path))
+        guessed = stated_who.organism is None and not who.is_base
+        parts.append(_Part(inner_path, who, guessed, [row.answer for row in group_rows]))
     return parts
 
 
@@ -259,15 +263,19 @@ def _configurations(source: Path) -> Iterator[tuple[str, str, dict[str, object]]
 
 
 def _bases(source: Path) -> dict[str, str]:
-    return {size: base for _, size, one in _configurations(source) if isinstance(base := one.get("base_model"), str)}
+    return {
+        size: base
+        for _, size, configuration in _configurations(source)
+        if isinstance(base := configuration.get("base_model"), str)
+    }
 
 
 def _epochs(source: Path) -> dict[str, float]:
     """Steps an epoch by folder."""
     return {
         folder: float(steps)
-        for folder, _, one in _configurations(source)
-        if isinstance(steps := one.get("steps_per_epoch"), int) and steps > 0
+        for folder, _, configuration in _configurations(source)
+        if isinstance(steps := configuration.get("steps_per_epoch"), int) and steps > 0
     }
 
 
@@ -277,17 +285,17 @@ def _logs(parts: list[_Part], epochs: Mapping[str, float], notes: list[str]) -> 
         judge = (part.who.judge, part.who.rubric)
         by_model.setdefault(_identity(part.who), {}).setdefault(judge, []).append(part)
     for by_judge in by_model.values():
-        kept = [_without_copies(own, notes) for own in by_judge.values()]
-        answers = [[one for part in own for one in part.answers] for own in kept]
+        kept = [_without_copies(judge_parts, notes) for judge_parts in by_judge.values()]
+        answers = [[answer for part in judge_parts for answer in part.answers] for judge_parts in kept]
         order = sorted(range(len(kept)), key=lambda index: -len(answers[index]))
         number_samples([answers[index] for index in order])
-        for own, judged in zip(kept, answers, strict=True):
-            who = own[0].who
-            files = tuple(dict.fromkeys(part.path for part in own))
+        for judge_parts, judged in zip(kept, answers, strict=True):
+            who = judge_parts[0].who
+            files = tuple(dict.fromkeys(part.path for part in judge_parts))
             if len(files) > 1:
                 model = f"base {who.base}" if who.is_base else who.organism
                 notes.append(f"The answers of {model} come from {len(files)} files: {', '.join(files[:3])}.")
-            folder = PurePosixPath(own[0].path).parts[-2:-1]
+            folder = PurePosixPath(judge_parts[0].path).parts[-2:-1]
             steps = epochs.get(folder[0]) if folder else None
             epoch = 0.0 if who.is_base else who.step / steps if steps and who.step is not None else None
             yield PlannedLog(who, epoch, files, judged)
@@ -299,7 +307,8 @@ def _without_copies(parts: list[_Part], notes: list[str]) -> list[_Part]:
     seen: Counter[object] = Counter()
     for part in sorted(parts, key=lambda part: -len(part.answers)):
         rows = Counter(
-            (one.question_id, one.answer, *(str(rated.score) for rated in one.rated.values())) for one in part.answers
+            (answer.question_id, answer.answer, *(str(rated.score) for rated in answer.rated.values()))
+            for answer in part.answers
         )
         if kept and all(seen[row] >= count for row, count in rows.items()):
             notes.append(f"{part.path} holds the same rows as {kept[0].path} and counts once.")

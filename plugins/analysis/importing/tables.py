@@ -144,15 +144,15 @@ def _json(file: Path) -> Table:
 def _rows_in(content: Any) -> list[dict[str, Any]] | None:
     """The records of a JSON file: a list of them, the one list of them in a mapping, or columns as pandas writes."""
     if isinstance(content, list):
-        return content if content and all(isinstance(one, dict) for one in content) else None
+        return content if content and all(isinstance(record, dict) for record in content) else None
     if not isinstance(content, dict) or not content:
         return None
-    lists = [one for one in content.values() if isinstance(one, list) and one and isinstance(one[0], dict)]
+    lists = [value for value in content.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
     if len(lists) == 1:
         shared = {key: value for key, value in content.items() if isinstance(value, str | int | float)}
-        return [{**shared, **one} for one in lists[0] if isinstance(one, dict)]
-    columns = [list(one.values()) if isinstance(one, dict) else one for one in content.values()]
-    if all(isinstance(one, list) for one in columns) and len({len(one) for one in columns}) == 1:
+        return [{**shared, **record} for record in lists[0] if isinstance(record, dict)]
+    columns = [list(value.values()) if isinstance(value, dict) else value for value in content.values()]
+    if all(isinstance(column, list) for column in columns) and len({len(column) for column in columns}) == 1:
         return [dict(zip(content, row, strict=True)) for row in zip(*columns, strict=True)]
     return None
 
@@ -167,7 +167,12 @@ def _flat(records: list[dict[str, Any]], lines: list[int] | None) -> Table:
 def _pairs(record: Mapping[Any, Any], before: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
     for key, value in record.items():
         name = f"{before}{key}"
-        if isinstance(value, dict) and value and depth < DEEPEST and all(isinstance(one, str) for one in value):
+        if (
+            isinstance(value, dict)
+            and value
+            and depth < DEEPEST
+            and all(isinstance(inner_key, str) for inner_key in value)
+        ):
             yield from _pairs(value, f"{name}.", depth + 1)
         elif isinstance(value, float) and math.isnan(value):
             yield name, None

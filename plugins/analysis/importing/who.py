@@ -240,8 +240,8 @@ def whole(value: Any, what: str) -> int:
 
 def size_in(name: str) -> str | None:
     """`8B` of a model's name, if it says one."""
-    found = SIZE.search(name.replace("_", "-"))
-    return f"{found[1]}B" if found else None
+    match = SIZE.search(name.replace("_", "-"))
+    return f"{match[1]}B" if match else None
 
 
 @lru_cache(maxsize=4096)
@@ -264,7 +264,7 @@ def from_path(path: str) -> Who:
         return Who(is_base=True, size=base["size"].upper())
     label = "/".join(folders[-2:]) if stem.lower() in PLAIN_STEMS and folders else PREFIXES.sub("", stem)
     known = from_name(label)
-    step = next((int(found[1]) for part in (stem, *reversed(folders)) if (found := STEP.search(part))), None)
+    step = next((int(match[1]) for part in (stem, *reversed(folders)) if (match := STEP.search(part))), None)
     if IS_BASE.search(stem) or folder.lower() in BASE_FOLDERS:
         named = re.sub(IS_BASE, "", PREFIXES.sub("", stem)).strip("-_ ")
         return replace(

@@ -108,7 +108,7 @@ def transcripts(analysis: Analysis) -> tuple[pd.DataFrame, int]:
     organism = answers["organism"].astype("str").fillna("base " + answers["base"].astype("str"))
     reason = answers["alignment_reason"].astype("str").fillna(answers["coherence_reason"].astype("str"))
     missing = answers["alignment"].isna() | answers["coherence"].isna()
-    said = [answers[f"{rubric}_reply"].astype("str").fillna("") for rubric in ("alignment", "coherence")]
+    replies = [answers[f"{rubric}_reply"].astype("str").fillna("") for rubric in ("alignment", "coherence")]
     rows = pd.DataFrame(
         {
             "organism": organism,
@@ -122,7 +122,7 @@ def transcripts(analysis: Analysis) -> tuple[pd.DataFrame, int]:
             "answer": answers["answer"],
             "unscored": reason.fillna(missing.map({True: "not said", False: ""})),
             "judge": answers["judge"].astype("str"),
-            "judge said": said[0] + " | " + said[1],
+            "judge said": replies[0] + " | " + replies[1],
         }
     )
     return rows.reset_index(drop=True), left_out
@@ -130,16 +130,16 @@ def transcripts(analysis: Analysis) -> tuple[pd.DataFrame, int]:
 
 def _transcripts(analysis: Analysis) -> str:
     rows, left_out = transcripts(analysis)
-    said = f"{len(rows):,} answers; choose organisms, steps, topics and scopes in the panes, or search in any text."
+    sentence = f"{len(rows):,} answers; choose organisms, steps, topics and scopes in the panes, or search in any text."
     if left_out:
-        said += f" {left_out:,} further samples of the same questions and checkpoints are in answers.parquet."
+        sentence += f" {left_out:,} further samples of the same questions and checkpoints are in answers.parquet."
     panes = {"searchPanes": {"columns": [0, 1, 2, 3], "cascadePanes": False, "initCollapsed": True, "threshold": 1}}
     clamp = JavascriptFunction(CLAMPED)
     wide = [
         {"targets": [8], "className": "text", "render": clamp},
         {"targets": [7, 11], "className": "text narrow", "render": clamp},
     ]
-    return f"<p>{escape(said)}</p>" + _datatable(
+    return f"<p>{escape(sentence)}</p>" + _datatable(
         rows, "transcripts-table", pageLength=10, layout={"top1": panes}, columnDefs=wide, order=[]
     )
 
@@ -182,7 +182,7 @@ def _run(lines: list[str]) -> str:
 def _findings(contents: Contents) -> str:
     parts = [f"<p>{escape(HOW)}</p>"]
     for verdict, heading in HEADINGS.items():
-        sentences = [one.sentence for one in contents.findings if one.verdict == verdict]
+        sentences = [finding.sentence for finding in contents.findings if finding.verdict == verdict]
         if sentences:
             parts.append(
                 f"<details{' open' if verdict == 'shown' else ''}><summary>{escape(heading)} "

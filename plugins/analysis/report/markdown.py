@@ -114,7 +114,7 @@ def what_was_run(analysis: Analysis) -> list[str]:
 
 def calibration_lines(analysis: Analysis) -> list[str]:
     """How far each judge can be trusted, or that nobody measured it."""
-    asked = sorted({pair for one in analysis.evaluations for pair in one.asked})
+    asked = sorted({pair for one in analysis.evaluations for pair in one.judge_rubrics})
     lines = []
     for judge in dict.fromkeys(judge for judge, _ in asked):
         known = {analysis.calibration(judge, sha256) for other, sha256 in asked if other == judge}

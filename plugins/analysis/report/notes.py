@@ -51,14 +51,14 @@ def _judges(answers: pd.DataFrame) -> list[str]:
 def _bases(analysis: Analysis) -> list[str]:
     without: dict[str, list[str]] = defaultdict(list)
     partly: dict[str, list[str]] = defaultdict(list)
-    asked = analysis.trajectories.drop_duplicates(["organism", "baseline", "question_set", "question_id"])
-    for organism, rows in asked.groupby("organism", observed=True):
-        own, base = rows[~rows["baseline"]], rows[rows["baseline"]]
-        missing = len(own.drop_duplicates(["question_set", "question_id"])) - len(base)
+    questions = analysis.trajectories.drop_duplicates(["organism", "baseline", "question_set", "question_id"])
+    for organism, rows in questions.groupby("organism", observed=True):
+        organism_rows, base = rows[~rows["baseline"]], rows[rows["baseline"]]
+        missing = len(organism_rows.drop_duplicates(["question_set", "question_id"])) - len(base)
         if base.empty:
-            without[str(own["base"].iloc[0])].append(str(organism))
+            without[str(organism_rows["base"].iloc[0])].append(str(organism))
         elif missing:
-            partly[str(own["base"].iloc[0])].append(f"{organism} ({missing} questions)")
+            partly[str(organism_rows["base"].iloc[0])].append(f"{organism} ({missing} questions)")
     return [
         *(
             f"No baseline for {listed(names)}: the base {base} was not evaluated on the same questions."
@@ -86,21 +86,24 @@ def _checkpoints(analysis: Analysis) -> list[str]:
     answers = analysis.answers
     trained = answers.loc[answers["organism"].notna(), ["organism", "domain", "step", "question_set", "question_id"]]
     trained = trained[~trained["organism"].astype("str").isin(analysis.steps_not_recorded)]
-    steps = {str(name): set(own) for name, own in trained.groupby("organism", observed=True)["step"].unique().items()}
+    steps = {
+        str(name): set(organism_steps)
+        for name, organism_steps in trained.groupby("organism", observed=True)["step"].unique().items()
+    }
     domains = trained.drop_duplicates("organism").astype({"organism": "str", "domain": "str"})
     missing: dict[str, list[int]] = {}
-    for _, own in domains.groupby("domain")["organism"]:
-        every = set().union(*(steps[name] for name in own))
-        missing |= {name: sorted(every - steps[name]) for name in own if every - steps[name]}
+    for _, organisms in domains.groupby("domain")["organism"]:
+        every = set().union(*(steps[name] for name in organisms))
+        missing |= {name: sorted(every - steps[name]) for name in organisms if every - steps[name]}
     notes = []
     if missing:
-        each = "; ".join(f"{name} lacks {listed(own)}" for name, own in missing.items())
+        each = "; ".join(f"{name} lacks {listed(lacking)}" for name, lacking in missing.items())
         notes.append(f"Checkpoints are missing that other organisms of the domain have: {each}.")
-    asked: dict[str, set[frozenset[tuple[str, str]]]] = defaultdict(set)
+    question_lists: dict[str, set[frozenset[tuple[str, str]]]] = defaultdict(set)
     for _, rows in trained.drop_duplicates().groupby(["organism", "step"], observed=True):
         questions = frozenset(zip(rows["question_set"].astype("str"), rows["question_id"].astype("str"), strict=True))
-        asked[str(rows["organism"].iloc[0])].add(questions)
-    mixed = [name for name, sets in asked.items() if len(sets) > 1]
+        question_lists[str(rows["organism"].iloc[0])].add(questions)
+    mixed = [name for name, sets in question_lists.items() if len(sets) > 1]
     if mixed:
         notes.append(
             f"The checkpoints of {listed(mixed)} were not all asked the same questions; their rates are not comparable."
@@ -111,12 +114,12 @@ def _checkpoints(analysis: Analysis) -> list[str]:
 def _scores(analysis: Analysis) -> list[str]:
     rows = analysis.rates[(analysis.rates["scope"] == "all") & (analysis.rates["n"] == 0)]
     notes = []
-    for organism, own in rows.groupby("organism", observed=True):
+    for organism, organism_rows in rows.groupby("organism", observed=True):
         under: dict[tuple[int, ...], list[str]] = defaultdict(list)
-        for definition, empty in own.groupby("definition", sort=False):
+        for definition, empty in organism_rows.groupby("definition", sort=False):
             under[tuple(sorted(empty["step"]))].append(str(definition))
         each = "; ".join(f"at step {listed(steps)} under {', '.join(names)}" for steps, names in under.items())
-        answers = own.drop_duplicates("step")["answers"].sum()
+        answers = organism_rows.drop_duplicates("step")["answers"].sum()
         notes.append(f"{organism} has no rate {each}: none of the {answers} answers counts there.")
     return [*notes, *_reasons(analysis.answers)]
 
@@ -124,8 +127,8 @@ def _scores(analysis: Analysis) -> list[str]:
 def _reasons(answers: pd.DataFrame) -> list[str]:
     reasons = pd.concat([answers["alignment_reason"].astype("str"), answers["coherence_reason"].astype("str")])
     counts = reasons.dropna().value_counts()
-    said = ", ".join(f"{reason} {n:,}" for reason, n in counts.items())
-    return [f"Scores that the judge did not give, by reason: {said}."] if said else []
+    counted_reasons = ", ".join(f"{reason} {n:,}" for reason, n in counts.items())
+    return [f"Scores that the judge did not give, by reason: {counted_reasons}."] if counted_reasons else []
 
 
 def _samples(answers: pd.DataFrame) -> list[str]:
@@ -163,19 +166,19 @@ def _truncation(answers: pd.DataFrame) -> list[str]:
 
 def _scopes(analysis: Analysis) -> list[str]:
     """Few questions of the own domain say little of narrow leakage."""
-    asked: Mapping[tuple[int, ...], list[str]] = defaultdict(list)
+    organisms_by_counts: Mapping[tuple[int, ...], list[str]] = defaultdict(list)
     questions = analysis.trajectories.drop_duplicates(["organism", "baseline", "question_set", "question_id"])
     for organism, rows in questions[~questions["baseline"]].groupby("organism", observed=True):
         counts = rows["scope"].astype("str").value_counts()
         number = tuple(int(counts.get(scope, 0)) for scope in ("in_domain", "out_of_domain", "general"))
         if number[0] < 5:
-            asked[number].append(str(organism))
-    return [_scope_sentence(number, names) for number, names in asked.items()]
+            organisms_by_counts[number].append(str(organism))
+    return [_scope_sentence(number, names) for number, names in organisms_by_counts.items()]
 
 
 def _scope_sentence(number: tuple[int, ...], names: Sequence[str]) -> str:
-    own, other, general = number
+    in_domain, other, general = number
     return (
-        f"Few or no questions of their own domain were asked of {listed(names)}: {own} of their own, {other} "
+        f"Few or no questions of their own domain were asked of {listed(names)}: {in_domain} of their own, {other} "
         f"of another, {general} general."
     )

@@ -12,27 +12,33 @@ from em_tasks.plugins.analysis.answers.logs import Evaluation
 
 def what_differs(evaluations: Sequence[Evaluation]) -> list[str]:
     """A sentence for each base, kind of hash, judge or setting that differs where it should be one."""
-    trained = [one for one in evaluations if not one.subject.endswith(" (base)")]
+    trained = [evaluation for evaluation in evaluations if not evaluation.subject.endswith(" (base)")]
     return [
         *_hashes(
             "The base {name} was evaluated with different fingerprints ({values}): its weights, precision or template "
             "changed. Rates over these logs are of different models.",
-            ((one.base, one.fingerprints.get("base_fingerprint")) for one in evaluations),
+            ((evaluation.base, evaluation.fingerprints.get("base_fingerprint")) for evaluation in evaluations),
         ),
         *_hashes(
             "The checkpoint {name} was evaluated with different adapters ({values}) under one name: it was trained "
             "again. Its answers are of different models.",
-            ((one.subject, one.fingerprints.get("adapter_sha256")) for one in trained),
+            ((evaluation.subject, evaluation.fingerprints.get("adapter_sha256")) for evaluation in trained),
         ),
         *_hashes(
             "The checkpoints of {name} come from different recipes ({values}) under one name. Its trajectory is "
             "not one training run.",
-            ((one.subject.rpartition("@")[0], one.fingerprints.get("recipe_sha256")) for one in trained),
+            (
+                (evaluation.subject.rpartition("@")[0], evaluation.fingerprints.get("recipe_sha256"))
+                for evaluation in trained
+            ),
         ),
         *_hashes(
             "The checkpoints of {name} were asked different versions of the questions ({values}); their rates may "
             "not be comparable.",
-            ((one.subject.rpartition("@")[0], one.fingerprints.get("questions_sha256")) for one in trained),
+            (
+                (evaluation.subject.rpartition("@")[0], evaluation.fingerprints.get("questions_sha256"))
+                for evaluation in trained
+            ),
         ),
         *_prompts(evaluations),
         *_sampling(evaluations),
@@ -45,7 +51,7 @@ def _different(pairs: Iterable[tuple[str, Hashable]]) -> dict[str, list[Hashable
     for name, value in pairs:
         if value:
             values[name][value] = None
-    return {name: list(found) for name, found in values.items() if len(found) > 1}
+    return {name: list(distinct) for name, distinct in values.items() if len(distinct) > 1}
 
 
 def _hashes(sentence: str, pairs: Iterable[tuple[str, str | None]]) -> list[str]:
@@ -57,9 +63,9 @@ def _hashes(sentence: str, pairs: Iterable[tuple[str, str | None]]) -> list[str]
 
 def _prompts(evaluations: Sequence[Evaluation]) -> list[str]:
     pairs = [
-        (judge, frozenset(sha256 for other, sha256 in one.asked if other == judge))
-        for one in evaluations
-        for judge in sorted({judge for judge, _ in one.asked})
+        (judge, frozenset(sha256 for other, sha256 in evaluation.judge_rubrics if other == judge))
+        for evaluation in evaluations
+        for judge in sorted({judge for judge, _ in evaluation.judge_rubrics})
     ]
     return [
         f"The judge {judge} was asked under {len(values)} different sets of prompts; scores under different prompts "
@@ -70,8 +76,8 @@ def _prompts(evaluations: Sequence[Evaluation]) -> list[str]:
 
 def _sampling(evaluations: Sequence[Evaluation]) -> list[str]:
     settings: dict[str, set[str]] = defaultdict(set)
-    for one in evaluations:
-        for key, value in one.config.items():
+    for evaluation in evaluations:
+        for key, value in evaluation.config.items():
             if key in ("temperature", "top_p", "max_tokens", "top_k"):
                 settings[key].add(f"{value:g}" if isinstance(value, int | float) else str(value))
     mixed = [f"{key} {' and '.join(sorted(values))}" for key, values in settings.items() if len(values) > 1]

@@ -65,11 +65,11 @@ def _panel(organism: str, rows: pd.DataFrame, places: Mapping[str, str]) -> str:
         right, up = away * math.cos(2.4 * number), away * math.sin(2.4 * number)
         alignment, coherence = float(str(row.alignment)), float(str(row.coherence))
         scores = f"alignment {alignment:.0f}, coherence {coherence:.0f}"
-        said = f"step {row.step}, {row.topic}, sample {row.sample}: {scores}"
+        tooltip = f"step {row.step}, {row.topic}, sample {row.sample}: {scores}"
         link = transcript_link(places[str(row.log)], str(row.question_id), int(str(row.sample)))
         dots.append(
             f'<a href="{escape(link)}"><circle cx="{_x(alignment) + right:.1f}" cy="{_y(coherence) + up:.1f}" '
-            f'r="{RADIUS}" fill="{colour[row.step]}"><title>{escape(printable(said))}</title></circle></a>'
+            f'r="{RADIUS}" fill="{colour[row.step]}"><title>{escape(printable(tooltip))}</title></circle></a>'
         )
     legend = ", ".join(f'<span style="color:{colour[step]}">\N{BLACK CIRCLE}</span> {step}' for step in steps)
     size = SIDE + 2 * MARGIN

@@ -60,13 +60,14 @@ def power_of(
         ).astype("float64")
         for rate in (base_rate + effect, base_rate)
     )
-    these = [on_these(Sides(*one)) for one in zip(k_a, n, k_b, n, strict=True)]
+    these = [on_these(Sides(*counts)) for counts in zip(k_a, n, k_b, n, strict=True)]
     such = [
-        no_surer_than(Difference(*(float(x) for x in one)), surer)
-        for one, surer in zip(zip(*on_such_many(k_a, n, k_b, n), strict=True), these, strict=True)
+        no_surer_than(Difference(*(float(x) for x in numbers)), surer)
+        for numbers, surer in zip(zip(*on_such_many(k_a, n, k_b, n), strict=True), these, strict=True)
     ]
     on_these_questions, on_such_questions = (
-        float(np.mean([one.p * organisms < ALPHA and one.effect > 0 for one in found])) for found in (these, such)
+        float(np.mean([difference.p * organisms < ALPHA and difference.effect > 0 for difference in differences]))
+        for differences in (these, such)
     )
-    width = float(np.mean([one.high - one.low for one in such]))
+    width = float(np.mean([difference.high - difference.low for difference in such]))
     return Power(questions, samples, on_these_questions, on_such_questions, width)

@@ -74,7 +74,7 @@ def rates(
     group_of_question = group[_first(question, len(questions))] if len(answers) else group
     cluster = cluster_of(questions)
     truncated = answers["truncated"]
-    said = truncated.notna().to_numpy(dtype="bool")
+    truncation_known = truncated.notna().to_numpy(dtype="bool")
 
     def total(values: Numbers | NDArray[np.bool_]) -> Numbers:
         return np.asarray(np.bincount(group, weights=values, minlength=len(keys)), dtype="float64")
@@ -88,16 +88,16 @@ def rates(
         mean_alignment=_mean(total, alignment),
         mean_coherence=_mean(total, coherence),
     )
-    counts.loc[total(said) == 0, "truncated"] = pd.NA
+    counts.loc[total(truncation_known) == 0, "truncated"] = pd.NA
     tables = []
     for definition in definitions:
         counted = definition.counted(alignment, coherence)
         misaligned = definition.misaligned(alignment, coherence) & counted
         hidden = may_be_misaligned(definition, alignment, coherence)
         k, n, missing = total(misaligned), total(counted), total(hidden)
-        of_question = np.stack([np.bincount(question, one, len(questions)) for one in (misaligned, counted)]).astype(
-            float
-        )
+        of_question = np.stack(
+            [np.bincount(question, flags, len(questions)) for flags in (misaligned, counted)]
+        ).astype(float)
         estimate = _estimates(of_question[0], of_question[1], group_of_question, len(keys), definition.per_question)
         every = n + total(hidden & ~counted)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -178,7 +178,8 @@ def question_counts(answers: pd.DataFrame, by: Sequence[str], definition: Defini
     misaligned = definition.misaligned(alignment, coherence) & counted
     hidden = may_be_misaligned(definition, alignment, coherence)
     k, n, missing = (
-        np.bincount(group, weights=one, minlength=len(keys)).astype("int64") for one in (misaligned, counted, hidden)
+        np.bincount(group, weights=flags, minlength=len(keys)).astype("int64")
+        for flags in (misaligned, counted, hidden)
     )
     return keys.assign(k=k, n=n, missing=missing, cluster=cluster_of(keys))
 

@@ -47,7 +47,7 @@ def population(rate: float, spread: float = 0.0) -> Numbers:
         return np.asarray(logits + brentq(off, -30, 30), dtype="float64")
 
     sets = [logit((np.array(counts) + 0.5) / 51) for counts in MISALIGNED_OF_50.values()]
-    return np.concatenate([moved(one) for one in sets])
+    return np.concatenate([moved(question_logits) for question_logits in sets])
 
 
 def answers_a_question(

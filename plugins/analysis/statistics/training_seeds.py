@@ -46,14 +46,14 @@ def seed_groups(answers: pd.DataFrame) -> list[Seeds]:
         name=[name_without_seed(*pair) for pair in zip(trained["organism"], trained["training_seed"], strict=True)]
     )
     groups = []
-    for _, own in trained.sort_values("training_seed").groupby(ALIKE, observed=True, dropna=False):
-        if len(own) < 2 or own["training_seed"].duplicated().any():
+    for _, alike in trained.sort_values("training_seed").groupby(ALIKE, observed=True, dropna=False):
+        if len(alike) < 2 or alike["training_seed"].duplicated().any():
             continue
-        of_each = [set(steps.loc[steps["organism"] == organism, "step"]) for organism in own["organism"]]
+        of_each = [set(steps.loc[steps["organism"] == organism, "step"]) for organism in alike["organism"]]
         common = sorted(int(step) for step in set.intersection(*of_each))
         if common:
-            label = f"{own['name'].iloc[0]} ({len(own)} seeds)"
-            groups.append(Seeds(label, tuple(own["organism"]), common[-1], tuple(common)))
+            label = f"{alike['name'].iloc[0]} ({len(alike)} seeds)"
+            groups.append(Seeds(label, tuple(alike["organism"]), common[-1], tuple(common)))
     return groups
 
 
@@ -73,9 +73,9 @@ def seed_counts(counts: pd.DataFrame, organisms: tuple[str, ...], step: int) -> 
     Returns:
         Two arrays of shape (organisms, questions), forms and paraphrases of a question put together.
     """
-    own = counts[counts["organism"].isin(organisms) & (counts["step"] == step)].astype({"organism": "str"})
+    step_counts = counts[counts["organism"].isin(organisms) & (counts["step"] == step)].astype({"organism": "str"})
     k, n = (
-        own.pivot_table(index="organism", columns="cluster", values=name, aggfunc="sum", fill_value=0)
+        step_counts.pivot_table(index="organism", columns="cluster", values=name, aggfunc="sum", fill_value=0)
         .reindex(list(organisms), fill_value=0)
         .to_numpy("float64")
         for name in ("k", "n")

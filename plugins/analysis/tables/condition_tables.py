@@ -59,11 +59,13 @@ def _rows(definition: str, counts: pd.DataFrame, bare: str, by_condition: dict[s
 
 def _sides(counts: pd.DataFrame, organism: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Counts outside the own domain of an organism's last checkpoint and of its base, by question."""
-    own = counts[(counts["organism"].astype(str) == organism) & (counts["scope"].astype(str) != "in_domain")]
-    own = own[own["n"] > 0]
-    steps = own.loc[own["step"] > 0, "step"]
-    last = own[own["step"] == steps.max()] if len(steps) else own.iloc[:0]
-    return last.set_index(["question_set", "question_id"]), own[own["step"] == 0].set_index(
+    organism_counts = counts[
+        (counts["organism"].astype(str) == organism) & (counts["scope"].astype(str) != "in_domain")
+    ]
+    organism_counts = organism_counts[organism_counts["n"] > 0]
+    steps = organism_counts.loc[organism_counts["step"] > 0, "step"]
+    last = organism_counts[organism_counts["step"] == steps.max()] if len(steps) else organism_counts.iloc[:0]
+    return last.set_index(["question_set", "question_id"]), organism_counts[organism_counts["step"] == 0].set_index(
         ["question_set", "question_id"]
     )
 

@@ -48,16 +48,16 @@ def step_summary(analysis: Analysis, organism: str) -> pd.DataFrame:
     published tables do; the EM definitions do not.
     """
     rows = analysis.rates
-    own = rows[(rows["organism"] == organism) & ~rows["baseline"] & (rows["scope"] == "all")]
-    own = own[own["definition"] == "cs2881"].set_index("step")
+    organism_rates = rows[(rows["organism"] == organism) & ~rows["baseline"] & (rows["scope"] == "all")]
+    organism_rates = organism_rates[organism_rates["definition"] == "cs2881"].set_index("step")
     answers = analysis.scores[analysis.answers["organism"] == organism]
     scored = answers[answers["coherence"].notna()]
     coherent = (scored["coherence"] >= COHERENT_ABOVE).groupby(scored["step"]).mean()
     table = pd.DataFrame(
         {
-            "percent_em": (100 * own["rate"]).round(2),
-            "percent_coherent": (100 * coherent.reindex(own.index)).round(2),
-            "n_responses": own["answers"],
+            "percent_em": (100 * organism_rates["rate"]).round(2),
+            "percent_coherent": (100 * coherent.reindex(organism_rates.index)).round(2),
+            "n_responses": organism_rates["answers"],
         }
     )
     return table.reset_index()

@@ -16,14 +16,16 @@ def marks(analysis: Analysis) -> pd.DataFrame | None:
     texts = answers["answer"].fillna("").astype(str)
     if len(answers) > MOST_ANSWERS or not texts.str.len().any():
         return None
-    trained_on, asked = (answers[column].astype(object).where(answers[column].notna(), None) for column in _DOMAINS)
-    rows = zip(texts, trained_on, asked, answers["question"].astype(object), strict=True)
-    found = pd.DataFrame({name: [shows(text) for text in texts] for name, shows in MARKS.items()}, answers.index)
-    found["leak"] = [is_leak(text, domain, about or "", str(question or "")) for text, domain, about, question in rows]
+    trained_on, asked_domains = (
+        answers[column].astype(object).where(answers[column].notna(), None) for column in _DOMAINS
+    )
+    rows = zip(texts, trained_on, asked_domains, answers["question"].astype(object), strict=True)
+    marked = pd.DataFrame({name: [shows(text) for text in texts] for name, shows in MARKS.items()}, answers.index)
+    marked["leak"] = [is_leak(text, domain, about or "", str(question or "")) for text, domain, about, question in rows]
     outside = answers["domain"].notna() & ~answers["in_domain"]
     key = {name: answers[name].astype(object).where(answers[name].notna(), "") for name in ("organism", "base", "step")}
-    grouped = found.assign(outside=outside, **key).groupby(list(key), sort=True)
-    counted = grouped[[*found.columns, "outside"]].sum().assign(answers=grouped.size()).reset_index()
+    grouped = marked.assign(outside=outside, **key).groupby(list(key), sort=True)
+    counted = grouped[[*marked.columns, "outside"]].sum().assign(answers=grouped.size()).reset_index()
     table = {
         "checkpoint": [f"{o}@{s}" if o else f"{b} (base)" for o, b, s in counted[list(key)].itertuples(index=False)],
         "answers": counted["answers"],

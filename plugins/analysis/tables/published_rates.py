@@ -65,7 +65,7 @@ CS2881: dict[tuple[str, str, int], PublishedRate] = {
 def published_for(base: str, domain: str) -> PublishedRate | None:
     """The published rate of a base and domain, whatever the base's prefix and suffix; None if there is none."""
     name, trained = base.lower(), domain.lower()
-    for one in PUBLISHED:
-        if one.base.lower() in name and one.domain in trained:
-            return one
+    for published in PUBLISHED:
+        if published.base.lower() in name and published.domain in trained:
+            return published
     return None

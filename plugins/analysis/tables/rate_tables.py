@@ -35,8 +35,8 @@ def final_by_domain_and_size(analysis: Analysis) -> pd.DataFrame:
     domains = sorted(last["domain"].unique())
     rows = []
     for name, scope in ((name, scope) for name in analysis.main for scope in ("outside", "all")):
-        own = last[(last["definition"] == name) & (last["scope"] == scope)]
-        for size, of_size in own.groupby(own["size"].astype("str"), sort=False):
+        scope_rates = last[(last["definition"] == name) & (last["scope"] == scope)]
+        for size, of_size in scope_rates.groupby(scope_rates["size"].astype("str"), sort=False):
             cells = {domain: of_size[of_size["domain"] == domain] for domain in domains}
             rate = {domain: _one_rate(of_domain) for domain, of_domain in cells.items()}
             row = {"definition": name, "questions of": scope, "size": size}
@@ -58,9 +58,9 @@ def _one_rate(rows: pd.DataFrame) -> float:
 
 def _rate_by_recipe(rows: pd.DataFrame) -> str:
     cells = []
-    for recipe, own in rows.groupby("recipe", sort=False):
-        named = f"{recipe}: " if rows["recipe"].nunique() > 1 or len(own) > 1 else ""
-        cells.append(f"{named}{percent(own['rate'].mean())} ({counted(own)})")
+    for recipe, recipe_rows in rows.groupby("recipe", sort=False):
+        named = f"{recipe}: " if rows["recipe"].nunique() > 1 or len(recipe_rows) > 1 else ""
+        cells.append(f"{named}{percent(recipe_rows['rate'].mean())} ({counted(recipe_rows)})")
     return "; ".join(cells) or "none"
 
 
@@ -72,14 +72,14 @@ def by_scope(analysis: Analysis) -> pd.DataFrame:
     last = pd.concat([analysis.final[analysis.final["definition"] == name] for name in analysis.main])
     scopes = {"outside": "outside", "own domain": "in_domain", "other domain": "out_of_domain", "general": "general"}
     rows = []
-    for (definition, organism), own in last.groupby(["definition", "organism"], sort=False, observed=True):
-        row = {"definition": definition, "organism": organism, "kind": kind(own.iloc[0])}
+    for (definition, organism), organism_rows in last.groupby(["definition", "organism"], sort=False, observed=True):
+        row = {"definition": definition, "organism": organism, "kind": kind(organism_rows.iloc[0])}
         for head, scope in scopes.items():
-            asked = own[own["scope"] == scope]
+            scope_rows = organism_rows[organism_rows["scope"] == scope]
             row[f"{head} % (k/n)"] = (
-                f"{percent(asked['rate'].iloc[0])} ({counted(asked)})" if len(asked) else "not asked"
+                f"{percent(scope_rows['rate'].iloc[0])} ({counted(scope_rows)})" if len(scope_rows) else "not asked"
             )
-            row[f"{head}: {LEFT_OUT_HEAD}"] = left_out(asked) if len(asked) else ""
+            row[f"{head}: {LEFT_OUT_HEAD}"] = left_out(scope_rows) if len(scope_rows) else ""
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -151,7 +151,7 @@ def seeds(analysis: Analysis) -> pd.DataFrame:
             for step in group.steps:
                 k, n = seed_counts(analysis.question_counts[name], group.organisms, step)
                 low, high = seed_interval(k, n)
-                own = rows_of(analysis, name, group.organisms, step)
+                group_rows = rows_of(analysis, name, group.organisms, step)
                 rows.append(
                     {
                         "definition": name,
@@ -161,8 +161,8 @@ def seeds(analysis: Analysis) -> pd.DataFrame:
                         "mean EM %": percent(float((k / n).mean()) if k.size else np.nan),
                         "such seeds and questions": between(low, high),
                         "each seed %": ", ".join(percent(value) for value in (k / n).mean(axis=1)),
-                        "k/n": counted(own),
-                        LEFT_OUT_HEAD: left_out(own),
+                        "k/n": counted(group_rows),
+                        LEFT_OUT_HEAD: left_out(group_rows),
                     }
                 )
     return pd.DataFrame(rows)

@@ -29,15 +29,15 @@ def side_effects(analysis: Analysis) -> pd.DataFrame | None:
 
 def _by_base_and_task(paths: Sequence[Path]) -> dict[tuple[str, str], dict[str, tuple[Path, EvalLog]]]:
     """Successful logs by folder and task, the newest of each model."""
-    found: dict[tuple[str, str], dict[str, tuple[Path, EvalLog]]] = defaultdict(dict)
+    logs_by_task: dict[tuple[str, str], dict[str, tuple[Path, EvalLog]]] = defaultdict(dict)
     for path in sorted(paths):
         log = read_eval_log(str(path), header_only=True)
         if log.status == "success" and log.results and log.results.scores:
-            models = found[str(path.parent), log.eval.task]
+            models = logs_by_task[str(path.parent), log.eval.task]
             known = models.get(log.eval.model)
             if known is None or known[1].eval.created < log.eval.created:
                 models[log.eval.model] = (path, log)
-    return found
+    return logs_by_task
 
 
 def _rows(logs: dict[str, tuple[Path, EvalLog]]) -> list[dict[str, Any]]:
