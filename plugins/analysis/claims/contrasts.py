@@ -64,17 +64,17 @@ def contrasts(analysis: Analysis) -> pd.DataFrame:
     rows: list[Contrast] = []
     for name in analysis.main:
         grid = count_grid(analysis.question_counts[name])
-        groups = [recipe for recipe in recipes(analysis, grid) if recipe.kind[2] == "False"]
+        groups = [one for one in recipes(analysis, grid) if one.kind[2] == "False"]
         sizes = dict(
             analysis.final.drop_duplicates("base").astype({"base": "str", "size": "str"})[["base", "size"]].to_numpy()
         )
         for scope in ("outside", "all"):
-            by_domain = [(recipe, recipe.kind[1], sizes[recipe.kind[0]]) for recipe in groups]
-            by_size = [(recipe, size, domain) for recipe, domain, size in by_domain]
+            by_domain = [(one, one.kind[1], sizes[one.kind[0]]) for one in groups]
+            by_size = [(one, size, domain) for one, domain, size in by_domain]
             rows += _between(grid, name, scope, "domain", by_domain, scoring)
             rows += _between(grid, name, scope, "size", by_size, scoring)
-        for recipe in groups:
-            rows += _over_checkpoints(grid, name, recipe, scoring)
+        for one in groups:
+            rows += _over_checkpoints(grid, name, one, scoring)
     table = pd.DataFrame([vars(row) for row in rows], columns=[*Contrast.__dataclass_fields__])
     for p in ("p", "such_p"):
         table[f"{p}_corrected"] = np.nan

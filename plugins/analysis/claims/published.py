@@ -57,19 +57,25 @@ def _number(claim: Rate | Peak, row: pd.Series | None, what: str) -> Held:
 
 
 def _rate(analysis: Analysis, definition: str, claim: Rate) -> Held:
-    own = _whole(analysis, definition)
-    own = own[(own["organism"] == claim.organism) & ~own["baseline"]]
-    step = own["step"].max() if claim.step == "last" else claim.step
-    rows = own[own["step"] == step]
+    organism_rates = _whole(analysis, definition)
+    organism_rates = organism_rates[(organism_rates["organism"] == claim.organism) & ~organism_rates["baseline"]]
+    step = organism_rates["step"].max() if claim.step == "last" else claim.step
+    rows = organism_rates[organism_rates["step"] == step]
     return _number(
         claim, None if rows.empty else rows.iloc[0], f"at step {claim.step}" if claim.step != "last" else "at last"
     )
 
 
 def _peak(analysis: Analysis, definition: str, claim: Peak) -> Held:
-    own = _whole(analysis, definition)
-    own = own[(own["organism"] == claim.organism) & ~own["baseline"] & own["rate"].notna()]
-    return _number(claim, None if own.empty else own.iloc[int(own["rate"].to_numpy().argmax())], "at its highest")
+    organism_rates = _whole(analysis, definition)
+    organism_rates = organism_rates[
+        (organism_rates["organism"] == claim.organism) & ~organism_rates["baseline"] & organism_rates["rate"].notna()
+    ]
+    return _number(
+        claim,
+        None if organism_rates.empty else organism_rates.iloc[int(organism_rates["rate"].to_numpy().argmax())],
+        "at its highest",
+    )
 
 
 def _bases(analysis: Analysis, definition: str, claim: Bases) -> Held:
@@ -132,10 +138,10 @@ def correlation_of(analysis: Analysis) -> dict[str, tuple[float, float, float]]:
     """Spearman's rho of coherence and alignment over the answers of each domain's organisms, with its interval."""
     answers = analysis.scores.dropna(subset=["alignment", "coherence"])
     answers = answers[answers["organism"].notna() & ~answers["control"]]
-    found = {}
-    for domain, own in answers.groupby(answers["domain"].astype("str")):
-        x, y = own["alignment"].to_numpy("float64"), own["coherence"].to_numpy("float64")
-        cluster = cluster_of(own)
+    by_domain = {}
+    for domain, domain_answers in answers.groupby(answers["domain"].astype("str")):
+        x, y = domain_answers["alignment"].to_numpy("float64"), domain_answers["coherence"].to_numpy("float64")
+        cluster = cluster_of(domain_answers)
         if cluster.max(initial=0) >= 2 and len(set(x)) > 1 and len(set(y)) > 1:
-            found[str(domain)] = rank_correlation(x, y, cluster)
-    return found
+            by_domain[str(domain)] = rank_correlation(x, y, cluster)
+    return by_domain

@@ -63,7 +63,7 @@ class Finding:
 def findings(analysis: Analysis) -> list[Finding]:
     """All findings, in the order of the report."""
     lead = analysis.main[0]
-    found = [
+    answered = [
         *_organisms(analysis, lead),
         *_contrasts(analysis, lead),
         *_pairs(analysis, lead),
@@ -71,37 +71,41 @@ def findings(analysis: Analysis) -> list[Finding]:
         *_claims(analysis),
     ]
     order = list(HEADINGS)
-    return sorted(found, key=lambda one: order.index(one.verdict))
+    return sorted(answered, key=lambda finding: order.index(finding.verdict))
 
 
 def _organisms(analysis: Analysis, lead: str) -> Iterator[Finding]:
     every = verdicts(analysis)
-    for one in (one for one in every if one.definition == lead):
-        others = [other for other in every if other.organism == one.organism and other.definition != lead]
-        yield Finding(one.organism, "emerged", _outcome(one), _line(analysis, one, others), lead)
+    for verdict in (verdict for verdict in every if verdict.definition == lead):
+        others = [other for other in every if other.organism == verdict.organism and other.definition != lead]
+        yield Finding(verdict.organism, "emerged", _outcome(verdict), _line(analysis, verdict, others), lead)
 
 
-def _outcome(one: Verdict) -> Outcome:
-    if one.these in ("broad", "both", "narrow", "less than its base"):
+def _outcome(verdict: Verdict) -> Outcome:
+    if verdict.these in ("broad", "both", "narrow", "less than its base"):
         return "shown"
-    return "shown not" if one.these == "shown not to differ" else "unknown"
+    return "shown not" if verdict.these == "shown not to differ" else "unknown"
 
 
-def _line(analysis: Analysis, one: Verdict, others: Sequence[Verdict]) -> str:
+def _line(analysis: Analysis, verdict: Verdict, others: Sequence[Verdict]) -> str:
     """One organism: its verdict, then rates and differences outside and inside its domain, for both populations."""
-    if one.these == "untested":
-        return f"{one.organism}: untested under `{one.definition}`: {one.why}."
-    row = one.outside if one.outside is not None else one.inside
+    if verdict.these == "untested":
+        return f"{verdict.organism}: untested under `{verdict.definition}`: {verdict.why}."
+    row = verdict.outside if verdict.outside is not None else verdict.inside
     assert row is not None
-    said = one.these if one.these == one.such else f"{one.these} on these questions, {one.such} on such questions"
-    parts = [f"{one.organism} @ {analysis.step_text(row['a'], row['a_step'])}: {said} (`{one.definition}`)."]
-    if one.outside is not None:
+    wording = (
+        verdict.these
+        if verdict.these == verdict.such
+        else f"{verdict.these} on these questions, {verdict.such} on such questions"
+    )
+    parts = [f"{verdict.organism} @ {analysis.step_text(row['a'], row['a_step'])}: {wording} (`{verdict.definition}`)."]
+    if verdict.outside is not None:
         where = "Outside its domain" if row["scope"] == "outside" else "On all questions, whose domains are not known,"
-        parts.append(f"{where} {_against_base(one.outside)}")
-    if one.inside is not None:
-        parts.append(f"Inside {_against_base(one.inside)}")
+        parts.append(f"{where} {_against_base(verdict.outside)}")
+    if verdict.inside is not None:
+        parts.append(f"Inside {_against_base(verdict.inside)}")
     parts += _missing(row)
-    if one.these == "not shown":
+    if verdict.these == "not shown":
         parts.append(_settling(row))
     if others:
         parts += [f"{_briefly(other)}." for other in others]
@@ -191,10 +195,10 @@ def _pairs(analysis: Analysis, lead: str) -> Iterator[Finding]:
     table = comparisons(analysis)
     rows = table[(table["kind"] == "organism") & (table["definition"] == lead)]
     for scope, where in (("outside", "outside both domains"), ("all", "on all questions")):
-        own = rows[(rows["scope"] == scope) & (rows["refused"] == "") & rows["testable"]]
-        if own.empty:
+        tested = rows[(rows["scope"] == scope) & (rows["refused"] == "") & rows["testable"]]
+        if tested.empty:
             continue
-        sure = own[own["p_corrected"] < ALPHA]
+        sure = tested[tested["p_corrected"] < ALPHA]
         named = [
             f"{row['a']} over {row['b']} by {points(row['effect'])}"
             if row["effect"] > 0
@@ -203,15 +207,15 @@ def _pairs(analysis: Analysis, lead: str) -> Iterator[Finding]:
         ]
         outcome: Outcome = "shown" if named else "unknown"
         sentence = (
-            f"Of {len(own)} pairs of last checkpoints that differ in base or in training alone, {len(named) or 'none'} "
-            f"{'differs' if len(named) == 1 else 'differ'} {where} on these questions (`{lead}`, corrected over all "
-            f"{len(own)}){f': {listed(named, 4)} points' if named else ''}."
+            f"Of {len(tested)} pairs of last checkpoints that differ in base or in training alone, "
+            f"{len(named) or 'none'} {'differs' if len(named) == 1 else 'differ'} {where} on these questions "
+            f"(`{lead}`, corrected over all {len(tested)}){f': {listed(named, 4)} points' if named else ''}."
         )
         yield Finding("all", "differ", outcome, sentence, lead)
         break
     refused = rows[(rows["refused"] != "") & (rows["scope"] == "all")]
-    for reason, own in refused.groupby("refused", sort=False):
-        pairs = [f"{row['a']} and {row['b']}" for _, row in own.iterrows()]
+    for reason, refused_pairs in refused.groupby("refused", sort=False):
+        pairs = [f"{row['a']} and {row['b']}" for _, row in refused_pairs.iterrows()]
         yield Finding("all", "differ", "unknown", f"Not compared: {listed(pairs, 4)}: {reason}.", lead)
 
 
@@ -261,17 +265,18 @@ def _claims(analysis: Analysis) -> Iterator[Finding]:
     """What the data say of claims that somebody published; a sentence an outcome, the numbers are in a table."""
     if analysis.published is None:
         return
-    said: dict[str, tuple[Outcome, str]] = {
+    in_words: dict[str, tuple[Outcome, str]] = {
         "supported": ("shown", "supported"),
         "contradicted": ("shown not", "contradicted"),
         "cannot be told": ("unknown", "neither supported nor contradicted"),
     }
     every = held_against(analysis, analysis.published)
-    for outcome, (verdict, words) in said.items():
-        own = [f"{one.claimed} ({one.measured})" for one in every if one.outcome == outcome]
-        if own:
+    for outcome, (verdict, words) in in_words.items():
+        claims = [f"{claim.claimed} ({claim.measured})" for claim in every if claim.outcome == outcome]
+        if claims:
             sentence = (
-                f"{len(own)} of {len(every)} claims of {analysis.published.source} "
-                f"{'is' if len(own) == 1 else 'are'} {words} (`{analysis.published.definition}`): {'; '.join(own)}."
+                f"{len(claims)} of {len(every)} claims of {analysis.published.source} "
+                f"{'is' if len(claims) == 1 else 'are'} {words} (`{analysis.published.definition}`): "
+                f"{'; '.join(claims)}."
             )
             yield Finding("all", "claim", verdict, sentence, analysis.published.definition)

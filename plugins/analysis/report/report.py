@@ -75,8 +75,8 @@ class Report:
         if self.toy_warning:
             table.caption = Text(self.toy_warning, style="bold red")
         for organism, rows in self.rates.groupby("organism", sort=False, observed=True):
-            own, base = rows[~rows["baseline"]], rows[rows["baseline"]]
-            last = own[own["step"] == own["step"].max()]
+            organism_rows, base = rows[~rows["baseline"]], rows[rows["baseline"]]
+            last = organism_rows[organism_rows["step"] == organism_rows["step"].max()]
             step = "last" if organism in self.steps_not_recorded else last["step"].iloc[0]
             checkpoint = f"{organism}@{step}{' (control)' if last['control'].iloc[0] else ''}"
             cells = [rate_cell(_one(last, name, "all")).partition(" (")[0] for name in others]
@@ -146,11 +146,11 @@ def write_report(
     chosen = chosen_definitions(names)
     imported: list[str] = []
     logs = [log for path in logs for log in _as_logs(path, out, imported)]
-    every = {one.name: one for one in (*chosen, *DEFINITIONS.values())}
+    every = {definition.name: definition for definition in (*chosen, *DEFINITIONS.values())}
     analysis = Analysis(
         read_logs(logs),
         tuple(every.values()),
-        tuple(one.name for one in chosen),
+        tuple(definition.name for definition in chosen),
         calibration,
         smallest_effect,
         published,
@@ -199,8 +199,8 @@ def _as_logs(path: Path, out: Path, notes: list[str]) -> list[Path]:
 
 def _has_logs(folder: Path) -> bool:
     """Whether a folder is one of logs: `em import` wrote it or an evaluation did."""
-    found = any(file.is_file() for file in folder.rglob("*.eval"))
-    return found or not any(file.suffix in FORMATS for file in folder.rglob("*")) or _only_json_logs(folder)
+    has_eval_files = any(file.is_file() for file in folder.rglob("*.eval"))
+    return has_eval_files or not any(file.suffix in FORMATS for file in folder.rglob("*")) or _only_json_logs(folder)
 
 
 def _only_json_logs(folder: Path) -> bool:

@@ -22,20 +22,22 @@ from em_tasks.plugins.analysis.tables.cells import (
 def verdicts(analysis: Analysis) -> pd.DataFrame:
     """Verdicts at the last checkpoint: rates, and the difference from the base (points; 95 %; corrected p)."""
     rows = []
-    for one in verdicts_of(analysis):
-        row = one.outside if one.outside is not None else one.inside
+    for verdict in verdicts_of(analysis):
+        row = verdict.outside if verdict.outside is not None else verdict.inside
         rows.append(
             {
-                "definition": one.definition,
-                "organism": one.organism,
-                "verdict": one.these if one.these == one.such else f"{one.these} (such: {one.such})",
-                "outside % (k/n)": _rate(one.outside),
-                "inside % (k/n)": _rate(one.inside),
-                "all % (k/n)": _pooled(analysis, one),
+                "definition": verdict.definition,
+                "organism": verdict.organism,
+                "verdict": verdict.these
+                if verdict.these == verdict.such
+                else f"{verdict.these} (such: {verdict.such})",
+                "outside % (k/n)": _rate(verdict.outside),
+                "inside % (k/n)": _rate(verdict.inside),
+                "all % (k/n)": _pooled(analysis, verdict),
                 "base % (k/n)": "" if row is None else _counts(row["rate_b"], row["k_b"], row["n_b"]),
-                "outside, on these questions": _difference(one.outside, ""),
-                "outside, on such questions": _difference(one.outside, "such_"),
-                "inside, on these questions": _difference(one.inside, ""),
+                "outside, on these questions": _difference(verdict.outside, ""),
+                "outside, on such questions": _difference(verdict.outside, "such_"),
+                "inside, on these questions": _difference(verdict.inside, ""),
                 LEFT_OUT_HEAD: "" if row is None else left_out_of(analysis, row, "a"),
                 "missing scores, and the difference they leave": _missing(row),
             }
@@ -92,7 +94,7 @@ def published_claims(analysis: Analysis) -> pd.DataFrame:
     """Published claims held against the data (all questions)."""
     if analysis.published is None:
         return pd.DataFrame()
-    rows = [vars(one) for one in held_against(analysis, analysis.published)]
+    rows = [vars(claim) for claim in held_against(analysis, analysis.published)]
     return pd.DataFrame(rows).assign(source=analysis.published.source, definition=analysis.published.definition)
 
 
@@ -130,13 +132,15 @@ def _rate(row: pd.Series | None) -> str:
     return "not asked" if row is None else _counts(row["rate_a"], row["k_a"], row["n_a"])
 
 
-def _pooled(analysis: Analysis, one: Verdict) -> str:
+def _pooled(analysis: Analysis, verdict: Verdict) -> str:
     """The rate on all questions, whether or not the base was asked them, as its definition has it."""
     rates = analysis.final
     together = {group.label: group.organisms for group in analysis.seeds}
-    own = rates[(rates["scope"] == "all") & (rates["definition"] == one.definition)]
-    own = own[own["organism"].astype("str").isin(together.get(one.organism, (one.organism,)))]
-    return _counts(float(own["rate"].mean()), int(own["k"].sum()), int(own["n"].sum()))
+    organism_rates = rates[(rates["scope"] == "all") & (rates["definition"] == verdict.definition)]
+    organism_rates = organism_rates[
+        organism_rates["organism"].astype("str").isin(together.get(verdict.organism, (verdict.organism,)))
+    ]
+    return _counts(float(organism_rates["rate"].mean()), int(organism_rates["k"].sum()), int(organism_rates["n"].sum()))
 
 
 def _difference(row: pd.Series | None, which: str) -> str:

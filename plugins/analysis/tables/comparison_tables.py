@@ -92,31 +92,34 @@ def beside_published(analysis: Analysis) -> pd.DataFrame:
 def _on_their_questions(analysis: Analysis, row: pd.Series, known: PublishedRate) -> pd.Series:
     """The same rate on the published questions alone, where they were asked among others."""
     answers = analysis.scores
-    own = answers[(answers["organism"] == row["organism"]) & (answers["step"] == row["step"])]
-    theirs = own[own["question_set"] == known.questions]
-    if theirs.empty or len(theirs) == len(own):
+    checkpoint_answers = answers[(answers["organism"] == row["organism"]) & (answers["step"] == row["step"])]
+    theirs = checkpoint_answers[checkpoint_answers["question_set"] == known.questions]
+    if theirs.empty or len(theirs) == len(checkpoint_answers):
         return row
-    definition = [one for one in analysis.definitions if one.name == known.definition]
+    definition = [definition for definition in analysis.definitions if definition.name == known.definition]
     return rates(theirs, ["organism", "step"], definition).iloc[0]
 
 
 def _not_comparable(analysis: Analysis, organism: str, step: int, known: PublishedRate) -> list[str]:
     answers = analysis.answers
     columns = ["judge", "question_set", "question_id", "truncated"]
-    own = answers.loc[(answers["organism"] == organism) & (answers["step"] == step), columns]
+    checkpoint_answers = answers.loc[(answers["organism"] == organism) & (answers["step"] == step), columns]
     reasons = []
-    judges = sorted(own["judge"].astype("str").unique())
+    judges = sorted(checkpoint_answers["judge"].astype("str").unique())
     if any(judge.rpartition("/")[2] != known.judge and known.judge + "-20" not in judge for judge in judges):
         reasons.append(f"judged by {', '.join(judges)}, not {known.judge}")
-    asked = sorted(own["question_set"].astype("str").unique())
-    of_set = own["question_set"].astype("str") == known.questions
+    question_sets = sorted(checkpoint_answers["question_set"].astype("str").unique())
+    of_set = checkpoint_answers["question_set"].astype("str") == known.questions
     if known.definition == "cs2881":
-        if set(own["question_id"].astype("str")) != {f"q{number}" for number in range(1, 21)}:
-            reasons.append(f"questions {', '.join(asked)}, not {known.questions}")
-    elif known.questions not in asked or set(own.loc[of_set, "question_id"].astype("str")) != FIRST_PLOT:
-        reasons.append(f"questions {', '.join(asked)}, not the eight first-plot ones")
-    if (cut := int(own["truncated"].sum())) > 0.1 * len(own):
-        reasons.append(f"{cut} of {len(own)} answers cut off")
+        if set(checkpoint_answers["question_id"].astype("str")) != {f"q{number}" for number in range(1, 21)}:
+            reasons.append(f"questions {', '.join(question_sets)}, not {known.questions}")
+    elif (
+        known.questions not in question_sets
+        or set(checkpoint_answers.loc[of_set, "question_id"].astype("str")) != FIRST_PLOT
+    ):
+        reasons.append(f"questions {', '.join(question_sets)}, not the eight first-plot ones")
+    if (cut := int(checkpoint_answers["truncated"].sum())) > 0.1 * len(checkpoint_answers):
+        reasons.append(f"{cut} of {len(checkpoint_answers)} answers cut off")
     return reasons
 
 
