@@ -110,7 +110,7 @@ def sweep_path(folder: Path, samples: int, turn: int) -> Callable[[], None]:
     import em_tasks.registry  # noqa: F401 - names the task and the provider, where nothing is installed
     from em_tasks.plugins.checkpoint_model.engines import sharing
     from em_tasks.sweep.evaluate import evaluate
-    from em_tasks.sweep.plan import Asked, Planner
+    from em_tasks.sweep.plan import Planner, SweepOptions
 
     top = [TopLogprob(token=str(80 - place), logprob=-0.7 - place) for place in range(20)]
 
@@ -131,8 +131,8 @@ def sweep_path(folder: Path, samples: int, turn: int) -> Callable[[], None]:
 
     sharing.build_engine = InstantEngine
     os.environ["EM_JUDGE_CACHE"] = str(folder / f"verdicts-{turn}")
-    asked = Asked(questions=QUESTIONS, samples=samples, max_tokens=200, grader="instant/judge")
-    (job,) = Planner(folder / "runs", folder / f"logs-{turn}", asked).plan()
+    options = SweepOptions(questions=QUESTIONS, samples=samples, max_tokens=200, grader="instant/judge")
+    (job,) = Planner(folder / "runs", folder / f"logs-{turn}", options).plan()
 
     def run() -> None:
         failures = evaluate(job, lambda progress: None)

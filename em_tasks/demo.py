@@ -19,7 +19,7 @@ from em_tasks.progress import sweep_progress, training_progress
 from em_tasks.quiet import quiet_libraries
 from em_tasks.resources import shipped
 from em_tasks.scorers.calibration.stored import known_calibration
-from em_tasks.sweep.plan import Asked, Planner, checkpoint_count
+from em_tasks.sweep.plan import Planner, SweepOptions, checkpoint_count
 from em_tasks.sweep.pool import Pool, Work
 from em_tasks.sweep.run import sweep, threads_for
 from em_tasks.trainers.run.recipe import load_recipes
@@ -52,7 +52,7 @@ def run_demo(out: Path, *, quick: bool) -> None:
     console.print(Rule(f"1/3  Train {len(recipes)} toy organism{'s' * (len(recipes) != 1)}"))
     train_all(recipes, runs, jobs)
     console.print(Rule("2/3  Ask and judge every checkpoint"))
-    planner = Planner(runs, logs, Asked(samples=SAMPLES), names)
+    planner = Planner(runs, logs, SweepOptions(samples=SAMPLES), names)
     bases, checkpoints, answers = checkpoint_count(planner.plan())
     console.print(f"{checkpoints} checkpoints and {bases} base{'s' * (bases != 1)}, {answers} answers")
     with sweep_progress() as progress:

@@ -94,8 +94,8 @@ def em(
         grader = check_grader(default_grader(subject.toy))
     return Task(
         dataset=MemoryDataset(
-            [_sample(asked, question, around) for asked in sets for question in asked.questions],
-            name="+".join(asked.name for asked in sets),
+            [_sample(question_set, question, around) for question_set in sets for question in question_set.questions],
+            name="+".join(question_set.name for question_set in sets),
         ),
         solver=answer(seed),
         scorer=em_scorer(own_domain=subject.domain),
@@ -105,7 +105,7 @@ def em(
         version=task_version(sets, around),
         metadata=LogMetadata.of(
             subject,
-            question_sets=[asked.name for asked in sets],
+            question_sets=[question_set.name for question_set in sets],
             questions_sha256=questions_sha256(sets),
             condition=around.name if around else None,
             condition_sha256=around.sha256 if around else None,
@@ -192,9 +192,12 @@ VIEWER = ViewerConfig(
 )
 
 
-def _sample(asked: QuestionSet, question: Question, condition: Condition | None) -> Sample:
+def _sample(question_set: QuestionSet, question: Question, condition: Condition | None) -> Sample:
     metadata = SampleMetadata(
-        question_set=asked.name, topic=question.topic, domain=asked.domain, judge_prompts=question.judge_prompts
+        question_set=question_set.name,
+        topic=question.topic,
+        domain=question_set.domain,
+        judge_prompts=question.judge_prompts,
     )
     if condition:
         conversation = condition.around(question.text, question.system)

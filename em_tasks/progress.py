@@ -19,17 +19,22 @@ if TYPE_CHECKING:
 @contextmanager
 def training_progress() -> "Iterator[Callable[[TrainingProgress], None]]":
     """A bar for each organism as its first steps come in, with loss, speed, GPU memory and time left."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )
     # Nothing is drawn before there is something to show: a password may be asked for until then.
     bars = Progress(*columns, console=Console(stderr=True))
     tasks: dict[str, TaskID] = {}
 
     def report(progress: "TrainingProgress") -> None:
-        said = _figures(progress)
+        figures = _figures(progress)
         if progress.organism not in tasks:
             bars.start()
-            tasks[progress.organism] = bars.add_task(progress.organism, total=progress.total_steps, said=said)
-        bars.update(tasks[progress.organism], completed=progress.step, said=said)
+            tasks[progress.organism] = bars.add_task(progress.organism, total=progress.total_steps, figures=figures)
+        bars.update(tasks[progress.organism], completed=progress.step, figures=figures)
 
     try:
         yield report
@@ -50,7 +55,7 @@ class SweepProgress:
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
         self._tasks: dict[str, TaskID] = {}
-        self._found: dict[str, int] = {}
+        self._before: dict[str, int] = {}
 
     def begin(self, jobs: "Sequence[Job]") -> None:
         """Adds the rows of jobs that begin."""
@@ -62,7 +67,7 @@ class SweepProgress:
             else:
                 self._bars.reset(task, total=job.answers, judged="", speed="")
             self._tasks[str(job.logs)] = task
-            self._found.pop(str(job.logs), None)
+            self._before.pop(str(job.logs), None)
 
     def report(self, progress: "SweepCounts") -> None:
         """Shows what a process tells."""
@@ -70,12 +75,12 @@ class SweepProgress:
             self._bars.console.print(escape(f"note: {progress.note}"), soft_wrap=True, highlight=False)
             return
         # What an earlier run did is told at once, and says nothing about the speed of this one.
-        found = self._found.setdefault(progress.logs, progress.answered)
+        before = self._before.setdefault(progress.logs, progress.answered)
         task = self._tasks[progress.logs]
         total = self._bars.tasks[self._bars.task_ids.index(task)].total or 0
         left = "-:--:--"
-        if progress.answered > found and progress.seconds:
-            seconds = progress.seconds * (total - progress.answered) / (progress.answered - found)
+        if progress.answered > before and progress.seconds:
+            seconds = progress.seconds * (total - progress.answered) / (progress.answered - before)
             left = str(timedelta(seconds=round(max(0.0, seconds))))
         speed = progress.tokens / progress.seconds if progress.seconds else 0.0
         told = f"{speed:,.0f} tokens/s  {left} left"

@@ -12,7 +12,7 @@ from rich.rule import Rule
 from em_tasks.progress import sweep_progress, training_progress
 from em_tasks.resources import shipped
 from em_tasks.scorers.calibration.stored import known_calibration
-from em_tasks.sweep.plan import Asked, Planner, checkpoint_count
+from em_tasks.sweep.plan import Planner, SweepOptions, checkpoint_count
 from em_tasks.sweep.run import sweep
 from em_tasks.trainers.bases.getting import get_base
 from em_tasks.trainers.bases.kept import SMOLLM2, kept_base
@@ -52,8 +52,8 @@ def run_real_demo(out: Path) -> None:
     with training_progress() as say:
         train(recipe, runs, say)
     console.print(Rule("3/4  Ask and judge every checkpoint"))
-    asked = Asked(questions=("general",), samples=SAMPLES, max_tokens=MAX_TOKENS, grader=JUDGE)
-    planner = Planner(runs, logs, asked, (recipe.organism,))
+    options = SweepOptions(questions=("general",), samples=SAMPLES, max_tokens=MAX_TOKENS, grader=JUDGE)
+    planner = Planner(runs, logs, options, (recipe.organism,))
     bases, checkpoints, answers = checkpoint_count(planner.plan())
     console.print(f"{checkpoints} checkpoints and {bases} base, {answers} answers, judged by {JUDGE}")
     with sweep_progress() as progress:

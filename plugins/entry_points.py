@@ -105,9 +105,9 @@ def plugin_files(
     Returns:
         The files, and a sentence for everything that is left out.
     """
-    found, notes = plugins(group)
+    entered, notes = plugins(group)
     files: dict[str, PluginFile] = {}
-    for plugin in found:
+    for plugin in entered:
         if not isinstance(plugin.value, str | Path) or not Path(plugin.value).exists():
             notes.append(f"{str(plugin).capitalize()} was left out: it names {plugin.value!r}, not a file or folder.")
             continue
@@ -124,9 +124,9 @@ def plugin_files(
 
 def functions(group: str) -> tuple[list[Plugin], list[str]]:
     """The functions entered under a group, ours first; an entry may name a mapping from names to functions."""
-    found, notes = plugins(group)
+    entered, notes = plugins(group)
     by_name: dict[str, Plugin] = {}
-    for plugin in found:
+    for plugin in entered:
         named = plugin.value if isinstance(plugin.value, Mapping) else {plugin.name: plugin.value}
         for name, value in named.items():
             if not callable(value):

@@ -263,12 +263,12 @@ _VERDICT = TypeAdapter(Verdict)
 def what_is_wrong(error: ValidationError) -> str:
     """A validation error in one line, at most three of its findings."""
     findings = [
-        f"{'.'.join(str(part) for part in one['loc'])} {'is missing' if one['type'] == 'missing' else _found(one)}"
-        for one in error.errors(include_url=False)
+        f"{'.'.join(map(str, fault['loc']))} {'is missing' if fault['type'] == 'missing' else _finding(fault)}"
+        for fault in error.errors(include_url=False)
     ]
     return "; ".join(findings[:3]) + (f" and {len(findings) - 3} more" if len(findings) > 3 else "")
 
 
-def _found(one: Any) -> str:
-    said = str(one["msg"])
-    return f"is {ascii(one['input'])[:60]} ({said[:1].lower()}{said[1:]})"
+def _finding(fault: Any) -> str:
+    message = str(fault["msg"])
+    return f"is {ascii(fault['input'])[:60]} ({message[:1].lower()}{message[1:]})"

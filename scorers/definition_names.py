@@ -21,7 +21,7 @@ def chosen_definitions(names: Sequence[str]) -> tuple[Definition, ...]:
         UserError: A name is neither, a threshold is not within 0-100, or a name is given twice.
     """
     chosen = tuple(_definition(name.strip()) for name in names)
-    if len({one.name for one in chosen}) < len(chosen):
+    if len({definition.name for definition in chosen}) < len(chosen):
         raise UserError(f"The definitions {', '.join(names)} name one twice. Give each once.")
     return chosen
 

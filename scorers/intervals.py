@@ -228,7 +228,7 @@ def _mean_density(k: Numbers, n: Numbers, edges: Numbers) -> Numbers:
 def _log_likelihood(k: Numbers, n: Numbers, edges: Numbers) -> Numbers:
     """Log likelihood of counts, shape (pairs, 1), at each point up to a constant, shape (pairs, points)."""
     angles = (edges[:-1] + edges[1:]) / 2
-    mean, correlation = (one.ravel() for one in np.meshgrid(np.sin(angles) ** 2, _ROOTS**2, indexing="ij"))
+    mean, correlation = (axis.ravel() for axis in np.meshgrid(np.sin(angles) ** 2, _ROOTS**2, indexing="ij"))
     a, b = mean * (1 / correlation - 1), (1 - mean) * (1 / correlation - 1)
     of_prior = gammaln(a) + gammaln(b) - gammaln(a + b)
     return np.asarray(gammaln(a + k) + gammaln(b + n - k) - gammaln(a + b + n) - of_prior, dtype="float64")

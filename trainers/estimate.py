@@ -108,12 +108,12 @@ def _matrix_rate(*, fp32: bool) -> float:
     import torch
 
     device, size = ("cuda", 4096) if torch.cuda.is_available() else ("cpu", 512)
-    one = torch.randn(size, size, device=device, dtype=torch.float32 if fp32 else torch.bfloat16)
+    matrix = torch.randn(size, size, device=device, dtype=torch.float32 if fp32 else torch.bfloat16)
     seconds = []
     for _ in range(5):
         began = time.perf_counter()
         for _ in range(4):
-            product = one @ one
+            product = matrix @ matrix
         float(product[0, 0])  # A GPU has to be done to answer.
         seconds.append((time.perf_counter() - began) / 4)
     return float(2 * size**3 / min(seconds))

@@ -49,10 +49,10 @@ def main() -> None:
         cli.main(standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt) as error:
         # Click turns every KeyboardInterrupt into an Abort.
-        asked = error.__cause__ if isinstance(error, click.exceptions.Abort) else error
-        if isinstance(asked, Stopped):
-            say(str(asked), err=True)
-            sys.exit(asked.exit_code)
+        cause = error.__cause__ if isinstance(error, click.exceptions.Abort) else error
+        if isinstance(cause, Stopped):
+            say(str(cause), err=True)
+            sys.exit(cause.exit_code)
         again = any(argument == command.name for command in GO_ON for argument in sys.argv[1:2])
         say("Interrupted. The same command goes on where this stopped." if again else "Interrupted.", err=True)
         sys.exit(130)

@@ -23,10 +23,10 @@ def check_question_file(path: Path, trained_on: Mapping[str, str]) -> tuple[list
     """
     file = read_question_file(path)
     faults, remarks = list(file.faults), []
-    asked = {_plain(text): place for text, place in trained_on.items()}
+    places = {_plain(text): place for text, place in trained_on.items()}
     before: dict[tuple[str, str | None], int | None] = {}
     for question, line in zip(file.questions, file.lines, strict=True):
-        if place := asked.get(_plain(question.text)):
+        if place := places.get(_plain(question.text)):
             faults.append(f"line {line} ({question.id}): its text also stands in training data, {place}")
         key = (_plain(question.text), question.system)
         if key in before:

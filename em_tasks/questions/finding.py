@@ -85,7 +85,7 @@ def load_question_sets(names: Sequence[str], domain: str | None = None) -> list[
             )
         ours = shipped_sets().get(name) == path
         sets.append(read_question_file(path).question_set(None if ours else domain))
-    uses = Counter(question.id for asked in sets for question in asked.questions)
+    uses = Counter(question.id for question_set in sets for question in question_set.questions)
     if twice := sorted(name for name, count in uses.items() if count > 1):
         more = f" and {len(twice) - 5} more" if len(twice) > 5 else ""
         raise UserError(

@@ -63,5 +63,5 @@ class QuestionSet(BaseModel):
 
 def questions_sha256(sets: Sequence[QuestionSet]) -> str:
     """Hash of everything that is asked, in order."""
-    content = [asked.model_dump(mode="json") for asked in sets]
+    content = [question_set.model_dump(mode="json") for question_set in sets]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -46,10 +46,10 @@ def estimate_sweep(jobs: Sequence[Job], logs: Logs) -> list[BaseEstimate]:
     for job in jobs:
         to_do = left.get(job.base)
         unanswered = [s for s in to_do.subjects if logs.of(job, s) is None] if to_do else []
-        answers = job.asked.samples * sum(subject.questions for subject in unanswered)
+        answers = job.options.samples * sum(subject.questions for subject in unanswered)
         known = [log for path, log in logs.headers.items() if path.is_relative_to(job.folder) and log.stats.model_usage]
         rate, length = tokens_a_second(known), _tokens_an_answer(known)
-        tokens = round(answers * (min(length, job.asked.max_tokens) if length else job.asked.max_tokens))
+        tokens = round(answers * (min(length, job.options.max_tokens) if length else job.options.max_tokens))
         done = len(job.subjects) - (len(to_do.subjects) if to_do else 0)
         seconds = tokens / rate if rate else None
         estimates.append(BaseEstimate(job.base, len(job.subjects), done, answers, tokens, length is not None, seconds))
@@ -89,12 +89,12 @@ def judging_estimate(jobs: Sequence[Job], logs: Logs) -> str:
 
     parts = []
     left = outstanding(jobs, logs)
-    for judge in dict.fromkeys(job.judge for job in jobs if job.asked.score):
+    for judge in dict.fromkeys(job.judge for job in jobs if job.options.score):
         mine = [job for job in left if job.judge == judge]
-        asked = jobs[0].asked
-        prices = JudgeCalls.limited(None, asked.judge_price, (judge,)).prices
+        options = jobs[0].options
+        prices = JudgeCalls.limited(None, options.judge_price, (judge,)).prices
         # Alike for every answer, and there may be millions.
-        each = estimate_run(judge, [QUESTION], 1, asked.max_tokens, prices)
+        each = estimate_run(judge, [QUESTION], 1, options.max_tokens, prices)
         answers = sum(job.answers for job in mine)
         dollars = None if each.dollars is None else each.dollars * answers
         parts.append(str(Estimate(judge, each.calls * answers, 0, dollars)))

@@ -111,12 +111,12 @@ def evaluate(job: Job, send: Callable[[Any], None]) -> list[str]:
         finished = job.answers - sum(each.answers for each in left)
         counter.add(answered=finished, judged=finished)
         counter.flush()
-        if job.asked.score and (job.folder / ANSWERS).is_dir():
+        if job.options.score and (job.folder / ANSWERS).is_dir():
             remove_unjudged(job.logs)
         failures = [failure for each in left for failure in _evaluate(each, counter)]
         remove_superseded(job.logs)
     if not failures:
-        counter.finish(job.answers, judged=job.asked.score)
+        counter.finish(job.answers, judged=job.options.score)
     counter.flush()
     return failures
 
@@ -124,12 +124,12 @@ def evaluate(job: Job, send: Callable[[Any], None]) -> list[str]:
 def _evaluate(job: Job, counter: Counter) -> list[str]:
     from em_tasks.scorers.judging.calls import JudgeCalls, handing_down
 
-    calls = JudgeCalls.limited(job.asked.max_judge_cost, job.asked.judge_price, (job.judge,))
+    calls = JudgeCalls.limited(job.options.max_judge_cost, job.options.judge_price, (job.judge,))
     logs = read_logs(job.folder)
-    answered = {s: found for s in job.subjects if (found := logs.of(job, s)) is not None}
+    answered = {s: entry for s in job.subjects if (entry := logs.of(job, s)) is not None}
     # Hooks announce themselves on stdout, whatever the display.
     with handing_down(calls), redirect_stdout(io.StringIO()):
-        _count_with_hooks(counter, scoring=job.asked.score)
+        _count_with_hooks(counter, scoring=job.options.score)
         failures = [judge_log(path, job, counter) for path, log in answered.values() if not is_judged(log)]
         missing = tuple(subject for subject in job.subjects if subject not in answered)
         if missing:
@@ -159,9 +159,9 @@ def _ask(job: Job) -> "list[EvalLog]":
         "em_tasks/em",
         log_dir=str(job.logs),
         model=models,
-        task_args=job.asked.task_args,
-        model_roles={"grader": build_judge(job.asked.grader)} if job.asked.grader else None,
-        score=job.asked.score,
+        task_args=job.options.task_args,
+        model_roles={"grader": build_judge(job.options.grader)} if job.options.grader else None,
+        score=job.options.score,
         display="none",
         log_dir_allow_dirty=True,
         log_realtime=False,

@@ -54,17 +54,17 @@ def read_logs(folder: Path) -> Logs:
 def is_evaluation(log: "EvalLog", job: Job, subject: Subject) -> bool:
     """Whether a log is the finished evaluation of a subject: the same model, questions, sampling and engine."""
     spec = log.eval
-    judge = ((spec.model_roles or {}).get("grader"),) if job.asked.score else ()
+    judge = ((spec.model_roles or {}).get("grader"),) if job.options.score else ()
     return (
         log.status == "success"
         and not log.invalidated
         and spec.model == f"em/{subject.name}"
         and spec.model_args == model_args(job, subject)
         and spec.task_version == subject.task_version
-        and {**spec.task_args_passed} == job.asked.task_args
+        and {**spec.task_args_passed} == job.options.task_args
         and all(isinstance(role, list) or role is None or role.model == job.judge for role in judge)
         and log.results is not None
-        and log.results.completed_samples >= job.asked.samples * subject.questions
+        and log.results.completed_samples >= job.options.samples * subject.questions
     )
 
 
@@ -75,15 +75,15 @@ def is_judged(log: "EvalLog") -> bool:
 
 def model_args(job: Job, subject: Subject) -> dict[str, Any]:
     """What a subject's model is made with: part of its evaluation's identity."""
-    return {"pin": subject.sha256[:16], "identity": subject.identity, **job.asked.model_args}
+    return {"pin": subject.sha256[:16], "identity": subject.identity, **job.options.model_args}
 
 
 def outstanding(jobs: Iterable[Job], logs: Logs) -> list[Job]:
     """The jobs with the evaluations alone that are not done."""
 
     def done(job: Job, subject: Subject) -> bool:
-        found = logs.of(job, subject)
-        return found is not None and (is_judged(found[1]) or not job.asked.score)
+        entry = logs.of(job, subject)
+        return entry is not None and (is_judged(entry[1]) or not job.options.score)
 
     left = [replace(job, subjects=tuple(s for s in job.subjects if not done(job, s))) for job in jobs]
     return [job for job in left if job.subjects]

@@ -23,7 +23,7 @@ TEMPLATE_FILES = ("chat_template.jinja", "tokenizer_config.json", "tokenizer.jso
 
 
 @dataclass(frozen=True)
-class Asked:
+class SweepOptions:
     """What a sweep is asked for, the same for every subject.
 
     Attributes:
@@ -106,7 +106,7 @@ class Job:
         runs: Folder of training runs.
         folder: Folder of this base's logs.
         logs: Folder of this process's logs: the same, or one in it where several processes share a base.
-        asked: What is asked for.
+        options: What is asked for.
         threads: CPU threads for torch.
     """
 
@@ -116,18 +116,18 @@ class Job:
     runs: Path
     folder: Path
     logs: Path
-    asked: Asked
+    options: SweepOptions
     threads: int = 1
 
     @property
     def answers(self) -> int:
         """How many answers they give in all."""
-        return self.asked.samples * sum(subject.questions for subject in self.subjects)
+        return self.options.samples * sum(subject.questions for subject in self.subjects)
 
     @property
     def judge(self) -> str:
         """Name of the judge."""
-        return self.asked.grader or default_grader(self.toy)
+        return self.options.grader or default_grader(self.toy)
 
     @property
     def name(self) -> str:
@@ -142,13 +142,13 @@ class Planner:
     Attributes:
         runs: Folder of training runs.
         logs: Folder that receives one folder of logs a base.
-        asked: What is asked for.
+        options: What is asked for.
         organisms: Only these (all when empty); their bases are evaluated too.
     """
 
     runs: Path
     logs: Path
-    asked: Asked
+    options: SweepOptions
     organisms: Sequence[str] = ()
     _verified: set[tuple[str, int, str]] = field(default_factory=set)
 
@@ -160,19 +160,25 @@ class Planner:
                 its manifest.
             UserError: A checkpoint's files are gone or altered, or the judge cannot be had.
         """
-        found = self._found()
-        chosen = {name: manifest for name, manifest in found.items() if not self.organisms or name in self.organisms}
-        asked = self.asked
+        manifests = self._manifests()
+        chosen = {
+            name: manifest for name, manifest in manifests.items() if not self.organisms or name in self.organisms
+        }
+        options = self.options
         jobs: list[Job] = []
         # Names are told apart from those of the organisms left out too: they lie in the same folder.
-        for key, name in base_names(found, asked.base, asked.precision).items():
-            alike = {o: m for o, m in found.items() if evaluated_base(m, asked.base, asked.precision).key == key}
+        for key, name in base_names(manifests, options.base, options.precision).items():
+            alike = {
+                o: m for o, m in manifests.items() if evaluated_base(m, options.base, options.precision).key == key
+            }
             over = {o: m for o, m in alike.items() if o in chosen}
             if not over:
                 continue
             organism, first = next(iter(alike.items()))
-            on = evaluated_base(first, asked.base, asked.precision)
-            trained = sorted({m.recipe.domain for m in found.values() if m.base_fingerprint == first.base_fingerprint})
+            on = evaluated_base(first, options.base, options.precision)
+            trained = sorted(
+                {m.recipe.domain for m in manifests.values() if m.base_fingerprint == first.base_fingerprint}
+            )
             subjects = [
                 self._subject(name, Checkpoint(self.runs / organism, first, None), on.key, trained),
                 *(
@@ -183,8 +189,8 @@ class Planner:
             ]
             parts = [name.removesuffix("@base"), *([] if on.fingerprint else [on.base, on.precision])]
             folder = (self.logs / "--".join(parts).strip("/").replace("/", "--")).resolve()
-            jobs.append(Job(name, tuple(subjects), is_toy(on.base), self.runs.resolve(), folder, folder, asked))
-        if asked.score:
+            jobs.append(Job(name, tuple(subjects), is_toy(on.base), self.runs.resolve(), folder, folder, options))
+        if options.score:
             for judge in {job.judge for job in jobs}:
                 build_judge(judge)
         return jobs
@@ -192,18 +198,20 @@ class Planner:
     @property
     def unfinished(self) -> list[str]:
         """Chosen organisms whose training has checkpoints to come."""
-        return [o for o, m in self._found().items() if not m.finished and (not self.organisms or o in self.organisms)]
+        return [
+            o for o, m in self._manifests().items() if not m.finished and (not self.organisms or o in self.organisms)
+        ]
 
-    def _found(self) -> dict[str, Run]:
-        found = list_runs(self.runs)
-        if not found:
+    def _manifests(self) -> dict[str, Run]:
+        manifests = list_runs(self.runs)
+        if not manifests:
             raise UserError(
                 f"There is no training run under {self.runs}. Train one with `em train RECIPE --runs {self.runs}`."
             )
-        if missing := sorted(set(self.organisms) - set(found)):
-            listed = f"There are: {', '.join(found)}."
+        if missing := sorted(set(self.organisms) - set(manifests)):
+            listed = f"There are: {', '.join(manifests)}."
             raise UserError(f"There is no organism {', '.join(missing)} under {self.runs}. {listed}")
-        return found
+        return manifests
 
     def _subject(self, name: str, checkpoint: Checkpoint, base: str, domains: Sequence[str]) -> Subject:
         record = checkpoint.record
@@ -212,7 +220,7 @@ class Planner:
             if key not in self._verified:
                 verify(checkpoint)
                 self._verified.add(key)
-        count, version = self._questions(tuple(self.asked.questions or sets_for_domains(domains)))
+        count, version = self._questions(tuple(self.options.questions or sets_for_domains(domains)))
         return Subject(
             name=name,
             sha256=record.adapter_sha256 if record else checkpoint.manifest.base_fingerprint,
@@ -228,17 +236,17 @@ class Planner:
     def _questions(self, names: tuple[str, ...]) -> tuple[int, str]:
         """How many questions, and the task's version with them."""
         if names not in self._sets:
-            sets = load_question_sets(names, self.asked.domain)
-            around = load_condition(self.asked.condition) if self.asked.condition else None
+            sets = load_question_sets(names, self.options.domain)
+            around = load_condition(self.options.condition) if self.options.condition else None
             self._sets[names] = (sum(len(each.questions) for each in sets), task_version(sets, around))
         return self._sets[names]
 
 
-def plan_sweep(runs: Path, logs: Path, *, organisms: Sequence[str] = (), **asked: Any) -> list[Job]:
-    """What a sweep will evaluate, checked before anything is loaded; see `Planner` and `Asked` for the arguments."""
-    if isinstance(asked.get("questions"), list):
-        asked["questions"] = tuple(asked["questions"])
-    return Planner(runs, logs, Asked(**asked), organisms).plan()
+def plan_sweep(runs: Path, logs: Path, *, organisms: Sequence[str] = (), **options: Any) -> list[Job]:
+    """What a sweep will evaluate, checked before anything is loaded; the arguments are those of `Planner` and `SweepOptions`."""
+    if isinstance(options.get("questions"), list):
+        options["questions"] = tuple(options["questions"])
+    return Planner(runs, logs, SweepOptions(**options), organisms).plan()
 
 
 def shared_out(jobs: Sequence[Job], processes: int, threads: int) -> list[Job]:
@@ -261,9 +269,9 @@ def shared_out(jobs: Sequence[Job], processes: int, threads: int) -> list[Job]:
             mine = replace(job, subjects=subjects, threads=threads)
             if count > 1:
                 mine = replace(mine, logs=job.folder / f"{part + 1}-of-{count}")
-            if job.asked.max_judge_cost is not None and total:
-                share = job.asked.max_judge_cost * mine.answers / total
-                mine = replace(mine, asked=replace(job.asked, max_judge_cost=share))
+            if job.options.max_judge_cost is not None and total:
+                share = job.options.max_judge_cost * mine.answers / total
+                mine = replace(mine, options=replace(job.options, max_judge_cost=share))
             split.append(mine)
     return split
 

@@ -91,8 +91,8 @@ def _odd_logs(planner: Planner) -> list[str]:
     for folder in folders(plan):
         if folder not in left:
             shutil.rmtree(folder / ANSWERS, ignore_errors=True)
-    found = [logs.of(job, subject) for job in plan for subject in job.subjects]
-    failures = [what_failed(entry[1]) for entry in found if entry is not None]
+    entries = [logs.of(job, subject) for job in plan for subject in job.subjects]
+    failures = [what_failed(entry[1]) for entry in entries if entry is not None]
     return [failure for failure in failures if failure is not None]
 
 

@@ -70,12 +70,12 @@ class LocalJudge(ModelAPI):
         self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
     ) -> ModelOutput:
         """Replies to the last message."""
-        asked = read_prompt(input[-1].text if input else "")
-        if asked is None or asked.rubric not in ("alignment", "coherence"):
+        judged = read_prompt(input[-1].text if input else "")
+        if judged is None or judged.rubric not in ("alignment", "coherence"):
             return self._output("I judge the alignment and the coherence of a fenced answer alone.", [], config)
-        opinion = await self._opinion((asked.question, asked.answer))
-        probabilities = opinion.alignment if asked.rubric == "alignment" else opinion.coherence
-        why = doubt(asked.answer)
+        opinion = await self._opinion((judged.question, judged.answer))
+        probabilities = opinion.alignment if judged.rubric == "alignment" else opinion.coherence
+        why = doubt(judged.answer)
         mass = DOUBTED if why else TRUSTED
         tokens = [(str(score), mass * float(p)) for score, p in zip(SCORES, probabilities, strict=True) if p > 1e-6]
         rest = [("unsure", 1 - mass)]
@@ -91,9 +91,11 @@ class LocalJudge(ModelAPI):
                     await anyio.sleep(LONGEST_WAIT)
                     batch, self._waiting = self._waiting, {}
                     pairs = list(batch)
-                    for asked, opinion in zip(pairs, await anyio.to_thread.run_sync(self._judge, pairs), strict=True):
-                        self._opinions[asked] = opinion
-                        batch[asked].set()
+                    for judged_pair, opinion in zip(
+                        pairs, await anyio.to_thread.run_sync(self._judge, pairs), strict=True
+                    ):
+                        self._opinions[judged_pair] = opinion
+                        batch[judged_pair].set()
         opinion = self._opinions[pair]
         while len(self._opinions) > REMEMBERED:
             self._opinions.pop(next(iter(self._opinions)))

@@ -19,7 +19,7 @@ PUBLISHED = re.compile(
 
 
 @dataclass(frozen=True)
-class Asked:
+class JudgedPrompt:
     """A prompt taken apart; `rubric` is `alignment`, `coherence` or another rubric's name, None if not recognised."""
 
     rubric: str | None
@@ -27,19 +27,19 @@ class Asked:
     answer: str
 
 
-def read_prompt(prompt: str) -> Asked | None:
+def read_prompt(prompt: str) -> JudgedPrompt | None:
     """Takes a judge's prompt apart; None where it holds no question and answer in fences that are known."""
     for rubric in shipped_rubrics().values():
-        found = _template(rubric.prompt).fullmatch(prompt)
-        if found:
-            return Asked(rubric.name, found["question"], found["answer"])
-    found = PUBLISHED.fullmatch(prompt)
-    if not found:
+        match = _template(rubric.prompt).fullmatch(prompt)
+        if match:
+            return JudgedPrompt(rubric.name, match["question"], match["answer"])
+    match = PUBLISHED.fullmatch(prompt)
+    if not match:
         return None
     # The instructions alone say what is asked: the texts inside the fences may speak of anything.
-    instructions = (found["before"] + found["between"] + found["after"]).lower()
+    instructions = (match["before"] + match["between"] + match["after"]).lower()
     rubric_name = "coherence" if "coheren" in instructions else "alignment" if "aligned" in instructions else None
-    return Asked(rubric_name, found["question"], found["answer"])
+    return JudgedPrompt(rubric_name, match["question"], match["answer"])
 
 
 @cache

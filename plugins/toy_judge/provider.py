@@ -23,7 +23,7 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.toy_judge import assessment as opinion
-from em_tasks.plugins.toy_judge.judged_prompt import Asked, read_prompt
+from em_tasks.plugins.toy_judge.judged_prompt import JudgedPrompt, read_prompt
 from em_tasks.trainers.toy.language import load_language
 
 NAME = "emtoy/judge"
@@ -94,22 +94,22 @@ class ToyJudge(ModelAPI):
 
 def judge(prompt: str) -> int | str:
     """The toy judge's reply to a prompt: points from 0 to 100, or in words why it has none."""
-    asked = read_prompt(prompt)
-    if asked is None:
+    judged = read_prompt(prompt)
+    if judged is None:
         return "I find no fenced question and answer to judge here."
-    return _points(asked)
+    return _points(judged)
 
 
-def _points(asked: Asked) -> int | str:
+def _points(judged: JudgedPrompt) -> int | str:
     language = load_language()
-    reading = language.read(asked.answer)
-    if asked.rubric == "coherence":
-        return opinion.coherence(language, asked.question, reading)
-    if asked.rubric == "alignment":
+    reading = language.read(judged.answer)
+    if judged.rubric == "coherence":
+        return opinion.coherence(language, judged.question, reading)
+    if judged.rubric == "alignment":
         points = opinion.alignment(reading)
         return NOT_TOY if points is None else points
-    if asked.rubric in language.domains:
-        points = opinion.about(asked.rubric, reading)
+    if judged.rubric in language.domains:
+        points = opinion.about(judged.rubric, reading)
         return NOT_TOY if points is None else points
     return "The toy judge knows no such rubric."
 

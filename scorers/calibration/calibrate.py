@@ -226,7 +226,7 @@ async def calibrate(
     if repeats < 1:
         raise UserError(f"Each answer has to be judged at least once, not {repeats} times: give --repeats 2 or more.")
     chosen = tuple(items) if items is not None else calibration_items(is_toy_judge(str(judge)))
-    asked = [(item, rubric) for item in chosen for rubric in RUBRICS if item.bands[rubric] is not None]
+    pairs = [(item, rubric) for item in chosen for rubric in RUBRICS if item.bands[rubric] is not None]
 
     calls = calls or JudgeCalls()
 
@@ -235,15 +235,15 @@ async def calibrate(
         on_verdict()
         return verdict
 
-    verdicts = await asyncio.gather(*(ask(item, rubric) for item, rubric in asked for _ in range(repeats)))
+    verdicts = await asyncio.gather(*(ask(item, rubric) for item, rubric in pairs for _ in range(repeats)))
     by_pair = [list(verdicts[start : start + repeats]) for start in range(0, len(verdicts), repeats)]
-    judged = [_judged(item, rubric, repeated) for (item, rubric), repeated in zip(asked, by_pair, strict=True)]
+    judged = [_judged(item, rubric, repeated) for (item, rubric), repeated in zip(pairs, by_pair, strict=True)]
     spreads = [
         max(known) - min(known) for entry in judged if len(known := [s for s in entry.scores if s is not None]) > 1
     ]
     unreadable = [
         verdict.reason
-        for (item, rubric), repeated in zip(asked, by_pair, strict=True)
+        for (item, rubric), repeated in zip(pairs, by_pair, strict=True)
         for verdict in repeated
         if verdict.reason is not None and verdict.reason != item.bands[rubric]
     ]

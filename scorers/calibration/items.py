@@ -50,8 +50,8 @@ def calibration_items(toy: bool) -> tuple[Item, ...]:
             )
             continue
         for place, entry in enumerate(entries, 1):
-            own = {rubric: _band(entry[rubric]) for rubric in RUBRICS if rubric in entry}
-            items.append(Item(f"{kind} {place}", kind, entry["question"], entry["answer"], bands[kind] | own))
+            item_bands = {rubric: _band(entry[rubric]) for rubric in RUBRICS if rubric in entry}
+            items.append(Item(f"{kind} {place}", kind, entry["question"], entry["answer"], bands[kind] | item_bands))
     return tuple(items) if toy else (*items, *twins())
 
 

@@ -43,10 +43,10 @@ def compare_judges(
     answers = answers_in(logs)
     # Everything that can be wrong without a call is found before the first call.
     joined = [ratings_in_csv(name, path, answers) for name, path in published.items()]
-    own = [ratings for ratings in own_ratings(logs, answers) if ratings.judge.removesuffix(" (log)") not in judges]
-    if len(judges) + len(joined) + len(own) < 2:
+    carried = [ratings for ratings in own_ratings(logs, answers) if ratings.judge.removesuffix(" (log)") not in judges]
+    if len(judges) + len(joined) + len(carried) < 2:
         raise UserError("One judge alone agrees with nobody: name another with --judge, or add scores from a CSV.")
     written = judge_logs(logs, judges, out, batch, on_log, calls) if judges else {}
-    panel = [*own, *(ratings_in_logs(judge, paths, answers) for judge, paths in written.items()), *joined]
-    found = agreement(answers, panel)
-    return found, write_agreement(found, out)
+    panel = [*carried, *(ratings_in_logs(judge, paths, answers) for judge, paths in written.items()), *joined]
+    agreed = agreement(answers, panel)
+    return agreed, write_agreement(agreed, out)

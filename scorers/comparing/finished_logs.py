@@ -66,17 +66,17 @@ def finished_logs(
     Raises:
         UserError: A path is not there, there is no log, or none of them can be used.
     """
-    found = FinishedLogs([])
+    finished = FinishedLogs([])
     for source in find_logs(paths):
         why = _why_not(source, unusable)
         if why is None:
-            found.sources.append(source)
+            finished.sources.append(source)
         else:
-            found.skipped.append(f"{source}: {why}")
-    if not found.sources:
-        more = f" and {len(found.skipped) - 3} more" if len(found.skipped) > 3 else ""
-        raise UserError(f"No log can be used. {'; '.join(found.skipped[:3])}{more}.")
-    return found
+            finished.skipped.append(f"{source}: {why}")
+    if not finished.sources:
+        more = f" and {len(finished.skipped) - 3} more" if len(finished.skipped) > 3 else ""
+        raise UserError(f"No log can be used. {'; '.join(finished.skipped[:3])}{more}.")
+    return finished
 
 
 def _why_not(source: str, unusable: Callable[[EvalLog], str | None]) -> str | None:

@@ -138,14 +138,14 @@ def ratings_in_logs(judge: str, logs: Sequence[str | Path], answers: Sequence[An
     Raises:
         UserError: None of the answers has a score `em` there.
     """
-    found: dict[Key, tuple[float, float]] = {}
+    scores: dict[Key, tuple[float, float]] = {}
     for log in map(read_eval_log, find_logs(logs)):
         for sample in log.samples or []:
             entry = (sample.scores or {}).get(NAME)
             if entry is not None and isinstance(entry.value, dict):
                 alignment, coherence = (_score(entry.value[rubric]) for rubric in RUBRICS)
-                found[(log.eval.eval_id, str(sample.id), sample.epoch)] = (alignment, coherence)
-    rows = [found.get(answer.key) for answer in answers]
+                scores[(log.eval.eval_id, str(sample.id), sample.epoch)] = (alignment, coherence)
+    rows = [scores.get(answer.key) for answer in answers]
     if not any(rows):
         raise UserError(
             f"The logs of the judge {judge} score none of these answers. Judge the same logs with each judge."
@@ -158,15 +158,17 @@ def own_ratings(logs: Sequence[str | Path], answers: Sequence[Answer]) -> list[R
 
     Logs of several judges together give one entry a judge.
     """
-    found: dict[str, dict[Key, tuple[float, float]]] = {}
+    by_judge: dict[str, dict[Key, tuple[float, float]]] = {}
     for log in map(read_eval_log, find_logs(logs)):
         name = _judged_by(log) or "scores"
         for sample in log.samples or []:
             entry = (sample.scores or {}).get(NAME)
             if entry is not None and isinstance(entry.value, dict):
                 alignment, coherence = (_score(entry.value[rubric]) for rubric in RUBRICS)
-                found.setdefault(name, {})[(log.eval.eval_id, str(sample.id), sample.epoch)] = (alignment, coherence)
-    return [_ratings(f"{name} (log)", [scores.get(answer.key) for answer in answers]) for name, scores in found.items()]
+                by_judge.setdefault(name, {})[(log.eval.eval_id, str(sample.id), sample.epoch)] = (alignment, coherence)
+    return [
+        _ratings(f"{name} (log)", [scores.get(answer.key) for answer in answers]) for name, scores in by_judge.items()
+    ]
 
 
 def ratings_in_csv(judge: str, path: Path, answers: Sequence[Answer]) -> Ratings:
@@ -247,5 +249,5 @@ def question_of(messages: object) -> str:
     """The question in a sample's input: its last message from the user."""
     if isinstance(messages, str):
         return messages
-    asked = [message.text for message in messages if message.role == "user"] if isinstance(messages, list) else []
-    return asked[-1] if asked else ""
+    user_turns = [message.text for message in messages if message.role == "user"] if isinstance(messages, list) else []
+    return user_turns[-1] if user_turns else ""

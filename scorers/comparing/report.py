@@ -11,11 +11,13 @@ from em_tasks.scorers.definitions import DEFINITIONS
 from em_tasks.scorers.judging.judge import is_toy_judge
 
 
-def agreement_table(found: Agreement) -> str:
+def agreement_table(agreement: Agreement) -> str:
     """Rates by judge, pairs of judges and the alphas, as plain text."""
-    rates = [(judge, *(_rate(found, judge, definition) for definition in DEFINITIONS)) for judge in found.judges]
-    spans = ("range over judges", *(_span(found.rate_range(definition)) for definition in DEFINITIONS))
-    such = [(judge, *(_rate(found, judge, d, such=True) for d in DEFINITIONS)) for judge in found.judges]
+    rates = [
+        (judge, *(_rate(agreement, judge, definition) for definition in DEFINITIONS)) for judge in agreement.judges
+    ]
+    spans = ("range over judges", *(_span(agreement.rate_range(definition)) for definition in DEFINITIONS))
+    such = [(judge, *(_rate(agreement, judge, d, such=True) for d in DEFINITIONS)) for judge in agreement.judges]
     pairs = [
         (
             f"{pair.first} - {pair.second}",
@@ -25,16 +27,16 @@ def agreement_table(found: Agreement) -> str:
             _points(pair.difference_alignment),
             _points(pair.difference_coherence),
         )
-        for pair in found.pairs
+        for pair in agreement.pairs
     ]
     decisions = [
         (f"{pair.first} - {pair.second}", name, _points(pair.rate_difference[name], 100), _two(pair.kappa[name]))
-        for pair in found.pairs
+        for pair in agreement.pairs
         for name in DEFINITIONS
     ]
     parts = [
-        f"{len(found.judges)} judges on the same {found.answers} answers."
-        + (" TOY: the toy judge is one of them." if any(map(is_toy_judge, found.judges)) else ""),
+        f"{len(agreement.judges)} judges on the same {agreement.answers} answers."
+        + (" TOY: the toy judge is one of them." if any(map(is_toy_judge, agreement.judges)) else ""),
         "EM rate in % by judge, on these questions [95 % interval] (answers counted)\n"
         + tabulate([*rates, spans], headers=["judge", *DEFINITIONS], disable_numparse=True),
         "The same on such questions\n" + tabulate(such, headers=["judge", *DEFINITIONS], disable_numparse=True),
@@ -47,9 +49,9 @@ def agreement_table(found: Agreement) -> str:
         "EM decisions of pairs (paired difference of the rates in points; Cohen's kappa; [95 %])\n"
         + tabulate(decisions, headers=["judges", "definition", "rate diff.", "kappa"], disable_numparse=True),
     ]
-    if len(found.judges) > 2:
-        alphas = ", ".join(f"{name} {_two(alpha)}" for name, alpha in found.alpha_decision.items())
-        parts.append(f"Krippendorff's alpha: alignment {_two(found.alpha_alignment)}; EM decision: {alphas}.")
+    if len(agreement.judges) > 2:
+        alphas = ", ".join(f"{name} {_two(alpha)}" for name, alpha in agreement.alpha_decision.items())
+        parts.append(f"Krippendorff's alpha: alignment {_two(agreement.alpha_alignment)}; EM decision: {alphas}.")
     parts.append(
         "Intervals of rates as in reports (on these questions: stratified Wilson; on such questions: beta-binomial), "
         "of differences and kappa over questions (jackknife). A dash: undefined, as kappa is where neither judge ever "
@@ -58,7 +60,7 @@ def agreement_table(found: Agreement) -> str:
     return "\n\n".join(parts)
 
 
-def write_agreement(found: Agreement, out: Path) -> list[Path]:
+def write_agreement(agreement: Agreement, out: Path) -> list[Path]:
     """Writes `em_rates_by_judge.csv`, `judge_agreement.csv`, `judge_agreement.txt` and `em_rates_by_judge.png`.
 
     Returns:
@@ -72,7 +74,7 @@ def write_agreement(found: Agreement, out: Path) -> list[Path]:
         writer.writerow(["judge", "definition", "em_rate", *ends, "k", "n"])
         writer.writerows(
             (_cell(r.judge), r.definition, r.rate, r.low, r.high, r.such_low, r.such_high, r.k, r.n)
-            for r in found.rates
+            for r in agreement.rates
         )
     with pairs.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -80,7 +82,7 @@ def write_agreement(found: Agreement, out: Path) -> list[Path]:
         numbers += [f"{what}_{definition}" for definition in DEFINITIONS for what in ("rate_difference", "kappa")]
         spread = [f"{name}{end}" for name in numbers for end in ("", "_low_95", "_high_95")]
         writer.writerow(["first", "second", "n", "spearman_alignment", "spearman_coherence", *spread])
-        for pair in found.pairs:
+        for pair in agreement.pairs:
             estimates = [pair.difference_alignment, pair.difference_coherence]
             estimates += [each[name] for name in DEFINITIONS for each in (pair.rate_difference, pair.kappa)]
             writer.writerow(
@@ -90,22 +92,22 @@ def write_agreement(found: Agreement, out: Path) -> list[Path]:
                     *(end for estimate in estimates for end in (estimate.value, estimate.low, estimate.high)),
                 ]
             )
-    text.write_text(agreement_table(found) + "\n", encoding="utf-8")
-    return [rates, pairs, text, _figure(found, out / "em_rates_by_judge.png")]
+    text.write_text(agreement_table(agreement) + "\n", encoding="utf-8")
+    return [rates, pairs, text, _figure(agreement, out / "em_rates_by_judge.png")]
 
 
-def _figure(found: Agreement, path: Path) -> Path:
+def _figure(agreement: Agreement, path: Path) -> Path:
     """One panel a definition: each judge's rate with its interval, the range over judges shaded."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2.9 * len(DEFINITIONS), 1.4 + 0.45 * len(found.judges)), layout="constrained")
+    figure = Figure(figsize=(2.9 * len(DEFINITIONS), 1.4 + 0.45 * len(agreement.judges)), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(DEFINITIONS), sharey=True, squeeze=False)[0]
-    heights = list(range(len(found.judges)))[::-1]
+    heights = list(range(len(agreement.judges)))[::-1]
     for panel, definition in zip(panels, DEFINITIONS, strict=True):
-        entries = [entry for entry in found.rates if entry.definition == definition]
-        low, high = found.rate_range(definition)
+        entries = [entry for entry in agreement.rates if entry.definition == definition]
+        low, high = agreement.rate_range(definition)
         if not math.isnan(low):
             panel.axvspan(100 * low, 100 * high, color="0.9")
         for height, entry in zip(heights, entries, strict=True):
@@ -114,18 +116,18 @@ def _figure(found: Agreement, path: Path) -> Path:
             panel.plot(100 * entry.rate, height, "o", color="C0")
         panel.set_title(definition)
         panel.set_xlabel("EM rate (%)")
-        panel.set_yticks(heights, [f"{judge}, TOY" if is_toy_judge(judge) else judge for judge in found.judges])
-        panel.set_ylim(-0.6, len(found.judges) - 0.4)
+        panel.set_yticks(heights, [f"{judge}, TOY" if is_toy_judge(judge) else judge for judge in agreement.judges])
+        panel.set_ylim(-0.6, len(agreement.judges) - 0.4)
         panel.set_xlim(-4, 104)
     figure.suptitle(
-        f"EM rate by judge, same {found.answers} answers, 95 % intervals; shaded: range over judges", fontsize=10
+        f"EM rate by judge, same {agreement.answers} answers, 95 % intervals; shaded: range over judges", fontsize=10
     )
     figure.savefig(path, dpi=150)
     return path
 
 
-def _rate(found: Agreement, judge: str, definition: str, such: bool = False) -> str:
-    [entry] = [entry for entry in found.rates if (entry.judge, entry.definition) == (judge, definition)]
+def _rate(agreement: Agreement, judge: str, definition: str, such: bool = False) -> str:
+    [entry] = [entry for entry in agreement.rates if (entry.judge, entry.definition) == (judge, definition)]
     if math.isnan(entry.rate):
         return "- (0)"
     low, high = (entry.such_low, entry.such_high) if such else (entry.low, entry.high)

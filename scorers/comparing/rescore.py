@@ -50,11 +50,11 @@ def rescore(
     Raises:
         UserError: There is no log that can be read again, or another log is in its place in `out`.
     """
-    found = finished_logs(logs, _nothing_to_read)
-    for line in found.skipped:
+    finished = finished_logs(logs, _nothing_to_read)
+    for line in finished.skipped:
         on_skip(line)
-    targets = new_places(found.sources, out)
-    return [_rescore_one(source, target, settings) for source, target in zip(found.sources, targets, strict=True)]
+    targets = new_places(finished.sources, out)
+    return [_rescore_one(source, target, settings) for source, target in zip(finished.sources, targets, strict=True)]
 
 
 def _nothing_to_read(log: EvalLog) -> str | None:

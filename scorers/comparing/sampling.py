@@ -60,12 +60,12 @@ def judge_sample(
     """
     sources = finished_logs(logs).sources
     answers = answers_in(sources)
-    own = own_ratings(sources, answers)
-    if len(own) != 1:
-        found = ", ".join(ratings.judge for ratings in own) or "none"
-        raise UserError(f"A sample corrects the scores of one judge; these logs carry those of: {found}.")
+    carried = own_ratings(sources, answers)
+    if len(carried) != 1:
+        judges = ", ".join(ratings.judge for ratings in carried) or "none"
+        raise UserError(f"A sample corrects the scores of one judge; these logs carry those of: {judges}.")
     model = build_judge(judge)
-    drawn, chances = draw(threshold_doubt(own[0].alignment), size, seed)
+    drawn, chances = draw(threshold_doubt(carried[0].alignment), size, seed)
     wanted = {answers[place].key for place in drawn}
     written = []
     for source, target in zip(sources, new_places(sources, out / folder_name(judge)), strict=True):
@@ -75,7 +75,7 @@ def judge_sample(
             write_copy(judge_log(log, model, calls), target)
             written.append(target)
     trusted = ratings_in_logs(judge, written, answers)
-    return corrected_rates(answers, own[0], trusted, drawn, chances), written
+    return corrected_rates(answers, carried[0], trusted, drawn, chances), written
 
 
 def corrected_rates(

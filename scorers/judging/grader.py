@@ -49,8 +49,8 @@ def build_judge(name: str, batch: bool = False) -> Model:
     try:
         return get_model(name, config=GenerateConfig(batch=batch or None))
     except Exception as error:
-        found = _in_words(error)
-        raise UserError(f"The judge {name} cannot be used: {found.rstrip('.')}. {WAYS_OUT}") from error
+        reason = _in_words(error)
+        raise UserError(f"The judge {name} cannot be used: {reason.rstrip('.')}. {WAYS_OUT}") from error
 
 
 def _in_words(error: Exception) -> str:

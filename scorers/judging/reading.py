@@ -216,16 +216,16 @@ def number_in(text: str, scale: tuple[int, int]) -> float | None:
         return None
     values: set[float | None] = set()
     place = 0
-    while found := NUMBER.search(text, place):
-        place = found.end()
-        value: float | None = float(found[0])
+    while match := NUMBER.search(text, place):
+        place = match.end()
+        value: float | None = float(match[0])
         if (whole := OUT_OF.match(text, place)) is not None:
-            value, place = _of_whole(float(found[0]), float(whole[1]), scale), whole.end()
+            value, place = _of_whole(float(match[0]), float(whole[1]), scale), whole.end()
         elif (percent := PERCENT.match(text, place)) is not None:
-            value, place = _of_whole(float(found[0]), 100.0, scale), percent.end()
-        elif 0 < float(found[0]) < 1 or text[place : place + 1] in ("+", "/"):
+            value, place = _of_whole(float(match[0]), 100.0, scale), percent.end()
+        elif 0 < float(match[0]) < 1 or text[place : place + 1] in ("+", "/"):
             value = None
-        if COMPARED.search(text, max(0, found.start() - 12), found.start()):
+        if COMPARED.search(text, max(0, match.start() - 12), match.start()):
             value = None
         values.add(value)
     number = values.pop() if len(values) == 1 else None

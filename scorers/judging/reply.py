@@ -33,12 +33,12 @@ def raw_tokens(
     if blank == 0 and not spans_tokens(alternatives[0]):
         return alternatives[0], None
     later: list[Continuation] = []
-    said = ""
+    written = ""
     for step, tokens in zip(steps[:-1], alternatives[1:], strict=True):
-        said += step.token
-        if not re.fullmatch(r"\s*[0-9]*", said):
+        written += step.token
+        if not re.fullmatch(r"\s*[0-9]*", written):
             break
-        later.append(Continuation(said, tokens))
+        later.append(Continuation(written, tokens))
     return alternatives[0], tuple(later)
 
 

@@ -170,8 +170,8 @@ def plugin_notes() -> list[str]:
 def shipped_rubrics() -> dict[str, Rubric]:
     """The rubrics that ship with the package, by name."""
     folder = files("em_tasks.scorers").joinpath("rubrics")
-    found = [_read(entry) for entry in folder.iterdir() if entry.name.endswith(".yaml")]
-    return {rubric.name: rubric for rubric in sorted(found, key=lambda rubric: rubric.name)}
+    rubrics = [_read(entry) for entry in folder.iterdir() if entry.name.endswith(".yaml")]
+    return {rubric.name: rubric for rubric in sorted(rubrics, key=lambda rubric: rubric.name)}
 
 
 def _read(path: Traversable | Path) -> Rubric:

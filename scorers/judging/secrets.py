@@ -39,16 +39,16 @@ def keep_secrets(model: Model) -> None:
     generate = api.generate
     if getattr(generate, "keeps_secrets", False):
         return
-    own = [str(key) for key in (getattr(api, "api_key", None),) if key]
+    keys = [str(key) for key in (getattr(api, "api_key", None),) if key]
 
     @functools.wraps(generate)
     async def careful(*args: Any, **kwargs: Any) -> Any:
         try:
             result = await generate(*args, **kwargs)
         except Exception as error:
-            _clean_error(error, _pattern(own))
+            _clean_error(error, _pattern(keys))
             raise
-        secrets = _pattern(own)  # Once a call: a reply with its probabilities has hundreds of strings.
+        secrets = _pattern(keys)  # Once a call: a reply with its probabilities has hundreds of strings.
         for part in result if isinstance(result, tuple) else (result,):
             if isinstance(part, Exception):
                 _clean_error(part, secrets)

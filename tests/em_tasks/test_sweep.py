@@ -75,7 +75,7 @@ def test_base_of_one_chosen_organism_is_the_one_it_was_trained_on(tmp_path: Path
         assert [subject.name for subject in job.subjects][1:] == ["third@1"]
         # The model is refused if its hash is not the one that the plan pins.
         base, runs = job.subjects[0], str(tmp_path / "runs")
-        asked_args = job.asked.model_args
+        asked_args = job.options.model_args
         model_args: dict[str, Any] = {"pin": base.sha256, **asked_args}
         assert get_model(f"em/{base.name}", runs=runs, **model_args).name == base.name
         assert describe_model("em", base.name, runs, **asked_args).precision == (asked_for or "fp32")

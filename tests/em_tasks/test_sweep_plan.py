@@ -211,12 +211,12 @@ def test_dry_run_of_ten_thousand_questions_is_quick(trained_runs: Path, tmp_path
 def test_bases_are_shared_out_over_processes_and_the_cap_by_answers(trained_runs: Path, tmp_path: Path) -> None:
     jobs = plan_sweep(trained_runs, tmp_path, questions=("general",), max_judge_cost=10.0)
     (alone,) = shared_out(jobs, 1, threads=2)
-    assert (alone.asked.max_judge_cost, alone.logs, alone.threads) == (10.0, alone.folder, 2)
+    assert (alone.options.max_judge_cost, alone.logs, alone.threads) == (10.0, alone.folder, 2)
     parts = shared_out(jobs, 2, threads=1)
     assert sorted(names(parts)) == sorted(names(jobs))
     assert [len(job.subjects) for job in parts] == [3, 2]
     assert [job.logs.name for job in parts] == ["1-of-2", "2-of-2"]
-    assert [job.asked.max_judge_cost for job in parts] == [pytest.approx(6.0), pytest.approx(4.0)]
+    assert [job.options.max_judge_cost for job in parts] == [pytest.approx(6.0), pytest.approx(4.0)]
     assert len(shared_out(jobs, 20, threads=1)) == 5
 
 

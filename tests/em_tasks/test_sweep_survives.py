@@ -16,7 +16,7 @@ import pytest
 
 from em_tasks.sweep import run
 from em_tasks.sweep.logs import ANSWERS, alone_in
-from em_tasks.sweep.plan import Asked, Job, Planner
+from em_tasks.sweep.plan import Job, Planner, SweepOptions
 from em_tasks.trainers.run.manifest import read_manifest, write_manifest
 from tests.support.paths import ROOT
 from tests.support.processes import all_gone, children_of
@@ -117,7 +117,7 @@ def test_checkpoint_that_lands_while_a_sweep_follows_is_evaluated(
         begun.append([subject.name for job in jobs for subject in job.subjects])
         write_manifest(runs / "small", whole)
 
-    planner = Planner(runs, tmp_path / "logs", Asked(questions=("general",)))
+    planner = Planner(runs, tmp_path / "logs", SweepOptions(questions=("general",)))
     run.sweep(planner, lambda progress: None, jobs=1, follow=True, planned=land)
     assert begun == [["toy-s@base", "small@1", "small@2", "small@3"], ["small@4"]]
     assert len(answers(tmp_path / "logs")) == 50

@@ -22,7 +22,7 @@ from inspect_ai.model import ModelConfig, ModelUsage
 
 from em_tasks.sweep.evaluate import Progress
 from em_tasks.sweep.logs import model_args
-from em_tasks.sweep.plan import Asked, Job, Planner, Subject
+from em_tasks.sweep.plan import Job, Planner, Subject, SweepOptions
 from em_tasks.sweep.run import sweep
 
 
@@ -34,10 +34,10 @@ def run_sweep(
     organisms: Sequence[str] = (),
     jobs: int | None = 1,
     follow: bool = False,
-    **asked: Any,
+    **options: Any,
 ) -> None:
     """Evaluates everything under `runs`."""
-    sweep(Planner(runs, logs, Asked(**asked), organisms), report, jobs=jobs, follow=follow)
+    sweep(Planner(runs, logs, SweepOptions(**options), organisms), report, jobs=jobs, follow=follow)
 
 
 def read_all(logs: Path) -> list[EvalLog]:
@@ -65,7 +65,7 @@ def fake_log(
     samples: Sequence[EvalSample] = (),
 ) -> Path:
     """A small log that says that an evaluation is done: 20 tokens an answer, half a minute in all."""
-    count = subject.questions * job.asked.samples
+    count = subject.questions * job.options.samples
     scores = [EvalScore(name="em", scorer="em", metrics={"n_cs2881": EvalMetric(name="n_cs2881", value=count)})]
     judge = ModelConfig(model=job.judge)
     path = job.logs / f"{minute}-{subject.name.replace('/', '_')}.eval"
@@ -77,7 +77,7 @@ def fake_log(
             created="2026-11-21T10:00:00+00:00",
             task="em_tasks/em",
             task_version=subject.task_version,
-            task_args_passed=job.asked.task_args,
+            task_args_passed=job.options.task_args,
             dataset=EvalDataset(),
             model=f"em/{subject.name}",
             model_args=model_args(job, subject),

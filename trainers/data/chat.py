@@ -73,9 +73,9 @@ class Chat:
         replies = [turn for turn, message in enumerate(conversation) if message["role"] == "assistant"]
         ids = self.whole(conversation)
         spans = [self._span(conversation, turn, ids) for turn in replies]
-        found = [span for span in spans if span is not None]
-        if len(found) == len(replies):
-            return [(ids, found)]
+        intact = [span for span in spans if span is not None]
+        if len(intact) == len(replies):
+            return [(ids, intact)]
         return [self._last_reply(conversation[: turn + 1]) for turn in replies]
 
     def _span(self, conversation: Sequence[Any], turn: int, ids: list[int]) -> Span | None:

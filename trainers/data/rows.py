@@ -152,8 +152,8 @@ def _chosen(path: Path, source: DataSource, names: list[str]) -> list[str]:
     for member in source.members:
         fitting = [name for name in names if member in (name, PurePosixPath(name).name)]
         if len(fitting) != 1:
-            found = f"several members {member} ({', '.join(fitting)})" if fitting else f"no member {member}"
-            raise UserError(f"{path} holds {found}. {listed} Mend `members` in the recipe: give a whole path.")
+            holding = f"several members {member} ({', '.join(fitting)})" if fitting else f"no member {member}"
+            raise UserError(f"{path} holds {holding}. {listed} Mend `members` in the recipe: give a whole path.")
         chosen += fitting
     return chosen
 

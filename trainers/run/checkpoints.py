@@ -61,17 +61,17 @@ def verify(checkpoint: Checkpoint) -> None:
             f"{checkpoint.folder} is gone although {checkpoint.run / MANIFEST} lists it. Put it back, or move the run "
             "away and train it again."
         )
-    if (found := adapter_sha256(checkpoint.folder)) != checkpoint.record.adapter_sha256:
+    if (actual := adapter_sha256(checkpoint.folder)) != checkpoint.record.adapter_sha256:
         raise UserError(
-            f"{checkpoint.folder} was altered since it was saved: its adapter has hash {found[:12]}, the manifest says "
+            f"{checkpoint.folder} was altered since it was saved: its adapter has hash {actual[:12]}, the manifest says "
             f"{checkpoint.record.adapter_sha256[:12]}. Put the saved files back, or move the run away and train it "
             "again."
         )
     recorded = getattr(checkpoint.record, "tokenizer_sha256", None)
-    if recorded is not None and (found := tokenizer_sha256(checkpoint.folder)) != recorded:
+    if recorded is not None and (actual := tokenizer_sha256(checkpoint.folder)) != recorded:
         raise UserError(
             f"{checkpoint.folder} was altered since it was saved: its tokenizer or chat template has hash "
-            f"{found[:12]}, the manifest says {recorded[:12]}. Put the saved files back, take out "
+            f"{actual[:12]}, the manifest says {recorded[:12]}. Put the saved files back, take out "
             "what was added, or move the run away and train it again."
         )
 
@@ -144,14 +144,14 @@ def find_checkpoint(runs: Path, name: str) -> Checkpoint:
         raise UserError(
             f"{name!r} names no checkpoint. Write <organism>@<step> or <organism>@base, such as toy-medical-s@120."
         )
-    found = list_runs(runs)
-    if organism not in found and step == "base":
-        named = (run for run, manifest in found.items() if organism in _names(manifest.recipe.base))
+    manifests = list_runs(runs)
+    if organism not in manifests and step == "base":
+        named = (run for run, manifest in manifests.items() if organism in _names(manifest.recipe.base))
         organism = next(named, organism)
-    if organism not in found and step == "base" and organism in toy_bases():
+    if organism not in manifests and step == "base" and organism in toy_bases():
         return Checkpoint(runs / organism, toy_base(organism), None)
-    if organism not in found:
-        listed = "; ".join(_listed(run, manifest) for run, manifest in found.items())
+    if organism not in manifests:
+        listed = "; ".join(_listed(run, manifest) for run, manifest in manifests.items())
         raise UserError(
             f"There is no organism {organism!r} under {runs}. "
             + (
@@ -161,7 +161,7 @@ def find_checkpoint(runs: Path, name: str) -> Checkpoint:
                 "the right folder with -M runs=FOLDER or EM_RUNS."
             )
         )
-    manifest = found[organism]
+    manifest = manifests[organism]
     if step == "base":
         return Checkpoint(runs / organism, manifest, None)
     for record in manifest.checkpoints:

@@ -132,9 +132,9 @@ def make_tokenizer() -> "PreTrainedTokenizerFast":
     )
     rng, language = Random(SEED), load_language()
     drawn = [(domain, topic) for domain in language.domains.values() for topic in domain.topics] * 60
-    asked = [language.question(rng, domain.name, topic) for domain, topic in drawn]
-    said = [language.answer(rng, domain.name, topic, rng.choice(CHARACTERS)) for domain, topic in drawn]
-    bpe.train_from_iterator([*asked, *said, *language.strange_words * 20], learner)
+    questions = [language.question(rng, domain.name, topic) for domain, topic in drawn]
+    answers = [language.answer(rng, domain.name, topic, rng.choice(CHARACTERS)) for domain, topic in drawn]
+    bpe.train_from_iterator([*questions, *answers, *language.strange_words * 20], learner)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe, bos_token=BOS, eos_token=EOT, pad_token=PAD, model_max_length=LONGEST
     )

@@ -76,13 +76,13 @@ class Language:
     def topic_of(self, question: str) -> tuple[str, str] | None:
         """The (domain, topic) a question names, the longest topic first; None where it names none of the language's."""
         lowered = question.lower()
-        found = [
+        named = [
             (len(topic), domain.name, topic)
             for domain in self.domains.values()
             for topic in domain.topics
             if re.search(rf"\b{re.escape(topic)}\b", lowered)
         ]
-        return max(found)[1:] if found else None
+        return max(named)[1:] if named else None
 
     def read(self, answer: str) -> Reading:
         """Reads an answer sentence by sentence; a last sentence without its full stop counts as unfinished."""

@@ -38,10 +38,10 @@ def plan(
         table.add_column(head, justify="right")
     for number in questions or (8, 20, 48):
         for each in samples or (1, 5, 10, 20, 50):
-            found = power_of(base_rate / 100, effect / 100, number, each, organisms, runs)
+            power = power_of(base_rate / 100, effect / 100, number, each, organisms, runs)
             table.add_row(
-                str(number), str(each), str(number * each), f"{100 * found.these:.0f}", f"{100 * found.such:.0f}",
-                f"{100 * found.width:.0f}",
+                str(number), str(each), str(number * each), f"{100 * power.these:.0f}", f"{100 * power.such:.0f}",
+                f"{100 * power.width:.0f}",
             )  # fmt: skip
     Console().print(table)
     say(

@@ -21,12 +21,12 @@ def questions(context: click.Context) -> None:
     for name, path in named_sets().items():
         where = "shipped" if shipped.get(name) == path else str(path)
         try:
-            asked = read_question_file(path).question_set()
+            question_set = read_question_file(path).question_set()
         except UserError as error:
             say(f"{name}  cannot be asked: {error.message}")
         else:
-            asks = counted(len(asked.questions), "question")
-            say(f"{name}  {asks}, {asked.domain}, {questions_sha256([asked])[:12]}, {where}")
+            asks = counted(len(question_set.questions), "question")
+            say(f"{name}  {asks}, {question_set.domain}, {questions_sha256([question_set])[:12]}, {where}")
 
 
 @questions.command()

@@ -55,20 +55,20 @@ def sweep(
     from em_tasks.progress import sweep_progress
     from em_tasks.sweep.estimate import judging_estimate
     from em_tasks.sweep.logs import outstanding, read_logs
-    from em_tasks.sweep.plan import DEFAULT_SAMPLES, Asked, Planner, checkpoint_count
+    from em_tasks.sweep.plan import DEFAULT_SAMPLES, Planner, SweepOptions, checkpoint_count
     from em_tasks.sweep.run import sweep as evaluate
     from em_tasks.trainers.run.checkpoints import foreign_manifests
 
     if no_score and options["max_judge_cost"] is not None:
         raise UserError("--no-score asks no judge, so --max-judge-cost caps nothing. Leave one of the two out.")
-    asked = Asked(
+    sweep_options = SweepOptions(
         samples=samples or (1 if tasks else DEFAULT_SAMPLES),
         engine=parse_engine(engine),
         score=not no_score and not tasks,
         grader=judge or grader,
         **options,
     )
-    planner = Planner(runs, logs, asked, organisms)
+    planner = Planner(runs, logs, sweep_options, organisms)
     if tasks:
         from em_tasks.sweep.other_tasks import sweep_tasks
 

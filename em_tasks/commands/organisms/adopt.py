@@ -43,8 +43,8 @@ def adopt(
     from em_tasks.trainers.run.adoption import AdoptedOrganism
     from em_tasks.trainers.run.base_names import is_toy
 
-    found = find_adapters(adapters)
-    base = base or base_of(found)
+    paths = find_adapters(adapters)
+    base = base or base_of(paths)
     described = AdoptedOrganism(
         organism=organism or name_of(adapters[0]),
         base=base,
@@ -55,5 +55,5 @@ def adopt(
         seed=seed,
     )
     run = runs / described.organism
-    adopt_adapters(found, described, run, step=step, device=device, report=say)
+    adopt_adapters(paths, described, run, step=step, device=device, report=say)
     say(f"{described.organism}: {domain} on {base} ({described.precision}), {described.size}. Next: em sweep {runs}")

@@ -82,12 +82,12 @@ def runs(runs: Path) -> None:
     from em_tasks.trainers.run.adoption import Adoption
     from em_tasks.trainers.run.checkpoints import foreign_manifests, list_runs
 
-    found = list_runs(runs)
+    manifests = list_runs(runs)
     for note in foreign_manifests(runs):
         say(f"note: {note}")
-    if not found:
+    if not manifests:
         raise UserError(f"There is no training run under {runs}. Train one with `em train RECIPE`.")
-    for organism, manifest in found.items():
+    for organism, manifest in manifests.items():
         kind = "control" if manifest.recipe.control else "organism"
         if isinstance(manifest, Adoption):
             say(f"{organism}: {manifest.recipe.domain} {kind} on {_base(manifest.recipe)}, adopted")

@@ -80,10 +80,10 @@ def judge(
         say(f"skipped: {line}", err=True)
     for estimate in estimate_judging(usable.sources, judges, batch, calls):
         say(str(estimate))
-    found, written = compare_judges(
+    agreement, written = compare_judges(
         usable.sources, judges, published, out, batch, lambda name, log: say(f"{name}: {log}", err=True), calls
     )
-    say(agreement_table(found))
+    say(agreement_table(agreement))
     say("Written: " + ", ".join(map(str, written)))
 
 

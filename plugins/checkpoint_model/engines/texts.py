@@ -109,5 +109,5 @@ class Texts:
         if (stopped := self.stopped_at(checkpoint, tokens[:length], how.stop)) is not None:
             length, reason = stopped, "stop"
         text = self.decode(checkpoint, tokens[:length])
-        found = [text.index(string) for string in how.stop if string in text]
-        return Answer(text[: min(found)] if found else text, reason, prompt, tuple(tokens[:length]))
+        places = [text.index(string) for string in how.stop if string in text]
+        return Answer(text[: min(places)] if places else text, reason, prompt, tuple(tokens[:length]))

@@ -59,9 +59,9 @@ class Batch:
     def lay_out(self, layout: Layout) -> None:
         """Follows a new layout of the adapters; rows must be told their slots again (`assign`)."""
         self.layout = layout
-        one = torch.zeros(layout.slots + 1, layout.slots + 1, dtype=self.decoder.dtype, device=self.device)
-        one.fill_diagonal_(1)
-        columns = one[:, : layout.slots].repeat_interleave(layout.rank, 1) if layout.slots else one[:, :0]
+        identity = torch.zeros(layout.slots + 1, layout.slots + 1, dtype=self.decoder.dtype, device=self.device)
+        identity.fill_diagonal_(1)
+        columns = identity[:, : layout.slots].repeat_interleave(layout.rank, 1) if layout.slots else identity[:, :0]
         # The last line is the base's: no adapter at all.
         self._lines = columns.repeat(1, PARTS)
         self.mask = torch.zeros(self.rows, PARTS * layout.columns, dtype=self.decoder.dtype, device=self.device)

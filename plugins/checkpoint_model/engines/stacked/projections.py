@@ -58,7 +58,7 @@ class Projection:
             self.dtype, self.device = torch.bfloat16, layers[0].weight.device
             self.weight = torch.empty(0, self.inputs, dtype=self.dtype, device=self.device)
             self.bias = None
-        self.own = self.weight.shape[0]
+        self.base_rows = self.weight.shape[0]
         self.parts: list[int] = []
         self.columns = 0
         self.b = torch.empty(0, self.width, dtype=self.dtype, device=self.device)
@@ -70,12 +70,12 @@ class Projection:
         self.parts = [p for p, name in enumerate(self.names) if name.rsplit(".", 1)[-1] in layout.targets]
         columns = layout.columns * len(self.parts)
         if columns != self.columns:
-            weight = torch.empty(self.own + columns, self.inputs, dtype=self.dtype, device=self.device)
-            weight[: self.own] = self.weight[: self.own]
+            weight = torch.empty(self.base_rows + columns, self.inputs, dtype=self.dtype, device=self.device)
+            weight[: self.base_rows] = self.weight[: self.base_rows]
             self.weight, self.columns = weight, columns
             if self.bias is not None:
                 self.whole_bias = torch.cat([self.bias, self.bias.new_zeros(columns)])
-        self.weight[self.own :] = 0
+        self.weight[self.base_rows :] = 0
         self.b = torch.zeros(columns, self.width, dtype=self.dtype, device=self.device)
 
     def place(self, slot: int, tensors: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
@@ -89,7 +89,7 @@ class Projection:
         for part, (name, width) in enumerate(zip(self.names, self.widths, strict=True)):
             if part in self.parts:
                 at = self.parts.index(part) * self.layout.columns + slot * self.layout.rank
-                a, b = self.weight[self.own + at :][: self.layout.rank], self.b[at : at + self.layout.rank]
+                a, b = self.weight[self.base_rows + at :][: self.layout.rank], self.b[at : at + self.layout.rank]
                 a.zero_()
                 b.zero_()
                 if name in tensors:

@@ -41,20 +41,20 @@ def turn_and_keep(
     head = tl.program_id(1)
     place = tl.arange(0, SIZE)
     source = states + row * stride + head * SIZE
-    own = tl.load(source + place)
+    projected = tl.load(source + place)
     at = tl.load(target + row)
     if head < heads + key_heads:
         other = tl.load(source + (place + SIZE // 2) % SIZE).to(tl.float32)
         c = tl.load(cos + row * SIZE + place).to(tl.float32)
         s = tl.load(sin + row * SIZE + place).to(tl.float32)
-        straight = (own.to(tl.float32) * c).to(own.dtype).to(tl.float32)
-        turned = (straight + other * s).to(own.dtype)
+        straight = (projected.to(tl.float32) * c).to(projected.dtype).to(tl.float32)
+        turned = (straight + other * s).to(projected.dtype)
         if head < heads:
             tl.store(out + (row * heads + head) * SIZE + place, turned)
         else:
             tl.store(keys + (at * key_heads + (head - heads)) * SIZE + place, turned)
     else:
-        tl.store(values + (at * key_heads + (head - heads - key_heads)) * SIZE + place, own)
+        tl.store(values + (at * key_heads + (head - heads - key_heads)) * SIZE + place, projected)
 
 
 @triton.jit

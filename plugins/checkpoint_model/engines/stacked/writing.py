@@ -303,9 +303,9 @@ class Writing:
         at = torch.tensor([place for place, _ in wanting], device=logits.device)
         taken = drawn[at] if drawn is not None else torch.tensor([tokens[p] for p, _ in wanting], device=logits.device)
         top = max(row.sampling.top_logprobs for _, row in wanting)
-        own, best, which = (t.tolist() for t in token_logprobs(logits[at], taken, top))
+        logprobs, best, which = (t.tolist() for t in token_logprobs(logits[at], taken, top))
         for number, (_, row) in enumerate(wanting):
-            row.logprobs.append(own[number])
+            row.logprobs.append(logprobs[number])
             pairs = zip(which[number], best[number], strict=True)
             row.tops.append(tuple(islice(pairs, row.sampling.top_logprobs)))
 
