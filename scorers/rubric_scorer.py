@@ -52,10 +52,10 @@ async def judge_sample(state: TaskState, rubrics: Mapping[str, Rubric], *, calls
     """
     judge = resolve_grader()
     shared = handed_down() or calls
-    asked = [rubric_for(name, state.metadata, rubric) for name, rubric in rubrics.items()]
+    chosen = [rubric_for(name, state.metadata, rubric) for name, rubric in rubrics.items()]
     try:
         return await collect(
-            *(ask_judge(judge, rubric, state.input_text, state.output.completion, calls=shared) for rubric in asked)
+            *(ask_judge(judge, rubric, state.input_text, state.output.completion, calls=shared) for rubric in chosen)
         )
     except ExceptionGroup as group:
         # A group's own message says nothing; the first error in it is the one to read.
