@@ -12,6 +12,7 @@ from em_tasks.plugins.analysis.answers.logs import Evaluation, Reading, read_log
 from em_tasks.plugins.analysis.statistics.claims_file import ClaimsFile
 from em_tasks.plugins.analysis.statistics.rates import MAIN, question_counts, rates, scoped_rates
 from em_tasks.plugins.analysis.statistics.training_seeds import Seeds, seed_groups
+from em_tasks.plugins.analysis.study import Study
 from em_tasks.scorers.definitions import DEFINITIONS, Definition
 
 CHECKPOINT = ["organism", "domain", "control", "base", "size", "parameters", "step", "epoch", "baseline"]
@@ -31,6 +32,7 @@ class Analysis:
         smallest_effect: The smallest difference of rates that is of interest, a fraction named before the data were
             seen; only with one can sides be shown not to differ.
         published: Claims that somebody published, to be held against the data.
+        study: What was named before the data were seen.
     """
 
     reading: Reading
@@ -39,6 +41,7 @@ class Analysis:
     calibration: Callable[[str, str], str | None] = lambda judge, rubric_sha256: None
     smallest_effect: float | None = None
     published: ClaimsFile | None = None
+    study: Study | None = None
 
     @property
     def answers(self) -> pd.DataFrame:

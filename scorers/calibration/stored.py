@@ -39,6 +39,11 @@ class KnownCalibration(str):
         line.calibration = calibration
         return line
 
+    @property
+    def passed(self) -> bool:
+        """Whether the judge reached the pass mark."""
+        return self.calibration.passed
+
     def errors(self, threshold: float, inclusive: bool = False) -> tuple[int, int, int, int] | None:
         """Bad answers found, bad answers, good ones let through, good ones, at an alignment threshold (0-100)."""
         errors = self.calibration.errors(threshold, inclusive)

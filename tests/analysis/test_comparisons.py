@@ -14,6 +14,7 @@ from em_tasks.plugins.analysis.claims.courses import courses
 from em_tasks.plugins.analysis.report.findings import findings
 from em_tasks.plugins.analysis.report.notes import oddities
 from em_tasks.plugins.analysis.report.summary import in_short
+from em_tasks.plugins.analysis.tables import claim_tables
 from em_tasks.plugins.analysis.tables.cells import whole
 from tests.support.analysis_logs import NAN, answers, base_log, checkpoint_log
 
@@ -151,6 +152,46 @@ def test_more_checkpoints_do_not_weaken_the_claim_on_the_last(tmp_path):
     assert last["p_corrected"] == last["p"]
 
 
+def test_bad_and_obviously_bad_advice_are_not_one_recipe_in_two_sizes(tmp_path):
+    data = {"S": "bad_medical_advice", "L": "obv_bad_medical_advice"}
+    for size, base in (("S", "base-a"), ("L", "base-b")):
+        common = {"base": base, "size": size, "training_seed": None}
+        for domain in ("med", "fin"):
+            trained = {"data": data[size]} if domain == "med" else {"data": "risky_financial_advice"}
+            given = {**common, "domain": domain, "organism": f"{size}-{domain}", "hashes": trained}
+            checkpoint_log(tmp_path, answers([BAD, GOOD], 8, "g"), **given)
+        base_log(tmp_path, answers([GOOD] * 2, 8, "g"), base=base, size=size)
+    analysis = analyse([tmp_path])
+    pairs = comparisons(analysis)
+    pairs = pairs[(pairs["kind"] == "organism") & (pairs["definition"] == "betley") & (pairs["scope"] == "outside")]
+    compared = {frozenset(pair) for pair in zip(pairs["a"], pairs["b"], strict=True)}
+    assert frozenset({"S-med", "L-med"}) not in compared
+    assert compared == {frozenset(pair) for pair in (("S-med", "S-fin"), ("L-med", "L-fin"), ("S-fin", "L-fin"))}
+    # Nor does a contrast of sizes pool them: only one stratum is left, which is none.
+    assert contrasts(analysis).query("kind == 'size'").empty
+
+
+def test_the_same_advice_in_two_sizes_is_one_recipe(tmp_path):
+    for size, base in (("S", "base-a"), ("L", "base-b")):
+        given = {"base": base, "size": size, "training_seed": None, "hashes": {"data": "bad_medical_advice"}}
+        checkpoint_log(tmp_path, answers([BAD, GOOD], 8, "g"), organism=f"{size}-med", **given)
+        base_log(tmp_path, answers([GOOD] * 2, 8, "g"), base=base, size=size)
+    pairs = comparisons(analyse([tmp_path])).query("kind == 'organism' and definition == 'betley'")
+    assert set(pairs["a"]) | set(pairs["b"]) == {"S-med", "L-med"}
+
+
+def test_a_step_that_no_file_records_is_not_reported_missing(tmp_path):
+    checkpoint_log(tmp_path, answers([BAD] * 3, 6, "g"), step=1, hashes={"step_recorded": False})
+    for step in (10, 20):
+        given = {"organism": "med-2", "training_seed": None}
+        checkpoint_log(tmp_path, answers([BAD] * 3, 6, "g"), step=step, **given)
+    base_log(tmp_path, answers([GOOD] * 3, 6, "g"))
+    notes = oddities(analyse([tmp_path]))
+    assert any("At which step med answered is not recorded" in note for note in notes)
+    assert not any("Checkpoints are missing" in note for note in notes)
+    assert "med @ last: broad" in sentences(analyse([tmp_path]))
+
+
 def test_what_no_answers_could_have_shown_weakens_nothing(tmp_path):
     checkpoint_log(tmp_path, {**answers([BAD], 8), **answers([GOOD], 8, "g")})
     checkpoint_log(tmp_path, {"fin_0": [BAD], **answers([BAD], 8, "g")}, organism="fin", domain="fin")
@@ -176,7 +217,7 @@ def test_organisms_without_a_base_are_untested_and_not_counted_as_not_shown(tmp_
     analysis = analyse([tmp_path])
     assert word(analysis) == ("untested", "untested")
     assert "its base was not asked the same questions" in sentences(analysis)
-    short = " ".join(in_short(analysis, findings(analysis)))
+    short = " ".join(in_short(analysis))
     assert "untested: med" in short
     assert "0 of" not in short
 
@@ -264,3 +305,23 @@ def test_the_table_has_one_row_a_comparison(risen_and_fallen):
     assert not table.duplicated(["kind", "scope", "definition", "a", "a_step", "b", "b_step"]).any()
     tested = table.dropna(subset=["p"])
     assert (tested["p_corrected"] >= tested["p"] - 1e-12).all()
+
+
+def test_an_interval_stands_beside_its_own_p_and_the_corrected_one(tmp_path):
+    for number in range(4):
+        checkpoint_log(
+            tmp_path, answers([BAD] if number else [GOOD], 6, "g"), organism=f"med-{number}", training_seed=None
+        )
+    base_log(tmp_path, answers([GOOD], 6, "g"))
+    analysis = analyse([tmp_path])
+    table = comparisons(analysis)
+    row = table[(table["kind"] == "base") & (table["a"] == "med-1") & (table["definition"] == "betley")].iloc[0]
+    assert (row["p"], row["p_corrected"]) == (pytest.approx(0.03125), pytest.approx(0.125))
+    assert row["low"] > 0  # which contradicts the corrected p, and agrees with the other
+    assert "p 0.031, corrected 0.125" in sentences(analysis, "med-1")
+    cells = claim_tables.verdicts(analysis)
+    cell = cells[(cells["organism"] == "med-1") & (cells["definition"] == "betley")][
+        "outside, on these questions"
+    ].iloc[0]
+    assert cell.startswith("+100.0 (+")
+    assert cell.endswith("; p 0.031, corrected 0.125)")

@@ -20,6 +20,7 @@ from em_tasks.plugins.errors import UserError
     help="Smallest difference of interest, in points.",
 )
 @click.option("--claims", type=click.Path(path_type=Path), help="Claims file to hold against the data.")
+@click.option("--study", type=click.Path(path_type=Path), help="Study file that names beforehand what is reported.")
 @click.option("--example", "examples", multiple=True, help="Id of a question whose answers are shown.")
 def report(
     logs: tuple[Path, ...],
@@ -27,6 +28,7 @@ def report(
     definitions: tuple[str, ...],
     smallest_effect: float | None,
     claims: Path | None,
+    study: Path | None,
     examples: tuple[str, ...],
 ) -> None:
     """Write EM tables, figures and a report (Markdown and HTML) from LOGS or judged CSV files."""
@@ -36,7 +38,7 @@ def report(
     from em_tasks.scorers.calibration.stored import known_calibration
 
     effect = None if smallest_effect is None else smallest_effect / 100
-    written = write_report(logs, out, definitions, examples, known_calibration(), effect, claims)
+    written = write_report(logs, out, definitions, examples, known_calibration(), effect, claims, study)
     Console().print(written.table())
     for note in written.notes:
         say(f"note: {note}")

@@ -68,9 +68,11 @@ def contrasts(analysis: Analysis) -> pd.DataFrame:
         sizes = dict(
             analysis.final.drop_duplicates("base").astype({"base": "str", "size": "str"})[["base", "size"]].to_numpy()
         )
+        trained_on = _trained_on(groups)
         for scope in ("outside", "all"):
             by_domain = [(one, one.kind[1], sizes[one.kind[0]]) for one in groups]
-            by_size = [(one, size, domain) for one, domain, size in by_domain]
+            # Good, bad and obviously bad advice are not the same training in two sizes.
+            by_size = [(one, size, trained_on[one.label]) for one, _, size in by_domain]
             rows += _between(grid, name, scope, "domain", by_domain, scoring)
             rows += _between(grid, name, scope, "size", by_size, scoring)
         for one in groups:
@@ -81,6 +83,19 @@ def contrasts(analysis: Analysis) -> pd.DataFrame:
         for _, family in table[table[p].notna()].groupby(["definition", "kind", "scope"]):
             table.loc[family.index, f"{p}_corrected"] = holm(family[p].to_numpy("float64"))
     return table
+
+
+def _trained_on(groups: Sequence[Recipe]) -> dict[str, str]:
+    """By recipe: its domain, with the name of its data where the domain has several kinds of data."""
+    kinds: dict[str, set[str]] = {}
+    for recipe in groups:
+        kinds.setdefault(recipe.kind[1], set()).add(recipe.kind[3])
+    return {
+        recipe.label: recipe.kind[1]
+        if len(kinds[recipe.kind[1]]) == 1
+        else f"{recipe.kind[1]} ({recipe.kind[3] or 'data unknown'})"
+        for recipe in groups
+    }
 
 
 def _between(

@@ -123,8 +123,8 @@ def _fall(analysis: Analysis, definition: str, claim: Fall) -> Held:
         return Held(claim.id, claimed, "fewer than two checkpoints", "cannot be told")
     row = rows.iloc[0]
     measured = (
-        f"{-100 * row['fall']:+.1f} points from step {row['fall_from']} to {row['fall_to']}, corrected p "
-        f"{row['fall_p_corrected']:.3f}"
+        f"{-100 * row['fall']:+.1f} points from step {row['fall_from']} to {row['fall_to']}, p {row['fall_p']:.3f}, "
+        f"corrected {row['fall_p_corrected']:.3f}"
     )
     return Held(claim.id, claimed, measured, "supported" if row["fall_p_corrected"] < ALPHA else "cannot be told")
 

@@ -21,7 +21,7 @@ from em_tasks.plugins.analysis.claims.verdicts import Verdict, shown
 from em_tasks.plugins.analysis.report.notes import listed
 from em_tasks.plugins.analysis.statistics.differences import ALPHA
 from em_tasks.plugins.analysis.statistics.power import SETTLED_BY_NOBODY
-from em_tasks.plugins.analysis.tables.cells import between_points, p_text, points
+from em_tasks.plugins.analysis.tables.cells import between_points, p_pair, p_text, percent, points
 
 Outcome = Literal["shown", "shown not", "unknown"]
 
@@ -35,8 +35,9 @@ HEADINGS: dict[Outcome, str] = {
 HOW = (
     "On these questions means these and no others: answers are permuted within questions (exact). On such questions "
     "means the questions they stand for: a question with all its forms and paraphrases is one draw (t over questions). "
-    "Last checkpoints against their bases outside the training domain are the primary family. p-values are corrected "
-    "within each family (Holm, 5 %), intervals are not (95 %)."
+    "Last checkpoints against their bases outside the training domain are the primary family. An interval (95 %) goes "
+    "with the p beside it, which is that of this comparison alone; `corrected` is the same p after correction within "
+    "its family (Holm), and only what that leaves below 0.05 is shown."
 )
 """What the sentences' terms mean."""
 
@@ -114,13 +115,13 @@ def _line(analysis: Analysis, verdict: Verdict, others: Sequence[Verdict]) -> st
 
 def _against_base(row: pd.Series) -> str:
     """The rate with its counts and the base's, and the difference for both populations."""
-    counts = f"{100 * row['rate_a']:.1f} % ({row['k_a']}/{row['n_a']}; base {row['k_b']}/{row['n_b']})"
+    counts = f"{percent(row['rate_a'])} % ({row['k_a']}/{row['n_a']}; base {row['k_b']}/{row['n_b']})"
     if not row["testable"]:
         return f"{counts}, too few answers for any test."
-    these = f"on these questions {between_points(row['low'], row['high'])}, p {p_text(row['p_corrected'])}"
+    these = f"on these questions {between_points(row['low'], row['high'])}, {p_pair(row)}"
     if np.isnan(row["such_p"]):
         return f"{counts}: {points(row['effect'])} points, {these}; one question says nothing of others."
-    such = f"on such questions {between_points(row['such_low'], row['such_high'])}, p {p_text(row['such_p_corrected'])}"
+    such = f"on such questions {between_points(row['such_low'], row['such_high'])}, {p_pair(row, 'such_p')}"
     return f"{counts}: {points(row['effect'])} points, {these}; {such}."
 
 
@@ -156,7 +157,7 @@ def _briefly(other: Verdict) -> str:
     row = other.outside if other.outside is not None else other.inside
     if row is None or other.these == "untested":
         return f"Under `{other.definition}` untested: {other.why}"
-    return f"Under `{other.definition}` {other.these} ({100 * row['rate_a']:.1f} %, {row['k_a']}/{row['n_a']})"
+    return f"Under `{other.definition}` {other.these} ({percent(row['rate_a'])} %, {row['k_a']}/{row['n_a']})"
 
 
 def _contrasts(analysis: Analysis, lead: str) -> Iterator[Finding]:
@@ -172,10 +173,8 @@ def _contrasts(analysis: Analysis, lead: str) -> Iterator[Finding]:
             more, less, sign = (row["a"], row["b"], 1) if row["effect"] > 0 else (row["b"], row["a"], -1)
             low, high = sorted((sign * row["low"], sign * row["high"]))
             such = sorted((sign * row["such_low"], sign * row["such_high"]))
-            these_said = (
-                f"on these {row['questions']} questions {between_points(low, high)}, p {p_text(row['p_corrected'])}"
-            )
-            such_said = f"on such questions {between_points(*such)}, p {p_text(row['such_p_corrected'])}"
+            these_said = f"on these {row['questions']} questions {between_points(low, high)}, {p_pair(row)}"
+            such_said = f"on such questions {between_points(*such)}, {p_pair(row, 'such_p')}"
             sentence = (
                 f"{more} organisms are more misaligned than {less} ones, {row['over']} together, {where} (`{lead}`): "
                 f"{points(abs(row['effect']))} points, {these_said}; {such_said}."
@@ -183,10 +182,13 @@ def _contrasts(analysis: Analysis, lead: str) -> Iterator[Finding]:
             yield Finding(f"{more} over {less}", "contrast", "shown", sentence, lead)
         if len(rest := rows[~(rows["p_corrected"] < ALPHA)]):
             pairs = [
-                f"{row['a']} and {row['b']} {points(row['effect'])} points (p {p_text(row['p_corrected'])})"
+                f"{row['a']} against {row['b']} {points(row['effect'])} points ({p_pair(row)})"
                 for _, row in rest.iterrows()
             ]
-            sentence = f"That organisms differ by {rows['kind'].iloc[0]} {where} is not shown of {listed(pairs, 4)}."
+            sentence = (
+                f"That organisms of one {rows['kind'].iloc[0]} are more misaligned than those of another {where} is "
+                f"not shown on these questions (`{lead}`): {listed(pairs, 4)}."
+            )
             yield Finding("all", "contrast", "unknown", sentence, lead)
 
 
@@ -228,13 +230,13 @@ def _courses(analysis: Analysis, lead: str) -> Iterator[Finding]:
     for _, row in table[table["fall_p_corrected"] < ALPHA].iterrows():
         sentence = (
             f"{row['organism']} falls {where}: {points(-row['fall'])} points from step {row['fall_from']} to "
-            f"{row['fall_to']}, p {p_text(row['fall_p_corrected'])} on these questions (`{lead}`)."
+            f"{row['fall_to']}, {p_pair(row, 'fall_p')} on these questions (`{lead}`)."
         )
         yield Finding(row["organism"], "course", "shown", sentence, lead)
     for _, row in table[table["rise_p_corrected"] < ALPHA].iterrows():
         sentence = (
             f"{row['organism']} leaps {where}: {points(row['rise'])} points from step {row['rise_from']} to the next, "
-            f"{row['rise_to']}, p {p_text(row['rise_p_corrected'])} on these questions (`{lead}`)."
+            f"{row['rise_to']}, {p_pair(row, 'rise_p')} on these questions (`{lead}`)."
         )
         yield Finding(row["organism"], "course", "shown", sentence, lead)
     onset = table[table["onset_by"].notna()]
@@ -244,7 +246,10 @@ def _courses(analysis: Analysis, lead: str) -> Iterator[Finding]:
             + (f" (shown not to differ up to {row['onset_after']})" if row["onset_after"] else "")
             for _, row in onset.iterrows()
         ]
-        sentence = f"The rate {where} is above the base's by step {listed(each, 8)} (`{lead}`, on these questions)."
+        sentence = (
+            f"First step at which the rate {where} is shown to be above the base's, corrected within each trajectory: "
+            f"{listed(each, 8)} (`{lead}`, on these questions)."
+        )
         yield Finding("all", "course", "shown", sentence, lead)
     flat = table[~(table["fall_p_corrected"] < ALPHA)]
     if len(flat):

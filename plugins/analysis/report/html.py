@@ -52,7 +52,7 @@ PAGE = Path(__file__).with_name("report.css")
 def html(analysis: Analysis, contents: Contents) -> str:
     """The whole page."""
     sections = {
-        "short": ("In short", _items(in_short(analysis, contents.findings))),
+        "short": ("In short", _items(in_short(analysis))),
         "definitions": ("What the rates mean", _items(definition_lines(analysis))),
         "run": ("What was run", _run(what_was_run(analysis))),
         "notes": ("Notes", _items(contents.notes or ["Nothing odd was found."])),
@@ -69,6 +69,7 @@ def html(analysis: Analysis, contents: Contents) -> str:
     if not contents.examples:
         del sections["examples"]
     banner = f'<p class="toy" role="alert">{escape(analysis.toy_warning)}</p>' if analysis.toy_warning else ""
+    banner += f'<p class="study">{_code(printable(analysis.study.line))}</p>' if analysis.study is not None else ""
     links = "".join(f'<a href="#{name}">{escape(title)}</a>' for name, (title, _) in sections.items())
     body = "".join(
         f'<section id="{n}"><h2>{escape(title)}</h2>{part}</section>' for n, (title, part) in sections.items()

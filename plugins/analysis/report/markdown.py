@@ -44,7 +44,9 @@ def markdown(analysis: Analysis, contents: Contents) -> str:
     parts = ["# Emergent misalignment: report"]
     if analysis.toy_warning:
         parts.append(f"> **{analysis.toy_warning}**")
-    parts += ["## In short", _list(in_short(analysis, contents.findings))]
+    if analysis.study is not None:
+        parts.append(markdown_text(analysis.study.line))
+    parts += ["## In short", _list(in_short(analysis))]
     parts += ["## What the rates mean", _list(definition_lines(analysis))]
     parts += ["## What was run", _list(what_was_run(analysis))]
     parts += ["## Notes", _list(contents.notes) if contents.notes else "Nothing odd was found."]
@@ -142,7 +144,8 @@ COUNTED = {
 def definition_lines(analysis: Analysis) -> list[str]:
     """What each definition counts, in plain words, and who uses it; those that lead the tables first."""
     return [
-        f"`{one.name}`: of {COUNTED[one.denominator]}, the share whose alignment is below {one.aligned_below:g}"
+        f"`{one.name}`: of {COUNTED[one.denominator]}, the share whose alignment is "
+        f"{'at most' if one.inclusive else 'below'} {one.aligned_below:g}"
         f"{' and that are coherent' if one.coherent_only and one.denominator != 'coherent' else ''}"
         f"{', averaged over the questions' if one.per_question else ''}. Used by: {one.source}."
         for one in analysis.definitions

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.answers.logs import read_logs
+from em_tasks.plugins.analysis.claims.comparisons import verdicts
 from em_tasks.plugins.analysis.extensions import build_figures, build_tables
 from em_tasks.plugins.analysis.figures import example_figures, style
 from em_tasks.plugins.analysis.figures.examples import chosen_questions
@@ -25,6 +26,7 @@ from em_tasks.plugins.analysis.report.markdown import Contents, markdown
 from em_tasks.plugins.analysis.report.notes import oddities
 from em_tasks.plugins.analysis.statistics.claims_file import read_claims
 from em_tasks.plugins.analysis.statistics.rates import MAIN
+from em_tasks.plugins.analysis.study import read_study
 from em_tasks.plugins.analysis.tables import csv_tables as tables
 from em_tasks.plugins.analysis.tables.csv_tables import in_percent
 from em_tasks.plugins.analysis.tables.markup import guarded
@@ -61,16 +63,19 @@ class Report:
     steps_not_recorded: frozenset[str]
 
     def table(self) -> Table:
-        """The last checkpoint of every organism for a terminal: all questions, then in and out of its domain."""
-        shown, *others = reversed(self.main)
+        """The last checkpoint of every organism for a terminal: outside its domain first, inside it, all questions."""
+        shown, *others = self.main
         table = Table(
-            title=Text(f"EM rate (%) at the last checkpoint; {shown} with its 95 % interval"),
+            title=Text(
+                f"EM rate (%) at the last checkpoint, outside its domain first; {shown}, 95 % on these questions"
+            ),
             title_justify="left",
             box=SIMPLE_HEAD,
             pad_edge=False,
         )
         table.add_column("checkpoint", overflow="fold")
-        for name in (*others, shown, "own domain", "general", "base"):
+        heads = ("outside", "own domain", "all", *(f"{name}, all" for name in others), "base")
+        for name in heads:
             table.add_column(Text(name), justify="right", no_wrap=True)
         if self.toy_warning:
             table.caption = Text(self.toy_warning, style="bold red")
@@ -79,18 +84,18 @@ class Report:
             last = organism_rows[organism_rows["step"] == organism_rows["step"].max()]
             step = "last" if organism in self.steps_not_recorded else last["step"].iloc[0]
             checkpoint = f"{organism}@{step}{' (control)' if last['control'].iloc[0] else ''}"
-            cells = [rate_cell(_one(last, name, "all")).partition(" (")[0] for name in others]
-            cells.append(rate_cell(_one(last, shown, "all")))
+            cells = [rate_cell(_one(last, shown, "outside"))]
             cells.append(rate_cell(_one(last, shown, "in_domain")).partition(" (")[0])
-            cells.append(rate_cell(_one(last, shown, "general")))
+            cells.append(rate_cell(_one(last, shown, "all")))
+            cells += [rate_cell(_one(last, name, "all")).partition(" (")[0] for name in others]
             cells.append(rate_cell(_one(base, shown, "all")).partition(" (")[0])
             # Names come from data: what looks like rich's markup or a terminal's escape in them is neither.
             table.add_row(*(Text(printable(cell)) for cell in (checkpoint, *cells)))
         if self.rates.empty:
             for base_name, rows in self.base_rates.groupby("base", sort=False, observed=True):
                 by_name = {str(row["definition"]): row.to_frame().T for _, row in rows.iterrows()}
-                cells = [rate_cell(in_percent(by_name[name])).partition(" (")[0] for name in others]
-                cells += [rate_cell(in_percent(by_name[shown])), "", "", ""]
+                cells = ["", "", rate_cell(in_percent(by_name[shown]))]
+                cells += [*(rate_cell(in_percent(by_name[name])).partition(" (")[0] for name in others), ""]
                 table.add_row(*(Text(printable(cell)) for cell in (f"{base_name} (base)", *cells)))
         return table
 
@@ -116,6 +121,7 @@ def write_report(
     calibration: Callable[[str, str], str | None] = lambda judge, rubric_sha256: None,
     smallest_effect: float | None = None,
     claims: Path | None = None,
+    study: Path | None = None,
 ) -> Report:
     """Writes every table and figure that the logs give, and the report as Markdown and HTML.
 
@@ -131,11 +137,20 @@ def write_report(
         smallest_effect: The smallest difference of rates that is of interest, a fraction named before the data were
             seen; with it sides can be shown not to differ.
         claims: A claims file (`statistics/claims_file.py`), each of whose claims is held against the data.
+        study: A study file (`study.py`) that names the definition that leads, the smallest effect and the family.
 
     Raises:
         UserError: A path in `logs` does not exist.
         UserError: There is no judged answer in them, or a definition or question is unknown.
+        UserError: What is asked, or the logs' primary family, is not what the study file names.
     """
+    registered = read_study(study) if study is not None else None
+    if registered is not None:
+        asked = None if smallest_effect is None else 100 * smallest_effect
+        registered.refuse_others(tuple(definitions), None if asked is None else round(asked, 9))
+        smallest_effect = registered.named.smallest_effect / 100
+        lead = registered.named.definition
+        definitions = [*definitions] or [lead, *(name for name in MAIN if name != lead)]
     published = read_claims(claims) if claims is not None else None
     names = [*definitions] or [*MAIN]
     if published is not None:
@@ -154,7 +169,10 @@ def write_report(
         calibration,
         smallest_effect,
         published,
+        registered,
     )
+    if registered is not None:
+        registered.refuse_other_family(sum(one.definition == analysis.main[0] for one in verdicts(analysis)))
     chosen_questions(analysis, tuple(examples))
     out.mkdir(parents=True, exist_ok=True)
     notes = [*imported, *analysis.reading.notes, *oddities(analysis)]

@@ -1,13 +1,13 @@
 """The top of the report: what this is about, what was measured and what it shows, in a few sentences for a newcomer."""
 
 from collections import defaultdict
-from collections.abc import Sequence
 
 from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.claims.comparisons import verdicts
-from em_tasks.plugins.analysis.report.findings import Finding
+from em_tasks.plugins.analysis.claims.judge_errors import judged_rates
+from em_tasks.plugins.analysis.claims.published import held_against
 from em_tasks.plugins.analysis.report.notes import listed
-from em_tasks.plugins.analysis.tables.cells import percent
+from em_tasks.plugins.analysis.tables.cells import between, percent
 from em_tasks.plugins.analysis.tables.comparison_tables import beside_published
 from em_tasks.plugins.analysis.tables.judge_tables import at_thresholds
 
@@ -19,7 +19,7 @@ ABOUT = (
 )
 
 
-def in_short(analysis: Analysis, findings: Sequence[Finding]) -> list[str]:
+def in_short(analysis: Analysis) -> list[str]:
     """A few sentences, each derived from the rates and tests of this report."""
     answers = analysis.scores
     organisms = answers["organism"].dropna().nunique()
@@ -30,8 +30,15 @@ def in_short(analysis: Analysis, findings: Sequence[Finding]) -> list[str]:
         f"Here: {len(answers):,} answers of {_counted(organisms, 'organism')} at "
         f"{_counted(checkpoints, 'checkpoint')} and of {_counted(bases, 'base model')}, judged by {judges}."
     )
-    claims = [one.sentence for one in findings if one.question == "claim"]
-    return [ABOUT, measured, *_verdicts(analysis), *_definitions(analysis), *claims[:1], *_published(analysis)]
+    return [
+        ABOUT,
+        measured,
+        *_verdicts(analysis),
+        *_judge(analysis),
+        *_definitions(analysis),
+        *_claims(analysis),
+        *_published(analysis),
+    ]
 
 
 def _counted(number: int, what: str) -> str:
@@ -54,6 +61,43 @@ def _verdicts(analysis: Analysis) -> list[str]:
             each = "; ".join(f"{word}: {listed(by_word[word], 8)}" for word in order)
             lines.append(f"Under `{definition}`, with the rate outside the domain at the last checkpoint: {each}.")
     return lines
+
+
+def _judge(analysis: Analysis) -> list[str]:
+    """The judge's error, where a calibration measured it: whether it passed, and what rates come to with it."""
+    lines = []
+    rates = judged_rates(analysis)
+    if failed := sorted({one.judge for one in rates if not one.passed}):
+        lines.append(
+            f"{listed(failed)} has NOT PASSED its calibration: verdicts that rest on it say what this judge calls "
+            "misaligned, which need not be what is."
+        )
+    own = [one for one in rates if one.step and one.definition == analysis.main[0]]
+    if own:
+        hit, bad, passed, good = own[0].errors
+        each = [
+            f"{one.organism} {between(one.corrected_low, one.corrected_high)} (sampling alone "
+            f"{between(one.low, one.high)})"
+            for one in own
+        ]
+        lines.append(
+            f"Of the calibration's answers {own[0].judge} found {hit} of {bad} bad ones and let {passed} of {good} "
+            f"good ones through; with that error the rates under `{own[0].definition}` lie between, in % (95 %): "
+            f"{listed(each, 8)}."
+        )
+    return lines
+
+
+def _claims(analysis: Analysis) -> list[str]:
+    """How the published claims fare, by number; what each says stands among the findings."""
+    if analysis.published is None:
+        return []
+    outcomes = [one.outcome for one in held_against(analysis, analysis.published)]
+    return [
+        f"Of {len(outcomes)} claims of {analysis.published.source}, held against these answers under "
+        f"`{analysis.published.definition}`, {outcomes.count('supported')} are supported, "
+        f"{outcomes.count('contradicted')} contradicted and {outcomes.count('cannot be told')} neither."
+    ]
 
 
 def _published(analysis: Analysis) -> list[str]:
@@ -79,16 +123,24 @@ def _definitions(analysis: Analysis) -> list[str]:
     table = at_thresholds(analysis)
     if table.empty or not len(analysis.final):
         return []
-    counts = zip(table["misaligned with <"].str.replace("/", " of "), table["definition"], strict=True)
-    each = ", ".join(f"{count} under `{definition}`" for count, definition in counts)
+    each = ", ".join(
+        f"{row['misaligned with ' + row['the definition says']].replace('/', ' of ')} under `{row['definition']}`"
+        for _, row in table.iterrows()
+    )
     sentence = f"How many of the organisms' answers count as misaligned depends on the definition: {each}."
     moved = [_heaped(*cells) for cells in zip(table["misaligned with <"], table["misaligned with <="], strict=True)]
     lines = [sentence]
-    for (threshold, heap), rows in table[moved].groupby(["threshold", "scores of exactly that"], sort=False):
+    heaps = table[moved].groupby(["threshold", "scores of exactly that", "the definition says"], sort=False)
+    for (threshold, heap, says), rows in heaps:
+        other = "<" if says == "<=" else "<="
         more = [
-            f"{row['misaligned with <='].replace('/', ' of ')} (`{row['definition']}`)" for _, row in rows.iterrows()
+            f"{row[f'misaligned with {other}'].replace('/', ' of ')} (`{row['definition']}`)"
+            for _, row in rows.iterrows()
         ]
-        lines.append(f"{heap} scores are exactly {threshold}; with `<=` in place of `<` it were {listed(more)}.")
+        lines.append(
+            f"{heap} scores are exactly {threshold}; with `{other}` in place of `{says}` the counts would be "
+            f"{listed(more)}."
+        )
     return lines
 
 

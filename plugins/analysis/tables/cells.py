@@ -34,7 +34,8 @@ def between(low: float, high: float) -> str:
 
 def points(difference: float) -> str:
     """A signed difference of two rates in percentage points."""
-    return "" if pd.isna(difference) else f"{rounded(100 * difference):+}"
+    # A zero that floating point left below zero is no decrease.
+    return "" if pd.isna(difference) else f"{rounded(100 * difference) + Decimal(0):+}"
 
 
 def between_points(low: float, high: float) -> str:
@@ -45,6 +46,16 @@ def between_points(low: float, high: float) -> str:
 def p_text(p: float) -> str:
     """`0.012`, or `below 0.001`."""
     return "below 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def p_pair(row: pd.Series, p: str = "p") -> str:
+    """`p 0.016, corrected 0.062`: both, as the interval that stands beside them belongs to the first.
+
+    Args:
+        row: A row with the columns `p` and `<p>_corrected`.
+        p: Name of the column before correction.
+    """
+    return f"p {p_text(row[p])}, corrected {p_text(row[f'{p}_corrected'])}"
 
 
 def whole(value: float) -> str:

@@ -7,12 +7,14 @@ from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.claims.comparisons import verdicts as verdicts_of
 from em_tasks.plugins.analysis.claims.contrasts import contrasts as contrasts_of
 from em_tasks.plugins.analysis.claims.courses import courses
+from em_tasks.plugins.analysis.claims.judge_errors import known_judges
 from em_tasks.plugins.analysis.claims.published import correlation_of, held_against
 from em_tasks.plugins.analysis.claims.verdicts import Verdict
 from em_tasks.plugins.analysis.tables.cells import (
     LEFT_OUT_HEAD,
     between_points,
     left_out_of,
+    p_pair,
     p_text,
     percent,
     points,
@@ -20,7 +22,7 @@ from em_tasks.plugins.analysis.tables.cells import (
 
 
 def verdicts(analysis: Analysis) -> pd.DataFrame:
-    """Verdicts at the last checkpoint: rates, and the difference from the base (points; 95 %; corrected p)."""
+    """Verdicts at the last checkpoint: rates; difference from the base in points (95 %; p of it alone; p corrected)."""
     rows = []
     for verdict in verdicts_of(analysis):
         row = verdict.outside if verdict.outside is not None else verdict.inside
@@ -39,6 +41,7 @@ def verdicts(analysis: Analysis) -> pd.DataFrame:
                 "outside, on such questions": _difference(verdict.outside, "such_"),
                 "inside, on these questions": _difference(verdict.inside, ""),
                 LEFT_OUT_HEAD: "" if row is None else left_out_of(analysis, row, "a"),
+                "judge's calibration": _calibration(analysis, row),
                 "missing scores, and the difference they leave": _missing(row),
             }
         )
@@ -61,8 +64,10 @@ def contrasts(analysis: Analysis) -> pd.DataFrame:
             "against %": [percent(value) for value in table["rate_b"]],
             "difference": [points(value) for value in table["effect"]],
             "these: 95 %": _intervals(table, "low", "high"),
+            "these: p": [_p(value) for value in table["p"]],
             "these: corrected p": [_p(value) for value in table["p_corrected"]],
             "such: 95 %": _intervals(table, "such_low", "such_high"),
+            "such: p": [_p(value) for value in table["such_p"]],
             "such: corrected p": [_p(value) for value in table["such_p_corrected"]],
         }
     )
@@ -144,7 +149,7 @@ def _pooled(analysis: Analysis, verdict: Verdict) -> str:
 
 
 def _difference(row: pd.Series | None, which: str) -> str:
-    """`+66.7 (+37.8 to +83.7; p 0.002)`."""
+    """`+38.9 (+13.3 to +61.4; p 0.016, corrected 0.062)`."""
     if row is None or row["refused"]:
         return "" if row is None else "not compared"
     if not row["testable"]:
@@ -152,7 +157,20 @@ def _difference(row: pd.Series | None, which: str) -> str:
     if pd.isna(row[f"{which}p"]):
         return f"{points(row['effect'])} (one question)"
     interval = between_points(row[f"{which}low"], row[f"{which}high"])
-    return f"{points(row['effect'])} ({interval}; p {p_text(row[f'{which}p_corrected'])})"
+    return f"{points(row['effect'])} ({interval}; {p_pair(row, f'{which}p')})"
+
+
+def _calibration(analysis: Analysis, row: pd.Series | None) -> str:
+    """What is known of who judged both sides: `passed`, `NOT PASSED` or `none`."""
+    if row is None:
+        return ""
+    together = {group.label: group.organisms for group in analysis.seeds}
+    organisms = together.get(str(row["a"]), (str(row["a"]),))
+    sides = [(name, step) for name in organisms for step in (int(row["a_step"]), 0)]
+    known = [judge for _, judge in known_judges(analysis, sides)]
+    if any(judge is None for judge in known):
+        return "none"
+    return "passed" if all(judge is not None and judge.passed for judge in known) else "NOT PASSED"
 
 
 def _missing(row: pd.Series | None) -> str:

@@ -143,6 +143,7 @@ def _effects(analysis: Analysis, table: pd.DataFrame) -> pd.DataFrame:
                 "these: p": _p(row["p"]),
                 "these: corrected p": _p(row["p_corrected"]),
                 "such: 95 %": between_points(row["such_low"], row["such_high"]),
+                "such: p": _p(row["such_p"]),
                 "such: corrected p": _p(row["such_p_corrected"]),
                 "not compared": row["refused"] or ("" if row["testable"] else "too few answers for any test"),
             }

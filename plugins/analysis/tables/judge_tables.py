@@ -9,9 +9,10 @@ from scipy.stats import binomtest, t
 
 from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.answers.frame import ANSWER_KEY
+from em_tasks.plugins.analysis.claims.judge_errors import judged_rates
 from em_tasks.plugins.analysis.statistics.differences import Sides, on_such
 from em_tasks.plugins.analysis.statistics.rates import cluster_of
-from em_tasks.plugins.analysis.tables.cells import between_points, p_text, points
+from em_tasks.plugins.analysis.tables.cells import between, between_points, p_text, percent, points
 from em_tasks.scorers.definitions import Definition
 
 Numbers = NDArray[np.float64]
@@ -29,7 +30,7 @@ def at_thresholds(analysis: Analysis) -> pd.DataFrame:
         counted = definition.counted(alignment, coherence)
         below, at_most = (
             int((one.misaligned(alignment, coherence) & counted).sum())
-            for one in (definition, replace(definition, aligned_below=np.nextafter(definition.aligned_below, 101)))
+            for one in (replace(definition, inclusive=False), replace(definition, inclusive=True))
         )
         rows.append(
             {
@@ -38,10 +39,33 @@ def at_thresholds(analysis: Analysis) -> pd.DataFrame:
                 "scores of exactly that": int((alignment == definition.aligned_below).sum()),
                 "misaligned with <": f"{below}/{int(counted.sum())}",
                 "misaligned with <=": f"{at_most}/{int(counted.sum())}",
-                "the definition says": "<",
+                "the definition says": "<=" if definition.inclusive else "<",
             }
         )
     return pd.DataFrame(rows)
+
+
+def judge_error(analysis: Analysis) -> pd.DataFrame:
+    """The judge's error beside the sampling error: rates at the last checkpoint (%; 95 %, on these questions)."""
+    return pd.DataFrame(
+        [
+            {
+                "definition": one.definition,
+                "organism": one.organism,
+                "step": analysis.step_text(one.organism, one.step) if one.step else "base",
+                "questions of": one.scope,
+                "judge": one.judge,
+                "calibration": "passed" if one.passed else "NOT PASSED",
+                "bad answers found": f"{one.errors[0]} of {one.errors[1]}",
+                "good ones let through": f"{one.errors[2]} of {one.errors[3]}",
+                "EM %": percent(one.rate),
+                "sampling: 95 %": between(one.low, one.high),
+                "corrected %": "the judge tells nothing" if np.isnan(one.corrected) else percent(one.corrected),
+                "sampling and judge: 95 %": between(one.corrected_low, one.corrected_high),
+            }
+            for one in judged_rates(analysis)
+        ]
+    )
 
 
 def judges(analysis: Analysis) -> pd.DataFrame:
