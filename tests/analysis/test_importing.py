@@ -409,7 +409,10 @@ def test_the_example_gives_the_published_summary_from_numbers_alone(tmp_path):
 
     page = (report.out / "report.md").read_text()
     assert "11 of 620 under `betley`, 356 of 720 under `cs2881`, 11 of 720 under `turner`" in page
-    assert "83 scores are exactly 30; with `<=` in place of `<` it were 59 of 620 (`betley`), 59 of 720" in page
+    assert (
+        "83 scores are exactly 30; with `<=` in place of `<` the counts would be 59 of 620 (`betley`), 59 of 720"
+        in page
+    )
     assert "the 36 rates that their authors printed come out of them" in page
     assert "It is no second measurement." in page
 
