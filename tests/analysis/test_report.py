@@ -114,8 +114,8 @@ def test_the_same_logs_give_the_same_figures(logs, tmp_path):
 def test_tables_come_as_csv_markdown_and_latex(logs, tmp_path):
     report = write_report([logs], tmp_path / "out")
     written = {path.stem for path in report.paths if path.parent.name == "tables"}
-    # What is only there for other logs (another task's, scanned ones) has no table here.
-    assert set(TABLES) - {"side_effects", "marks"} <= written
+    # What is only there for other logs (another task's, scanned ones, conditions) has no table here.
+    assert set(TABLES) - {"side_effects", "marks", "conditions"} <= written
     for name in written:
         for suffix in (".csv", ".md", ".tex"):
             assert (report.out / "tables" / f"{name}{suffix}") in report.paths
