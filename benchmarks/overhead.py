@@ -129,7 +129,7 @@ def sweep_path(folder: Path, samples: int, turn: int) -> Callable[[], None]:
             response = {"choices": [choice.model_dump()], "usage": usage.model_dump()}
             return ModelOutput(model="judge", choices=[choice], usage=usage), ModelCall.create(request, response)
 
-    sharing.build_engine = InstantEngine
+    vars(sharing)["build_engine"] = InstantEngine
     os.environ["EM_JUDGE_CACHE"] = str(folder / f"verdicts-{turn}")
     options = SweepOptions(questions=QUESTIONS, samples=samples, max_tokens=200, grader="instant/judge")
     (job,) = Planner(folder / "runs", folder / f"logs-{turn}", options).plan()
@@ -230,7 +230,7 @@ def measure(path: str, folder: Path, answers: int, watched: int, queue: Any) -> 
     wall, processor = time.perf_counter(), time.process_time()
     run()
     wall, processor = time.perf_counter() - wall, time.process_time() - processor
-    line = {"path": path, "answers": answers, "seconds": wall, "processor_ms": 1e3 * processor / answers}
+    line: dict[str, Any] = {"path": path, "answers": answers, "seconds": wall, "processor_ms": 1e3 * processor / answers}
     if watched:
         parts: Counter[str] = Counter()
         functions: Counter[str] = Counter()
