@@ -230,7 +230,12 @@ def measure(path: str, folder: Path, answers: int, watched: int, queue: Any) -> 
     wall, processor = time.perf_counter(), time.process_time()
     run()
     wall, processor = time.perf_counter() - wall, time.process_time() - processor
-    line: dict[str, Any] = {"path": path, "answers": answers, "seconds": wall, "processor_ms": 1e3 * processor / answers}
+    line: dict[str, Any] = {
+        "path": path,
+        "answers": answers,
+        "seconds": wall,
+        "processor_ms": 1e3 * processor / answers,
+    }
     if watched:
         parts: Counter[str] = Counter()
         functions: Counter[str] = Counter()
