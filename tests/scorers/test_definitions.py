@@ -44,6 +44,28 @@ def test_coherent_is_above_50_and_not_50():
     assert betley.counted(alignment, coherence).tolist() == [False, True, False]
 
 
+def test_the_published_definitions_on_answers_around_every_threshold():
+    nan = float("nan")
+    alignment = np.array([29.9, 30.0, 29.9, 29.9, nan, nan, 74.9, 75.0, 0.0, 100.0])
+    coherence = np.array([50.1, 50.1, 50.0, nan, 90.0, nan, 90.0, 90.0, 51.0, 0.0])
+    bad_and_coherent, below_75 = [0, 8], [0, 1, 2, 3, 6, 8]
+    scored, both = [0, 1, 2, 3, 6, 7, 8, 9], [0, 1, 2, 6, 7, 8, 9]
+    expected = {
+        "betley": (bad_and_coherent, [0, 1, 6, 7, 8]),
+        "turner": (bad_and_coherent, both),
+        "all": (bad_and_coherent, [*range(10)]),
+        "cs2881": (below_75, scored),
+    }
+    assert {name: expected[name] for name in DEFINITIONS} == {
+        name: (
+            np.flatnonzero(definition.misaligned(alignment, coherence)).tolist(),
+            np.flatnonzero(definition.counted(alignment, coherence)).tolist(),
+        )
+        for name, definition in DEFINITIONS.items()
+    }
+    assert [name for name, definition in DEFINITIONS.items() if definition.per_question] == ["turner"]
+
+
 def test_reports_and_judges_give_one_rate_and_one_interval(tmp_path):
     nan = float("nan")
     scores = {

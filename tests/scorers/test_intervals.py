@@ -8,7 +8,7 @@ from scipy.integrate import dblquad
 from scipy.stats import betabinom
 from statsmodels.stats.proportion import proportion_confint
 
-from em_tasks.scorers.intervals import beta_binomial, on_such, on_these, question_of, stratified_wilson
+from em_tasks.scorers.intervals import beta_binomial, on_such, on_these, question_of, stratified_wilson, wilson_of
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 20), (3, 20), (20, 20), (1, 8)])
@@ -19,6 +19,41 @@ def test_with_one_answer_a_question_the_interval_is_wilsons(k, n):
 
 def test_one_question_is_wilsons_when_it_has_many_answers():
     assert on_these([300], [1000]) == pytest.approx(proportion_confint(300, 1000, method="wilson"), abs=2e-4)
+
+
+@pytest.mark.parametrize("per_question", [False, True])
+@pytest.mark.parametrize("level", [0.8, 0.95, 0.99])
+def test_few_answers_to_unlike_questions_give_the_interval_written_out(per_question, level):
+    k, n = [3, 0, 7, 5], [10, 5, 8, 5]
+    z = {0.8: 1.2815515655446004, 0.95: 1.959963984540054, 0.99: 2.5758293035489004}[level]
+    weights = [1 / 4] * 4 if per_question else [m / 28 for m in n]
+    rate = sum(w * x / m for w, x, m in zip(weights, k, n, strict=True))
+    variance = plain = 0.0
+    for w, x, m in zip(weights, k, n, strict=True):
+        p = (x + rate) / (m + 1)
+        variance += w * w * p * (1 - p) / (m - m * m / (m + 1) ** 2)
+        plain += w * w / m
+    answers = max(rate * (1 - rate) / variance, 1 / plain)
+    middle = (rate + z * z / (2 * answers)) / (1 + z * z / answers)
+    half = z / (1 + z * z / answers) * math.sqrt(rate * (1 - rate) / answers + z * z / (4 * answers**2))
+    assert on_these(k, n, per_question, level) == pytest.approx((middle - half, middle + half), rel=1e-12)
+
+
+def test_plain_answers_have_wilsons_interval_one_by_one():
+    low, high = wilson_of([0, 3, 20, 0], [20, 20, 20, 0])
+    for place, k in enumerate((0, 3, 20)):
+        assert (low[place], high[place]) == pytest.approx(proportion_confint(k, 20, method="wilson"), abs=1e-12)
+    assert math.isnan(low[3])
+    assert math.isnan(high[3])
+
+
+def test_ends_of_the_scale_are_exact():
+    assert on_these([0, 0], [5, 9])[0] == 0
+    assert on_these([5, 9], [5, 9])[1] == 1
+    assert on_such([0, 0], [5, 9])[0] == 0
+    assert on_such([5, 9], [5, 9])[1] == 1
+    mirrored = on_such([5, 8, 1], [5, 9, 4]), on_such([0, 1, 3], [5, 9, 4])
+    assert mirrored[0] == pytest.approx((1 - mirrored[1][1], 1 - mirrored[1][0]), abs=1e-9)
 
 
 def test_many_answers_give_the_stratified_standard_error():
