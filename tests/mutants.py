@@ -118,20 +118,19 @@ class Fault:
     source: str
 
 
-def faults_of(file: str) -> list[Fault]:
-    """Every fault that can be planted in a file, in the order of its nodes."""
-    text = (ROOT / file).read_text(encoding="utf-8")
-    count = sum(1 for _ in ast.walk(ast.parse(text)))
-    planted = []
-    for index in range(count):
-        tree = ast.parse(text)
-        node = next(node for place, node in enumerate(ast.walk(tree)) if place == index)
-        before = ast.unparse(node) if isinstance(node, ast.expr | ast.stmt) else ""
-        if _alter(node):
-            after = ast.unparse(node)
-            line = getattr(node, "lineno", 0)
-            planted.append(Fault(file, line, f"{before[:70]}  ->  {after[:70]}", ast.unparse(tree)))
-    return planted
+def places_of(file: str) -> list[tuple[str, int]]:
+    """Every place of a file where a fault can be planted: the file and the number of the node."""
+    nodes = list(ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))))
+    return [(file, place) for place, node in enumerate(nodes) if _alter(node)]
+
+
+def fault_at(file: str, place: int) -> Fault:
+    """The fault that can be planted there."""
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    node = list(ast.walk(tree))[place]
+    before = ast.unparse(node)
+    _alter(node)
+    return Fault(file, getattr(node, "lineno", 0), f"{before[:70]}  ->  {ast.unparse(node)[:70]}", ast.unparse(tree))
 
 
 def _alter(node: ast.AST) -> bool:
@@ -163,6 +162,7 @@ class _Planter:
     def __init__(self, faults: list[Fault], tests_of: dict[str, list[str]], limit: float) -> None:
         self.faults, self.tests_of, self.limit = faults, tests_of, limit
         self.screen = os.dup(1)
+        self.in_child = False
         self.noticed: dict[int, bool] = {}
         """By the fault's place; those are not there that lie outside of functions."""
 
@@ -173,7 +173,9 @@ class _Planter:
         unsound = set()
         for file in dict.fromkeys(fault.file for fault in self.faults):
             before = _codes(ast.unparse(ast.parse((ROOT / file).read_text(encoding="utf-8"))), file)
-            if (status := self._child(session, file, {})) is None:
+            functions = _functions_of(file)
+            gc.freeze()  # Or a child copies the libraries' memory.
+            if (status := self._child(session, file, functions, {})) is None:
                 return None
             if status:
                 unsound.add(file)
@@ -184,22 +186,34 @@ class _Planter:
                 changed = {name: code for name, code in codes.items() if code != before.get(name)}
                 if not changed:
                     continue
-                if (status := self._child(session, file, changed)) is None:
+                if (status := self._child(session, file, functions, changed)) is None:
                     return None
                 if status != NOT_PLANTED:
                     self.noticed[place] = status != 0
                     self._say(f"{'noticed' if status else 'SURVIVED':8}  {file}:{fault.line}  {fault.change}")
         return True
 
-    def _child(self, session: pytest.Session, file: str, changed: dict[str, types.CodeType]) -> int | None:
+    def _child(
+        self,
+        session: pytest.Session,
+        file: str,
+        functions: list[types.FunctionType],
+        changed: dict[str, types.CodeType],
+    ) -> int | None:
         """The exit status of a process with the change; None in that process itself, in which pytest goes on."""
         child = os.fork()
         if child:
             return _wait(child, self.limit)
-        if not _give_code(file, changed):
+        self.in_child = True
+        if not _give_code(functions, changed):
             os._exit(NOT_PLANTED)
         session.items[:] = [item for item in session.items if item.nodeid.startswith(tuple(self.tests_of[file]))]
         return None
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        if self.in_child:
+            os._exit(exitstatus)
 
     def _say(self, line: str) -> None:
         os.write(self.screen, f"{line}\n".encode())
@@ -221,21 +235,24 @@ def _codes(source: str, file: str) -> dict[str, types.CodeType]:
     return found
 
 
-def _give_code(file: str, changed: dict[str, types.CodeType]) -> bool:
-    """Gives functions of a loaded file other code; False where one of them is not found."""
+def _functions_of(file: str) -> list[types.FunctionType]:
+    """All functions of a loaded file."""
+    gc.unfreeze()
+    everything = (one for one in gc.get_objects() if isinstance(one, types.FunctionType))
+    return [one for one in everything if one.__code__.co_filename.endswith(f"/{file}")]
+
+
+def _give_code(functions: list[types.FunctionType], changed: dict[str, types.CodeType]) -> bool:
+    """Gives functions other code; False where one of the changed ones is not among them."""
     met = set()
-    for function in (one for one in gc.get_objects() if isinstance(one, types.FunctionType)):
+    for function in functions:
         name = function.__code__.co_qualname
-        if name in changed and _is_of(function.__code__.co_filename, file):
+        if name in changed:
             if function.__code__.co_freevars != changed[name].co_freevars:
                 return False
             function.__code__ = changed[name]
             met.add(name)
     return met == changed.keys()
-
-
-def _is_of(path: str, file: str) -> bool:
-    return path.endswith(f"/{file}")
 
 
 def _wait(child: int, limit: float) -> int:
@@ -260,7 +277,9 @@ def _run_tests(
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
-    status = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests], plugins=[planter] if planter else []))
+    status = int(
+        pytest.main(["-x", "-q", "--tb=no", "-p", "no:cacheprovider", *tests], plugins=[planter] if planter else [])
+    )
     if os.getpid() != mine:
         os._exit(status)
     outcome.put((status, planter.noticed if planter else None))
@@ -318,17 +337,17 @@ def main() -> None:
                     test for test in tests if (ROOT / test.split("::")[0]).exists()
                 ]
     chooser = random.Random(options.seed)
-    faults = {file: faults_of(file) for file in tests_of}
+    places = {file: places_of(file) for file in tests_of}
     if options.each:
         # By file and not together, so that `--only` of a file plants the same faults in it.
         chosen = [
-            fault
-            for file, its in faults.items()
-            for fault in random.Random(f"{options.seed} {file}").sample(its, min(options.each, len(its)))
+            fault_at(*place)
+            for file, its in places.items()
+            for place in random.Random(f"{options.seed} {file}").sample(its, min(options.each, len(its)))
         ]
     else:
-        together = [fault for its in faults.values() for fault in its]
-        chosen = chooser.sample(together, min(options.count, len(together)))
+        together = [place for its in places.values() for place in its]
+        chosen = [fault_at(*place) for place in chooser.sample(together, min(options.count, len(together)))]
     planted, survived = Counter[str](), Counter[str]()
     with tempfile.TemporaryDirectory() as folder:
         project = Path(folder) / "project"
@@ -340,7 +359,7 @@ def main() -> None:
             (Path(folder) / "shared").symlink_to(SHARED.parent)
         planter = _Planter(chosen, tests_of, options.limit)
         together = sorted({test for fault in chosen for test in tests_of[fault.file]})
-        ended = _in_a_process(project, together, planter, options.limit * (len(chosen) + len(tests_of)))
+        ended = _in_a_process(ROOT, together, planter, options.limit * (len(chosen) + len(tests_of)))
         if ended is None or not isinstance(ended[1], dict):
             sys.exit("The tests did not come to their end.")
         for place, fault in enumerate(chosen):
