@@ -430,6 +430,6 @@ def test_what_the_cs2881_scores_show_and_what_its_documents_claim(tmp_path):
     claims = pd.read_csv(report.out / "tables" / "published_claims.csv").set_index("id")
     assert claims["outcome"].value_counts().to_dict() == {"contradicted": 5, "cannot be told": 4, "supported": 1}
     assert claims.loc["medical-coherence", "measured"].startswith("Spearman +0.81")
-    assert claims.loc["finance-over-medicine", "measured"].startswith("+30.0 points")
+    assert "+30.0 points on all questions" in claims.loc["finance-over-medicine", "measured"]
     course = [one for one in report.findings if one.question == "course" and "fall" in one.sentence]
     assert {one.verdict for one in course} == {"unknown"}

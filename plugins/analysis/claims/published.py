@@ -100,7 +100,8 @@ def _contrast(analysis: Analysis, definition: str, claim: Difference) -> Held:
             if row["p_corrected"] < ALPHA:
                 outcome = "supported" if effect > 0 else "contradicted"
             measured = (
-                f"{100 * effect:+.1f} points over {row['over']}, p {row['p']:.3f}, corrected {row['p_corrected']:.3f}"
+                f"{100 * effect:+.1f} points on all questions over {row['over']}, p {row['p']:.3f}, "
+                f"corrected {row['p_corrected']:.3f}"
             )
             return Held(claim.id, claimed, measured, outcome)
     return Held(claim.id, claimed, "not both were measured alike", "cannot be told")
@@ -122,9 +123,10 @@ def _fall(analysis: Analysis, definition: str, claim: Fall) -> Held:
     if rows.empty:
         return Held(claim.id, claimed, "fewer than two checkpoints", "cannot be told")
     row = rows.iloc[0]
+    where = "outside its domain" if row["scope"] == "outside" else "on all questions"
     measured = (
-        f"{-100 * row['fall']:+.1f} points from step {row['fall_from']} to {row['fall_to']}, p {row['fall_p']:.3f}, "
-        f"corrected {row['fall_p_corrected']:.3f}"
+        f"{-100 * row['fall']:+.1f} points {where} from step {row['fall_from']} to {row['fall_to']}, "
+        f"p {row['fall_p']:.3f}, corrected {row['fall_p_corrected']:.3f}"
     )
     return Held(claim.id, claimed, measured, "supported" if row["fall_p_corrected"] < ALPHA else "cannot be told")
 

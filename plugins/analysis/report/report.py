@@ -28,6 +28,7 @@ from em_tasks.plugins.analysis.statistics.claims_file import read_claims
 from em_tasks.plugins.analysis.statistics.rates import MAIN
 from em_tasks.plugins.analysis.study import read_study
 from em_tasks.plugins.analysis.tables import csv_tables as tables
+from em_tasks.plugins.analysis.tables.cells import rounded
 from em_tasks.plugins.analysis.tables.csv_tables import in_percent
 from em_tasks.plugins.analysis.tables.markup import guarded
 from em_tasks.plugins.analysis.tables.writing import write_table
@@ -74,7 +75,7 @@ class Report:
             pad_edge=False,
         )
         table.add_column("checkpoint", overflow="fold")
-        heads = ("outside", "own domain", "all", *(f"{name}, all" for name in others), "base")
+        heads = ("outside", "own", "all", *(f"{name}, all" for name in others), "base")
         for name in heads:
             table.add_column(Text(name), justify="right", no_wrap=True)
         if self.toy_warning:
@@ -110,7 +111,7 @@ def rate_cell(rows: pd.DataFrame) -> str:
     if rows.empty:
         return "none"
     row = rows.iloc[0]
-    return "no rate" if pd.isna(row["rate"]) else f"{row['rate']:.1f} ({row['low']:.0f}-{row['high']:.0f})"
+    return "no rate" if pd.isna(row["rate"]) else f"{rounded(row['rate'])} ({row['low']:.0f}-{row['high']:.0f})"
 
 
 def write_report(

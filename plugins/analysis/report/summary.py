@@ -95,8 +95,8 @@ def _claims(analysis: Analysis) -> list[str]:
     outcomes = [one.outcome for one in held_against(analysis, analysis.published)]
     return [
         f"Of {len(outcomes)} claims of {analysis.published.source}, held against these answers under "
-        f"`{analysis.published.definition}`, {outcomes.count('supported')} are supported, "
-        f"{outcomes.count('contradicted')} contradicted and {outcomes.count('cannot be told')} neither."
+        f"`{analysis.published.definition}`: supported {outcomes.count('supported')}, contradicted "
+        f"{outcomes.count('contradicted')}, neither {outcomes.count('cannot be told')}."
     ]
 
 

@@ -45,7 +45,7 @@ def between_points(low: float, high: float) -> str:
 
 def p_text(p: float) -> str:
     """`0.012`, or `below 0.001`."""
-    return "below 0.001" if p < 0.001 else f"{p:.3f}"
+    return "below 0.001" if p < 0.001 else f"{rounded(p, 3)}"
 
 
 def p_pair(row: pd.Series, p: str = "p") -> str:

@@ -96,7 +96,7 @@ def trajectories(analysis: Analysis) -> pd.DataFrame:
 
 
 def published_claims(analysis: Analysis) -> pd.DataFrame:
-    """Published claims held against the data (all questions)."""
+    """Published claims held against the data; of rates on all questions, of falls outside the domain where asked."""
     if analysis.published is None:
         return pd.DataFrame()
     rows = [vars(claim) for claim in held_against(analysis, analysis.published)]
