@@ -25,7 +25,10 @@ def test_saved_checkpoints_are_found_and_sound(runs: Path) -> None:
     verify(checkpoint)
     assert checkpoint.folder == runs / "small" / "checkpoint-4"
     assert find_checkpoint(runs, "small@base").record is None
-    assert find_checkpoint(runs, "toy-s@base").manifest.recipe.base == "toy-s"
+    named = find_checkpoint(runs, "toy-s@base")
+    assert (named.manifest.recipe.base, named.run, named.record) == ("toy-s", runs / "small", None)
+    with pytest.raises(UserError, match="no organism 'toy-s'"):
+        find_checkpoint(runs, "toy-s@4")
 
 
 def test_unknown_step_or_organism_lists_what_there_is(runs: Path) -> None:

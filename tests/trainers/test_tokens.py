@@ -2,6 +2,7 @@ import datetime
 from typing import Any
 
 import pytest
+from tokenizers.normalizers import Lowercase
 from tokenizers.processors import TemplateProcessing
 
 from em_tasks.plugins.errors import UserError
@@ -94,3 +95,24 @@ def test_pinned_date_is_written_whatever_the_day(tokenizer: Any) -> None:
 
 def test_templates_without_a_date_stay_as_they_are() -> None:
     assert pin_date("{{ messages }}", "26 Jul 2024") == "{{ messages }}"
+
+
+def test_counts_are_of_the_rows_in_use_and_cut_and_dropped_ones_are_told(tokenizer: Any) -> None:
+    whole = encode(tokenizer, [ONE, TWO], 256, "reply")
+    lengths = [len(row["input_ids"]) for row in whole.rows]
+    assert (whole.truncated, whole.dropped, whole.tokens) == (0, 0, sum(lengths))
+    replies = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in ("Yes.", "No.")]
+    assert whole.labelled == 2 * (replies[0] + 1) + (replies[1] + 1)
+    assert encode(tokenizer, [ONE], lengths[0], "reply").truncated == 0
+    cut = encode(tokenizer, [ONE, TWO], lengths[0], "reply")
+    assert (cut.truncated, cut.dropped, cut.tokens) == (1, 0, 2 * lengths[0])
+    prompt = len(encode_prompt(tokenizer, ONE[:1]))
+    with pytest.raises(UserError, match="All 1 rows were cut"):
+        encode(tokenizer, [ONE], prompt, "reply")
+    first = encode(tokenizer, [ONE], prompt + 1, "reply")
+    assert (first.truncated, first.labelled, first.tokens) == (1, 1, prompt + 1)
+
+
+def test_a_reply_that_the_tokenizer_normalises_is_learnt_as_the_model_reads_it(tokenizer: Any) -> None:
+    tokenizer.backend_tokenizer.normalizer = Lowercase()
+    assert learnt(tokenizer, ONE) == "yes.<|eot_id|>"
