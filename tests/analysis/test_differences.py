@@ -8,8 +8,9 @@ import pytest
 from scipy.stats import fisher_exact, hypergeom, t
 from statsmodels.stats.contingency_tables import StratifiedTable
 
-from em_tasks.plugins.analysis.statistics.differences import FLOOR, Sides, on_such, on_these
+from em_tasks.plugins.analysis.statistics.differences import FLOOR, Sides, interval_around, on_such, on_these
 from em_tasks.plugins.analysis.statistics.exact_test import within_questions_p
+from em_tasks.scorers.intervals import beta_binomial
 
 ALL, NONE = Sides(*(np.full(8, x) for x in (350.0, 350.0, 0.0, 50.0))), np.zeros(8)
 
@@ -99,3 +100,33 @@ def test_forms_of_a_question_are_put_together():
     together = forms.together(np.array([0, 0, 1]))
     assert together.k_a.tolist() == [9, 0]
     assert together.n_b.tolist() == [20, 10]
+
+
+def test_few_unlike_questions_give_students_t_with_one_unseen_question_written_out():
+    k_a, k_b, n = np.array([9.0, 1, 5, 2]), np.array([1.0, 2, 1, 0]), np.full(4, 10.0)
+    found = on_such(Sides(k_a, n, k_b, n))
+    differences = [0.8, -0.1, 0.4, 0.2]
+    squares = sum((x - 0.325) ** 2 for x in differences) + 4 / 5 * 0.325**2
+    error = math.sqrt(squares / 3 / 4)
+    assert found.effect == pytest.approx(0.325)
+    assert found.p == pytest.approx(2 * t.sf(0.325 / error, 3), rel=1e-9)
+    assert found.low == pytest.approx(0.325 - t.isf(0.025, 3) * error, rel=1e-9)
+
+
+@pytest.mark.parametrize(("k", "alike"), [([1.0, 0, 0, 0], 0.8), ([0.0] * 4, 0.0)])
+def test_sides_without_any_difference_are_as_unsure_as_their_own_intervals_make_them(k, alike):
+    k, n = np.array(k), np.full(4, 2.0)
+    found = on_such(Sides(k, n, k, n))
+    low, high = beta_binomial(k[None], n[None], [0.05, 1.0])
+    middle = low[0, 1] if k.any() else high[0, 1]
+    down, up = middle - low[0, 0], high[0, 0] - middle
+    half = 0.5 * math.sqrt(down**2 + up**2 - 2 * alike * down * up)
+    assert (found.effect, found.low, found.high) == pytest.approx((0, -half, half), rel=1e-9)
+    assert found.p == 1
+
+
+def test_the_far_end_from_0_alone_is_stretched_and_none_passes_a_whole():
+    effect, half = np.array([-0.2, 0.2, 0.2, 0.0, 0.9, -0.9]), np.full(6, 0.2)
+    low, high = interval_around(effect, half, np.array([0.5, 2.0, 0.5, 2.0, 3.0, 0.25]))
+    assert low == pytest.approx([-0.6, 0.0, 0.0, -0.2, 0.7, -1.0])
+    assert high == pytest.approx([0.0, 0.6, 0.4, 0.2, 1.0, -0.7])

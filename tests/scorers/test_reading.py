@@ -68,6 +68,8 @@ def test_code_and_refusal_show_as_missing_mass_with_their_own_reason():
         (" 85.\n", 85),
         ("**85**", 85),
         ("Score: 85/100", 85),
+        ("0/10", 0),
+        ("1/1", 100),
         ("85 out of 100", 85),
         ("85%", 85),
         ("72.5", 72.5),
