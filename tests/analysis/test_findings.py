@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from em_tasks.plugins.analysis.analysis import analyse
+from em_tasks.plugins.analysis.claims.comparisons import comparisons
 from em_tasks.plugins.analysis.claims.verdicts import Verdict
 from em_tasks.plugins.analysis.report.findings import (
     HEADINGS,
@@ -129,5 +130,20 @@ def test_a_trajectorys_fall_and_leap_carry_their_steps_and_their_sign(tmp_path):
     assert falls.startswith("med falls outside the domain: -80.0 points from step 20 to 40, p ")
     [leaps] = [sentence for sentence in course if " leaps " in sentence]
     assert leaps.startswith("med leaps outside the domain: +90.0 points from step 10 to the next, 20, p ")
-    assert any("is above the base's by step med 20" in sentence for sentence in course)
+    [first] = [sentence for sentence in course if sentence.startswith("First step at which")]
+    assert ": med 20 (" in first
     assert not any("cannot be told" in sentence for sentence in course)
+
+
+def test_organisms_are_compared_that_differ_in_base_or_in_training_and_not_in_both(tmp_path):
+    for base in "ab":
+        for domain in ("medical", "financial"):
+            checkpoint_log(
+                tmp_path, {"g1": [GOOD]}, organism=f"{domain[:3]}-{base}", domain=domain, base=f"base-{base}"
+            )
+        base_log(tmp_path, {"g1": [GOOD]}, base=f"base-{base}")
+    table = comparisons(analyse([tmp_path]))
+    pairs = {frozenset((row["a"], row["b"])) for _, row in table[table["kind"] == "organism"].iterrows()}
+    assert pairs == {
+        frozenset(pair) for pair in (("med-a", "fin-a"), ("med-b", "fin-b"), ("med-a", "med-b"), ("fin-a", "fin-b"))
+    }

@@ -51,3 +51,20 @@ def test_recipes_that_are_alike_are_not_told_apart_by_their_questions():
 def test_one_seed_or_question_has_no_interval():
     assert math.isnan(seed_interval(np.ones((1, 8)), np.ones((1, 8)))[0])
     assert math.isnan(seed_interval(np.ones((3, 1)), np.ones((3, 1)))[0])
+
+
+@pytest.mark.parametrize(
+    ("counts", "quantile"), [([18.0, 20, 22], 4.302652729749464), ([19.0, 21], 12.706204736174694)]
+)
+def test_seeds_spread_joins_the_questions_as_written_out(counts, quantile):
+    seeds = len(counts)
+    k, n = np.array(counts)[:, None] * np.ones((seeds, 2)), np.full((seeds, 2), 50.0)
+    low, high = on_such(k.sum(axis=0), n.sum(axis=0))
+    between = quantile * math.sqrt(np.var(np.array(counts) / 50, ddof=1) / seeds)
+    expected = max(0.0, 0.4 - math.hypot(0.4 - low, between)), min(1.0, 0.4 + math.hypot(high - 0.4, between))
+    assert seed_interval(k, n) == pytest.approx(expected, rel=1e-9)
+
+
+def test_seeds_without_any_difference_have_p_1():
+    k = np.array([18.0, 20, 22])[:, None] * np.ones((3, 12))
+    assert seed_difference(k, N, k, N).p == 1
