@@ -358,12 +358,12 @@ def main() -> None:
         if SHARED.is_dir():
             (Path(folder) / "shared").symlink_to(SHARED.parent)
         planter = _Planter(chosen, tests_of, options.limit)
-        together = sorted({test for fault in chosen for test in tests_of[fault.file]})
-        ended = _in_a_process(ROOT, together, planter, options.limit * (len(chosen) + len(tests_of)))
+        test_names = sorted({test for fault in chosen for test in tests_of[fault.file]})
+        ended = _in_a_process(ROOT, test_names, planter, options.limit * (len(chosen) + len(tests_of)))
         if ended is None or not isinstance(ended[1], dict):
             sys.exit("The tests did not come to their end.")
-        for place, fault in enumerate(chosen):
-            noticed = ended[1].get(place)
+        for number, fault in enumerate(chosen):
+            noticed = ended[1].get(number)
             if not noticed and not options.quick:
                 noticed = not survives(fault, project, tests_of[fault.file], options.limit)
                 print(
