@@ -51,7 +51,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "scorers/definitions.py": ("tests/scorers/test_definitions.py",),
     "scorers/judging/reading.py": ("tests/scorers/test_reading.py",),
     "scorers/judging/calls.py": ("tests/scorers/test_calls.py", "tests/scorers/test_cost.py"),
-    "scorers/judging/cost.py": ("tests/scorers/test_cost.py",),
+    "scorers/judging/cost.py": ("tests/scorers/test_calls.py", "tests/scorers/test_cost.py"),
     "scorers/judging/cache.py": ("tests/scorers/test_cache.py", "tests/scorers/test_cost.py"),
     "scorers/judging/reply.py": ("tests/scorers/test_judge.py",),
     "scorers/em.py": ("tests/scorers/test_em.py",),
