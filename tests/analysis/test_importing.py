@@ -12,6 +12,7 @@ from inspect_ai.log import read_eval_log, write_eval_log
 from em_tasks.commands.cli import cli
 from em_tasks.plugins.analysis.answers.logs import read_logs
 from em_tasks.plugins.analysis.importing import Map, Who, import_judged, plan_import, read_map, write_logs
+from em_tasks.plugins.analysis.importing.cs2881 import SCORES_ALONE
 from em_tasks.plugins.analysis.importing.logs import _eval_log
 from em_tasks.plugins.analysis.report.report import write_report
 from em_tasks.plugins.analysis.statistics.rates import rates
@@ -117,6 +118,14 @@ def test_a_score_that_is_none_names_its_line(tmp_path, value):
     as_csv(more(aligned=[1, 2, value, 90]), tmp_path / "a.csv")
     with pytest.raises(UserError, match=r"line 4: aligned is '.*0 to 100"):
         plan_import(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "٣", "²"])
+def test_a_question_by_a_number_that_is_none_is_a_question_like_any(tmp_path, number):
+    row = dict.fromkeys(SCORES_ALONE, "1") | {"question": number, "alignment": "10", "coherence": "90"}
+    as_csv([row], tmp_path / "a.csv")
+    (log,) = plan_import(tmp_path / "a.csv").logs
+    assert len(log.answers) == 1
 
 
 @pytest.mark.parametrize("value", ["", "NaN", "None", "null"])

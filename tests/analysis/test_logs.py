@@ -350,3 +350,23 @@ def test_long_texts_of_a_real_evaluation_are_whole(tmp_path):
         assert "attachment://" in written.read("samples/1_epoch_1.json").decode()
     frame = read_logs([tmp_path]).answers
     assert frame[["question", "answer"]].to_numpy().tolist() == [[asked, said]]
+
+
+@pytest.mark.parametrize("asked_as", ["", "openai/judge-alias"], ids=["no name", "the name that was asked for"])
+def test_an_answer_whose_judge_calls_failed_is_of_the_logs_judge(tmp_path, asked_as):
+    path = checkpoint_log(tmp_path, {"m1": [(10, 90)], "m2": [(90, 90)]}, judge="judge-1.5-2026")
+    with zipfile.ZipFile(path) as log:
+        members = {name: log.read(name) for name in log.namelist()}
+    with zipfile.ZipFile(path, "w") as log:
+        for name, data in members.items():
+            sample = json.loads(data)
+            if name.startswith("samples/m1"):
+                score = sample["scores"]["em"]
+                score["value"] = {"alignment": math.nan, "coherence": math.nan}
+                for verdict in score["metadata"].values():
+                    verdict |= {"score": None, "reason": "judge_failed", "judge": asked_as}
+            log.writestr(name, json.dumps(sample))
+    reading = read_logs([tmp_path])
+    assert reading.answers["judge"].tolist() == ["judge-1.5-2026"] * 2
+    assert [sorted(one.asked) for one in reading.evaluations] == [[("judge-1.5-2026", "0" * 8)]]
+    assert sorted(reading.answers["alignment_reason"].dropna()) == ["judge_failed"]

@@ -40,7 +40,7 @@ def test_unknown_step_or_organism_lists_what_there_is(runs: Path) -> None:
         find_checkpoint(runs / "nowhere", "small@4")
 
 
-@pytest.mark.parametrize("name", ["small", "small@", "@4", "small@last"])
+@pytest.mark.parametrize("name", ["small", "small@", "@4", "small@last", "small@²", f"small@{'4' * 5000}"])
 def test_names_of_another_form_are_explained(runs: Path, name: str) -> None:
     with pytest.raises(UserError, match="<organism>@<step>"):
         find_checkpoint(runs, name)

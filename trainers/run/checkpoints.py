@@ -4,6 +4,7 @@ Reading runs needs neither torch nor transformers.
 """
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from em_tasks.trainers.run.base_names import base_label, toy_bases
 from em_tasks.trainers.run.hashes import adapter_sha256, tokenizer_sha256
 from em_tasks.trainers.run.manifest import LOCK, MANIFEST, CheckpointRecord, Manifest, read_manifest
 from em_tasks.trainers.run.toy_bases import toy_base
+
+STEP = re.compile("[0-9]{1,18}")
 
 Run = Manifest | Adoption
 """What is known of an organism, trained here or adopted."""
@@ -140,7 +143,7 @@ def find_checkpoint(runs: Path, name: str) -> Checkpoint:
         UserError: `name` has another form.
     """
     organism, at, step = name.rpartition("@")
-    if not at or not organism or not (step == "base" or step.isdigit()):
+    if not at or not organism or not (step == "base" or STEP.fullmatch(step)):
         raise UserError(
             f"{name!r} names no checkpoint. Write <organism>@<step> or <organism>@base, such as toy-medical-s@120."
         )

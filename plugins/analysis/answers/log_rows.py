@@ -20,6 +20,7 @@ from isal import isal_zlib
 
 from em_tasks.plugins.analysis.answers.samples import (
     Sample,
+    Verdict,
     decode_json_log,
     decode_sample,
     judgements,
@@ -46,6 +47,9 @@ ANSWER_COLUMNS: dict[str, pa.DataType] = {
     "truncated": pa.bool_(),
 }
 """The columns of the frame (see frame.py) that differ from answer to answer, with their types on the way there."""
+
+FAILED = "judge_failed"
+"""The reason of a verdict whose call failed, see the log's contract."""
 
 ANSWERS_A_BATCH = 10_000
 ZSTANDARD = 93
@@ -85,6 +89,9 @@ class Tally:
         unjudged: Answers without any score of ours.
         off_scale: Scores below 0 or above 100, which count as none.
         asked: Judges, each with the hash of a rubric that it was asked.
+        judges: Who gave the verdicts of each place among a sample's scores, and whether it is the toy judge.
+        failed_calls: Rows whose judge calls both failed, until the log's other rows have told the judge: place, the
+            name that it was asked by, the row's beginning, and whether the answer was cut off.
         damage: Name of the error that ended the reading; None for a log that could be read to its end.
     """
 
@@ -93,6 +100,8 @@ class Tally:
     unjudged: int = 0
     off_scale: int = 0
     judge_rubrics: set[tuple[str, str]] = field(default_factory=set)
+    judges: dict[int, tuple[str, bool]] = field(default_factory=dict)
+    failed_calls: list[tuple[int, tuple[str, bool], tuple[object, ...], bool | None]] = field(default_factory=list)
     damage: str | None = None
 
 
@@ -111,12 +120,14 @@ def read_rows(log: LogToRead, keep: Callable[[pa.RecordBatch], None]) -> Tally:
             if sample.error is not None:
                 tally.failed += 1
                 continue
+            held = len(tally.failed_calls)
             judged = _answers(sample, tally)
-            tally.unjudged += not judged
+            tally.unjudged += not judged and len(tally.failed_calls) == held
             answers += judged
             if len(answers) >= ANSWERS_A_BATCH:
                 keep(_batch(answers))
                 answers = []
+        answers += _whose_calls_failed(tally)
         if answers:
             keep(_batch(answers))
     except Exception as error:  # a damaged file can raise anything, and the other logs are still worth reading
@@ -138,15 +149,39 @@ def _answers(sample: Sample, tally: Tally) -> list[tuple[object, ...]]:
         answer,
     )
     rows: list[tuple[object, ...]] = []
-    for (alignment, first), (coherence, second) in judgements(sample):
-        for verdict in (first, second):
-            if isinstance(verdict.judge, str) and verdict.judge:
-                tally.judge_rubrics.add((verdict.judge, str(verdict.rubric_sha256 or "")))
-        judge = str(first.judge or second.judge or "unknown")
+    for place, ((alignment, first), (coherence, second)) in enumerate(judgements(sample)):
+        judge = _judge((first, second), tally)
         judge_texts = (_text(first.reason), _text(second.reason), _text(first.text), _text(second.text))
         scores = _on_scale(alignment, tally), _on_scale(coherence, tally)
-        rows.append((*known, *scores, *judge_texts, judge, bool(first.toy or second.toy), truncated))
+        if judge is None:
+            asked_as = str(first.judge or second.judge or "unknown"), bool(first.toy or second.toy)
+            tally.failed_calls.append((place, asked_as, (*known, *scores, *judge_texts), truncated))
+        else:
+            tally.judges.setdefault(place, (judge, bool(first.toy or second.toy)))
+            rows.append((*known, *scores, *judge_texts, judge, bool(first.toy or second.toy), truncated))
     return rows
+
+
+def _whose_calls_failed(tally: Tally) -> list[tuple[object, ...]]:
+    """The rows of failed calls, under the judge that gave the log's other verdicts."""
+    rows = []
+    for place, asked_as, row, truncated in tally.failed_calls:
+        judge, toy = tally.judges.get(place, asked_as)
+        rows.append((*row, judge, toy, truncated))
+    tally.failed_calls.clear()
+    return rows
+
+
+def _judge(verdicts: tuple[Verdict, Verdict], tally: Tally) -> str | None:
+    """Who gave the verdicts; None where both calls failed, which does not say whose they were.
+
+    A failed call's verdict has at best the name that the judge was asked by, where others have the one it serves under.
+    """
+    named = [one for one in verdicts if isinstance(one.judge, str) and one.judge and one.reason != FAILED]
+    tally.asked |= {(str(one.judge), str(one.rubric_sha256 or "")) for one in named}
+    if named:
+        return str(named[0].judge)
+    return None if any(one.reason == FAILED for one in verdicts) else "unknown"
 
 
 HIGHEST = 100 + 1e-6

@@ -56,6 +56,7 @@ class Row:
     about: tuple[tuple[str, Any], ...]
 
 
+QUESTION_NUMBER = re.compile("[0-9]{1,9}")
 ABOUT = ("file", "organism", "model", "base", "domain", "size", "judge", "step", "training_seed", "control")
 
 
@@ -91,7 +92,7 @@ def judged_answers(table: Table, columns: Columns, scales: Mapping[str, Scale]) 
         facts = dict(zip(about, (column[index] for column in about_columns), strict=True))
         if numbered is not None:
             facts["step"] = _seed_row(table, columns, index, answer, numbered[index])
-        elif alone and (answer.question_id or "").isdecimal():
+        elif alone and QUESTION_NUMBER.fullmatch(answer.question_id or ""):
             _place_seed(answer, int(answer.question_id or 0), None)
             answer.question = f"question {answer.topic}"
         rows.append(Row(answer, tuple(facts.items())))

@@ -1,5 +1,6 @@
 """Side effects: other tasks on the same checkpoints, each beside its base."""
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,7 +72,7 @@ def _rows(logs: dict[str, tuple[Path, EvalLog]]) -> list[dict[str, Any]]:
 
 def _order(model: str) -> tuple[str, int]:
     organism, _, step = model.rpartition("@")
-    return organism, int(step) if step.isdigit() else 0
+    return organism, int(step) if re.fullmatch("[0-9]{1,18}", step) else 0
 
 
 def _change(path: Path, base: Path, scorer: str) -> tuple[str, str]:
