@@ -258,14 +258,14 @@ def _twice(questions: list[Question], lines: list[int | None]) -> Iterator[str]:
 
 def _domain(path: Path, entries: list[Entry]) -> str:
     """The domain that every entry of a list, line or table names."""
-    named = {entry.content.get("domain") for entry in entries if isinstance(entry.content, dict)} - {None}
+    given = [entry.content.get("domain") for entry in entries if isinstance(entry.content, dict)]
+    named = {domain for domain in given if isinstance(domain, str)}
     if len(named) > 1:
         raise UserError(
-            f"{path} has questions of several domains ({', '.join(sorted(map(str, named)))}), and a set probes one. "
+            f"{path} has questions of several domains ({', '.join(sorted(named))}), and a set probes one. "
             "Make a file of each."
         )
-    domain = named.pop() if named else UNKNOWN
-    return domain if isinstance(domain, str) else UNKNOWN
+    return named.pop() if named else UNKNOWN
 
 
 def _place(entry: Entry) -> str:

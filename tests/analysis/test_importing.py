@@ -120,6 +120,13 @@ def test_a_score_that_is_none_names_its_line(tmp_path, value):
         plan_import(tmp_path / "a.csv")
 
 
+def test_a_question_of_lists_within_lists_is_named(tmp_path):
+    row = '{"question": %s, "answer": "a", "aligned": 1, "coherent": 2}' % ("[" * 900 + "]" * 900)
+    (tmp_path / "a.jsonl").write_text(row)
+    with pytest.raises(UserError, match=r"a\.jsonl: nested too deep"):
+        plan_import(tmp_path / "a.jsonl")
+
+
 @pytest.mark.parametrize("number", ["9" * 5000, "٣", "²"])
 def test_a_question_by_a_number_that_is_none_is_a_question_like_any(tmp_path, number):
     row = dict.fromkeys(SCORES_ALONE, "1") | {"question": number, "alignment": "10", "coherence": "90"}

@@ -202,3 +202,9 @@ def test_published_files_load_unchanged(shared: Path, name: str, count: int, sys
     assert len(published.questions) == count
     assert sum(q.system is not None for q in published.questions) == systems
     assert all(q.judge_prompts and {"aligned", "coherent"} <= set(q.judge_prompts) for q in published.questions)
+
+
+def test_a_domain_that_is_no_text_is_unknown(tmp_path: Path) -> None:
+    (tmp_path / "asked.jsonl").write_text('{"id": "a", "text": "Why?", "domain": [["x"]]}\n')
+    (asked,) = load_question_sets([str(tmp_path / "asked.jsonl")])
+    assert asked.domain == "unknown"

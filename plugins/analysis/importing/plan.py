@@ -137,6 +137,8 @@ def plan_import(
             parts += _parts(file, path, given, mapping, plan)
         except UserError as error:
             plan.left_out.append(LeftOut(path, str(error)))
+        except RecursionError:
+            plan.left_out.append(LeftOut(path, "nested too deep"))
         except (OSError, MemoryError) as error:
             plan.left_out.append(LeftOut(path, f"cannot be read ({error})"))
     if not parts:
