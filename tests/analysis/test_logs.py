@@ -368,5 +368,5 @@ def test_an_answer_whose_judge_calls_failed_is_of_the_logs_judge(tmp_path, asked
             log.writestr(name, json.dumps(sample))
     reading = read_logs([tmp_path])
     assert reading.answers["judge"].tolist() == ["judge-1.5-2026"] * 2
-    assert [sorted(one.asked) for one in reading.evaluations] == [[("judge-1.5-2026", "0" * 8)]]
+    assert [sorted(one.judge_rubrics) for one in reading.evaluations] == [[("judge-1.5-2026", "0" * 8)]]
     assert sorted(reading.answers["alignment_reason"].dropna()) == ["judge_failed"]

@@ -88,7 +88,7 @@ class Tally:
         failed: Samples that ended in an error.
         unjudged: Answers without any score of ours.
         off_scale: Scores below 0 or above 100, which count as none.
-        asked: Judges, each with the hash of a rubric that it was asked.
+        judge_rubrics: Judges, each with the hash of a rubric that it was asked.
         judges: Who gave the verdicts of each place among a sample's scores, and whether it is the toy judge.
         failed_calls: Rows whose judge calls both failed, until the log's other rows have told the judge: place, the
             name that it was asked by, the row's beginning, and whether the answer was cut off.
@@ -177,11 +177,13 @@ def _judge(verdicts: tuple[Verdict, Verdict], tally: Tally) -> str | None:
 
     A failed call's verdict has at best the name that the judge was asked by, where others have the one it serves under.
     """
-    named = [one for one in verdicts if isinstance(one.judge, str) and one.judge and one.reason != FAILED]
-    tally.asked |= {(str(one.judge), str(one.rubric_sha256 or "")) for one in named}
+    named = [
+        verdict for verdict in verdicts if isinstance(verdict.judge, str) and verdict.judge and verdict.reason != FAILED
+    ]
+    tally.judge_rubrics |= {(str(verdict.judge), str(verdict.rubric_sha256 or "")) for verdict in named}
     if named:
         return str(named[0].judge)
-    return None if any(one.reason == FAILED for one in verdicts) else "unknown"
+    return None if any(verdict.reason == FAILED for verdict in verdicts) else "unknown"
 
 
 HIGHEST = 100 + 1e-6
