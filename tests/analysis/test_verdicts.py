@@ -65,7 +65,7 @@ def test_equality_is_said_outside_and_only_where_nothing_is_shown():
 def test_all_questions_stand_in_only_where_logs_do_not_say_what_questions_are_about():
     everything = compared("all", 0.3)
     alone = verdict("med", "betley", pd.DataFrame([everything]), "no base")
-    assert (alone.these, alone.inside) == ("broad", None)
+    assert (alone.these, alone.inside) == ("misaligned", None)
     assert alone.outside is not None
     assert alone.outside["effect"] == 0.3
     beside = verdict("med", "betley", pd.DataFrame([everything, compared("inside", 0.1)]), "no base")

@@ -83,7 +83,7 @@ def _organisms(analysis: Analysis, lead: str) -> Iterator[Finding]:
 
 
 def _outcome(verdict: Verdict) -> Outcome:
-    if verdict.these in ("broad", "both", "narrow", "less than its base"):
+    if verdict.these in ("broad", "both", "narrow", "misaligned", "less than its base"):
         return "shown"
     return "shown not" if verdict.these == "shown not to differ" else "unknown"
 

@@ -41,6 +41,10 @@ def in_short(analysis: Analysis) -> list[str]:
     ]
 
 
+WHERE = {"outside": "", "inside": " inside its domain; nothing was asked outside", "all": " of all, domains not known"}
+"""What a rate in a sentence of verdicts is of, where it is not the rate outside the domain."""
+
+
 def _counted(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
@@ -53,7 +57,7 @@ def _verdicts(analysis: Analysis) -> list[str]:
         by_word: dict[str, list[str]] = defaultdict(list)
         for one in (one for one in every if one.definition == definition):
             row = one.outside if one.outside is not None else one.inside
-            rate = "" if row is None else f" ({percent(row['rate_a'])} %)"
+            rate = "" if row is None else f" ({percent(row['rate_a'])} %{WHERE[str(row['scope'])]})"
             word = one.these if one.these in (one.such, "untested") else f"{one.these} on these questions alone"
             by_word[word].append(f"{one.organism}{rate}")
         if by_word:

@@ -134,7 +134,10 @@ def _counts(rate: float, k: int, n: int) -> str:
 
 
 def _rate(row: pd.Series | None) -> str:
-    return "not asked" if row is None else _counts(row["rate_a"], row["k_a"], row["n_a"])
+    if row is None:
+        return "not asked"
+    where = " of all, domains not known" if row["scope"] == "all" else ""
+    return _counts(row["rate_a"], row["k_a"], row["n_a"]) + where
 
 
 def _pooled(analysis: Analysis, verdict: Verdict) -> str:
