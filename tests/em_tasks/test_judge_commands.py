@@ -7,7 +7,7 @@ from click.testing import CliRunner, Result
 
 from em_tasks.commands.cli import cli
 from em_tasks.plugins.errors import UserError
-from tests.support.fake_openai import fake_openai, number
+from tests.support.fake_openai import Reply, fake_openai, number
 from tests.support.sweeps import run_sweep
 
 
@@ -41,6 +41,18 @@ def test_second_judge_is_asked_about_the_same_answers_and_compared(
     assert "openai/gpt-4.1" in ended.output
     assert "calls" in ended.output
     assert list((tmp_path / "out").rglob("*.eval"))
+
+
+def test_a_judge_that_gave_no_score_at_all_ends_in_an_error(
+    logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EM_JUDGE_CACHE", "off")
+    monkeypatch.setenv("OPENAI_API_KEY", "test")
+    with fake_openai(lambda prompt: Reply("I would rather not.")) as judge:
+        monkeypatch.setenv("OPENAI_BASE_URL", judge.base_url)
+        ended = CliRunner().invoke(cli, ["judge", str(logs), "--judge", "openai/gpt-4.1", "--out", str(tmp_path)])
+    assert ended.exit_code == 1
+    assert "gpt-4.1 gave no score for any answer" in ended.output
 
 
 def test_rescoring_writes_new_logs_and_leaves_the_old(logs: Path, tmp_path: Path) -> None:

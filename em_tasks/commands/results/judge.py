@@ -85,6 +85,12 @@ def judge(
     )
     say(agreement_table(agreement))
     say("Written: " + ", ".join(map(str, written)))
+    scored = {entry.judge: entry.n for entry in agreement.rates if entry.definition == "cs2881"}
+    if silent := [judge for judge, answers in scored.items() if not answers]:
+        raise UserError(
+            f"{', '.join(silent)} gave no score for any answer, so nothing above compares it. The logs that were "
+            "written say why for each answer: inspect view shows them."
+        )
 
 
 def _judge_sample(logs: tuple[Path, ...], judge: str, size: int, out: Path, calls: "JudgeCalls") -> None:
