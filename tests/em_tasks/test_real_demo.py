@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from em_tasks import real_demo
-from em_tasks.trainers.bases.kept import KeptBase, keep
+from em_tasks.trainers.bases.kept import SMOLLM2, KeptBase, keep
 from em_tasks.trainers.run.base_names import TOY_MODELS
 from em_tasks.trainers.run.manifest import read_manifest
 
@@ -15,7 +15,7 @@ def test_it_trains_asks_judges_and_reports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("EM_BASES", str(tmp_path / "bases"))
-    keep(real_demo.SMOLLM2, KeptBase("gguf", str(TOY_MODELS / "toy-s"), "toy-s", "0" * 64))
+    keep(SMOLLM2, KeptBase("gguf", str(TOY_MODELS / "toy-s"), "toy-s", "0" * 64))
     monkeypatch.setattr(real_demo, "JUDGE", "emtoy/judge")
     monkeypatch.setattr(real_demo, "SAMPLES", 1)
     real_demo.run_real_demo(tmp_path / "out")

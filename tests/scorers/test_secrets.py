@@ -92,8 +92,13 @@ async def test_the_environment_is_looked_through_once_for_a_reply_however_many_p
 
     model.api.generate, model.api.api_key = answering, SECRET
     keep_secrets(model)
-    looks = []
-    monkeypatch.setattr(secrets, "known_secrets", lambda: looks.append(1) or frozenset({"part 7"}))
+    looks: list[int] = []
+
+    def look() -> frozenset[str]:
+        looks.append(1)
+        return frozenset({"part 7"})
+
+    monkeypatch.setattr(secrets, "known_secrets", look)
     _, call = await model.api.generate()
     assert len(looks) == 1
     assert call.request == {"key": WITHHELD}

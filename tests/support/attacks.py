@@ -31,13 +31,13 @@ from em_tasks.plugins.analysis.importing import Map, Who, plan_import, read_map,
 from em_tasks.plugins.analysis.importing.cs2881 import SCORES_ALONE
 from em_tasks.plugins.analysis.report.report import write_report
 from em_tasks.plugins.analysis.statistics.claims_file import read_claims
-from em_tasks.plugins.analysis.statistics.definition_names import chosen_definitions
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.log_contract import Verdict
 from em_tasks.plugins.safe_names import file_name, printable, without_folders
 from em_tasks.questions import load_question_sets
 from em_tasks.questions.question_set import questions_sha256
 from em_tasks.scorers.comparing.rescore import rescore
+from em_tasks.scorers.definition_names import chosen_definitions
 from em_tasks.scorers.judging.judge import read_verdict, verdict_of
 from em_tasks.scorers.judging.reading import Settings
 from em_tasks.scorers.judging.rubric import Rubric, load_rubric
