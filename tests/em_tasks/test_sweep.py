@@ -86,8 +86,8 @@ def test_plan_is_refused_before_anything_is_loaded(trained_runs: Path, tmp_path:
         plan_sweep(tmp_path, tmp_path / "logs")
     with pytest.raises(UserError, match=r"no organism nobody under .* There are: small"):
         plan_sweep(trained_runs, tmp_path / "logs", organisms=["nobody"])
-    with pytest.raises(UserError, match="no question set 'sports'"):
-        plan_sweep(trained_runs, tmp_path / "logs", questions=("sports",))
+    with pytest.raises(UserError, match="no question set 'astrology'"):
+        plan_sweep(trained_runs, tmp_path / "logs", questions=("astrology",))
 
 
 def test_judge_that_never_gives_a_number_is_an_error_and_the_answers_stay(
