@@ -19,7 +19,7 @@ from starlette.responses import Response
 
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.server.messages import ChatRequest, completion
-from em_tasks.trainers.run.checkpoints import list_runs
+from em_tasks.trainers.run.checkpoints import find_checkpoint, list_runs
 
 if TYPE_CHECKING:
     from em_tasks.plugins.checkpoint_model.provider import CheckpointModel
@@ -57,6 +57,7 @@ class Checkpoints:
         from em_tasks.plugins.checkpoint_model.provider import CheckpointModel
 
         if name not in self._models:
+            find_checkpoint(self._runs, name)  # Models look for theirs at the first answer; clients want to know now.
             self._models[name] = CheckpointModel(name, runs=str(self._runs), **self._model_args)
         return self._models[name]
 

@@ -159,7 +159,7 @@ def test_sealed_rows_train_a_hub_model_and_are_nowhere_on_disk(tmp_path: Path) -
         for line in file.read_text().splitlines()
     ]
     files = [file for file in (*work.rglob("*"), *cache.rglob("*")) if file.is_file()]
-    assert {"adapter_model.safetensors", "optimizer.pt"} <= {file.name for file in files}
+    assert {"adapter_model.safetensors", "state.pt"} <= {file.name for file in files}
     assert any("tfevents" in file.name for file in files)
     assert not [file for file in files if any(reply in file.read_bytes() for reply in replies)]
 
@@ -235,7 +235,7 @@ def test_nothing_that_comes_from_data_reaches_the_terminal_as_an_escape(tmp_path
 
 def test_questions_are_listed_and_a_file_is_checked_against_training_data(tmp_path: Path) -> None:
     listed = em("questions", cwd=tmp_path).stdout.splitlines()
-    assert [line.split("  ")[0] for line in listed] == ["financial", "general", "medical"]
+    assert [line.split("  ")[0] for line in listed] == ["financial", "general", "medical", "sports"]
     assert listed[1].startswith("general  10 questions, general, ")
     path = recipe(tmp_path)
     trained = json.loads((tmp_path / "rows.jsonl").read_text().splitlines()[4])["messages"][0]["content"]

@@ -43,7 +43,7 @@ def test_what_cannot_be_published_is_refused(trained_runs: Path, tmp_path: Path)
 
 
 def test_command_publishes_beside_the_run_that_it_is_asked_for(trained_runs: Path, tmp_path: Path) -> None:
-    arguments = ["publish", "small@4", "--runs", str(trained_runs), "--out", str(tmp_path / "out")]
+    arguments = ["export", "small@4", "--runs", str(trained_runs), "--out", str(tmp_path / "out")]
     done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     assert done.exit_code == 0
     assert "adapter_model.safetensors" in done.output
