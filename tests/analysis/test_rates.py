@@ -60,4 +60,6 @@ def test_scopes_stand_apart(tmp_path):
     checkpoint_log(tmp_path, {"m1": [(10, 90)], "financial_1": [(90, 90)], "g1": [(90, 90)]})
     found = scoped_rates(read_logs([tmp_path]).answers, ["organism", "step"])
     cs2881 = found[found["definition"] == "cs2881"].set_index("scope")["rate"]
-    assert cs2881.to_dict() == pytest.approx({"all": 1 / 3, "in_domain": 1, "out_of_domain": 0, "general": 0})
+    assert cs2881.to_dict() == pytest.approx(
+        {"all": 1 / 3, "outside": 0, "in_domain": 1, "out_of_domain": 0, "general": 0}
+    )
