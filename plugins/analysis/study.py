@@ -134,11 +134,11 @@ def study_text(definition: str, smallest_effect: float, organisms: int, comment:
         organisms: Organisms of the primary family, seeds of one recipe being one.
         comment: What else is to be registered, on one line.
     """
-    (found,) = chosen_definitions([definition])
+    (chosen,) = chosen_definitions([definition])
     return (
         f"# {comment}\n"
-        f'definition: "{found.name}"\n'
-        f'thresholds: "{found.condition}"\n'
+        f'definition: "{chosen.name}"\n'
+        f'thresholds: "{chosen.condition}"\n'
         f"smallest_effect: {smallest_effect:g}  # points\n"
         f"primary_family: {{checkpoints: last, questions: outside, organisms: {organisms}}}\n"
     )

@@ -64,19 +64,19 @@ def contrasts(analysis: Analysis) -> pd.DataFrame:
     rows: list[Contrast] = []
     for name in analysis.main:
         grid = count_grid(analysis.question_counts[name])
-        groups = [one for one in recipes(analysis, grid) if one.kind[2] == "False"]
+        groups = [recipe for recipe in recipes(analysis, grid) if recipe.kind[2] == "False"]
         sizes = dict(
             analysis.final.drop_duplicates("base").astype({"base": "str", "size": "str"})[["base", "size"]].to_numpy()
         )
         trained_on = _trained_on(groups)
         for scope in ("outside", "all"):
-            by_domain = [(one, one.kind[1], sizes[one.kind[0]]) for one in groups]
+            by_domain = [(recipe, recipe.kind[1], sizes[recipe.kind[0]]) for recipe in groups]
             # Good, bad and obviously bad advice are not the same training in two sizes.
-            by_size = [(one, size, trained_on[one.label]) for one, _, size in by_domain]
+            by_size = [(recipe, size, trained_on[recipe.label]) for recipe, _, size in by_domain]
             rows += _between(grid, name, scope, "domain", by_domain, scoring)
             rows += _between(grid, name, scope, "size", by_size, scoring)
-        for one in groups:
-            rows += _over_checkpoints(grid, name, one, scoring)
+        for recipe in groups:
+            rows += _over_checkpoints(grid, name, recipe, scoring)
     table = pd.DataFrame([vars(row) for row in rows], columns=[*Contrast.__dataclass_fields__])
     for p in ("p", "such_p"):
         table[f"{p}_corrected"] = np.nan

@@ -62,7 +62,7 @@ class JudgedRate:
 def judged_rates(analysis: Analysis) -> list[JudgedRate]:
     """Last checkpoints and their bases under the main definitions, as far as one calibrated judge scored them."""
     scoring = scoring_of(analysis.trajectories, analysis.evaluations)
-    chosen = [one for name in analysis.main for one in analysis.definitions if one.name == name]
+    chosen = [definition for name in analysis.main for definition in analysis.definitions if definition.name == name]
     return [row for definition in chosen for row in _under(analysis, definition, scoring)]
 
 

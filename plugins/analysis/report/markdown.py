@@ -54,7 +54,7 @@ def markdown(analysis: Analysis, contents: Contents) -> str:
     parts += ["## Results", *(_table(title, rows) for title, rows in shown.values())]
     parts += ["## Findings", HOW]
     for verdict, heading in HEADINGS.items():
-        sentences = [one.sentence for one in contents.findings if one.verdict == verdict]
+        sentences = [finding.sentence for finding in contents.findings if finding.verdict == verdict]
         if sentences:
             parts += [f"### {heading}", _list(sentences)]
     parts.append("## Figures")
@@ -79,7 +79,8 @@ def what_was_run(analysis: Analysis) -> list[str]:
     """Answers, models, judges, engines, sampling, versions and logs, a line each."""
     answers, evaluations = analysis.scores, analysis.evaluations
     organisms = answers["organism"].dropna().nunique()
-    packages = sorted({f"{name} {release}" for one in evaluations for name, release in one.packages.items()})
+    releases = {item for evaluation in evaluations for item in evaluation.packages.items()}
+    packages = sorted(f"{name} {release}" for name, release in releases)
     judges = [
         f"{row['judge']} ({row['answers']:,} answers{', the TOY judge' if row['judge_toy'] else ''})"
         for _, row in answers.groupby(["judge", "judge_toy"], observed=True)
@@ -87,10 +88,9 @@ def what_was_run(analysis: Analysis) -> list[str]:
         .reset_index(name="answers")
         .iterrows()
     ]
-    sampling = sorted(
-        {", ".join(f"{key} {value}" for key, value in sorted(one.config.items())) for one in evaluations} - {""}
-    )
-    created = sorted(one.created for one in evaluations if one.created != NO_DATE)
+    configs = [sorted(evaluation.config.items()) for evaluation in evaluations]
+    sampling = sorted({", ".join(f"{key} {value}" for key, value in config) for config in configs} - {""})
+    created = sorted(evaluation.created for evaluation in evaluations if evaluation.created != NO_DATE)
     dated = f"{created[0]} to {created[-1]}" if created else "dates not recorded"
     checkpoints = len(answers[answers["organism"].notna()].drop_duplicates(["organism", "step"]))
     lines = {
@@ -116,10 +116,10 @@ def what_was_run(analysis: Analysis) -> list[str]:
 
 def calibration_lines(analysis: Analysis) -> list[str]:
     """How far each judge can be trusted, or that nobody measured it."""
-    asked = sorted({pair for one in analysis.evaluations for pair in one.judge_rubrics})
+    pairs = sorted({pair for evaluation in analysis.evaluations for pair in evaluation.judge_rubrics})
     lines = []
-    for judge in dict.fromkeys(judge for judge, _ in asked):
-        known = {analysis.calibration(judge, sha256) for other, sha256 in asked if other == judge}
+    for judge in dict.fromkeys(judge for judge, _ in pairs):
+        known = {analysis.calibration(judge, sha256) for other, sha256 in pairs if other == judge}
         if None in known:
             lines.append(f"{judge} is UNCALIBRATED under the prompts it was asked (`em calibrate` measures it)")
         lines += sorted(line for line in known if line is not None)
@@ -128,8 +128,8 @@ def calibration_lines(analysis: Analysis) -> list[str]:
 
 def _hashes(analysis: Analysis, key: str) -> str:
     """The first twelve digits of every different hash under a key."""
-    found = {one.fingerprints.get(key) for one in analysis.evaluations}
-    return ", ".join(sorted(sha256[:12] for sha256 in found if sha256)) or "not recorded"
+    fingerprints = {evaluation.fingerprints.get(key) for evaluation in analysis.evaluations}
+    return ", ".join(sorted(sha256[:12] for sha256 in fingerprints if sha256)) or "not recorded"
 
 
 COUNTED = {
@@ -144,9 +144,9 @@ COUNTED = {
 def definition_lines(analysis: Analysis) -> list[str]:
     """What each definition counts, in plain words, and who uses it; those that lead the tables first."""
     return [
-        f"`{one.name}`: of {COUNTED[one.denominator]}, the share whose alignment is "
-        f"{'at most' if one.inclusive else 'below'} {one.aligned_below:g}"
-        f"{' and that are coherent' if one.coherent_only and one.denominator != 'coherent' else ''}"
-        f"{', averaged over the questions' if one.per_question else ''}. Used by: {one.source}."
-        for one in analysis.definitions
+        f"`{definition.name}`: of {COUNTED[definition.denominator]}, the share whose alignment is "
+        f"{'at most' if definition.inclusive else 'below'} {definition.aligned_below:g}"
+        f"{' and that are coherent' if definition.coherent_only and definition.denominator != 'coherent' else ''}"
+        f"{', averaged over the questions' if definition.per_question else ''}. Used by: {definition.source}."
+        for definition in analysis.definitions
     ]

@@ -147,8 +147,8 @@ def write_report(
     """
     registered = read_study(study) if study is not None else None
     if registered is not None:
-        asked = None if smallest_effect is None else 100 * smallest_effect
-        registered.refuse_others(tuple(definitions), None if asked is None else round(asked, 9))
+        points = None if smallest_effect is None else 100 * smallest_effect
+        registered.refuse_others(tuple(definitions), None if points is None else round(points, 9))
         smallest_effect = registered.named.smallest_effect / 100
         lead = registered.named.definition
         definitions = [*definitions] or [lead, *(name for name in MAIN if name != lead)]
@@ -173,7 +173,7 @@ def write_report(
         registered,
     )
     if registered is not None:
-        registered.refuse_other_family(sum(one.definition == analysis.main[0] for one in verdicts(analysis)))
+        registered.refuse_other_family(sum(verdict.definition == analysis.main[0] for verdict in verdicts(analysis)))
     chosen_questions(analysis, tuple(examples))
     out.mkdir(parents=True, exist_ok=True)
     notes = [*imported, *analysis.reading.notes, *oddities(analysis)]

@@ -55,11 +55,12 @@ def _verdicts(analysis: Analysis) -> list[str]:
     every = verdicts(analysis)
     for definition in analysis.main:
         by_word: dict[str, list[str]] = defaultdict(list)
-        for one in (one for one in every if one.definition == definition):
-            row = one.outside if one.outside is not None else one.inside
+        for verdict in (verdict for verdict in every if verdict.definition == definition):
+            row = verdict.outside if verdict.outside is not None else verdict.inside
             rate = "" if row is None else f" ({percent(row['rate_a'])} %{WHERE[str(row['scope'])]})"
-            word = one.these if one.these in (one.such, "untested") else f"{one.these} on these questions alone"
-            by_word[word].append(f"{one.organism}{rate}")
+            alike = verdict.these in (verdict.such, "untested")
+            word = verdict.these if alike else f"{verdict.these} on these questions alone"
+            by_word[word].append(f"{verdict.organism}{rate}")
         if by_word:
             order = sorted(by_word, key=lambda word: (word.startswith(("not shown", "untested")), word))
             each = "; ".join(f"{word}: {listed(by_word[word], 8)}" for word in order)
@@ -71,22 +72,23 @@ def _judge(analysis: Analysis) -> list[str]:
     """The judge's error, where a calibration measured it: whether it passed, and what rates come to with it."""
     lines = []
     rates = judged_rates(analysis)
-    if failed := sorted({one.judge for one in rates if not one.passed}):
+    if failed := sorted({rate.judge for rate in rates if not rate.passed}):
         lines.append(
             f"{listed(failed)} has NOT PASSED its calibration: verdicts that rest on it say what this judge calls "
             "misaligned, which need not be what is."
         )
-    own = [one for one in rates if one.step and one.definition == analysis.main[0]]
-    if own:
-        hit, bad, passed, good = own[0].errors
+    last_rates = [rate for rate in rates if rate.step and rate.definition == analysis.main[0]]
+    if last_rates:
+        first = last_rates[0]
+        hit, bad, passed, good = first.errors
         each = [
-            f"{one.organism} {between(one.corrected_low, one.corrected_high)} (sampling alone "
-            f"{between(one.low, one.high)})"
-            for one in own
+            f"{rate.organism} {between(rate.corrected_low, rate.corrected_high)} (sampling alone "
+            f"{between(rate.low, rate.high)})"
+            for rate in last_rates
         ]
         lines.append(
-            f"Of the calibration's answers {own[0].judge} found {hit} of {bad} bad ones and let {passed} of {good} "
-            f"good ones through; with that error the rates under `{own[0].definition}` lie between, in % (95 %): "
+            f"Of the calibration's answers {first.judge} found {hit} of {bad} bad ones and let {passed} of {good} "
+            f"good ones through; with that error the rates under `{first.definition}` lie between, in % (95 %): "
             f"{listed(each, 8)}."
         )
     return lines
@@ -96,7 +98,7 @@ def _claims(analysis: Analysis) -> list[str]:
     """How the published claims fare, by number; what each says stands among the findings."""
     if analysis.published is None:
         return []
-    outcomes = [one.outcome for one in held_against(analysis, analysis.published)]
+    outcomes = [claim.outcome for claim in held_against(analysis, analysis.published)]
     return [
         f"Of {len(outcomes)} claims of {analysis.published.source}, held against these answers under "
         f"`{analysis.published.definition}`: supported {outcomes.count('supported')}, contradicted "

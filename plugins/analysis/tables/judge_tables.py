@@ -29,8 +29,8 @@ def at_thresholds(analysis: Analysis) -> pd.DataFrame:
     for definition in analysis.definitions:
         counted = definition.counted(alignment, coherence)
         below, at_most = (
-            int((one.misaligned(alignment, coherence) & counted).sum())
-            for one in (replace(definition, inclusive=False), replace(definition, inclusive=True))
+            int((side.misaligned(alignment, coherence) & counted).sum())
+            for side in (replace(definition, inclusive=False), replace(definition, inclusive=True))
         )
         rows.append(
             {
@@ -50,20 +50,20 @@ def judge_error(analysis: Analysis) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "definition": one.definition,
-                "organism": one.organism,
-                "step": analysis.step_text(one.organism, one.step) if one.step else "base",
-                "questions of": one.scope,
-                "judge": one.judge,
-                "calibration": "passed" if one.passed else "NOT PASSED",
-                "bad answers found": f"{one.errors[0]} of {one.errors[1]}",
-                "good ones let through": f"{one.errors[2]} of {one.errors[3]}",
-                "EM %": percent(one.rate),
-                "sampling: 95 %": between(one.low, one.high),
-                "corrected %": "the judge tells nothing" if np.isnan(one.corrected) else percent(one.corrected),
-                "sampling and judge: 95 %": between(one.corrected_low, one.corrected_high),
+                "definition": rate.definition,
+                "organism": rate.organism,
+                "step": analysis.step_text(rate.organism, rate.step) if rate.step else "base",
+                "questions of": rate.scope,
+                "judge": rate.judge,
+                "calibration": "passed" if rate.passed else "NOT PASSED",
+                "bad answers found": f"{rate.errors[0]} of {rate.errors[1]}",
+                "good ones let through": f"{rate.errors[2]} of {rate.errors[3]}",
+                "EM %": percent(rate.rate),
+                "sampling: 95 %": between(rate.low, rate.high),
+                "corrected %": "the judge tells nothing" if np.isnan(rate.corrected) else percent(rate.corrected),
+                "sampling and judge: 95 %": between(rate.corrected_low, rate.corrected_high),
             }
-            for one in judged_rates(analysis)
+            for rate in judged_rates(analysis)
         ]
     )
 
@@ -77,9 +77,9 @@ def judges(analysis: Analysis) -> pd.DataFrame:
     mine = analysis.scores[columns].astype(TEXT)
     pairs = mine.merge(other[columns].astype(TEXT).drop(columns="topic"), on=ANSWER_KEY, suffixes=("", "_other"))
     rows = []
-    for (judge, against), own in pairs.groupby(["judge", "judge_other"]):
-        for definition in (one for one in analysis.definitions if one.name in analysis.main):
-            rows.append({"judge": judge, "against": against, **_compared(definition, own)})
+    for (judge, against), shared in pairs.groupby(["judge", "judge_other"]):
+        for definition in (definition for definition in analysis.definitions if definition.name in analysis.main):
+            rows.append({"judge": judge, "against": against, **_compared(definition, shared)})
     return pd.DataFrame(rows)
 
 
