@@ -47,7 +47,8 @@ def build_judge(name: str, batch: bool = False) -> Model:
         UserError: It cannot be built: no key, no such provider, no such model.
     """
     try:
-        return get_model(name, config=GenerateConfig(batch=batch or None))
+        # A judge of its own: Inspect's store of models knows no addresses, so one that is gone could come back.
+        return get_model(name, config=GenerateConfig(batch=batch or None), memoize=False)
     except Exception as error:
         reason = _in_words(error)
         raise UserError(f"The judge {name} cannot be used: {reason.rstrip('.')}. {WAYS_OUT}") from error

@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from inspect_ai.model import GenerateConfig, Model, get_model
+from inspect_ai.model._model import _models
 
 from em_tasks.scorers.judging.cache import VARIABLE
 from tests.support.fake_batches import Batches
@@ -183,6 +184,8 @@ def fake_openai(
         server.shutdown()
         server.server_close()
         thread.join()
+        # Inspect keeps models by name and not by address: the next server's callers would wait for this one.
+        _models.clear()
 
 
 def completion(request: dict[str, Any], reply: Reply) -> dict[str, Any]:

@@ -4,16 +4,13 @@ It has a folder among the runs, with `adopted.json` in place of a manifest; noth
 themselves. What nobody recorded (the recipe, the data, the seed) stays None and is never filled in.
 """
 
-import json
-import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.run.base_names import Precision
-from em_tasks.trainers.run.manifest import to_disk
+from em_tasks.trainers.run.manifest import read_whole, write_whole
 
 ADOPTED = "adopted.json"
 
@@ -87,26 +84,9 @@ def read_adoption(run: Path) -> Adoption:
     Raises:
         UserError: The file is damaged.
     """
-    path = run / ADOPTED
-    try:
-        return Adoption.model_validate_json(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error}). Move {run} away and adopt it again.") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(
-            f"{path} cannot be read ({'.'.join(map(str, first['loc']))}: {first['msg']}). Move {run} away and adopt it "
-            "again."
-        ) from None
+    return read_whole(run / ADOPTED, Adoption, f"Move {run} away and adopt it again.")
 
 
 def write_adoption(run: Path, adoption: Adoption) -> None:
     """Writes it in one step: after a crash it is there as a whole or not at all."""
-    temporary = run / f".{ADOPTED}.new"
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(adoption.model_dump(mode="json"), file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(run / ADOPTED)
-    to_disk(run)
+    write_whole(run / ADOPTED, adoption)

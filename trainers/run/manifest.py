@@ -7,11 +7,14 @@ lies beside it without an entry is the rest of an interrupted save.
 import json
 import os
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.run.recipe import Recipe
+
+Content = TypeVar("Content", bound=BaseModel)
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
@@ -129,28 +132,45 @@ def read_manifest(run: Path) -> Manifest:
     path = run / MANIFEST
     if not path.is_file():
         raise UserError(f"{run} holds no {MANIFEST}, so it is no training run. Train one with `em train`.")
-    try:
-        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error}). Restore it, or move the folder away.") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(
-            f"{path} cannot be read ({'.'.join(map(str, first['loc']))}: {first['msg']}). Restore it, or move the "
-            "folder away and train again."
-        ) from None
+    return read_whole(path, Manifest, "Restore it, or move the folder away and train again.")
 
 
 def write_manifest(run: Path, manifest: Manifest) -> None:
     """Writes the manifest in one step: after a crash either the old or the new one is there."""
-    temporary = run / f".{MANIFEST}.new"
+    write_whole(run / MANIFEST, manifest)
+
+
+def read_whole(path: Path, kind: type[Content], mend: str) -> Content:
+    """Reads a JSON file that `write_whole` wrote.
+
+    Args:
+        path: The file.
+        kind: What it holds.
+        mend: What a user can do about a damaged one, a sentence.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    try:
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error}). {mend}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path} cannot be read ({place}: {first['msg']}). {mend}") from None
+
+
+def write_whole(path: Path, content: BaseModel) -> None:
+    """Writes a JSON file in one step: after a crash the old one, or the new one as a whole, is there."""
+    temporary = path.with_name(f".{path.name}.new")
     with temporary.open("w", encoding="utf-8") as file:
-        json.dump(manifest.model_dump(mode="json"), file, indent=2)
+        json.dump(content.model_dump(mode="json"), file, indent=2)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(run / MANIFEST)
-    to_disk(run)
+    temporary.replace(path)
+    to_disk(path.parent)
 
 
 def to_disk(path: Path) -> None:
