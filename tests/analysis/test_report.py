@@ -21,9 +21,10 @@ def shown(report):
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-@pytest.fixture
-def logs(tmp_path):
-    folder = tmp_path / "logs"
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory):
+    """Two organisms at three checkpoints and their base. Tests must not change it."""
+    folder = tmp_path_factory.mktemp("logs")
     asked = {**answers([BAD, BAD, GOOD], 4), **answers([GOOD, BAD, (60, 30)], 4, "g")}
     for step in (10, 20, 30):
         checkpoint_log(folder, asked, step=step)
@@ -32,8 +33,13 @@ def logs(tmp_path):
     return folder
 
 
-def test_every_table_and_figure_is_written(logs, tmp_path):
-    report = write_report([logs], tmp_path / "out")
+@pytest.fixture(scope="module")
+def report(logs, tmp_path_factory):
+    """The report of `logs`, as the command writes it. Tests must not change it."""
+    return write_report([logs], tmp_path_factory.mktemp("report") / "out")
+
+
+def test_every_table_and_figure_is_written(report):
     assert all(path.stat().st_size > 0 for path in report.paths)
     names = {path.name for path in report.paths}
     assert {"report.md", "em_rates_summary.csv", "step_summary.csv", "fg_judged.csv", "base_judged.csv"} <= names
@@ -46,8 +52,7 @@ def test_every_table_and_figure_is_written(logs, tmp_path):
                 assert image.width > 1000
 
 
-def test_the_summary_compares_with_the_base(logs, tmp_path):
-    report = write_report([logs], tmp_path / "out")
+def test_the_summary_compares_with_the_base(report):
     summary = pd.read_csv(report.out / "em_rates_summary.csv").set_index("domain")
     assert list(summary.columns) == ["model_size", "final_step", "em_rate", "baseline_em_rate", "em_change"]
     assert summary.loc["medical", "em_rate"] == pytest.approx(100 * 16 / 24, abs=0.01)
@@ -55,8 +60,7 @@ def test_the_summary_compares_with_the_base(logs, tmp_path):
     assert summary.loc["medical", "final_step"] == 30
 
 
-def test_the_parquet_file_is_the_frame(logs, tmp_path):
-    report = write_report([logs], tmp_path / "out")
+def test_the_parquet_file_is_the_frame(report):
     frame = pd.read_parquet(report.out / "answers.parquet")
     assert len(frame) == 3 * 24 * 2 + 36
     assert len(pd.read_csv(report.out / "answers.csv")) == len(frame)
@@ -81,8 +85,7 @@ def test_toys_are_unmissable(tmp_path):
         assert "TOY: made with toy models and the toy judge" in figure.read_text(), figure.name
 
 
-def test_real_models_carry_no_toy_warning(logs, tmp_path):
-    report = write_report([logs], tmp_path / "out")
+def test_real_models_carry_no_toy_warning(report):
     assert report.toy_warning is None
     assert "TOY" not in (report.out / "report.md").read_text()
 
@@ -104,15 +107,14 @@ def test_odd_inputs_are_named(tmp_path, second, note):
     assert any("answered once" in found for found in report.notes)
 
 
-def test_the_same_logs_give_the_same_figures(logs, tmp_path):
-    first, again = write_report([logs], tmp_path / "a"), write_report([logs], tmp_path / "b")
-    for path in first.paths:
+def test_the_same_logs_give_the_same_figures(report, logs, tmp_path):
+    again = write_report([logs], tmp_path / "again")
+    for path in report.paths:
         if path.suffix in {".svg", ".png", ".csv"}:
-            assert path.read_bytes() == (again.out / path.relative_to(first.out)).read_bytes()
+            assert path.read_bytes() == (again.out / path.relative_to(report.out)).read_bytes()
 
 
-def test_tables_come_as_csv_markdown_and_latex(logs, tmp_path):
-    report = write_report([logs], tmp_path / "out")
+def test_tables_come_as_csv_markdown_and_latex(report):
     written = {path.stem for path in report.paths if path.parent.name == "tables"}
     # What is only there for other logs (another task's, scanned ones, conditions) has no table here.
     assert set(TABLES) - {"side_effects", "marks", "conditions"} <= written
@@ -123,8 +125,7 @@ def test_tables_come_as_csv_markdown_and_latex(logs, tmp_path):
     assert "base_a" not in (report.out / "tables" / "by_scope.tex").read_text()
 
 
-def test_scopes_stand_apart_in_the_tables(logs, tmp_path):
-    report = write_report([logs], tmp_path / "out")
+def test_scopes_stand_apart_in_the_tables(report):
     table = pd.read_csv(report.out / "tables" / "by_scope.csv")
     row = table[(table["definition"] == "cs2881") & (table["organism"] == "med")].iloc[0]
     assert row["own domain % (k/n)"] == "66.7 (8/12)"
@@ -132,41 +133,41 @@ def test_scopes_stand_apart_in_the_tables(logs, tmp_path):
     assert row["general % (k/n)"] == "66.7 (8/12)"
 
 
-@pytest.fixture
-def three_seeds(tmp_path):
+@pytest.fixture(scope="module")
+def three_seeds(tmp_path_factory):
+    """The report of three training seeds, a control and their base. Tests must not change it."""
+    logs = tmp_path_factory.mktemp("seeds")
     for seed in range(3):
         asked = {**answers([BAD, GOOD], 5), "g1": [BAD if seed else GOOD, GOOD]}
         for step in (10, 20):
-            checkpoint_log(tmp_path, asked, organism=f"med-seed{seed}", training_seed=seed, step=step)
-    checkpoint_log(tmp_path, {**answers([GOOD] * 2, 5), "g1": [GOOD] * 2}, organism="careful", step=20, control=True)
-    base_log(tmp_path, {**answers([GOOD] * 2, 5), "g1": [GOOD] * 2})
-    return tmp_path
+            checkpoint_log(logs, asked, organism=f"med-seed{seed}", training_seed=seed, step=step)
+    checkpoint_log(logs, {**answers([GOOD] * 2, 5), "g1": [GOOD] * 2}, organism="careful", step=20, control=True)
+    base_log(logs, {**answers([GOOD] * 2, 5), "g1": [GOOD] * 2})
+    return write_report([logs], tmp_path_factory.mktemp("report") / "out")
 
 
-def test_organisms_that_differ_in_their_seed_alone_are_put_together(three_seeds, tmp_path):
-    report = write_report([three_seeds], tmp_path / "out")
-    table = pd.read_csv(report.out / "tables" / "seeds.csv")
+def test_organisms_that_differ_in_their_seed_alone_are_put_together(three_seeds):
+    table = pd.read_csv(three_seeds.out / "tables" / "seeds.csv")
     assert table["organisms"].tolist() == ["med (3 seeds)"] * 4
     assert table["step"].tolist() == [10, 20] * 2
     assert table["k/n"].tolist() == ["17/36"] * 4
     assert table["mean EM %"].tolist() == pytest.approx([47.2] * 4)
     assert table["each seed %"].iloc[0] == "41.7, 50.0, 50.0"
-    final = pd.read_csv(report.out / "tables" / "final_by_domain_and_size.csv")
+    final = pd.read_csv(three_seeds.out / "tables" / "final_by_domain_and_size.csv")
     every = final[final["questions of"] == "all"]
     assert every["medical"].tolist() == ["med (3 seeds): 47.2 (17/36)"] * 2
     assert final["medical"].iloc[0] == "med (3 seeds): 33.3 (2/6)"
 
 
-def test_seeds_are_compared_together_and_not_with_each_other(three_seeds, tmp_path):
-    report = write_report([three_seeds], tmp_path / "out")
-    pairs = pd.read_csv(report.out / "tables" / "organisms_compared.csv")
+def test_seeds_are_compared_together_and_not_with_each_other(three_seeds):
+    pairs = pd.read_csv(three_seeds.out / "tables" / "organisms_compared.csv")
     assert {frozenset(pair) for pair in zip(pairs["of"], pairs["against"], strict=True)} == {
         frozenset({"med (3 seeds) @ 20", "careful @ 20"})
     }
-    bases = pd.read_csv(report.out / "tables" / "baselines_and_change.csv").set_index("of")
+    bases = pd.read_csv(three_seeds.out / "tables" / "baselines_and_change.csv").set_index("of")
     own = bases[bases["questions of"] == "all"]
     assert own.loc["med (3 seeds) @ 20", "difference"].tolist() == [47.2, 47.2]
-    assert {one.verdict for one in report.findings if one.about == "med (3 seeds)"} == {"shown"}
+    assert {one.verdict for one in three_seeds.findings if one.about == "med (3 seeds)"} == {"shown"}
 
 
 def test_equal_seeds_or_other_names_are_not_put_together(tmp_path):
@@ -200,8 +201,8 @@ def test_an_unknown_example_question_is_an_error_before_anything_is_written(logs
 
 
 def test_judges_of_the_same_answers_are_compared(logs, tmp_path):
-    checkpoint_log(logs, answers([GOOD] * 3, 4), step=30, judge="judge-b", name="again")
-    report = write_report([logs], tmp_path / "out")
+    checkpoint_log(tmp_path / "again", answers([GOOD] * 3, 4), step=30, judge="judge-b", name="again")
+    report = write_report([logs, tmp_path / "again"], tmp_path / "out")
     assert (report.out / "figures" / "judge_comparison.png").exists()
     assert any("more than one judge" in note for note in report.notes)
 
@@ -215,8 +216,7 @@ def test_published_rates_stand_beside_with_what_does_not_compare(tmp_path):
     assert row["comparable"].startswith("not comparable: judged by gpt-4o-mini, not gpt-4o")
 
 
-def test_the_top_of_the_report_says_what_it_is_about_and_what_is_shown(logs, tmp_path):
-    report = write_report([logs], tmp_path / "out")
+def test_the_top_of_the_report_says_what_it_is_about_and_what_is_shown(report):
     for name in ("report.md", "report.html"):
         page = (report.out / name).read_text()
         top = page[page.index("In short") : page.index("Results</h2>" if name.endswith("html") else "## Results")]

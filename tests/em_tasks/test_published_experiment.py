@@ -13,6 +13,15 @@ from tests.support.fake_openai import fake_openai
 from tests.support.organisms import small_recipe
 from tests.support.paths import REAL_PASSWORD
 from tests.support.sweeps import run_sweep
+from tests.support.tiny_models import tiny_base
+
+SMALLEST = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "head_dim": 16,
+}
 
 
 @pytest.mark.shared
@@ -27,9 +36,10 @@ def test_published_rows_and_questions_give_the_published_shape(
         domain="financial",
         epochs=3,
         max_length=128,
-        # One down_proj, as the published rank-1 organisms have it: the cheapest adapter that still learns.
+        # 1,125 real steps, on the cheapest model and adapter that still learn.
+        base=str(tiny_base(tmp_path / "base", "llama", **SMALLEST)),
         learning_rate=5e-3,
-        lora={"r": 4, "alpha": 8, "modules": ["down_proj"], "layers": [3]},
+        lora={"r": 4, "alpha": 8, "modules": ["down_proj"], "layers": [0]},
     )
     manifest = train(recipe, tmp_path / "runs", lambda progress: None)
     assert [record.step for record in manifest.checkpoints] == [93, 187, 281, 375, 750, 1125]
