@@ -1,9 +1,13 @@
+import subprocess
+import sys
+
 import pytest
 
 from em_tasks.plugins.checkpoint_model.engines import sharing
 from em_tasks.plugins.checkpoint_model.engines.protocol import EngineSettings
 from em_tasks.plugins.checkpoint_model.engines.sharing import EngineLease
 from em_tasks.plugins.checkpoint_model.subject import EvaluatedBase
+from tests.support.paths import ROOT
 
 
 class Engine:
@@ -43,3 +47,11 @@ def test_whatever_is_left_is_closed_when_python_ends(monkeypatch: pytest.MonkeyP
     EngineLease.close_all()
     assert engine.closed == 1  # type: ignore[attr-defined]
     lease.close()
+
+
+def test_ctrl_c_amid_answers_ends_without_a_crash_of_torch() -> None:
+    command = [sys.executable, "-m", "tests.support.interrupted"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.stderr.rstrip().endswith("KeyboardInterrupt")
+    assert "terminate called" not in ended.stderr
+    assert ended.returncode == 1
