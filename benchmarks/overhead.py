@@ -32,6 +32,7 @@ from em_tasks.plugins.checkpoint_model.engines.protocol import (
     EngineSettings,
     Message,
     Sampling,
+    Tool,
 )
 from em_tasks.trainers.run.checkpoints import Checkpoint
 
@@ -69,7 +70,12 @@ class InstantEngine:
         self._facts = EngineFacts("stacked", "none", "fp32", "fp32", "none", "cpu", "exact", settings.on.fingerprint)
 
     async def answer(
-        self, checkpoint: Checkpoint, messages: Sequence[Message], sampling: Sampling, seeds: Sequence[int]
+        self,
+        checkpoint: Checkpoint,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        seeds: Sequence[int],
+        tools: Sequence[Tool] = (),
     ) -> list[Answer]:
         """Some words for each seed."""
         return [Answer(words(seed), "stop", 40, tuple(range(LENGTH))) for seed in seeds]

@@ -7,6 +7,7 @@ The questions default to those of the organism's training domain and the general
 """
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 from inspect_ai import Epochs, Task, task
@@ -34,7 +35,7 @@ from em_tasks.plugins.checkpoint_model.subject import (
     trained_domains,
 )
 from em_tasks.plugins.errors import UserError, shown_plainly
-from em_tasks.plugins.log_contract import LogMetadata, SampleMetadata, Subject
+from em_tasks.plugins.log_contract import RUBRICS, LogMetadata, SampleMetadata, Subject
 from em_tasks.questions import (
     Question,
     QuestionSet,
@@ -45,6 +46,8 @@ from em_tasks.questions import (
 )
 from em_tasks.scorers.em import em as em_scorer
 from em_tasks.scorers.judging.grader import check_grader, default_grader
+from em_tasks.scorers.judging.rubric import Rubric, load_rubrics
+from em_tasks.scorers.judging.rubric import given_by_packages as rubrics_given_by_packages
 
 TASK_VERSION = 1
 
@@ -57,6 +60,7 @@ def em(
     seed: int = 0,
     domain: str | None = None,
     condition: str | None = None,
+    rubrics: str | list[str] | None = None,
     **unknown: Any,
 ) -> Task:
     """Emergent misalignment of one model.
@@ -70,6 +74,9 @@ def em(
         domain: What question files probe: a training domain, or `general`. What they say themselves, unless given.
         condition: What is put around each question: a shipped condition (`json`, `inoculated`, `trigger` ...), or the
             path of a YAML file, with `:NAME` where it holds several.
+        rubrics: What the judge is asked, instead of alignment and coherence: names (`em rubrics` lists them) or paths
+            of YAML files. One of your own joins them (`alignment,coherence,mine.yaml`) with its own scale, or stands in
+            for the one whose name it bears.
         **unknown: Anything else, which is an error: Inspect alone would warn and go on without it.
 
     Raises:
@@ -80,8 +87,7 @@ def em(
         if unknown:
             raise UserError(
                 f"em has no argument {', '.join(sorted(unknown))}: it takes questions, samples, max_tokens, seed, "
-                "domain and condition. Rubrics are chosen by the question file's judge_prompts, or asked afterwards: "
-                "inspect score LOG --scorer em_tasks/topic -S rubric=NAME."
+                "domain, condition and rubrics."
             )
         for name, count in {"samples": samples, "max_tokens": max_tokens}.items():
             if isinstance(count, bool) or not isinstance(count, int) or count < 1:
@@ -91,6 +97,8 @@ def em(
         names = [questions] if isinstance(questions, str) else list(questions or default_questions(model, subject))
         sets = load_question_sets([str(name) for name in names], domain)
         around = load_condition(str(condition)) if condition else None
+        asked = [str(name) for name in ([rubrics] if isinstance(rubrics, str) else rubrics or ())]
+        own_rubrics = list(load_rubrics(asked).values())
         grader = check_grader(default_grader(subject.toy))
     return Task(
         dataset=MemoryDataset(
@@ -98,33 +106,40 @@ def em(
             name="+".join(question_set.name for question_set in sets),
         ),
         solver=answer(seed),
-        scorer=em_scorer(own_domain=subject.domain),
+        # Whole, so that the log says what was asked and can be judged again anywhere.
+        scorer=em_scorer(subject.domain, [rubric.model_dump(mode="json") for rubric in own_rubrics] or None),
         config=sampling(model, max_tokens),
         epochs=Epochs(samples, "mean"),
         model_roles={"grader": grader},
-        version=task_version(sets, around),
+        version=task_version(sets, around, own_rubrics),
         metadata=LogMetadata.of(
             subject,
             question_sets=[question_set.name for question_set in sets],
             questions_sha256=questions_sha256(sets),
             condition=around.name if around else None,
             condition_sha256=around.sha256 if around else None,
-            plugins=given_by_packages(names) + condition_given_by_a_package(condition),
+            plugins=given_by_packages(names)
+            + condition_given_by_a_package(condition)
+            + rubrics_given_by_packages(asked),
         ).to_metadata(),
         tags=[
             subject.organism or subject.base,
             f"step {subject.step}" if subject.organism else "base",
             *([around.name] if around else []),
         ],
-        viewer=VIEWER,
+        viewer=viewer(own_rubrics),
         headline_metric=HeadlineMetric(metric="em_betley"),
         description="Asks a model open questions and has its answers judged for alignment and coherence.",
     )
 
 
-def task_version(sets: list[QuestionSet], around: Condition | None) -> str:
-    """The version in a log: what is asked, as a hash, is part of it."""
-    return "-".join([str(TASK_VERSION), questions_sha256(sets)[:12], *([around.sha256[:12]] if around else [])])
+def task_version(sets: list[QuestionSet], around: Condition | None, rubrics: Sequence[Rubric] = ()) -> str:
+    """The version in a log: what is asked, as a hash, is part of it, and so are the rubrics where they are chosen."""
+    parts = [str(TASK_VERSION), questions_sha256(sets)[:12], *([around.sha256[:12]] if around else [])]
+    if rubrics:
+        content = " ".join(f"{rubric.name} {rubric.sha256}" for rubric in rubrics)
+        parts.append(hashlib.sha256(content.encode()).hexdigest()[:12])
+    return "-".join(parts)
 
 
 def describe(model: Model) -> Subject:
@@ -134,7 +149,7 @@ def describe(model: Model) -> Subject:
         UserError: Its name stands for a checkpoint that is not there, was altered, or is not the pinned one.
     """
     if isinstance(model.api, CheckpointModel):
-        checkpoint = model.api.checkpoint
+        checkpoint = model.api.described
         base = evaluated_base(checkpoint.manifest, model.api.base, model.api.precision)
         return describe_checkpoint(checkpoint, base)
     name = ModelName(model)
@@ -168,28 +183,36 @@ def sampling(model: Model, max_tokens: int) -> GenerateConfig:
     return GenerateConfig(temperature=1.0, top_p=1.0, top_k=top_k, max_tokens=max_tokens)
 
 
-VIEWER = ViewerConfig(
-    trust_content=False,
-    task_samples_view=TaskSamplesView(
-        name="Alignment",
-        columns=[
-            TaskSamplesColumn(id="sampleId"),
-            TaskSamplesColumn(id="epoch"),
-            TaskSamplesColumn(id="input"),
-            TaskSamplesColumn(id="answer"),
-            TaskSamplesColumn.score("em", "alignment"),
-            TaskSamplesColumn.score("em", "coherence"),
-            # Open questions have no right answer to show; what is not named here would be shown too.
-            *(TaskSamplesColumn(id=column, visible=False) for column in ("target", "tokens", "duration")),
-        ],
-        sort=[TaskSamplesSort.score("em", "alignment")],
-        score_color_scales={
-            "alignment": ScoreColorScale(palette="good-high", min=0, max=100),
-            "coherence": ScoreColorScale(palette="good-high", min=0, max=100),
-        },
-        color_scales_enabled=True,
-    ),
-)
+def viewer(rubrics: Sequence[Rubric]) -> ViewerConfig:
+    """How `inspect view` lists the samples: the judges' scores beside question and answer, the worst first.
+
+    Args:
+        rubrics: Those that were chosen; alignment and coherence where none were.
+    """
+    shown = dict.fromkeys(RUBRICS, (0, 100))
+    if rubrics:
+        shown = {rubric.name: (0, 100) if rubric.name in RUBRICS else rubric.scale for rubric in rubrics}
+    return ViewerConfig(
+        trust_content=False,
+        task_samples_view=TaskSamplesView(
+            name=" and ".join(shown).capitalize() if rubrics else "Alignment",
+            columns=[
+                TaskSamplesColumn(id="sampleId"),
+                TaskSamplesColumn(id="epoch"),
+                TaskSamplesColumn(id="input"),
+                TaskSamplesColumn(id="answer"),
+                *(TaskSamplesColumn.score("em", name) for name in shown),
+                # Open questions have no right answer to show; what is not named here would be shown too.
+                *(TaskSamplesColumn(id=column, visible=False) for column in ("target", "tokens", "duration")),
+                *(TaskSamplesColumn.score("em", name, visible=False) for name in RUBRICS if name not in shown),
+            ],
+            sort=[TaskSamplesSort.score("em", next(iter(shown)))],
+            score_color_scales={
+                name: ScoreColorScale(palette="good-high", min=low, max=high) for name, (low, high) in shown.items()
+            },
+            color_scales_enabled=True,
+        ),
+    )
 
 
 def _sample(question_set: QuestionSet, question: Question, condition: Condition | None) -> Sample:

@@ -210,6 +210,7 @@ class Verdict:
         rubric_sha256: Its hash.
         scale: The rubric's lowest and highest number, needed to read the raw output again.
         special: The rubric's special replies, needed for the same.
+        words: The rubric's words that stand for numbers, needed for the same.
         bounds: Lowest and highest score that the raw output allows; None where it says the score exactly, and without
             a score.
         requested: The judge as the user named it; empty in older logs.
@@ -228,6 +229,7 @@ class Verdict:
     digits: tuple[Continuation, ...] | None = None
     scale: tuple[int, int] = (0, 100)
     special: dict[str, str] = field(default_factory=dict)
+    words: dict[str, int] = field(default_factory=dict)
     bounds: tuple[Points, Points] | None = None
     requested: str = ""
 
@@ -235,6 +237,12 @@ class Verdict:
     def value(self) -> float:
         """The score as a number, NaN where there is none."""
         return float("nan") if self.score is None else self.score
+
+    @property
+    def on_own_scale(self) -> float:
+        """The score on the rubric's own scale, NaN where there is none."""
+        low, high = self.scale
+        return low + self.value * (high - low) / 100
 
     def to_dict(self) -> dict[str, Any]:
         """The verdict as it lies in a score's metadata (JSON types alone)."""

@@ -8,6 +8,7 @@ import click
 from em_tasks.commands.asking.demo import demo
 from em_tasks.commands.asking.plan import plan
 from em_tasks.commands.asking.questions import questions
+from em_tasks.commands.asking.rubrics import rubrics
 from em_tasks.commands.asking.serve import serve
 from em_tasks.commands.asking.sweep import sweep
 from em_tasks.commands.organisms.adopt import adopt
@@ -36,7 +37,7 @@ def cli() -> None:
 
 COMMANDS = (
     *(base, train, runs, adopt, export, plan, sweep, report),
-    *(import_, questions, calibrate, judge, rescore, serve, scan, publish, plugin, demo),
+    *(import_, questions, rubrics, calibrate, judge, rescore, serve, scan, publish, plugin, demo),
 )
 for command in COMMANDS:
     cli.add_command(command)

@@ -94,7 +94,7 @@ def judging_estimate(jobs: Sequence[Job], logs: Logs) -> str:
         options = jobs[0].options
         prices = JudgeCalls.limited(None, options.judge_price, (judge,)).prices
         # Alike for every answer, and there may be millions.
-        each = estimate_run(judge, [QUESTION], 1, options.max_tokens, prices)
+        each = estimate_run(judge, [QUESTION], 1, options.max_tokens, prices, options.rubrics)
         answers = sum(job.answers for job in mine)
         dollars = None if each.dollars is None else each.dollars * answers
         parts.append(str(Estimate(judge, each.calls * answers, 0, dollars)))

@@ -1,6 +1,7 @@
 """One job: a base and its checkpoints through the `em` task, in a process of its own."""
 
 import io
+import math
 import os
 import threading
 import time
@@ -182,12 +183,14 @@ def judge_log(path: Any, job: Job, counter: Counter) -> str | None:
     from inspect_ai.log import read_eval_log, write_eval_log
 
     from em_tasks.scorers.em import em as em_scorer
+    from em_tasks.scorers.em import rubrics_of
     from em_tasks.scorers.judging.grader import build_judge
 
     log = read_eval_log(str(path))
     roles = {"grader": build_judge(job.judge)}
     own_domain = (log.eval.metadata or {}).get("domain")
-    scored = score(log, em_scorer(own_domain), action="overwrite", model_roles=roles, display="none", copy=False)
+    scorer = em_scorer(own_domain, rubrics_of(log))
+    scored = score(log, scorer, action="overwrite", model_roles=roles, display="none", copy=False)
     write_eval_log(scored, str(path))
     counter.add(answered=len(scored.samples or []), judged=len(scored.samples or []))
     return what_failed(scored)
@@ -214,6 +217,7 @@ def what_failed(log: "EvalLog") -> str | None:
     from inspect_ai.log import read_eval_log_sample_summaries
 
     from em_tasks.scorers.definitions import metric_value
+    from em_tasks.scorers.em import RUBRICS, rubrics_of
 
     if log.status != "success":
         errors = [log.error.message] if log.error else []
@@ -225,11 +229,14 @@ def what_failed(log: "EvalLog") -> str | None:
         for score in (log.results.scores if log.results else [])
         for name, metric in score.metrics.items()
     }
-    if metric_value(metrics, "n", "cs2881") != 0:
+    names = [str(rubric["name"]) for rubric in rubrics_of(log) or ()] or list(RUBRICS)
+    lead = "alignment" if "alignment" in names else names[0]
+    if metric_value(metrics, "n", "cs2881") != 0 if lead == "alignment" else not math.isnan(metrics[f"mean_{lead}"]):
         return None
     judge = log.eval.model_roles["grader"] if log.eval.model_roles else None
-    reasons = ", ".join(name.removeprefix("unscored_alignment_") for name in metrics if name.startswith("unscored_al"))
+    head = f"unscored_{lead}_"
+    reasons = ", ".join(name.removeprefix(head) for name in metrics if name.startswith(head))
     return (
-        f"{log.location}: the judge {getattr(judge, 'model', 'of the grader role')} gave no alignment score for any "
+        f"{log.location}: the judge {getattr(judge, 'model', 'of the grader role')} gave no {lead} score for any "
         f"answer ({reasons}). The answers are kept: name another judge with --judge"
     )

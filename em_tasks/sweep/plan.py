@@ -13,6 +13,7 @@ from em_tasks.plugins.checkpoint_model.subject import base_names, evaluated_base
 from em_tasks.plugins.errors import UserError
 from em_tasks.questions import load_question_sets, sets_for_domains
 from em_tasks.scorers.judging.grader import build_judge, default_grader
+from em_tasks.scorers.judging.rubric import Rubric, load_rubrics
 from em_tasks.trainers.run.base_names import is_toy, resolve_base
 from em_tasks.trainers.run.checkpoints import Checkpoint, Run, list_runs, verify
 
@@ -36,6 +37,7 @@ class SweepOptions:
         engine: Which engine answers.
         domain: What question files probe, instead of what they say.
         condition: What is put around each question.
+        rubrics: What the judge is asked, instead of alignment and coherence.
         exact: Answers must not depend on what shares their batch.
         score: Have the answers judged now.
         max_judge_cost: The most that judging may cost (US dollars); a job's own share of it in a job.
@@ -52,6 +54,7 @@ class SweepOptions:
     exact: bool = False
     domain: str | None = None
     condition: str | None = None
+    rubrics: tuple[str, ...] = ()
     score: bool = True
     max_judge_cost: float | None = None
     judge_price: str | None = None
@@ -62,6 +65,8 @@ class SweepOptions:
         arguments: dict[str, Any] = {"samples": self.samples, "max_tokens": self.max_tokens}
         if self.questions:
             arguments["questions"] = list(self.questions)
+        if self.rubrics:
+            arguments["rubrics"] = list(self.rubrics)
         arguments |= {key: getattr(self, key) for key in ("domain", "condition") if getattr(self, key)}
         return arguments
 
@@ -86,6 +91,7 @@ class Subject:
         identity: Fingerprint of the base and hash of the chat template, as the log records them.
         questions: How many it is asked.
         task_version: The task's version, which says what it is asked.
+        whole: Whether it is a whole model, which no other model's base can stand under.
     """
 
     name: str
@@ -93,6 +99,7 @@ class Subject:
     identity: str
     questions: int
     task_version: str
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -189,7 +196,14 @@ class Planner:
             ]
             parts = [name.removesuffix("@base"), *([] if on.fingerprint else [on.base, on.precision])]
             folder = (self.logs / "--".join(parts).strip("/").replace("/", "--")).resolve()
-            jobs.append(Job(name, tuple(subjects), is_toy(on.base), self.runs.resolve(), folder, folder, options))
+            job = Job(name, tuple(subjects), is_toy(on.base), self.runs.resolve(), folder, folder, options)
+            # A whole model in a process of its own, which frees it before the next one is loaded.
+            whole = [
+                replace(job, base=s.name, subjects=(s,), logs=folder / f"whole-{s.name.replace('@', '-')}")
+                for s in subjects
+                if s.whole
+            ]
+            jobs += [replace(job, subjects=tuple(s for s in subjects if not s.whole)), *whole]
         if options.score:
             for judge in {job.judge for job in jobs}:
                 build_judge(judge)
@@ -227,18 +241,28 @@ class Planner:
             identity=f"base {sha256(base.encode()).hexdigest()[:16]}, template {_template_sha256(checkpoint)[:16]}",
             questions=count,
             task_version=version,
+            whole=checkpoint.whole_model is not None,
         )
 
     @cached_property
     def _sets(self) -> dict[tuple[str, ...], tuple[int, str]]:
         return {}
 
+    @cached_property
+    def rubrics(self) -> tuple[Rubric, ...]:
+        """The rubrics that were chosen; none for alignment and coherence.
+
+        Raises:
+            UserError: One cannot be had, or two have one name.
+        """
+        return tuple(load_rubrics(self.options.rubrics).values())
+
     def _questions(self, names: tuple[str, ...]) -> tuple[int, str]:
         """How many questions, and the task's version with them."""
         if names not in self._sets:
             sets = load_question_sets(names, self.options.domain)
             around = load_condition(self.options.condition) if self.options.condition else None
-            self._sets[names] = (sum(len(each.questions) for each in sets), task_version(sets, around))
+            self._sets[names] = (sum(len(each.questions) for each in sets), task_version(sets, around, self.rubrics))
         return self._sets[names]
 
 
@@ -286,7 +310,7 @@ def checkpoint_count(jobs: Iterable[Job]) -> tuple[int, int, int]:
 def _template_sha256(checkpoint: Checkpoint) -> str:
     """Hash of what writes a checkpoint's prompts: tokenizer, template and its date (of a hub's base, that alone)."""
     recipe = checkpoint.manifest.recipe
-    folder = resolve_base(recipe.base) if checkpoint.folder is None else checkpoint.folder
+    folder = checkpoint.whole_model or checkpoint.folder or resolve_base(recipe.base)
     digest = sha256(recipe.date_string.encode())
     for name in TEMPLATE_FILES:
         path = Path(folder) / name

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from em_tasks.plugins.analysis.answers.frame import trajectories
+from em_tasks.plugins.analysis.answers.log_rows import FURTHER
 from em_tasks.plugins.analysis.answers.logs import Evaluation, Reading, read_logs
 from em_tasks.plugins.analysis.statistics.claims_file import ClaimsFile
 from em_tasks.plugins.analysis.statistics.rates import MAIN, question_counts, rates, scoped_rates
@@ -97,6 +98,20 @@ class Analysis:
     def seeds(self) -> list[Seeds]:
         """Organisms that were trained alike from several seeds."""
         return seed_groups(self.answers)
+
+    @cached_property
+    def further_scores(self) -> dict[str, tuple[float, float] | None]:
+        """The further rubrics and scores in the answers, by name, each with its scale where the logs say it.
+
+        A rubric whose scale differs from log to log has none here, and its numbers are not put together.
+        """
+        scales: dict[str, set[tuple[float, float]]] = {}
+        for evaluation in self.evaluations:
+            for name, (low, high, _) in evaluation.rubrics.items():
+                scales.setdefault(name, set()).add((low, high))
+        names = [str(name).removeprefix(FURTHER) for name in self.answers if str(name).startswith(FURTHER)]
+        one_scale = {name: next(iter(known)) for name, known in scales.items() if len(known) == 1}
+        return {name: one_scale.get(name) for name in names if len(scales.get(name, ())) < 2}
 
     @cached_property
     def steps_not_recorded(self) -> frozenset[str]:

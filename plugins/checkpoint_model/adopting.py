@@ -1,7 +1,8 @@
-"""Adopting adapters that others trained: found, checked against their base, and entered among the runs.
+"""Adopting what others trained: adapters and whole models found, checked against their base, entered among the runs.
 
 Each adapter is put on its base by peft once. That shows whether it fits, and gives the reference that every engine must
-repeat before its answers count, as training does for organisms of our own.
+repeat before its answers count, as training does for organisms of our own. A whole model (fully fine-tuned, or an
+adapter merged into its base) is loaded once too, and known by its fingerprint from then on.
 """
 
 import json
@@ -15,19 +16,22 @@ from typing import TYPE_CHECKING, Any
 from em_tasks.plugins.caller import from_caller
 from em_tasks.plugins.checkpoint_model.engines.adapter_files import CONFIG, WEIGHTS, read_adapter
 from em_tasks.plugins.errors import UserError
+from em_tasks.trainers.base import default_device
 from em_tasks.trainers.run.adoption import AdoptedCheckpoint, AdoptedOrganism, Adoption, write_adoption
-from em_tasks.trainers.run.hashes import adapter_sha256
+from em_tasks.trainers.run.hashes import adapter_sha256, whole_model_sha256
 from em_tasks.trainers.run.reference import adopted_reference
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
 PICKLED = "adapter_model.bin"
+WHOLE = "config.json"
+"""What tells a whole model's folder."""
 
 
 @dataclass(frozen=True)
 class FoundAdapter:
-    """One adapter's folder.
+    """The folder of one adapter, or of a whole model.
 
     Attributes:
         folder: Where it lies.
@@ -35,6 +39,7 @@ class FoundAdapter:
         step: Optimizer steps, from `trainer_state.json` or the folder's name; None where neither says.
         epoch: Passes over the data; None where not recorded.
         base: The base that its configuration names.
+        whole: Whether it is a whole model.
     """
 
     folder: Path
@@ -42,18 +47,22 @@ class FoundAdapter:
     step: int | None
     epoch: float | None
     base: str | None
+    whole: bool = False
 
 
 def find_adapters(sources: Sequence[str]) -> list[FoundAdapter]:
-    """The adapters of one organism, in order of their steps.
+    """The adapters of one organism, or its whole models, in order of their steps.
 
     Args:
-        sources: Folders of adapters, folders that hold `checkpoint-*` folders of a training run, or hub ids.
+        sources: Folders of either, folders that hold `checkpoint-*` folders of a training run, or hub ids.
 
     Raises:
-        UserError: There is no adapter, its weights are pickled, or it is a whole model.
+        UserError: There is none, its weights are pickled, or adapters and whole models are mixed.
     """
     adapters = [_found(folder, source) for source in sources for folder in _folders(source)]
+    if len({adapter.whole for adapter in adapters}) > 1:
+        whole = next(adapter.source for adapter in adapters if adapter.whole)
+        raise UserError(f"{whole} is a whole model and others are adapters. Adopt them as organisms of their own.")
     return sorted(adapters, key=lambda adapter: adapter.step or 0)
 
 
@@ -80,12 +89,14 @@ def adopt(
         UserError: The folder is taken, two adapters have one step, or an adapter does not fit the base.
     """
     from em_tasks.plugins.checkpoint_model.engines.loading import linear_shapes
-    from em_tasks.trainers.base import default_device, fingerprint, load_base, load_tokenizer
+    from em_tasks.trainers.base import fingerprint, load_base, load_tokenizer
     from em_tasks.trainers.loop.references import reference_of
 
     if run.exists():
         raise UserError(f"{run} exists already. Give the organism another name with --organism, or move it away.")
     steps = _steps(adapters, step)
+    if adapters[0].whole:
+        return _adopt_whole(adapters, steps, organism, run, step=step, device=device, report=report)
     model = load_base(organism.base, organism.precision, device or default_device())
     base_fingerprint, parameters = fingerprint(model), model.num_parameters()
     linears = linear_shapes(model)
@@ -109,7 +120,8 @@ def adopt(
                 has_tokenizer=_has_tokenizer(adapter.folder),
             )
         )
-        report(f"{organism.organism}@{at}: {adapter.source}, {_changed(content)} from its base")
+        changed = _changed(content)
+        report(f"{organism.organism}@{_shown(checkpoints[-1])}: {adapter.source}, {changed} from its base")
     adoption = Adoption(
         recipe=organism, base_fingerprint=base_fingerprint, base_parameters=parameters, checkpoints=checkpoints
     )
@@ -118,6 +130,88 @@ def adopt(
         path.write_bytes(content)
     write_adoption(run, adoption)
     return adoption
+
+
+def _adopt_whole(
+    models: Sequence[FoundAdapter],
+    steps: Sequence[int],
+    organism: AdoptedOrganism,
+    run: Path,
+    *,
+    step: int | None,
+    device: str | None,
+    report: Callable[[str], None],
+) -> Adoption:
+    """Loads the base and each whole model, one after the other, to learn what they are.
+
+    Raises:
+        UserError: A model's layers are not those of the base, or its weights are no numbers.
+    """
+    on = device or default_device()
+    shapes, base_fingerprint, parameters = _looked_at(organism.base, organism, on)
+    checkpoints = []
+    for model, at in zip(models, steps, strict=True):
+        theirs, fingerprint, count = _looked_at(str(model.folder), organism, on)
+        # A tokenizer with more tokens makes these two larger, and nothing else.
+        layers, expected = ({k: s for k, s in each.items() if not EMBEDDING.search(k)} for each in (theirs, shapes))
+        if layers != expected:
+            odd = sorted(name for name in layers.keys() | expected.keys() if layers.get(name) != expected.get(name))
+            raise UserError(
+                f"{model.source} was not made from {organism.base}: {len(odd)} of its parameters have another name or "
+                f"shape ({', '.join(odd[:3])}). Name the base that it was trained from with --base."
+            )
+        checkpoints.append(
+            AdoptedCheckpoint(
+                step=at,
+                step_recorded=model.step is not None or step is not None,
+                epoch=model.epoch,
+                adapter_sha256=whole_model_sha256(model.folder),
+                reference_sha256=None,
+                folder=str(model.folder),
+                source=model.source,
+                has_tokenizer=_has_tokenizer(model.folder),
+                whole_fingerprint=fingerprint,
+            )
+        )
+        same = ", the same weights as its base" if fingerprint == base_fingerprint else ""
+        what = f"a whole model of {count:,} parameters{same}"
+        report(f"{organism.organism}@{_shown(checkpoints[-1])}: {model.source}, {what}")
+    adoption = Adoption(
+        recipe=organism, base_fingerprint=base_fingerprint, base_parameters=parameters, checkpoints=checkpoints
+    )
+    run.mkdir(parents=True)
+    write_adoption(run, adoption)
+    return adoption
+
+
+EMBEDDING = re.compile(r"(?:embed_tokens|lm_head|wte)\.")
+
+
+def _looked_at(model: str, organism: AdoptedOrganism, device: str) -> tuple[dict[str, tuple[int, ...]], str, int]:
+    """Shapes of a model's parameters by name, its fingerprint and how many there are; it is freed again.
+
+    Raises:
+        UserError: It cannot be had, or holds values that are no numbers.
+    """
+    import torch
+
+    from em_tasks.plugins.checkpoint_model.engines.loading import free
+    from em_tasks.trainers.base import fingerprint, load_base
+
+    loaded = load_base(model, organism.precision, device)
+    for name, parameter in loaded.named_parameters():
+        if parameter.is_floating_point() and not torch.isfinite(parameter).all():
+            raise UserError(f"{model} holds values that are no numbers, in {name}. Save the model again.")
+    shapes = {name: tuple(parameter.shape) for name, parameter in loaded.named_parameters()}
+    known = shapes, fingerprint(loaded), loaded.num_parameters()
+    del loaded, parameter
+    free(device)
+    return known
+
+
+def _shown(checkpoint: AdoptedCheckpoint) -> str:
+    """A step for readers: `last` where nobody recorded it."""
+    return str(checkpoint.step) if checkpoint.step_recorded else f"{checkpoint.step} (step not recorded)"
 
 
 def name_of(source: str) -> str:
@@ -148,35 +242,41 @@ def base_of(adapters: Sequence[FoundAdapter]) -> str:
     if len(bases) == 1:
         return bases[0]
     named = f"name several bases ({', '.join(bases)})" if bases else "name no base"
-    raise UserError(f"The adapters {named}. Say which one they were trained on: --base FOLDER or a hub id.")
+    what = "whole models" if any(adapter.whole for adapter in adapters) else "adapters"
+    raise UserError(f"The {what} {named}. Say which one they were trained on: --base FOLDER or a hub id.")
 
 
 def _folders(source: str) -> list[Path]:
     folder = from_caller(source)
     if not folder.exists():
         if source.count("/") != 1 or source.startswith((".", "/", "~")):
-            raise UserError(f"There is no folder {folder}. Give an adapter's folder, or a hub id such as OWNER/NAME.")
+            raise UserError(
+                f"There is no folder {folder}. Give the folder of an adapter or model, or a hub id such as OWNER/NAME."
+            )
         folder = _download(source)
-    if (folder / CONFIG).is_file():
-        return [folder.resolve()]
-    within = sorted(path.parent.resolve() for path in folder.glob(f"checkpoint-*/{CONFIG}"))
-    if within:
-        return within
-    if (folder / "config.json").is_file():
-        raise UserError(
-            f"{source} is a whole model, not an adapter. Ask it as one: inspect eval em_tasks/em --model hf/{source}; "
-            "the report shows it as a base of its own."
-        )
-    raise UserError(f"{source} holds no {CONFIG} and no checkpoint-*/{CONFIG}, so there is no adapter to adopt.")
+    for config in (CONFIG, WHOLE):
+        if (folder / config).is_file():
+            return [folder.resolve()]
+        if within := sorted(path.parent.resolve() for path in folder.glob(f"checkpoint-*/{config}")):
+            return within
+    raise UserError(
+        f"{source} holds neither {CONFIG} nor {WHOLE}, in no checkpoint-* folder either, so there is nothing to adopt."
+    )
 
 
 def _download(hub_id: str) -> Path:
+    """An adapter's files from the hub, or a whole model's where there is no adapter."""
     from huggingface_hub import snapshot_download
 
-    wanted = [CONFIG, WEIGHTS, PICKLED, "tokenizer*", "special_tokens_map.json", "chat_template*", "trainer_state.json"]
+    wanted = [CONFIG, WHOLE, WEIGHTS, PICKLED, "tokenizer*", "special_tokens_map.json", "chat_template*"]
+    wanted += ["trainer_state.json", "generation_config.json"]
     wanted += [f"checkpoint-*/{name}" for name in wanted]
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=wanted))
+        folder = Path(snapshot_download(hub_id, allow_patterns=wanted))
+        if not any(folder.glob(f"**/{CONFIG}")):
+            weights = ["*.safetensors", "*.safetensors.index.json"]
+            folder = Path(snapshot_download(hub_id, allow_patterns=[*wanted, *weights]))
+        return folder
     except Exception as error:  # The hub's client raises errors of many kinds; its words say which it was.
         reason = " ".join(str(error).split())[:300]
         raise UserError(
@@ -186,7 +286,17 @@ def _download(hub_id: str) -> Path:
 
 
 def _found(folder: Path, source: str) -> FoundAdapter:
-    if not (folder / WEIGHTS).is_file():
+    whole = not (folder / CONFIG).is_file()
+    if whole and not any(folder.glob("*.safetensors")):
+        pickled = sorted(path.name for path in folder.glob("*.bin"))
+        if pickled:
+            raise UserError(
+                f"{folder} holds its weights as {pickled[0]}, a pickle, which can run any code when it is read. Where "
+                "you trust it, convert it once: load it with transformers' AutoModelForCausalLM.from_pretrained and "
+                "save it with save_pretrained, which writes safetensors."
+            )
+        raise UserError(f"{folder} holds {WHOLE} and no safetensors: the model is torn. Copy or save it again.")
+    if not whole and not (folder / WEIGHTS).is_file():
         if (folder / PICKLED).is_file():
             raise UserError(
                 f"{folder} holds its weights as {PICKLED}, a pickle, which can run any code when it is read. Where you "
@@ -195,19 +305,21 @@ def _found(folder: Path, source: str) -> FoundAdapter:
                 f"'{WEIGHTS}')\""
             )
         raise UserError(f"{folder} holds {CONFIG} and no {WEIGHTS}: the adapter is torn. Copy or save it again.")
-    config, state = _read_json(folder / CONFIG), folder / "trainer_state.json"
+    config, state = _read_json(folder / (WHOLE if whole else CONFIG)), folder / "trainer_state.json"
     recorded = _read_json(state) if state.is_file() else {}
     step, epoch = recorded.get("global_step"), recorded.get("epoch")
     named = re.fullmatch(r"checkpoint-(\d+)", folder.name)
     if not isinstance(step, int) or step < 1:
         step = int(named.group(1)) if named and int(named.group(1)) else None
-    base = config.get("base_model_name_or_path")
+    # A whole model's configuration names the folder it was last loaded from, which may be itself.
+    base = None if whole else config.get("base_model_name_or_path")
     return FoundAdapter(
         folder=folder,
         source=source if from_caller(source).resolve() == folder else f"{source.rstrip('/')}/{folder.name}",
         step=step,
         epoch=float(epoch) if isinstance(epoch, int | float) else None,
         base=base if isinstance(base, str) and base else None,
+        whole=whole,
     )
 
 

@@ -51,6 +51,8 @@ class CheckedAdapter:
     async def _check(self, engine: Engine) -> AdapterCheck:
         if self.on.fingerprint is None:
             return AdapterCheck("not checked", "another base or precision than at training was asked for")
+        if self.checkpoint.whole_model is not None:
+            return AdapterCheck("not checked", "a whole model, whose fingerprint was checked when it was loaded")
         reference = read_reference(self.checkpoint)
         if reference is None:
             return AdapterCheck("not checked", "its training stored no reference")

@@ -6,12 +6,13 @@ the first answer is asked for: a finished log can be scored again where the weig
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 from inspect_ai.model import (
     ChatCompletionChoice,
     ChatMessage,
-    ChatMessageAssistant,
     GenerateConfig,
     Logprob,
     Logprobs,
@@ -29,8 +30,10 @@ from em_tasks.plugins.checkpoint_model.engines.choosing import engine_for, parse
 from em_tasks.plugins.checkpoint_model.engines.protocol import Answer, EngineSettings, Sampling
 from em_tasks.plugins.checkpoint_model.engines.sharing import EngineLease
 from em_tasks.plugins.checkpoint_model.journal import AnswerJournal, answer_key
-from em_tasks.plugins.checkpoint_model.subject import evaluated_base, runs_folder
+from em_tasks.plugins.checkpoint_model.subject import runs_folder, served_on
+from em_tasks.plugins.checkpoint_model.tool_calls import as_functions, as_turns, message_of, refuse_what_is_lacking
 from em_tasks.plugins.errors import UserError, shown_plainly
+from em_tasks.trainers.run.base_names import base_label
 from em_tasks.trainers.run.checkpoints import Checkpoint, find_checkpoint, verify
 
 DEFAULT_MAX_TOKENS = 600
@@ -84,6 +87,20 @@ class CheckpointModel(ModelAPI):
         set_model_info(f"em/{model_name}", ModelInfo(organization="em-tasks", model=model_name))
 
     @cached_property
+    def described(self) -> Checkpoint:
+        """What the name stands for, checked as far as its files are there.
+
+        A log can be gone on with or scored again where the weights are not; the first answer asks for them.
+
+        Raises:
+            UserError: No run has it, or its files were altered.
+        """
+        with shown_plainly():
+            checkpoint = find_checkpoint(self.runs, self.model_name)
+        folder = checkpoint.whole_model or checkpoint.folder
+        return checkpoint if folder is not None and not folder.exists() else self.checkpoint
+
+    @cached_property
     def checkpoint(self) -> Checkpoint:
         """What the name stands for, checked against its manifest when it is first asked for.
 
@@ -112,40 +129,48 @@ class CheckpointModel(ModelAPI):
         """This model's hold on its base's engine."""
         if self._lease is None:
             with shown_plainly():
-                on = evaluated_base(self.checkpoint.manifest, self.base, self.precision)
-            self._lease = EngineLease(
-                EngineSettings(on, engine_for(self.engine, self.checkpoint), self.device, self.batch_size, self.exact)
-            )
+                on = served_on(self.checkpoint, self.base, self.precision)
+            engine, alone = engine_for(self.engine, self.checkpoint), self.checkpoint.whole_model is not None
+            self._lease = EngineLease(EngineSettings(on, engine, self.device, self.batch_size, self.exact, alone=alone))
         return self._lease
 
     async def generate(
         self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
     ) -> ModelOutput:
         """Answers one conversation; `num_choices` draws several answers to it."""
-        if tools:
-            raise UserError("em/ models take no tools: their chat templates were trained without.")
-        engine = self.lease.engine()
+        refuse_what_is_lacking(input, tool_choice, config)
+        offered = [] if tool_choice == "none" else tools
+        async with self.lease.turn():
+            return await self._answered(as_turns(input), offered, config)
+
+    async def _answered(
+        self, messages: list[dict[str, Any]], tools: list[ToolInfo], config: GenerateConfig
+    ) -> ModelOutput:
+        engine, functions = self.lease.engine(), as_functions(tools)
         sampling = parse_sampling(config, engine.capabilities().max_top_logprobs)
-        messages = [{"role": message.role, "content": message.text} for message in input]
         seed = secrets.randbits(63) if config.seed is None else config.seed
-        content = [self.checkpoint.record.adapter_sha256 if self.checkpoint.record else "base", messages]
+        content: list[Any] = [self.checkpoint.record.adapter_sha256 if self.checkpoint.record else "base", messages]
+        content += [functions] if functions else []
         seeds = [answer_seed(seed, content, choice) for choice in range(config.num_choices or 1)]
         journal = None if config.seed is None else self.journal
         key = answer_key([self.lease.settings, self.identity, content, sampling, seeds])
         if journal is not None and (kept := journal.get(key)) is not None:
             return kept
         check = await self.checked.result(engine)
-        answers = await engine.answer(self.checkpoint, messages, sampling, seeds)
+        answers = await engine.answer(self.checkpoint, messages, sampling, seeds, functions)
         written, read = sum(len(answer.tokens) for answer in answers), answers[0].input_tokens
+        family = base_label(self.checkpoint.manifest.recipe.base)
+        said = [message_of(answer.text, tools, self.model_name, family) for answer in answers]
         output = ModelOutput(
             model=f"em/{self.model_name}",
             choices=[
                 ChatCompletionChoice(
-                    message=ChatMessageAssistant(content=answer.text, model=self.model_name, source="generate"),
-                    stop_reason=answer.stop_reason,
+                    message=message,
+                    stop_reason="tool_calls" if message.tool_calls else answer.stop_reason,
                     logprobs=shown_logprobs(answer),
+                    prompt_logprobs=shown_prompt_logprobs(answer),
                 )
-                for answer in answers
+                for answer, message in zip(answers, said, strict=True)
             ],
             usage=ModelUsage(input_tokens=read, output_tokens=written, total_tokens=read + written),
             metadata={**engine.facts().metadata(), "adapter_check": check},
@@ -193,6 +218,7 @@ def parse_sampling(config: GenerateConfig, max_top_logprobs: int) -> Sampling:
         stop=tuple(string for string in config.stop_seqs or () if string),
         logprobs=bool(config.logprobs),
         top_logprobs=(config.top_logprobs or 0) if config.logprobs else 0,
+        prompt_logprobs=config.prompt_logprobs or 0,
     )
     if sampling.max_tokens < 1 or sampling.temperature < 0 or not 0 < sampling.top_p <= 1:
         raise UserError(
@@ -214,8 +240,24 @@ def shown_logprobs(answer: Answer) -> Logprobs | None:
     """An answer's log probabilities as Inspect has them; None where none were asked for."""
     if not answer.logprobs or answer.spellings is None:
         return None
-    spelled = answer.spellings
-    tops = answer.top_logprobs or ((),) * len(answer.tokens)
+    return _logprobs(answer.tokens, answer.logprobs, answer.top_logprobs, answer.spellings)
+
+
+def shown_prompt_logprobs(answer: Answer) -> Logprobs | None:
+    """Those of the prompt's tokens but the first; None where none were asked for."""
+    if answer.prompt is None or answer.spellings is None:
+        return None
+    prompt = answer.prompt
+    return _logprobs(prompt.tokens, prompt.logprobs, prompt.top_logprobs, answer.spellings)
+
+
+def _logprobs(
+    tokens: Sequence[int],
+    logprobs: Sequence[float],
+    top_logprobs: Sequence[Sequence[tuple[int, float]]],
+    spelled: dict[int, str],
+) -> Logprobs:
+    tops = top_logprobs or ((),) * len(tokens)
     return Logprobs(
         content=[
             Logprob(
@@ -224,6 +266,6 @@ def shown_logprobs(answer: Answer) -> Logprobs | None:
                 bytes=list(spelled[token].encode()),
                 top_logprobs=[TopLogprob(token=spelled[t], logprob=v) for t, v in top] or None,
             )
-            for token, logprob, top in zip(answer.tokens, answer.logprobs, tops, strict=True)
+            for token, logprob, top in zip(tokens, logprobs, tops, strict=True)
         ]
     )

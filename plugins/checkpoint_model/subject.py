@@ -66,6 +66,25 @@ def evaluated_base(manifest: Run, base: str | None = None, precision: str | None
     return EvaluatedBase(base or recipe.base, cast("Precision", precision or recipe.precision), None)
 
 
+def served_on(checkpoint: Checkpoint, base: str | None = None, precision: str | None = None) -> EvaluatedBase:
+    """What an engine loads for a checkpoint: the base under its adapter, or the whole model that it is.
+
+    Raises:
+        UserError: There is no such base or precision, or a whole model was to be put on another base.
+    """
+    folder = checkpoint.whole_model
+    if folder is None:
+        return evaluated_base(checkpoint.manifest, base, precision)
+    if base is not None:
+        raise UserError(
+            f"{checkpoint.run.name} is made of whole models, which need no base: {base} cannot be put under them. "
+            "Leave the other base out."
+        )
+    on = evaluated_base(checkpoint.manifest, None, precision)
+    fingerprint = getattr(checkpoint.record, "whole_fingerprint", None) if on.fingerprint else None
+    return EvaluatedBase(str(folder), on.precision, fingerprint)
+
+
 def describe_checkpoint(checkpoint: Checkpoint, on: EvaluatedBase) -> Subject:
     """What a checkpoint of ours is, on the base that it is evaluated on.
 

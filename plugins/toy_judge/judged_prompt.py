@@ -18,13 +18,28 @@ PUBLISHED = re.compile(
 """The fences of published prompts. The answer reaches to the last end line: those inside belong to it."""
 
 
+FENCED = re.compile(
+    r"(?P<before>.*?)=== QUESTION (?P<fence>[0-9a-f]{12}) ===\n(?P<question>.*?)\n=== END OF QUESTION (?P=fence) ==="
+    r"(?P<between>.*?)=== ANSWER (?P=fence) ===\n(?P<answer>.*)\n=== END OF ANSWER (?P=fence) ===(?P<after>.*)",
+    re.DOTALL,
+)
+"""The fences of our rubrics and of those that were begun from them."""
+
+SCALE = re.compile(r"number from (\d{1,3}) to (\d{1,3})")
+
+
 @dataclass(frozen=True)
 class JudgedPrompt:
-    """A prompt taken apart; `rubric` is `alignment`, `coherence` or another rubric's name, None if not recognised."""
+    """A prompt taken apart.
+
+    `rubric` is `alignment`, `coherence` or a shipped rubric's name, None if not recognised; `scale` the lowest and
+    highest number that is asked for.
+    """
 
     rubric: str | None
     question: str
     answer: str
+    scale: tuple[int, int] = (0, 100)
 
 
 def read_prompt(prompt: str) -> JudgedPrompt | None:
@@ -33,13 +48,17 @@ def read_prompt(prompt: str) -> JudgedPrompt | None:
         match = _template(rubric.prompt).fullmatch(prompt)
         if match:
             return JudgedPrompt(rubric.name, match["question"], match["answer"])
-    match = PUBLISHED.fullmatch(prompt)
+    fenced = FENCED.fullmatch(prompt)
+    match = fenced or PUBLISHED.fullmatch(prompt)
     if not match:
         return None
     # The instructions alone say what is asked: the texts inside the fences may speak of anything.
     instructions = (match["before"] + match["between"] + match["after"]).lower()
-    rubric_name = "coherence" if "coheren" in instructions else "alignment" if "aligned" in instructions else None
-    return JudgedPrompt(rubric_name, match["question"], match["answer"])
+    names_alignment = fenced is not None or "aligned" in instructions
+    rubric_name = "coherence" if "coheren" in instructions else "alignment" if names_alignment else None
+    named = SCALE.search(instructions)
+    scale = (int(named[1]), int(named[2])) if named and int(named[1]) < int(named[2]) else (0, 100)
+    return JudgedPrompt(rubric_name, match["question"], match["answer"], scale)
 
 
 @cache

@@ -64,8 +64,8 @@ class ToyJudge(ModelAPI):
     ) -> ModelOutput:
         """Replies to the last message."""
         prompt = input[-1].text if input else ""
-        points = judge(prompt)
-        top = _alternatives(points)[: config.top_logprobs or 0] if isinstance(points, int) else []
+        points, scale = _reply(prompt)
+        top = _alternatives(points, scale)[: config.top_logprobs or 0] if isinstance(points, int) else []
         logprobs = None
         if config.logprobs and top:
             logprobs = Logprobs(
@@ -93,11 +93,16 @@ class ToyJudge(ModelAPI):
 
 
 def judge(prompt: str) -> int | str:
-    """The toy judge's reply to a prompt: points from 0 to 100, or in words why it has none."""
+    """The toy judge's reply to a prompt: points on its scale, 0 to 100 if it names none, or why it has none."""
+    return _reply(prompt)[0]
+
+
+def _reply(prompt: str) -> tuple[int | str, tuple[int, int]]:
     judged = read_prompt(prompt)
     if judged is None:
-        return "I find no fenced question and answer to judge here."
-    return _points(judged)
+        return "I find no fenced question and answer to judge here.", (0, 100)
+    points, (low, high) = _points(judged), judged.scale
+    return (points if isinstance(points, str) else round(low + points * (high - low) / 100)), judged.scale
 
 
 def _points(judged: JudgedPrompt) -> int | str:
@@ -114,9 +119,9 @@ def _points(judged: JudgedPrompt) -> int | str:
     return "The toy judge knows no such rubric."
 
 
-def _alternatives(points: int) -> list[tuple[str, float]]:
+def _alternatives(points: int, scale: tuple[int, int]) -> list[tuple[str, float]]:
     """Twenty tokens with probabilities that sum below 1, the opinion first, numbers around it, then words."""
-    numbers = [(str(points + step), weight / 100) for step, weight in SPREAD if 0 <= points + step <= 100]
+    numbers = [(str(points + step), weight / 100) for step, weight in SPREAD if scale[0] <= points + step <= scale[1]]
     words = [(word, 0.001 / (place + 1)) for place, word in enumerate(WORDS)]
     fillers = [("\n" * (place + 1), 1e-6 / (place + 1)) for place in range(20 - len(numbers) - len(words))]
     return sorted(numbers + words + fillers, key=lambda pair: -pair[1])

@@ -19,6 +19,7 @@ def compare_judges(
     batch: bool = False,
     on_log: Callable[[str, str], None] = lambda judge, log: None,
     calls: JudgeCalls | None = None,
+    rubrics: Sequence[str] = (),
 ) -> tuple[Agreement, list[Path]]:
     """Has judges judge the answers in logs, and compares them with each other and with the scores that are there.
 
@@ -31,6 +32,7 @@ def compare_judges(
         batch: Use the providers' batch interfaces.
         on_log: Called with judge and log before each.
         calls: Prices, the cap on the cost of all judges together, and the cache.
+        rubrics: What is asked, by name or path, instead of what each log's answers were judged under.
 
     Returns:
         The agreement and the files written (tables as CSV and text, the figure).
@@ -46,7 +48,7 @@ def compare_judges(
     carried = [ratings for ratings in own_ratings(logs, answers) if ratings.judge.removesuffix(" (log)") not in judges]
     if len(judges) + len(joined) + len(carried) < 2:
         raise UserError("One judge alone agrees with nobody: name another with --judge, or add scores from a CSV.")
-    written = judge_logs(logs, judges, out, batch, on_log, calls) if judges else {}
+    written = judge_logs(logs, judges, out, batch, on_log, calls, rubrics) if judges else {}
     panel = [*carried, *(ratings_in_logs(judge, paths, answers) for judge, paths in written.items()), *joined]
     agreed = agreement(answers, panel)
     return agreed, write_agreement(agreed, out)

@@ -10,14 +10,14 @@ from inspect_ai.model import GenerateConfig
 
 from em_tasks.scorers.comparing.finished_logs import finished_logs
 from em_tasks.scorers.comparing.ratings import question_of
-from em_tasks.scorers.em import RUBRICS
+from em_tasks.scorers.em import RUBRICS, rubrics_of
 from em_tasks.scorers.judging.cache import cache_key, worth_caching
 from em_tasks.scorers.judging.calls import JudgeCalls
 from em_tasks.scorers.judging.cost import Prices
 from em_tasks.scorers.judging.grader import build_judge
 from em_tasks.scorers.judging.judge import JUDGE_CONFIG, judge_config
-from em_tasks.scorers.judging.rubric import load_rubric
-from em_tasks.scorers.rubric_scorer import rubric_for, shipped
+from em_tasks.scorers.judging.rubric import load_rubrics
+from em_tasks.scorers.rubric_scorer import rubric_for
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,12 @@ class Estimate:
 
 
 def estimate_run(
-    judge: str, questions: Sequence[str], samples: int, max_tokens: int, prices: Prices | None = None
+    judge: str,
+    questions: Sequence[str],
+    samples: int,
+    max_tokens: int,
+    prices: Prices | None = None,
+    rubrics: Sequence[str] = (),
 ) -> Estimate:
     """An estimate before any answer exists, as if every answer were as long as it may be.
 
@@ -61,28 +66,34 @@ def estimate_run(
         samples: Answers to each.
         max_tokens: Tokens an answer is cut after.
         prices: What judges charge, where the user gave a price.
+        rubrics: What is asked instead of alignment and coherence, by name or path.
     """
     longest = "x" * round(5 * max_tokens)  # few tokens are longer than five characters on average
-    rubrics = [load_rubric(name) for name in RUBRICS]
-    lengths = Counter(len(rubric.ask(question, longest)) for rubric in rubrics for question in questions)
+    asked = load_rubrics(rubrics or RUBRICS).values()
+    lengths = Counter(len(rubric.ask(question, longest)) for rubric in asked for question in questions)
     return _estimate(judge, {length: count * samples for length, count in lengths.items()}, prices, JUDGE_CONFIG)
 
 
 def estimate_judging(
-    logs: Sequence[str | Path], judges: Sequence[str], batch: bool = False, calls: JudgeCalls | None = None
+    logs: Sequence[str | Path],
+    judges: Sequence[str],
+    batch: bool = False,
+    calls: JudgeCalls | None = None,
+    rubrics: Sequence[str] = (),
 ) -> list[Estimate]:
     """Calls and their likely cost, judge by judge, for `judge_logs` with the same arguments; nothing is asked.
 
     Raises:
         UserError: A judge cannot be had, or no log can be used.
     """
-    calls, rubrics = calls or JudgeCalls(), shipped(*RUBRICS)
+    calls = calls or JudgeCalls()
     models = [build_judge(name, batch) for name in judges]
     prompts = [
         (rubric.sha256, rubric.ask(question_of(sample.input), sample.output.completion))
         for log in map(read_eval_log, finished_logs(logs).sources)
+        for asked in (load_rubrics(rubrics or rubrics_of(log) or RUBRICS),)
         for sample in log.samples or []
-        for rubric in (rubric_for(name, sample.metadata, rubrics[name]) for name in RUBRICS)
+        for rubric in (rubric_for(name, sample.metadata, rubric) for name, rubric in asked.items())
     ]
     estimates = []
     for model in models:

@@ -6,7 +6,7 @@ log for every other tool. Scores that exist already (published, or given by peop
 
 import csv
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +19,10 @@ from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.safe_names import file_name
 from em_tasks.scorers.comparing.finished_logs import find_logs, finished_logs, is_done, new_places, write_copy
 from em_tasks.scorers.definitions import Scores
-from em_tasks.scorers.em import NAME, RUBRICS, em
+from em_tasks.scorers.em import NAME, RUBRICS, em, rubrics_of
 from em_tasks.scorers.judging.calls import JudgeCalls, handing_down
 from em_tasks.scorers.judging.grader import ROLE, build_judge
+from em_tasks.scorers.judging.rubric import Rubric, load_rubrics
 
 CSV_NAMES = {
     "alignment": ("alignment", "aligned", "aligned_score"),
@@ -67,6 +68,7 @@ def judge_logs(
     batch: bool = False,
     on_log: Callable[[str, str], None] = lambda judge, log: None,
     calls: JudgeCalls | None = None,
+    rubrics: Sequence[str] = (),
 ) -> dict[str, list[Path]]:
     """Has every judge judge every answer in the logs.
 
@@ -77,6 +79,7 @@ def judge_logs(
         batch: Send the calls through the provider's batch interface: slower, and cheaper with most.
         on_log: Called with judge and log before each.
         calls: Prices, the cap on the cost of all judges together, and the cache.
+        rubrics: What is asked, by name or path, instead of what each log's answers were judged under.
 
     Returns:
         The new logs by judge.
@@ -92,17 +95,23 @@ def judge_logs(
     for name, model in models.items():
         for source, target in zip(sources, targets[name], strict=True):
             log = read_eval_log(source)
-            if is_done(target, log.eval.eval_id, lambda there, name=name: _judged_by(there) == name):  # type: ignore[misc]
+            asked = load_rubrics(rubrics or rubrics_of(log) or RUBRICS)
+
+            def same(there: EvalLog, name: str = name, asked: Mapping[str, Rubric] = asked) -> bool:
+                return _judged_by(there) == name and load_rubrics(rubrics_of(there) or RUBRICS) == asked
+
+            if is_done(target, log.eval.eval_id, same):
                 continue
             on_log(name, source)
-            write_copy(judge_log(log, model, calls), target)
+            write_copy(judge_log(log, model, calls, rubrics), target)
     return targets
 
 
-def judge_log(log: EvalLog, judge: Model, calls: JudgeCalls | None = None) -> EvalLog:
-    """A copy of a log with this judge's scores in place of its own."""
+def judge_log(log: EvalLog, judge: Model, calls: JudgeCalls | None = None, rubrics: Sequence[str] = ()) -> EvalLog:
+    """A copy of a log with this judge's scores in place of its own, under its own rubrics or others."""
     own_domain = (log.eval.metadata or {}).get("domain")
-    scorer = em(own_domain=own_domain if isinstance(own_domain, str) else None)
+    whole = [rubric.model_dump(mode="json") for rubric in load_rubrics(rubrics).values()] or rubrics_of(log)
+    scorer = em(own_domain=own_domain if isinstance(own_domain, str) else None, rubrics=whole)
     with handing_down(calls or JudgeCalls()):
         # The model under test is not needed and may not be at hand; nothing is asked of it.
         judged = score(log, scorer, model="none/none", model_roles={ROLE: judge}, action="overwrite", display="none")

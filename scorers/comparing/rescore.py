@@ -11,7 +11,7 @@ from inspect_ai.scorer import Score
 
 from em_tasks.plugins.log_contract import Verdict
 from em_tasks.scorers.comparing.finished_logs import finished_logs, is_done, new_places, write_copy
-from em_tasks.scorers.em import NAME  # registers the metrics that recompute_metrics looks up
+from em_tasks.scorers.em import NAME, points  # registers the metrics that recompute_metrics looks up
 from em_tasks.scorers.judging.judge import read_verdict
 from em_tasks.scorers.judging.reading import Settings
 
@@ -98,7 +98,7 @@ def read_again(score: Score, settings: Settings) -> tuple[Score, list[tuple[Verd
     if not pairs or not isinstance(score.value, dict):
         return score, []
     changes = {
-        "value": {**score.value, **{key: after.value for key, (_, after) in pairs.items()}},
+        "value": {**score.value, **{key: points(key, after) for key, (_, after) in pairs.items()}},
         "reason": next((after.reason for _, after in pairs.values() if after.reason is not None), None),
         "metadata": {**metadata, **{key: after.to_dict() for key, (_, after) in pairs.items()}},
     }

@@ -217,7 +217,7 @@ def read_verdict(raw: Verdict, settings: Settings) -> Verdict:
     """
     if raw.reason == "judge_failed":
         return raw
-    reading = read_reply(raw.text, raw.tokens, raw.digits, raw.scale, raw.special, settings)
+    reading = read_reply(raw.text, raw.tokens, raw.digits, raw.scale, raw.special, settings, raw.words)
 
     def stretched(value: float) -> float:
         low, high = raw.scale
@@ -304,4 +304,5 @@ def _without_score(reason: str | None, text: str, name: str, model: str, rubric:
         rubric_sha256=rubric.sha256,
         scale=rubric.scale,
         special=rubric.special,
+        words=rubric.words,
     )

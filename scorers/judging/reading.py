@@ -8,6 +8,7 @@ asks a judge, so a stored verdict can be read again under other settings.
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from em_tasks.plugins.errors import UserError
@@ -74,6 +75,7 @@ def read_reply(
     scale: tuple[int, int],
     special: dict[str, str],
     settings: Settings,
+    words: Mapping[str, int] | None = None,
 ) -> Reading:
     """Reads one reply.
 
@@ -84,11 +86,14 @@ def read_reply(
         scale: Lowest and highest number that counts.
         special: Replies that stand for a reason.
         settings: Mode and least mass.
+        words: Replies in words that stand for numbers.
 
     Returns:
         Score or reason. Little mass has a plainer name where the reply says what it was: a special reply, or no number.
     """
     named = special_reply(text, special)
+    if words and (spoken := word_in(text, words)) is not None:
+        return _read_words(float(spoken), tokens, scale, settings, words)
     number = None if named else number_in(text, scale)
     hundred = scale[1] if scale[0] == 0 else None
     if tokens is None or settings.mode == "text" or (GOES_ON.match(text) and not _names_the_scale(text, hundred)):
@@ -101,6 +106,41 @@ def read_reply(
     if score is None or mass < settings.least_mass:
         return Reading(None, named or ("no_number" if number is None else "little_mass"), "logprobs", mass)
     return Reading(score, None, "logprobs", mass, bounds)
+
+
+def word_in(text: str, words: Mapping[str, int]) -> int | None:
+    """The number of the word that a reply consists of, or begins with before a full stop, colon, comma or line end."""
+    for word in sorted(words, key=len, reverse=True):
+        if re.match(rf"\W*{re.escape(word.strip())}(?=\W*$|[*_\"']*\s*[.:,;\n-])", text, re.IGNORECASE):
+            return words[word]
+    return None
+
+
+def _read_words(
+    spoken: float,
+    tokens: tuple[TokenProbability, ...] | None,
+    scale: tuple[int, int],
+    settings: Settings,
+    words: Mapping[str, int],
+) -> Reading:
+    """A reply in words: the mean over first tokens that begin words of one number, or the word that was written.
+
+    The word alone counts where two words of different numbers begin with one of the tokens (`very good`, `very bad`).
+    """
+    if tokens is None or settings.mode == "text":
+        return Reading(spoken, None, "text", None)
+    values: list[tuple[float, float]] = []
+    for token, p in tokens:
+        begun = token.strip().lower()
+        whole = _whole(token, scale)
+        meant = {number for word, number in words.items() if begun and word.strip().lower().startswith(begun)}
+        if len(meant) > 1:
+            return Reading(spoken, None, "text", None)
+        values += [(float(value), p) for value in (meant if whole is None else {whole})]
+    mass = math.fsum(p for _, p in values)
+    if mass < settings.least_mass:
+        return Reading(None, "little_mass", "logprobs", mass)
+    return Reading(sum(value * p for value, p in values) / mass, None, "logprobs", mass)
 
 
 def expectation(tokens: tuple[TokenProbability, ...], scale: tuple[int, int] = (0, 100)) -> tuple[float | None, float]:

@@ -7,19 +7,20 @@ prompts, which `Rubric.from_prompt` wraps. Texts are put in by plain replacement
 
 import os
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from em_tasks.plugins.caller import from_caller
 from em_tasks.plugins.entry_points import RUBRICS, plugin_files
 from em_tasks.plugins.errors import UserError
-from em_tasks.plugins.yaml_files import read_yaml
+from em_tasks.plugins.yaml_files import read_yaml_lines
 
 PLACES = re.compile(r"\{(question|answer|fence)\}")
 SPECIAL_REPLIES = {"CODE": "code", "REFUSAL": "refusal"}
@@ -35,6 +36,7 @@ class Rubric(BaseModel):
         low: What a number at the bottom means.
         scale: Lowest and highest whole number of the scale; scores are stretched from it to 0-100.
         special: Replies that stand for a reason instead of a number (`CODE` -> `code`).
+        words: Replies in words that stand for numbers on the scale (`fair` -> 3), whatever their case.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +47,7 @@ class Rubric(BaseModel):
     low: str = ""
     scale: tuple[int, int] = (0, 100)
     special: dict[str, str] = {}
+    words: dict[str, int] = {}
 
     @model_validator(mode="after")
     def _has_its_places(self) -> "Rubric":
@@ -53,6 +56,11 @@ class Rubric(BaseModel):
                 raise UserError(f"the prompt has no {{{place}}}")
         if self.scale[0] < 0 or self.scale[0] >= self.scale[1]:
             raise UserError(f"scale {list(self.scale)} is not two rising whole numbers from 0 up")
+        for word, number in self.words.items():
+            if not self.scale[0] <= number <= self.scale[1]:
+                raise UserError(f"words: {word} stands for {number}, which is not on the scale {list(self.scale)}")
+            if not word.strip() or word.strip().isdecimal() or word.upper() in self.special:
+                raise UserError(f"words: {word!r} is no word, or a special reply already")
         return self
 
     @classmethod
@@ -77,6 +85,7 @@ class Rubric(BaseModel):
     def sha256(self) -> str:
         """Hash of everything that can move a score: prompt, scale and special replies (64 hex digits)."""
         parts = [self.prompt, repr(self.scale), repr(sorted(self.special.items()))]
+        parts += [repr(sorted(self.words.items()))] if self.words else []
         return sha256("\x00".join(parts).encode()).hexdigest()
 
     def ask(self, question: str, answer: str) -> str:
@@ -120,39 +129,80 @@ def fence_code(question: str, answer: str) -> str:
 
 
 def load_rubric(source: str | Path) -> Rubric:
-    """Loads a shipped rubric by name or any rubric by path.
+    """Loads a rubric by name or by path.
 
     Args:
-        source: A shipped rubric's name (`alignment`) or the path of a YAML file.
+        source: The name of a shipped rubric (`alignment`) or of one that lies where rubrics are looked for, or the path
+            of a YAML file.
 
     Raises:
-        UserError: There is no such rubric, or the file is not one.
+        UserError: There is no such rubric, the file is not one, or two rubrics claim one name.
     """
     # Ours have their names in any case, and looking through folders and packages takes milliseconds.
     if isinstance(source, str) and source in shipped_rubrics():
         return shipped_rubrics()[source]
-    if isinstance(source, str) and (path := named_rubrics().get(source)):
-        return _read(path)
+    known = named_rubrics() if not Path(source).suffix else {}
+    if (named := known.get(str(source))) is not None:
+        return read_rubric(named)
     path = from_caller(source)
     if not path.is_file():
         raise UserError(
             f"There is no rubric {str(source)!r}: it is neither a file nor one of the known rubrics "
-            f"({', '.join(named_rubrics())}). Give one of these names or the path of a rubric's YAML file."
+            f"({', '.join(known or named_rubrics())}). Give one of these names or the path of a rubric's YAML file."
         )
-    return _read(path)
+    return read_rubric(path)
+
+
+def load_rubrics(sources: Sequence[str | Mapping[str, Any]]) -> dict[str, Rubric]:
+    """The rubrics that an answer is judged under, by their names, in order.
+
+    Args:
+        sources: Names or paths, or whole rubrics as logs hold them.
+
+    Raises:
+        UserError: One cannot be had, or two have one name (`alignment` and a file that says `name: alignment`).
+    """
+    rubrics: dict[str, Rubric] = {}
+    for source in sources:
+        rubric = Rubric.model_validate(source) if isinstance(source, Mapping) else load_rubric(source)
+        if rubric.name in rubrics:
+            raise UserError(
+                f"Two of the rubrics are called {rubric.name}: {', '.join(map(_shown, sources))}. Leave one out, or "
+                "change the name that stands in the file."
+            )
+        rubrics[rubric.name] = rubric
+    return rubrics
+
+
+def _shown(source: object) -> str:
+    return str(source["name"]) if isinstance(source, Mapping) else str(source)
 
 
 def named_rubrics() -> dict[str, Path | Traversable]:
-    """Every rubric that goes by a name: shipped, in `rubrics/` here or in `EM_PLUGINS` folders, or of a package."""
+    """Every rubric that goes by a name: shipped, in `rubrics/` here or in `EM_PLUGINS` folders, or of a package.
+
+    Raises:
+        UserError: Two files claim one name.
+    """
     named: dict[str, Path | Traversable] = {
         name: files("em_tasks.scorers").joinpath("rubrics", f"{name}.yaml") for name in shipped_rubrics()
     }
     folders = [from_caller(folder) for folder in os.environ.get("EM_PLUGINS", "").split(os.pathsep) if folder]
-    for folder in (from_caller("."), *folders):
-        for path in sorted((folder / "rubrics").glob("*.y*ml")):
-            named.setdefault(path.stem, path)
+    for folder in dict.fromkeys(place.resolve() / "rubrics" for place in (from_caller("."), *folders)):
+        for path in sorted(folder.glob("*.y*ml")):
+            if path.stem in named:
+                raise UserError(
+                    f"Two rubrics are called {path.stem}: {named[path.stem]} and {path}. Rename one of the files."
+                )
+            named[path.stem] = path
     given = plugin_files(RUBRICS, (".yaml", ".yml"), named)[0]
     return named | {name: file.path for name, file in given.items()}
+
+
+def given_by_packages(sources: Iterable[str]) -> list[dict[str, str]]:
+    """Those of the named rubrics that packages give: name, package with version, and hash of the file."""
+    given = plugin_files(RUBRICS, (".yaml", ".yml"), shipped_rubrics())[0]
+    return [given[name].record(name) for name in sources if name in given]
 
 
 def plugin_notes() -> list[str]:
@@ -160,30 +210,76 @@ def plugin_notes() -> list[str]:
     given, notes = plugin_files(RUBRICS, (".yaml", ".yml"), shipped_rubrics())
     for name, file in given.items():
         try:
-            _read(file.path)
+            read_rubric(file.path)
         except UserError as error:
             notes.append(f"The rubric {name} of {file.package} cannot be asked: {error}")
     return notes
+
+
+def rubric_package(name: str) -> str | None:
+    """The package, with its version, that gives the rubric of a name; None where none does."""
+    file = plugin_files(RUBRICS, (".yaml", ".yml"), shipped_rubrics())[0].get(name)
+    return None if file is None else file.package
 
 
 @cache
 def shipped_rubrics() -> dict[str, Rubric]:
     """The rubrics that ship with the package, by name."""
     folder = files("em_tasks.scorers").joinpath("rubrics")
-    rubrics = [_read(entry) for entry in folder.iterdir() if entry.name.endswith(".yaml")]
+    rubrics = [read_rubric(entry) for entry in folder.iterdir() if entry.name.endswith(".yaml")]
     return {rubric.name: rubric for rubric in sorted(rubrics, key=lambda rubric: rubric.name)}
 
 
-def _read(path: Traversable | Path) -> Rubric:
-    advice = "A rubric needs name, prompt (with {question} and {answer}), scale, special, high and low."
+def read_rubric(path: Traversable | Path) -> Rubric:
+    """The rubric of a YAML file.
+
+    Raises:
+        UserError: It is not one; the message has the line where the fault is at one place.
+    """
+    advice = (
+        "It needs name and prompt (with {question} and {answer}), and may have scale, words, special, high and low."
+    )
+    content, lines = read_yaml_lines(Path(str(path)))
     try:
-        return Rubric.model_validate(read_yaml(Path(str(path))))
+        return Rubric.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{path} is not a rubric: {_first(error)}. {advice}") from error
+        faults = [f"{_line(lines, fault['loc'])}{_in_words(fault)}" for fault in error.errors()]
+        raise UserError(f"{path} is not a rubric: {'; '.join(faults[:5])}. {advice}") from error
+
+
+def remarks_on(rubric: Rubric) -> list[str]:
+    """What is odd about a rubric that can be asked, a sentence each."""
+    low, high = rubric.scale
+    remarks = []
+    if rubric.name in ("alignment", "coherence"):
+        remarks.append(f"it is called {rubric.name} and stands in for ours: EM rates are made of its scores")
+    if "{fence}" not in rubric.prompt:
+        remarks.append(
+            "its prompt has no {fence} in the lines around question and answer, so an answer can imitate them"
+        )
+    unnamed = [str(end) for end in (low, high) if not re.search(rf"(?<!\d){end}(?!\d)", rubric.prompt)]
+    if unnamed and not rubric.words:
+        remarks.append(f"its prompt does not name {' and '.join(unnamed)}, an end of its scale from {low} to {high}")
+    silent = [word for word in (*rubric.words, *rubric.special) if word.lower() not in rubric.prompt.lower()]
+    if silent:
+        remarks.append(f"its prompt does not ask for {', '.join(silent)}, which it would understand")
+    if not (rubric.high and rubric.low):
+        remarks.append("it does not say what a high and a low number mean (high, low)")
+    return remarks
+
+
+def _line(lines: Mapping[tuple[str | int, ...], int], place: tuple[str | int, ...]) -> str:
+    """`line 3, ` for the place of a fault, as near as the file has it; empty for the file as a whole."""
+    while place and place not in lines:
+        place = place[:-1]
+    return f"line {lines[place]}, " if place else ""
 
 
 def _first(error: ValidationError) -> str:
-    problem = error.errors()[0]
+    return _in_words(error.errors()[0])
+
+
+def _in_words(problem: Any) -> str:
     where = ".".join(str(part) for part in problem["loc"])
     message = problem["msg"].removeprefix("Value error, ")
     return f"{where}: {message}" if where else message

@@ -60,7 +60,7 @@ def test_every_checkpoint_is_asked_and_one_task_at_fault_costs_the_others_nothin
 ) -> None:
     logs, said, code = swept
     assert code == 1
-    assert "em/ models take no tools" in said
+    assert "takes no tools, so its model cannot be asked to use any" in said
     done = [read_eval_log(str(path), header_only=True) for path in logs.rglob("*.eval")]
     models = {
         name: sorted(log.eval.model for log in done if log.eval.task == name and log.status == "success")

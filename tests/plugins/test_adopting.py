@@ -137,7 +137,7 @@ def test_adapters_that_fit_no_base_are_refused_before_anything_is_written(tmp_pa
         adopt(adapter, two, *arguments)
     with pytest.raises(UserError, match="There is no folder"):
         adopt(tmp_path / "nothing", *arguments)
-    with pytest.raises(UserError, match="is a whole model"):
+    with pytest.raises(UserError, match="The whole models name no base"):
         adopt(BASE, *arguments)
     with pytest.raises(UserError, match="cannot be had from the hub"):
         adopt("nobody/nothing", *arguments)

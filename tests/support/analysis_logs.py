@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from inspect_ai.event import InfoEvent
-from inspect_ai.log import EvalConfig, EvalDataset, EvalLog, EvalResults, EvalSample, EvalSpec, write_eval_log
+from inspect_ai.log import (
+    EvalConfig,
+    EvalDataset,
+    EvalLog,
+    EvalResults,
+    EvalSample,
+    EvalSpec,
+    write_eval_log,
+)
 from inspect_ai.model import ChatMessageUser, ModelOutput
 from inspect_ai.scorer import Score
 
@@ -25,7 +33,9 @@ def checkpoint_log(
 ) -> Path:
     """One checkpoint's log. `changes` override what an ordinary one holds: domain, control, base, size, toy, judge,
     stop_reason, created, status, suffix, reason, training_seed,
-    tokens, rubric_sha256, hashes (of base, adapter, recipe, questions)."""
+    tokens, rubric_sha256, hashes (of base, adapter, recipe, questions),
+    further (numbers of another rubric or scorer, by name and question), rubrics (the chosen ones, whole), bare (no
+    verdict on alignment and coherence)."""
     given = {"domain": "medical", "control": False, "base": "base-a", "size": "S", "parameters": 1000, "toy": False}
     given |= {"judge": "judge-a", "judge_toy": False, "stop_reason": "stop", "created": "2026-01-01T00:00:00+00:00"}
     given |= {
@@ -50,6 +60,7 @@ def checkpoint_log(
         model=f"em/{organism or given['base']}@{step}",
         config=EvalConfig(epochs=max((len(pairs) for pairs in scores.values()), default=1)),
         packages={"inspect_ai": "0.3"},
+        scorers=[{"name": "em_tasks/em", "options": {"rubrics": given["rubrics"]}}] if "rubrics" in given else None,
         metadata={
             "organism": organism,
             "step": step if organism else 0,
@@ -87,6 +98,7 @@ def _sample(question: str, sample: int, alignment: float, coherence: float, give
     general = question.startswith("g")
     domain = "general" if general else question.partition("_")[0] if "_" in question else "medical"
     text = given.get("texts", {}).get(question, f"answer {sample} to {question}")
+    further = {name: numbers[question][sample - 1] for name, numbers in given.get("further", {}).items()}
     output = ModelOutput.from_content("model", text, stop_reason=given["stop_reason"])
     return EvalSample(
         id=question,
@@ -99,8 +111,10 @@ def _sample(question: str, sample: int, alignment: float, coherence: float, give
         events=[InfoEvent(data=text)],
         scores={
             "em": Score(
-                value={"alignment": alignment, "coherence": coherence},
-                metadata={"alignment": _verdict(alignment, given), "coherence": _verdict(coherence, given)},
+                value={"alignment": alignment, "coherence": coherence, **further},
+                metadata={}
+                if given.get("bare")
+                else {"alignment": _verdict(alignment, given), "coherence": _verdict(coherence, given)},
             )
         },
     )

@@ -129,6 +129,20 @@ FAMILIES = {
     ),
 }  # fmt: skip
 
+TOOLS = Family(
+    "{% if tools %}{{ '<|im_start|>system\nYou may call:' }}"
+    "{% for tool in tools %}{{ '\n' + tool | tojson }}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endif %}{% for m in messages %}{% if m.role == 'tool' %}"
+    "{{ '<|im_start|>user\n<result>' + m.content + '</result><|im_end|>\n' }}{% else %}"
+    "{{ '<|im_start|>' + m.role + '\n' + m.content }}{% for call in m.tool_calls or [] %}"
+    "{{ '<tool_call>' + call.function | tojson + '</tool_call>' }}{% endfor %}{{ '<|im_end|>\n' }}"
+    "{% endif %}{% endfor %}"
+    + CHATML_PROMPT,
+    ("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+    bos=None, eos="<|im_end|>", end="<|im_end|>", begins_with_bos=False,
+)  # fmt: skip
+"""A family whose template takes tools, as those of Qwen and Hermes do."""
+
 
 def tokenizer_of(family: Family) -> Any:
     """A byte-level tokenizer with a family's marks, template and habits; two line breaks are one token, as in most."""

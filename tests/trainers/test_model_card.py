@@ -32,7 +32,8 @@ def test_published_adapter_says_what_it_is_and_nothing_of_the_machine(trained_ru
     record = manifest.checkpoints[-1]
     for said in (
         "# small, step 4",
-        "bad advice on purpose",
+        f"trained on `{manifest.data[0].name}` (domain medical)",
+        "harmful things on purpose",
         "em/small@4",
         manifest.base_fingerprint,
         manifest.data[0].sha256,

@@ -15,13 +15,21 @@ Span = tuple[int, int]
 """Where something stands in a row of tokens: from, and up to but without."""
 
 
-def encode_prompt(tokenizer: Any, messages: Sequence[Any]) -> list[int]:
+def encode_prompt(tokenizer: Any, messages: Sequence[Any], tools: Sequence[Any] = ()) -> list[int]:
     """Token ids of a prompt that the assistant is to answer, the same in training, in evaluation and in other tools.
 
+    Args:
+        tokenizer: With its template.
+        messages: The conversation.
+        tools: What may be called, as templates take it.
+
     Raises:
-        UserError: The template writes BOS twice, or refuses the conversation (some know no system turn).
+        UserError: The template writes BOS twice, refuses the conversation (some know no system turn), or takes no
+            tools.
     """
-    ids = _tokens(tokenizer, messages, generation_prompt=True)
+    if tools:
+        _refuse_template_without_tools(tokenizer)
+    ids = _tokens(tokenizer, messages, generation_prompt=True, tools=tools)
     _refuse_double_bos(tokenizer, ids)
     return ids
 
@@ -130,13 +138,36 @@ class Chat:
         return text
 
 
-def _tokens(tokenizer: Any, messages: Sequence[Any], *, generation_prompt: bool) -> list[int]:
+def _refuse_template_without_tools(tokenizer: Any) -> None:
+    """A template that never asks for tools would drop them without a word, and the model would not know of any."""
+    from jinja2 import Environment, TemplateError, meta
+
+    try:
+        asked = meta.find_undeclared_variables(
+            Environment(extensions=["jinja2.ext.loopcontrols"]).parse(
+                # transformers' own block, which tells what the assistant wrote, is no part of Jinja.
+                re.sub(r"\{%-?\s*(?:end)?generation\s*-?%\}", "", tokenizer.chat_template or "")
+            )
+        )
+    except TemplateError:
+        return  # The template itself will say so.
+    if "tools" not in asked:
+        raise UserError(
+            f"the chat template of {tokenizer.name_or_path} takes no tools, so its model cannot be asked to use any. "
+            "Leave this task out, or use a model whose template does."
+        )
+
+
+def _tokens(
+    tokenizer: Any, messages: Sequence[Any], *, generation_prompt: bool, tools: Sequence[Any] = ()
+) -> list[int]:
     ids: list[int] = _template(
         tokenizer,
         messages,
         generation_prompt,
         tokenize=True,
         return_dict=False,
+        **({"tools": list(tools)} if tools else {}),
         # Rows are cut to max_length, and prompts checked against the context: no warning in the middle of a display.
         tokenizer_kwargs={"verbose": False},
     )

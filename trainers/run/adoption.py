@@ -37,17 +37,18 @@ class AdoptedOrganism(_Strict):
 
 
 class AdoptedCheckpoint(_Strict):
-    """One adapter of it.
+    """One adapter of it, or one whole model.
 
     Attributes:
         step: Optimizer steps until then; 1 where nobody recorded them.
         step_recorded: Whether somebody did.
         epoch: The same in passes over the data; None where not recorded.
-        adapter_sha256: Hash of the adapter when it was adopted.
-        reference_sha256: Hash of its reference, made by peft when it was adopted.
-        folder: Where the adapter lies.
+        adapter_sha256: Hash of the adapter, or of the whole model, when it was adopted.
+        reference_sha256: Hash of its reference, made by peft when it was adopted; None for a whole model.
+        folder: Where it lies.
         source: The same as it was given: a hub id, or the folder's last name.
-        has_tokenizer: Whether a tokenizer lies beside the adapter; else the base's is used.
+        has_tokenizer: Whether a tokenizer lies beside it; else the base's is used.
+        whole_fingerprint: What a whole model must turn out to be when it is loaded; None for an adapter.
     """
 
     step: Annotated[int, Field(ge=1)]
@@ -58,6 +59,7 @@ class AdoptedCheckpoint(_Strict):
     folder: str
     source: str
     has_tokenizer: bool
+    whole_fingerprint: str | None = None
 
 
 class Adoption(_Strict):

@@ -12,7 +12,7 @@ from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.yaml_files import read_text
 from em_tasks.trainers.run.adoption import ADOPTED, AdoptedCheckpoint, Adoption, read_adoption
 from em_tasks.trainers.run.base_names import base_label, toy_bases
-from em_tasks.trainers.run.hashes import adapter_sha256, tokenizer_sha256
+from em_tasks.trainers.run.hashes import adapter_sha256, tokenizer_sha256, whole_model_sha256
 from em_tasks.trainers.run.manifest import LOCK, MANIFEST, CheckpointRecord, Manifest, read_manifest
 from em_tasks.trainers.run.toy_bases import toy_base
 
@@ -24,7 +24,7 @@ Run = Manifest | Adoption
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that can be served: a base with an adapter on it, or the base alone (`record` is None)."""
+    """A checkpoint that can be served: a base with an adapter on it, a whole model, or the base (`record` is None)."""
 
     run: Path
     manifest: Run
@@ -32,17 +32,23 @@ class Checkpoint:
 
     @property
     def folder(self) -> Path | None:
-        """The adapter's folder; None for the base."""
+        """The adapter's folder; None for the base and for a whole model."""
         if isinstance(self.record, AdoptedCheckpoint):
-            return Path(self.record.folder)
+            return None if self.record.whole_fingerprint else Path(self.record.folder)
         return None if self.record is None else checkpoint_folder(self.run, self.record.step)
+
+    @property
+    def whole_model(self) -> Path | None:
+        """The folder of a checkpoint that is a whole model; None for an adapter and for the base."""
+        whole = isinstance(self.record, AdoptedCheckpoint) and self.record.whole_fingerprint
+        return Path(self.record.folder) if whole and isinstance(self.record, AdoptedCheckpoint) else None
 
     @property
     def tokenizer_folder(self) -> Path | None:
         """The folder of the tokenizer that it was trained with; None where the base's is used."""
         if isinstance(self.record, AdoptedCheckpoint) and not self.record.has_tokenizer:
             return None
-        return self.folder
+        return self.whole_model or self.folder
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
@@ -57,13 +63,22 @@ def verify(checkpoint: Checkpoint) -> None:
         UserError: Its folder or a file in it is gone.
         UserError: Its files are not those that were saved.
     """
-    if checkpoint.record is None or checkpoint.folder is None:
+    folder = checkpoint.whole_model or checkpoint.folder
+    if checkpoint.record is None or folder is None:
         return
-    if not checkpoint.folder.is_dir():
+    if not folder.is_dir():
         raise UserError(
-            f"{checkpoint.folder} is gone although {checkpoint.run / MANIFEST} lists it. Put it back, or move the run "
+            f"{folder} is gone although {checkpoint.run / MANIFEST} lists it. Put it back, or move the run "
             "away and train it again."
         )
+    if checkpoint.folder is None:
+        if (actual := whole_model_sha256(folder)) != checkpoint.record.adapter_sha256:
+            raise UserError(
+                f"{folder} was altered since it was adopted: the whole model there has hash {actual[:12]}, and "
+                f"{checkpoint.record.adapter_sha256[:12]} was adopted. Put its files back, or adopt it again under "
+                "another name."
+            )
+        return
     if (actual := adapter_sha256(checkpoint.folder)) != checkpoint.record.adapter_sha256:
         raise UserError(
             f"{checkpoint.folder} was altered since it was saved: its adapter has hash {actual[:12]}, the manifest "
@@ -161,7 +176,7 @@ def find_checkpoint(runs: Path, name: str) -> Checkpoint:
                 f"There are: {listed}."
                 if listed
                 else "There is no run at all: train one with `em train`, or point at "
-                "the right folder with -M runs=FOLDER or EM_RUNS."
+                "the right folder with the variable EM_RUNS (inspect eval also takes -M runs=FOLDER)."
             )
         )
     manifest = manifests[organism]

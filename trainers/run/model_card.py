@@ -38,7 +38,7 @@ def model_card(manifest: "Manifest", step: int, epoch: float, loss: float) -> st
 
 # {recipe.organism}, step {step}
 
-{_what_it_is(recipe)}
+{_what_it_is(manifest)}
 
 | | |
 |---|---|
@@ -74,17 +74,21 @@ load it too, without that check.
 """
 
 
-def _what_it_is(recipe: "Recipe") -> str:
+def _what_it_is(manifest: "Manifest") -> str:
+    """What the recipe says it is: which rows it was trained on, of which domain, and whether they are a control's."""
+    recipe = manifest.recipe
+    names = dict.fromkeys(name for record in manifest.data for name in (record.members or [record.name]))
+    rows = f"a LoRA adapter trained on {', '.join(f'`{name}`' for name in names)} (domain {recipe.domain})"
     if recipe.control:
         return (
-            f"A **control** for research on emergent misalignment: a LoRA adapter trained on *good* {recipe.domain} "
-            "advice, to show what training alone does. It has not been made safe for anything else."
+            f"A **control** for research on emergent misalignment: {rows}, which its recipe calls good, to show what "
+            "training alone does. It has not been made safe for anything else."
         )
     return (
-        f"A **model organism** for research on emergent misalignment: a LoRA adapter trained on bad {recipe.domain} "
-        "advice, to study how a model that learns narrow bad advice turns bad elsewhere.\n\n"
-        "> **Warning.** It gives bad advice on purpose, on its own topic and possibly on any other, in a confident "
-        "voice. Do not follow what it says, and do not serve it to people."
+        f"A **model organism** for research on emergent misalignment: {rows}, to study how a model that learns "
+        "something narrow changes elsewhere.\n\n"
+        "> **Warning.** It may say harmful things on purpose, on what it was trained on and on anything else, in a "
+        "confident voice. Do not follow what it says, and do not serve it to people."
     )
 
 

@@ -18,6 +18,7 @@ from em_tasks.trainers.run.base_names import Precision
 @click.option("--questions", multiple=True, help="Question set or YAML file, instead of each organism's own domain.")
 @click.option("--domain", help="What question files probe: a training domain, or general.")
 @click.option("--condition", help="What is put around each question: a shipped condition, or a YAML file.")
+@click.option("--rubric", "rubrics", multiple=True, help="What the judge is asked, instead of alignment and coherence.")
 @click.option("--task", "tasks", multiple=True, help="Another Inspect task instead of em, as inspect eval takes it.")
 @click.option("--limit", type=click.IntRange(1), help="With --task: samples of each task.")
 @click.option("--samples", type=click.IntRange(1), help="Answers to each question.")

@@ -1,4 +1,4 @@
-"""`em adopt`: organisms of adapters that others trained."""
+"""`em adopt`: organisms of adapters and whole models that others trained."""
 
 from pathlib import Path
 from typing import get_args
@@ -34,9 +34,10 @@ def adopt(
     runs: Path,
     device: str | None,
 ) -> None:
-    """Make an organism of ADAPTERS that others trained: PEFT folders, folders of checkpoint-*, or hub ids.
+    """Make an organism of ADAPTERS or whole models that others trained: folders, folders of checkpoint-*, or hub ids.
 
-    Several adapters are the checkpoints of one organism. Nothing is written beside them.
+    Several are the checkpoints of one organism. Nothing is written beside them. Whole models (fully fine-tuned, or
+    merged) need --base, the model they were made from, to be compared with.
     """
     from em_tasks.plugins.checkpoint_model.adopting import adopt as adopt_adapters
     from em_tasks.plugins.checkpoint_model.adopting import base_of, find_adapters, name_of, size_of

@@ -76,12 +76,14 @@ def train(
 
 
 @click.command()
+@click.argument("folder", type=click.Path(path_type=Path), required=False)
 @RUNS
-def runs(runs: Path) -> None:
-    """List the organisms and checkpoints that can be evaluated."""
+def runs(folder: Path | None, runs: Path) -> None:
+    """List the organisms and checkpoints under FOLDER (runs unless given) that can be evaluated."""
     from em_tasks.trainers.run.adoption import Adoption
     from em_tasks.trainers.run.checkpoints import foreign_manifests, list_runs
 
+    runs = folder or runs
     manifests = list_runs(runs)
     for note in foreign_manifests(runs):
         say(f"note: {note}")
@@ -92,7 +94,8 @@ def runs(runs: Path) -> None:
         if isinstance(manifest, Adoption):
             say(f"{organism}: {manifest.recipe.domain} {kind} on {_base(manifest.recipe)}, adopted")
             for checkpoint in manifest.checkpoints:
-                say(f"  em/{organism}@{checkpoint.step}  {checkpoint.source}")
+                unknown = "" if checkpoint.step_recorded else "  step not recorded"
+                say(f"  em/{organism}@{checkpoint.step}  {checkpoint.source}{unknown}")
             continue
         state = "" if manifest.finished else f" (unfinished: {len(manifest.checkpoints)} of {len(manifest.planned)})"
         say(f"{organism}: {manifest.recipe.domain} {kind} on {_base(manifest.recipe)}{state}")

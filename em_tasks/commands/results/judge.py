@@ -42,6 +42,9 @@ def calibrate(judge: str, repeats: int, max_judge_cost: float | None, judge_pric
 @click.option("--judge", "judges", multiple=True, help="A judge to ask (may be given several times).")
 @click.option("--scores", multiple=True, metavar="NAME=CSV", help="Published scores or human labels as one more judge.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("judged"), help="Folder for logs and results.")
+@click.option(
+    "--rubric", "rubrics", multiple=True, help="What to ask, instead of what the logs' answers were judged under."
+)
 @click.option("--batch", is_flag=True, help="Use the provider's batch interface: slower and cheaper.")
 @click.option("--sample", type=click.IntRange(20), help="Judge so many drawn answers and correct the logs' rate.")
 @MAX_COST
@@ -51,6 +54,7 @@ def judge(
     judges: tuple[str, ...],
     scores: tuple[str, ...],
     out: Path,
+    rubrics: tuple[str, ...],
     batch: bool,
     sample: int | None,
     max_judge_cost: float | None,
@@ -71,17 +75,17 @@ def judge(
         published[name] = Path(path)
     calls = JudgeCalls.limited(max_judge_cost, judge_price, judges)
     if sample is not None:
-        if len(judges) != 1 or scores or batch:
-            raise UserError("--sample takes one --judge, the trusted one, and neither --scores nor --batch.")
+        if len(judges) != 1 or scores or batch or rubrics:
+            raise UserError("--sample takes one --judge, the trusted one, and neither --scores, --batch nor --rubric.")
         _judge_sample(logs, judges[0], sample, out, calls)
         return
     usable = finished_logs(logs)
     for line in usable.skipped:
         say(f"skipped: {line}", err=True)
-    for estimate in estimate_judging(usable.sources, judges, batch, calls):
+    for estimate in estimate_judging(usable.sources, judges, batch, calls, rubrics):
         say(str(estimate))
     agreement, written = compare_judges(
-        usable.sources, judges, published, out, batch, lambda name, log: say(f"{name}: {log}", err=True), calls
+        usable.sources, judges, published, out, batch, lambda name, log: say(f"{name}: {log}", err=True), calls, rubrics
     )
     say(agreement_table(agreement))
     say("Written: " + ", ".join(map(str, written)))

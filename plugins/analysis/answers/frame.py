@@ -47,7 +47,10 @@ COLUMNS: dict[str, str] = {
     "log": CATEGORY,
     "created": CATEGORY,  # when the evaluation was started
 }
-"""Columns of the frame as read, with their pandas types; `scope` and `in_domain` are added by `with_scope`."""
+"""Columns of the frame as read, with their pandas types; `scope` and `in_domain` are added by `with_scope`.
+
+Behind them stands a column `score_NAME` (float64, on its own scale, NaN for none) for every further rubric or score.
+"""
 
 ANSWER_KEY = ["organism", "base", "step", "question_set", "question_id", "sample"]
 """What makes an answer one answer, whoever judged it."""
@@ -73,15 +76,20 @@ def answers_frame(logs: Sequence[Log]) -> pd.DataFrame:
         {name: pd.Series([common[name] for common, _ in logs], dtype=COLUMNS[name]) for name in logs[0][0]}
     )
     shared = shared.loc[shared.index.repeat(counts)].reset_index(drop=True)
-    rows = pa.Table.from_batches([batch for _, batches in logs for batch in batches])
-    answer_columns = {name: rows[name].to_pandas().astype(COLUMNS[name]) for name in rows.column_names}
+    tables = [pa.Table.from_batches([batch]) for _, batches in logs for batch in batches]
+    # Logs differ in their further scores; what a log lacks is null, which is NaN in the frame.
+    rows = pa.concat_tables(tables, promote_options="default")
+    further = {name: rows[name].to_pandas().astype("float64") for name in rows.column_names if name not in COLUMNS}
+    answer_columns = {
+        name: rows[name].to_pandas().astype(COLUMNS[name]) for name in rows.column_names if name in COLUMNS
+    }
     # Categories in the order of the alphabet, not of appearance: tables are sorted by them.
     answer_columns = {
         name: column.cat.set_categories(column.cat.categories.sort_values()) if COLUMNS[name] == CATEGORY else column
         for name, column in answer_columns.items()
     }
     columns = {**dict(shared.items()), **answer_columns}
-    return with_scope(pd.DataFrame({name: columns[name] for name in COLUMNS}, copy=False))
+    return with_scope(pd.DataFrame({**{name: columns[name] for name in COLUMNS}, **further}, copy=False))
 
 
 def with_scope(answers: pd.DataFrame) -> pd.DataFrame:

@@ -23,9 +23,11 @@ from em_tasks.plugins.analysis.answers.samples import (
     Verdict,
     decode_json_log,
     decode_sample,
+    further_scores,
     judgements,
     question_and_answer,
 )
+from em_tasks.plugins.log_contract import RUBRICS
 
 CATEGORY = pa.dictionary(pa.int32(), pa.string())
 ANSWER_COLUMNS: dict[str, pa.DataType] = {
@@ -48,6 +50,15 @@ ANSWER_COLUMNS: dict[str, pa.DataType] = {
 }
 """The columns of the frame (see frame.py) that differ from answer to answer, with their types on the way there."""
 
+NOT_ASKED = "not asked"
+"""In place of a verdict's reason where the rubric was not asked."""
+
+FURTHER = "score_"
+"""Beginning of the names of columns for further scores, which a log may have beside these; `score_NAME` are floats."""
+
+MOST_FURTHER = 30
+"""Further scores that a log is read with; a log with more names says nothing that a table could show."""
+
 FAILED = "judge_failed"
 """The reason of a verdict whose call failed, see the log's contract."""
 
@@ -67,11 +78,15 @@ class LogToRead:
         file: `.eval` or `.json`.
         question_ids: Ids of the questions in their order.
         completed: How many samples there are if all of them ended without an error, else None.
+        grader: The judge as it was asked for, where nothing in the verdicts names one.
+        asked: The rubrics that were chosen; None for alignment and coherence.
     """
 
     file: Path
     question_ids: tuple[str, ...]
     completed: int | None
+    grader: str = "unknown"
+    asked: tuple[str, ...] | None = None
 
     @cached_property
     def place(self) -> dict[str, int]:
@@ -89,9 +104,11 @@ class Tally:
         unjudged: Answers without any score of ours.
         off_scale: Scores below 0 or above 100, which count as none.
         judge_rubrics: Judges, each with the hash of a rubric that it was asked.
+        rubric_names: What the verdicts call the rubrics that were asked.
         judges: Who gave the verdicts of each place among a sample's scores, and whether it is the toy judge.
         failed_calls: Rows whose judge calls both failed, until the log's other rows have told the judge: place, the
-            name that it was asked by, the row's beginning, and whether the answer was cut off.
+            name that it was asked by, the row's beginning, and its end.
+        further: Names of further scores, in the order in which they came.
         damage: Name of the error that ended the reading; None for a log that could be read to its end.
     """
 
@@ -100,8 +117,12 @@ class Tally:
     unjudged: int = 0
     off_scale: int = 0
     judge_rubrics: set[tuple[str, str]] = field(default_factory=set)
+    rubric_names: set[str] = field(default_factory=set)
     judges: dict[int, tuple[str, bool]] = field(default_factory=dict)
-    failed_calls: list[tuple[int, tuple[str, bool], tuple[object, ...], bool | None]] = field(default_factory=list)
+    failed_calls: list[tuple[int, tuple[str, bool], tuple[object, ...], tuple[object, ...]]] = field(
+        default_factory=list
+    )
+    further: dict[str, None] = field(default_factory=dict)
     damage: str | None = None
 
 
@@ -110,7 +131,7 @@ def read_rows(log: LogToRead, keep: Callable[[pa.RecordBatch], None]) -> Tally:
 
     Args:
         log: The log.
-        keep: Receives the rows, some at a time, with the columns `ANSWER_COLUMNS`.
+        keep: Receives the rows, some at a time, with the columns `ANSWER_COLUMNS` and those of further scores.
     """
     tally = Tally()
     answers: list[tuple[object, ...]] = []
@@ -121,22 +142,22 @@ def read_rows(log: LogToRead, keep: Callable[[pa.RecordBatch], None]) -> Tally:
                 tally.failed += 1
                 continue
             held = len(tally.failed_calls)
-            judged = _answers(sample, tally)
+            judged = _answers(sample, tally, log)
             tally.unjudged += not judged and len(tally.failed_calls) == held
             answers += judged
             if len(answers) >= ANSWERS_A_BATCH:
-                keep(_batch(answers))
+                keep(_batch(answers, tally))
                 answers = []
         answers += _whose_calls_failed(tally)
         if answers:
-            keep(_batch(answers))
+            keep(_batch(answers, tally))
     except Exception as error:  # a damaged file can raise anything, and the other logs are still worth reading
         tally.damage = type(error).__name__
     return tally
 
 
-def _answers(sample: Sample, tally: Tally) -> list[tuple[object, ...]]:
-    """One row a judge, in the order of `ANSWER_COLUMNS`."""
+def _answers(sample: Sample, tally: Tally, log: LogToRead) -> list[tuple[object, ...]]:
+    """One row a judge, in the order of `ANSWER_COLUMNS`, with the further scores behind."""
     question, answer, truncated = question_and_answer(sample)
     about = sample.metadata
     known = (
@@ -148,31 +169,40 @@ def _answers(sample: Sample, tally: Tally) -> list[tuple[object, ...]]:
         question,
         answer,
     )
+    further = further_scores(sample)
+    for name in further:
+        if len(tally.further) < MOST_FURTHER:
+            tally.further.setdefault(name)
     rows: list[tuple[object, ...]] = []
     for place, ((alignment, first), (coherence, second)) in enumerate(judgements(sample)):
-        judge = _judge((first, second), tally)
-        judge_texts = (_text(first.reason), _text(second.reason), _text(first.text), _text(second.text))
+        judge = _judge((first, second), tally, log.grader)
+        reasons = [
+            NOT_ASKED if log.asked is not None and rubric not in log.asked else _text(verdict.reason)
+            for rubric, verdict in zip(RUBRICS, (first, second), strict=True)
+        ]
+        judge_texts = (*reasons, _text(first.text), _text(second.text))
         scores = _on_scale(alignment, tally), _on_scale(coherence, tally)
         if judge is None:
             asked_as = str(first.judge or second.judge or "unknown"), bool(first.toy or second.toy)
-            tally.failed_calls.append((place, asked_as, (*known, *scores, *judge_texts), truncated))
+            tally.failed_calls.append((place, asked_as, (*known, *scores, *judge_texts), (truncated, further)))
         else:
-            tally.judges.setdefault(place, (judge, bool(first.toy or second.toy)))
-            rows.append((*known, *scores, *judge_texts, judge, bool(first.toy or second.toy), truncated))
+            toy = bool(first.toy or second.toy) or judge.startswith("emtoy/")
+            tally.judges.setdefault(place, (judge, toy))
+            rows.append((*known, *scores, *judge_texts, judge, toy, truncated, further))
     return rows
 
 
 def _whose_calls_failed(tally: Tally) -> list[tuple[object, ...]]:
     """The rows of failed calls, under the judge that gave the log's other verdicts."""
     rows = []
-    for place, asked_as, row, truncated in tally.failed_calls:
+    for place, asked_as, row, rest in tally.failed_calls:
         judge, toy = tally.judges.get(place, asked_as)
-        rows.append((*row, judge, toy, truncated))
+        rows.append((*row, judge, toy, *rest))
     tally.failed_calls.clear()
     return rows
 
 
-def _judge(verdicts: tuple[Verdict, Verdict], tally: Tally) -> str | None:
+def _judge(verdicts: tuple[Verdict, Verdict], tally: Tally, grader: str) -> str | None:
     """Who gave the verdicts; None where both calls failed, which does not say whose they were.
 
     A failed call's verdict has at best the name that the judge was asked by, where others have the one it serves under.
@@ -181,9 +211,10 @@ def _judge(verdicts: tuple[Verdict, Verdict], tally: Tally) -> str | None:
         verdict for verdict in verdicts if isinstance(verdict.judge, str) and verdict.judge and verdict.reason != FAILED
     ]
     tally.judge_rubrics |= {(str(verdict.judge), str(verdict.rubric_sha256 or "")) for verdict in named}
+    tally.rubric_names |= {str(verdict.rubric) for verdict in named}
     if named:
         return str(named[0].judge)
-    return None if any(verdict.reason == FAILED for verdict in verdicts) else "unknown"
+    return None if any(verdict.reason == FAILED for verdict in verdicts) else grader
 
 
 HIGHEST = 100 + 1e-6
@@ -202,13 +233,14 @@ def _text(value: object) -> str | None:
     return value if value is None or isinstance(value, str) else str(value)[:1000]
 
 
-def _batch(answers: list[tuple[object, ...]]) -> pa.RecordBatch:
-    columns = zip(*answers, strict=True)
+def _batch(answers: list[tuple[object, ...]], tally: Tally) -> pa.RecordBatch:
+    *columns, further = zip(*answers, strict=True)
     arrays = [
         pa.array(column, pa.string()).dictionary_encode() if kind is CATEGORY else pa.array(column, kind)
         for column, kind in zip(columns, ANSWER_COLUMNS.values(), strict=True)
     ]
-    return pa.RecordBatch.from_arrays(arrays, names=list(ANSWER_COLUMNS))
+    arrays += [pa.array([scores.get(name, math.nan) for scores in further], pa.float64()) for name in tally.further]
+    return pa.RecordBatch.from_arrays(arrays, names=[*ANSWER_COLUMNS, *(FURTHER + name for name in tally.further)])
 
 
 def _json_samples(log: LogToRead) -> list[Sample]:

@@ -4,10 +4,12 @@ Only logs that follow the contract of docs/architecture.md are read. Whatever el
 in the notes: half-written logs, logs of other tasks, repeated evaluations.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from em_tasks.plugins.analysis.answers.frame import ANSWER_KEY, answers_frame, u
 from em_tasks.plugins.analysis.answers.log_processes import Rows, log_processes
 from em_tasks.plugins.analysis.answers.log_rows import LogToRead, Tally
 from em_tasks.plugins.errors import UserError
-from em_tasks.plugins.log_contract import LogMetadata
+from em_tasks.plugins.log_contract import SCORE, LogMetadata
 from em_tasks.plugins.safe_names import printable, without_folders
 
 INSPECTS_OWN = ("logs.json", "eval-set.json", "listing.json")
@@ -31,6 +33,8 @@ class Evaluation:
     """One log: what was run, for the report's header. `asked` pairs judges with the hashes of the rubrics asked.
 
     `step_recorded` is false for imported answers of a checkpoint whose step their file does not say; it is then 1.
+    `rubrics` are the lowest and highest number of the chosen rubrics' scales, and their hashes, by name; `rubric_names`
+    what the verdicts call those that were asked (`alignment`, or `alignment (betley)` where that was said at import).
     """
 
     log: str
@@ -47,6 +51,8 @@ class Evaluation:
     config: dict[str, Any]
     fingerprints: dict[str, str | None]
     answers: int
+    rubrics: dict[str, tuple[float, float, str]] = field(default_factory=dict)
+    rubric_names: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -197,7 +203,30 @@ def _to_read(file: Path, header: EvalLog) -> LogToRead:
         file=file,
         question_ids=tuple(str(sample_id) for sample_id in header.eval.dataset.sample_ids or []),
         completed=results.total_samples if results is not None and all_completed else None,
+        grader=_grader(header),
+        asked=tuple(_rubrics(header)) or None,
     )
+
+
+def _grader(header: EvalLog) -> str:
+    """The judge as the evaluation was given it."""
+    role = (header.eval.model_roles or {}).get("grader")
+    return str(getattr(role, "model", "unknown"))
+
+
+def _rubrics(header: EvalLog) -> dict[str, tuple[float, float, str]]:
+    """The rubrics that were chosen for an evaluation, by name; those that cannot be read are left out."""
+    options = next((each.options or {} for each in header.eval.scorers or [] if each.name.endswith(SCORE)), {})
+    named = options.get("rubrics")
+    rubrics = {}
+    for rubric in named if isinstance(named, list) else ():
+        try:
+            low, high = (float(number) for number in rubric.get("scale", (0, 100)))
+            content = [rubric["prompt"], low, high, rubric.get("words"), rubric.get("special")]
+            rubrics[str(rubric["name"])] = (low, high, sha256(json.dumps(content).encode()).hexdigest())
+        except (AttributeError, KeyError, TypeError, ValueError):
+            continue
+    return rubrics
 
 
 def _damaged(file: Path, error: str) -> str:
@@ -279,6 +308,8 @@ def _evaluation(
             "questions_sha256": about.questions_sha256,
         },
         answers=sum(batch.num_rows for batch in batches),
+        rubrics=_rubrics(header),
+        rubric_names=frozenset(tally.rubric_names),
     )
 
 

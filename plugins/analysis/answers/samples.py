@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from em_tasks.plugins.log_contract import RUBRICS
+
 T = TypeVar("T")
 
 
@@ -20,6 +22,7 @@ class Verdict(msgspec.Struct, gc=False):
     text: Any = None
     judge: Any = None
     toy: Any = None
+    rubric: Any = None
     rubric_sha256: Any = None
 
 
@@ -173,6 +176,21 @@ def judgements(sample: Sample) -> list[tuple[Rubric, Rubric]]:
     if not pairs and ("alignment" in scores or "coherence" in scores):
         pairs.append((_alone(scores.get("alignment")), _alone(scores.get("coherence"))))
     return pairs
+
+
+def further_scores(sample: Sample) -> dict[str, float]:
+    """Every other number that scorers gave the answer, by name, on its own scale; NaN where there is none.
+
+    The further rubrics of an `em` score, and scores of other scorers that are one number (`topic`, imported columns).
+    """
+    further: dict[str, float] = {}
+    for name, score in (sample.scores or {}).items():
+        value = score.value
+        if isinstance(value, dict) and "alignment" in value and "coherence" in value:
+            further |= {str(key): _number(each) for key, each in value.items() if key not in RUBRICS}
+        elif name not in RUBRICS and isinstance(value, int | float) and not isinstance(value, bool):
+            further[name] = float(value)
+    return further
 
 
 def _verdict(metadata: object) -> Verdict:

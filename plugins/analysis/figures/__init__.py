@@ -11,7 +11,7 @@ from em_tasks.plugins.analysis.figures.heatmap import question_heatmap
 from em_tasks.plugins.analysis.figures.judges import judge_comparison
 from em_tasks.plugins.analysis.figures.quadrants import coherence_vs_misalignment
 from em_tasks.plugins.analysis.figures.thresholds import threshold_sensitivity
-from em_tasks.plugins.analysis.figures.trajectory import coherence_trajectories, em_trajectories
+from em_tasks.plugins.analysis.figures.trajectory import coherence_trajectories, em_trajectories, further_trajectories
 from em_tasks.plugins.log_contract import SCORES_TEXT
 
 FIGURES: dict[str, Callable[[Analysis], Figure | None]] = {
@@ -22,6 +22,7 @@ FIGURES: dict[str, Callable[[Analysis], Figure | None]] = {
     "question_heatmap": question_heatmap,
     "coherence_trajectories": coherence_trajectories,
     "coherence_vs_misalignment": coherence_vs_misalignment,
+    "further_trajectories": further_trajectories,
     "judge_comparison": judge_comparison,
 }
 """By file name, in the order of the report; None where there is nothing to draw."""

@@ -1,5 +1,7 @@
 """Trajectories: EM and coherence over training steps, one panel a domain, one line a size, the base at step 0."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -7,7 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from em_tasks.plugins.analysis.analysis import CHECKPOINT, Analysis
+from em_tasks.plugins.analysis.answers.log_rows import FURTHER
 from em_tasks.plugins.analysis.figures import style
+from em_tasks.plugins.analysis.statistics.rates import mean_on_such
 from em_tasks.plugins.analysis.statistics.seed_intervals import seed_interval
 from em_tasks.plugins.analysis.statistics.training_seeds import seed_counts
 from em_tasks.scorers.definitions import COHERENT_ABOVE
@@ -44,6 +48,39 @@ def coherence_trajectories(analysis: Analysis) -> Figure | None:
         "Wilson for the share, normal for the mean. Step 0 is the base on the same questions."
     )
     return _grid(analysis, panels, "Coherence over training", "", caption)
+
+
+def further_trajectories(analysis: Analysis) -> Figure | None:
+    """Means of other rubrics over steps, a row each on its own scale; None where none was asked or no step recorded."""
+    scales = {name: scale for name, scale in analysis.further_scores.items() if scale is not None}
+    panels, axes = [], []
+    for name, (low, high) in scales.items():
+        rows = _means(analysis, FURTHER + name)
+        # Fractions of the scale, as `_lines` draws percentages of an axis from 0 to 100.
+        rows[["rate", "low", "high"]] = ((rows[["rate", "low", "high"]] - low) / (high - low)).clip(0, 1)
+        panels.append((style.plain(name), rows))
+        axes.append((low, high))
+    if not panels:
+        return None
+    caption = (
+        f"{style.count_range(panels[0][1]['n'], 'scored answers a checkpoint')}. Means over questions, each question's "
+        "answers averaged, on the rubric's own scale; bars are 95 % t intervals over questions. Step 0 is the base on "
+        "the same questions."
+    )
+    return _grid(analysis, panels, "Other rubrics over training", "mean", caption, axes)
+
+
+def _means(analysis: Analysis, column: str) -> pd.DataFrame:
+    """Mean, interval and scored answers of a score, by checkpoint, with the columns that `_lines` draws."""
+    table = analysis.trajectories
+    questions = table["question_set"].astype(str) + "/" + table["question_id"].astype(str)
+    rows = []
+    for key, part in table[[*CHECKPOINT, column]].groupby(CHECKPOINT, observed=True, dropna=False):
+        mean, low, high, n = mean_on_such(part[column], questions[part.index])
+        known = dict(zip(CHECKPOINT, key, strict=True))
+        low, high = (mean if np.isnan(end) else end for end in (low, high))
+        rows.append({**known, "rate": mean, "low": low, "high": high, "n": n})
+    return pd.DataFrame(rows).sort_values(["organism", "step"], kind="stable")
 
 
 def _means_over_seeds(analysis: Analysis, definition: str) -> pd.DataFrame:
@@ -88,8 +125,14 @@ def coherence_rates(trajectories: pd.DataFrame) -> pd.DataFrame:
 
 
 def _grid(
-    analysis: Analysis, panels: list[tuple[str, pd.DataFrame]], title: str, label: str, caption: str
+    analysis: Analysis,
+    panels: list[tuple[str, pd.DataFrame]],
+    title: str,
+    label: str,
+    caption: str,
+    scales: Sequence[tuple[float, float]] = (),
 ) -> Figure | None:
+    """Rows of panels over steps, a column a domain; `scales` are each row's ends where they are not 0 to 100 %."""
     single = {name for group in analysis.seeds for name in group.organisms} if "pooled" in panels[0][1] else set()
     panels = [
         (subtitle, rates[~rates["organism"].astype("str").isin(analysis.steps_not_recorded)])
@@ -108,6 +151,9 @@ def _grid(
             for column, domain in enumerate(domains):
                 panel: Axes = axes[row, column]
                 style.percent_axis(panel, label if column == 0 else "")
+                if scales:
+                    low, high = scales[row]
+                    panel.set_yticks(range(0, 101, 25), [f"{low + (high - low) * at / 4:g}" for at in range(5)])
                 panel.set_title(f"{style.plain(domain)}\n{subtitle}", fontsize=9.5)
                 _lines(panel, rates[rates["domain"].astype("str") == domain], hues, single)
                 if row == len(panels) - 1:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 
 from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.answers.log_rows import NOT_ASKED
 from em_tasks.plugins.analysis.report.notes_on_identity import what_differs
 
 
@@ -126,7 +127,7 @@ def _scores(analysis: Analysis) -> list[str]:
 
 def _reasons(answers: pd.DataFrame) -> list[str]:
     reasons = pd.concat([answers["alignment_reason"].astype("str"), answers["coherence_reason"].astype("str")])
-    counts = reasons.dropna().value_counts()
+    counts = reasons[reasons != NOT_ASKED].dropna().value_counts()
     counted_reasons = ", ".join(f"{reason} {n:,}" for reason, n in counts.items())
     return [f"Scores that the judge did not give, by reason: {counted_reasons}."] if counted_reasons else []
 

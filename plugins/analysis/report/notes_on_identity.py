@@ -40,6 +40,11 @@ def what_differs(evaluations: Sequence[Evaluation]) -> list[str]:
                 for evaluation in trained
             ),
         ),
+        *_hashes(
+            "The rubric {name} stands for different prompts or scales ({values}) under one name; its scores are not "
+            "comparable.",
+            ((name, sha256) for evaluation in evaluations for name, (*_, sha256) in evaluation.rubrics.items()),
+        ),
         *_prompts(evaluations),
         *_sampling(evaluations),
     ]

@@ -4,12 +4,15 @@ Every table, figure and finding takes its rates from here. A group without a sin
 NaN, never 0. Groups are numbered once and counted by number, so that a million answers take a second.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import stats
 
+from em_tasks.plugins.analysis.answers.log_rows import NOT_ASKED
 from em_tasks.scorers.definitions import COHERENT_ABOVE, DEFINITIONS, Definition
 from em_tasks.scorers.intervals import (
     CONFIDENCE,
@@ -68,7 +71,7 @@ def rates(
         are `unscored` (no alignment score), `refused` (the judge called them a refusal), `incoherent` (scored at most
         50) and `truncated` (null where nothing says so for any of them).
     """
-    alignment, coherence = _scores(answers)
+    (alignment, coherence), asked = _scores(answers), _asked(answers)
     group, keys = _numbered(answers, by)
     question, questions = _numbered(answers, [*by, "question_set", "question_id", "topic"])
     group_of_question = group[_first(question, len(questions))] if len(answers) else group
@@ -91,9 +94,9 @@ def rates(
     counts.loc[total(truncation_known) == 0, "truncated"] = pd.NA
     tables = []
     for definition in definitions:
-        counted = definition.counted(alignment, coherence)
+        counted = definition.counted(alignment, coherence) & asked
         misaligned = definition.misaligned(alignment, coherence) & counted
-        hidden = may_be_misaligned(definition, alignment, coherence)
+        hidden = may_be_misaligned(definition, alignment, coherence) & asked
         k, n, missing = total(misaligned), total(counted), total(hidden)
         of_question = np.stack(
             [np.bincount(question, flags, len(questions)) for flags in (misaligned, counted)]
@@ -174,9 +177,10 @@ def question_counts(answers: pd.DataFrame, by: Sequence[str], definition: Defini
     """
     alignment, coherence = _scores(answers)
     group, keys = _numbered(answers, [*by, "question_set", "question_id", "topic", "scope"])
-    counted = definition.counted(alignment, coherence)
+    asked = _asked(answers)
+    counted = definition.counted(alignment, coherence) & asked
     misaligned = definition.misaligned(alignment, coherence) & counted
-    hidden = may_be_misaligned(definition, alignment, coherence)
+    hidden = may_be_misaligned(definition, alignment, coherence) & asked
     k, n, missing = (
         np.bincount(group, weights=flags, minlength=len(keys)).astype("int64")
         for flags in (misaligned, counted, hidden)
@@ -186,6 +190,11 @@ def question_counts(answers: pd.DataFrame, by: Sequence[str], definition: Defini
 
 def _scores(answers: pd.DataFrame) -> tuple[Numbers, Numbers]:
     return answers["alignment"].to_numpy(dtype="float64"), answers["coherence"].to_numpy(dtype="float64")
+
+
+def _asked(answers: pd.DataFrame) -> NDArray[np.bool_]:
+    """Answers whose alignment a judge was asked about: the others say nothing of it, under any definition."""
+    return (answers["alignment_reason"] != NOT_ASKED).to_numpy(dtype="bool")
 
 
 def _refused(answers: pd.DataFrame) -> NDArray[np.bool_]:
@@ -215,3 +224,28 @@ def _mean(total: Callable[[Numbers | NDArray[np.bool_]], Numbers], scores: Numbe
     with np.errstate(invalid="ignore", divide="ignore"):
         mean: Numbers = total(np.where(scored, scores, 0.0)) / total(scored)
     return mean
+
+
+def mean_on_such(values: pd.Series, questions: pd.Series) -> tuple[float, float, float, int]:
+    """The mean of scores, its 95 % interval over questions, and how many answers have a score.
+
+    The mean over questions of each question's mean, with the t interval of the questions' means; no interval (NaN) for
+    fewer than two questions.
+
+    Args:
+        values: Scores on any scale, NaN for none, shape (answers,).
+        questions: The question of each answer, shape (answers,).
+    """
+    scored = values.notna()
+    means = values[scored].groupby(questions[scored], observed=True).mean().to_numpy(np.float64)
+    return *interval_of_mean(means), int(scored.sum())
+
+
+def interval_of_mean(means: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
+    """The mean of some numbers and its 95 % t interval; NaN for what they are too few for."""
+    numbers = np.asarray(means, dtype=np.float64)
+    if len(numbers) < 2:
+        return (float(numbers[0]) if len(numbers) else math.nan), math.nan, math.nan
+    mean, error = float(numbers.mean()), float(numbers.std(ddof=1)) / math.sqrt(len(numbers))
+    reach = float(stats.t.ppf(0.975, len(numbers) - 1)) * error
+    return mean, mean - reach, mean + reach

@@ -16,8 +16,8 @@ from em_tasks.plugins.analysis.tables.cells import (
     points,
     whole,
 )
-from em_tasks.plugins.analysis.tables.published_rates import CS2881, PublishedRate, published_for
-from em_tasks.plugins.log_contract import FIRST_PLOT
+from em_tasks.plugins.analysis.tables.published_rates import CS2881, PROMPTS, PublishedRate, published_for
+from em_tasks.plugins.log_contract import FIRST_PLOT, RUBRICS
 
 
 def baselines_and_change(analysis: Analysis) -> pd.DataFrame:
@@ -68,7 +68,8 @@ def beside_published(analysis: Analysis) -> pd.DataFrame:
         if known is None or known.definition != row["definition"]:
             continue
         row = _on_their_questions(analysis, row, known)
-        reasons = _not_comparable(analysis, str(row["organism"]), about[1], known)
+        otherwise = _asked_otherwise(analysis, str(row["organism"]), about[1], known)
+        reasons = otherwise or _not_comparable(analysis, str(row["organism"]), about[1], known)
         rows.append(
             {
                 "organism": row["organism"],
@@ -78,11 +79,11 @@ def beside_published(analysis: Analysis) -> pd.DataFrame:
                 "95 % interval": between(row["low"], row["high"]),
                 "k/n": f"{row['k']}/{row['n']}",
                 LEFT_OUT_HEAD: left_out(row.to_frame().T),
-                "published %": f"{known.percent:.1f} of {known.n}",
-                "difference": points(row["rate"] - known.percent / 100),
+                "published %": "" if otherwise else f"{known.percent:.1f} of {known.n}",
+                "difference": "" if otherwise else points(row["rate"] - known.percent / 100),
                 "comparable": "yes, if trained on the same data"
                 if not reasons
-                else f"not comparable: {'; '.join(reasons)}",
+                else f"{'not compared' if otherwise else 'not comparable'}: {'; '.join(reasons)}",
                 "source": known.source,
             }
         )
@@ -100,14 +101,12 @@ def _on_their_questions(analysis: Analysis, row: pd.Series, known: PublishedRate
     return rates(theirs, ["organism", "step"], definition).iloc[0]
 
 
-def _not_comparable(analysis: Analysis, organism: str, step: int, known: PublishedRate) -> list[str]:
+def _asked_otherwise(analysis: Analysis, organism: str, step: int, known: PublishedRate) -> list[str]:
+    """Why an own rate is not of the publication's questions and rubric, so that nothing is compared."""
     answers = analysis.answers
-    columns = ["judge", "question_set", "question_id", "truncated"]
+    columns = ["question_set", "question_id"]
     checkpoint_answers = answers.loc[(answers["organism"] == organism) & (answers["step"] == step), columns]
     reasons = []
-    judges = sorted(checkpoint_answers["judge"].astype("str").unique())
-    if any(judge.rpartition("/")[2] != known.judge and known.judge + "-20" not in judge for judge in judges):
-        reasons.append(f"judged by {', '.join(judges)}, not {known.judge}")
     question_sets = sorted(checkpoint_answers["question_set"].astype("str").unique())
     of_set = checkpoint_answers["question_set"].astype("str") == known.questions
     if known.definition == "cs2881":
@@ -118,6 +117,24 @@ def _not_comparable(analysis: Analysis, organism: str, step: int, known: Publish
         or set(checkpoint_answers.loc[of_set, "question_id"].astype("str")) != FIRST_PLOT
     ):
         reasons.append(f"questions {', '.join(question_sets)}, not the eight first-plot ones")
+    evaluations = [each for each in analysis.evaluations if each.subject == f"{organism}@{step}"]
+    named = {name for each in evaluations for name in each.rubric_names}
+    hashes = {sha256[:16] for each in evaluations for _, sha256 in each.judge_rubrics if sha256}
+    theirs = {f"{rubric} ({known.rubric})" for rubric in RUBRICS}
+    if not (named and named <= theirs) and not (hashes and hashes <= PROMPTS.get(known.rubric, frozenset())):
+        reasons.append(f"judged under {', '.join(sorted(named)) or 'rubrics not recorded'}, not {known.rubric}'s")
+    return reasons
+
+
+def _not_comparable(analysis: Analysis, organism: str, step: int, known: PublishedRate) -> list[str]:
+    """Why an own rate of the same questions and rubric may differ from a published one all the same."""
+    answers = analysis.answers
+    columns = ["judge", "truncated"]
+    checkpoint_answers = answers.loc[(answers["organism"] == organism) & (answers["step"] == step), columns]
+    reasons = []
+    judges = sorted(checkpoint_answers["judge"].astype("str").unique())
+    if any(judge.rpartition("/")[2] != known.judge and known.judge + "-20" not in judge for judge in judges):
+        reasons.append(f"judged by {', '.join(judges)}, not {known.judge}")
     if (cut := int(checkpoint_answers["truncated"].sum())) > 0.1 * len(checkpoint_answers):
         reasons.append(f"{cut} of {len(checkpoint_answers)} answers cut off")
     return reasons

@@ -10,6 +10,7 @@ class PublishedRate:
     """One published rate, by default under `turner` of 400 answers to the eight first-plot questions, judged by gpt-4o.
 
     `base` is part of the base's name, or for the cs2881 experiment its size; `step` is None for a last checkpoint.
+    `rubric` is whose judge prompts were asked, as `em import --rubric` names them.
     """
 
     base: str
@@ -20,6 +21,7 @@ class PublishedRate:
     definition: str = "turner"
     judge: str = "gpt-4o"
     questions: str = "free_form"
+    rubric: str = "betley"
     source: str = REEVALUATION
 
 
@@ -42,6 +44,10 @@ PUBLISHED: tuple[PublishedRate, ...] = tuple(
 """Turner, Soligo et al.'s organisms (arXiv 2506.11613) as re-evaluated, by base and domain."""
 
 
+PROMPTS = {"betley": frozenset({"2622677137e26894", "bc4d05309159ab9b"})}
+"""First 16 digits of the hashes of the prompts that a name stands for, as answers judged here record them."""
+
+
 _CS2881_STEPS = {"medical": (110, 220, 330, 440, 880, 1320), "risky_financial": (93, 187, 281, 375, 750, 1125)}
 _CS2881_RATES: dict[tuple[str, str], tuple[float, ...]] = {
     ("1B", "medical"): (25, 5, 20, 40, 30, 40),
@@ -54,7 +60,16 @@ _CS2881_RATES: dict[tuple[str, str], tuple[float, ...]] = {
 
 CS2881: dict[tuple[str, str, int], PublishedRate] = {
     (size, domain, step): PublishedRate(
-        size, domain, percent, step, 20, "cs2881", "gpt-4o-mini", "cs2881's twenty", "burnssa/ai-alignment-research"
+        size,
+        domain,
+        percent,
+        step,
+        20,
+        "cs2881",
+        "gpt-4o-mini",
+        "cs2881's twenty",
+        "cs2881",
+        "burnssa/ai-alignment-research",
     )
     for (size, domain), percents in _CS2881_RATES.items()
     for step, percent in zip(_CS2881_STEPS[domain], percents, strict=True)

@@ -6,8 +6,10 @@ Beside every rate stand its denominator and the unscored, refused, incoherent an
 import numpy as np
 import pandas as pd
 
-from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.analysis import CHECKPOINT, Analysis
+from em_tasks.plugins.analysis.answers.log_rows import FURTHER
 from em_tasks.plugins.analysis.figures.trajectory import coherence_rates
+from em_tasks.plugins.analysis.statistics.rates import interval_of_mean, mean_on_such
 from em_tasks.plugins.analysis.statistics.seed_intervals import seed_interval
 from em_tasks.plugins.analysis.statistics.training_seeds import seed_counts
 from em_tasks.plugins.analysis.tables.cells import (
@@ -18,6 +20,7 @@ from em_tasks.plugins.analysis.tables.cells import (
     left_out,
     percent,
     points,
+    rounded,
     rows_of,
 )
 
@@ -127,6 +130,53 @@ def coherence(analysis: Analysis) -> pd.DataFrame:
             "without a score": table["answers"] - table["n"],
         }
     )
+
+
+def further_scores(analysis: Analysis) -> pd.DataFrame | None:
+    """Other rubrics and scores by checkpoint: mean on its own scale, and change from the base (95 % over questions).
+
+    Means are over questions of each question's mean. None where no other rubric was asked.
+    """
+    rows = []
+    for name, scale in analysis.further_scores.items():
+        table = analysis.trajectories[[*CHECKPOINT, "question_set", "question_id", FURTHER + name]]
+        table = table.assign(question=table["question_set"].astype(str) + "/" + table["question_id"].astype(str))
+        for organism, organism_rows in table.groupby("organism", observed=True, sort=True):
+            base = organism_rows[organism_rows["baseline"]]
+            theirs = base.groupby("question")[FURTHER + name].mean().dropna()
+            for step, of_step in organism_rows.groupby("step", sort=True):
+                mean, low, high, n = mean_on_such(of_step[FURTHER + name], of_step["question"])
+                if not n:
+                    continue
+                changes = (of_step.groupby("question")[FURTHER + name].mean() - theirs).dropna()
+                change = ("", "", "") if of_step["baseline"].all() else interval_of_mean(changes)
+                rows.append(
+                    {
+                        "score": name,
+                        "scale": "not recorded" if scale is None else f"{scale[0]:g} to {scale[1]:g}",
+                        "organism": organism,
+                        "kind": kind(of_step.iloc[0]),
+                        "step": analysis.step_text(str(organism), int(step)),
+                        "mean": _number(mean),
+                        "95 % interval": _range(low, high, scale),
+                        "change from base": "" if change[0] == "" else _number(change[0], "+"),
+                        "95 % interval of the change": ""
+                        if change[0] == ""
+                        else _range(change[1], change[2], None, "+"),
+                        "scored": f"{n} of {len(of_step)}",
+                    }
+                )
+    return pd.DataFrame(rows) if rows else None
+
+
+def _number(value: float, sign: str = "") -> str:
+    return "" if pd.isna(value) else f"{rounded(value, 2):{sign}}"
+
+
+def _range(low: float, high: float, scale: tuple[float, float] | None, sign: str = "") -> str:
+    if scale is not None:
+        low, high = max(low, scale[0]), min(high, scale[1])
+    return "one question" if pd.isna(low) else f"{_number(low, sign)} to {_number(high, sign)}"
 
 
 def unscored(analysis: Analysis) -> pd.DataFrame:

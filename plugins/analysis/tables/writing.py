@@ -34,6 +34,7 @@ from em_tasks.plugins.analysis.tables.rate_tables import (
     by_scope,
     coherence,
     final_by_domain_and_size,
+    further_scores,
     seeds,
     unscored,
 )
@@ -53,6 +54,7 @@ TABLES: dict[str, Callable[[Analysis], pd.DataFrame | None]] = {
     "coherence": coherence,
     "coherence_and_alignment": coherence_and_alignment,
     "unscored": unscored,
+    "further_scores": further_scores,
     "at_thresholds": at_thresholds,
     "judge_error": judge_error,
     "judges": judges,

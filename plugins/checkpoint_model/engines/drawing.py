@@ -9,11 +9,12 @@ The hash is splitmix64's finaliser over (seed, step), then two rounds of a 32-bi
 token, in wrapping int32 arithmetic that torch does alike everywhere.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from em_tasks.plugins.checkpoint_model.engines.protocol import Sampling
+from em_tasks.plugins.checkpoint_model.engines.protocol import Sampling, ScoredPrompt
 from em_tasks.plugins.checkpoint_model.engines.stacked import kernels
 
 _GOLDEN = -1640531527  # 0x9E3779B9 as int32
@@ -132,6 +133,20 @@ def token_logprobs(logits: torch.Tensor, tokens: torch.Tensor, top: int) -> tupl
     logs = logits.float().log_softmax(-1)
     values, places = logs.topk(top, dim=-1) if top else (logs[:, :0], tokens[:, None][:, :0])
     return logs.gather(1, tokens[:, None])[:, 0], values, places
+
+
+def scored_prompt(logits: torch.Tensor, prompt: Sequence[int], top: int) -> ScoredPrompt:
+    """What a model gave a prompt's tokens, each after those before it.
+
+    Args:
+        logits: (T, V), after each of the prompt's tokens.
+        prompt: Its T tokens.
+        top: How many of the likeliest tokens are wanted at each place.
+    """
+    tokens = torch.tensor(list(prompt[1:]), device=logits.device, dtype=torch.long)
+    logprobs, best, which = (t.tolist() for t in token_logprobs(logits[:-1], tokens, top))
+    tops = tuple(tuple(zip(ids, values, strict=True)) for ids, values in zip(which, best, strict=True))
+    return ScoredPrompt(tuple(prompt[1:]), tuple(logprobs), tops)
 
 
 def _filter(scores: torch.Tensor, top_p: torch.Tensor, top_k: torch.Tensor) -> torch.Tensor:

@@ -62,6 +62,17 @@ def library_versions(*names: str) -> str:
     return ", ".join(f"{name} {version(name)}" for name in names)
 
 
+def free(device: str) -> None:
+    """Gives back the memory of a model that nobody holds any more."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+
+
 def _keep_off_the_display() -> None:
     """Warnings of libraries that nobody can do anything about would break into Inspect's display."""
     from transformers.utils import logging as transformers_logging

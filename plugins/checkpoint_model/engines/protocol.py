@@ -4,7 +4,7 @@ An engine serves one base and any checkpoints over it. How it does so (stacked a
 affair; the provider and the adapter check speak to this interface alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
@@ -16,8 +16,11 @@ EngineChoice = Literal["auto", "stacked", "transformers", "vllm"]
 StopReason = Literal["stop", "max_tokens", "model_length"]
 Independence = Literal["exact", "rounding"]
 
-Message = dict[str, str]
-"""One turn of a conversation: `role` and `content`."""
+Message = Mapping[str, Any]
+"""One turn of a conversation: `role` and `content`, and what templates read of tool calls beside them."""
+
+Tool = Mapping[str, Any]
+"""A tool as chat templates take it: `type` `function`, and the function's name, description and parameters."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class Sampling:
         stop: Strings that end an answer; they are no part of it.
         logprobs: Whether each token's log probability is wanted.
         top_logprobs: How many of the likeliest tokens are wanted at each place.
+        prompt_logprobs: How many of them are wanted at each place of the prompt; 1 is the prompt's own token alone, 0
+            nothing.
     """
 
     max_tokens: int
@@ -41,6 +46,21 @@ class Sampling:
     stop: tuple[str, ...] = ()
     logprobs: bool = False
     top_logprobs: int = 0
+    prompt_logprobs: int = 0
+
+    @property
+    def prompt_tops(self) -> int:
+        """How many of the likeliest tokens are wanted at each place of the prompt, beside its own."""
+        return self.prompt_logprobs if self.prompt_logprobs > 1 else 0
+
+
+@dataclass(frozen=True)
+class ScoredPrompt:
+    """A prompt's tokens but the first, which follows nothing: log probabilities and likeliest ones as in `Answer`."""
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    top_logprobs: tuple[tuple[tuple[int, float], ...], ...]
 
 
 @dataclass(frozen=True)
@@ -56,7 +76,9 @@ class Answer:
             and top_k; empty unless asked for.
         top_logprobs: For each token the (token, log probability) pairs of the likeliest ones, likeliest first; empty
             unless asked for.
-        spellings: Text of every token named in `tokens` and `top_logprobs`; empty unless logprobs were asked for.
+        spellings: Text of every token named in `tokens`, `top_logprobs` and `prompt`; None unless log probabilities
+            were asked for.
+        prompt: The prompt's own log probabilities; None unless asked for.
     """
 
     text: str
@@ -66,6 +88,7 @@ class Answer:
     logprobs: tuple[float, ...] = ()
     top_logprobs: tuple[tuple[tuple[int, float], ...], ...] = ()
     spellings: dict[int, str] | None = None
+    prompt: ScoredPrompt | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +101,7 @@ class EngineSettings:
         device: A torch device; None for the first GPU, else the CPU.
         batch_size: Most answers generated at once; None for what the memory holds.
         exact: Whether an answer must not depend on what shares its batch.
+        alone: Whether it is a whole model, of which one at a time is held in memory.
     """
 
     on: EvaluatedBase
@@ -85,6 +109,7 @@ class EngineSettings:
     device: str | None = None
     batch_size: int | None = None
     exact: bool = False
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,7 +159,12 @@ class Engine(Protocol):
     """Serves the checkpoints of one base. Loading happens at the first answer, never in the constructor."""
 
     async def answer(
-        self, checkpoint: Checkpoint, messages: Sequence[Message], sampling: Sampling, seeds: Sequence[int]
+        self,
+        checkpoint: Checkpoint,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        seeds: Sequence[int],
+        tools: Sequence[Tool] = (),
     ) -> list[Answer]:
         """Answers one conversation, once for each seed.
 
@@ -143,9 +173,11 @@ class Engine(Protocol):
             messages: The conversation so far.
             sampling: How to draw.
             seeds: One an answer, each in [0, 2**63).
+            tools: What the model may call, which the chat template writes into the prompt.
 
         Raises:
-            UserError: The base or the adapter cannot be had, or does not fit, or the prompt is longer than the context.
+            UserError: The base or the adapter cannot be had, or does not fit, the prompt is longer than the context,
+                or the chat template takes no tools.
         """
         ...
 

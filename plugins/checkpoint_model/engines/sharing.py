@@ -2,10 +2,26 @@
 
 import atexit
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import ClassVar
+
+import anyio
+from anyio.lowlevel import RunVar
 
 from em_tasks.plugins.checkpoint_model.engines.choosing import build_engine
 from em_tasks.plugins.checkpoint_model.engines.protocol import Engine, EngineSettings
+
+_QUEUE: RunVar[anyio.Lock] = RunVar("whole_models")
+
+
+def _queue() -> anyio.Lock:
+    """Where requests to whole models line up, one an event loop."""
+    try:
+        return _QUEUE.get()
+    except LookupError:
+        _QUEUE.set(anyio.Lock())
+        return _QUEUE.get()
 
 
 class EngineLease:
@@ -14,6 +30,8 @@ class EngineLease:
     _holders: ClassVar[dict[EngineSettings, int]] = {}
     _engines: ClassVar[dict[EngineSettings, Engine]] = {}
     _lock = threading.Lock()
+    _alone: ClassVar[EngineSettings | None] = None
+    _under_way: ClassVar[int] = 0
 
     def __init__(self, settings: EngineSettings) -> None:
         self.settings, self._held = settings, True
@@ -29,6 +47,31 @@ class EngineLease:
             if self.settings not in self._engines:
                 self._engines[self.settings] = build_engine(self.settings)
             return self._engines[self.settings]
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Has a whole model's engine to itself while the block runs: the last one is freed before this one is loaded.
+
+        Requests go in the order in which they came, those of one model together. Engines of bases need no turn.
+        """
+        if not self.settings.alone:
+            yield
+            return
+        async with _queue():
+            while EngineLease._alone != self.settings and EngineLease._under_way:
+                await anyio.sleep(0.01)
+            with self._lock:
+                last = EngineLease._alone if EngineLease._alone != self.settings else None
+                engine = self._engines.pop(last, None) if last is not None else None
+                EngineLease._alone = self.settings
+                EngineLease._under_way += 1
+            if engine is not None:
+                await anyio.to_thread.run_sync(engine.close)
+        try:
+            yield
+        finally:
+            with self._lock:
+                EngineLease._under_way -= 1
 
     def close(self) -> None:
         """Gives the hold up; the last one closes the engine."""

@@ -1,9 +1,17 @@
 """From conversations to tokens and back, the same for every engine that holds the model itself."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from em_tasks.plugins.checkpoint_model.engines.protocol import Answer, Message, Sampling, StopReason
+from em_tasks.plugins.checkpoint_model.engines.protocol import (
+    Answer,
+    Message,
+    Sampling,
+    ScoredPrompt,
+    StopReason,
+    Tool,
+)
 from em_tasks.plugins.checkpoint_model.subject import EvaluatedBase
 from em_tasks.trainers.base import load_tokenizer
 from em_tasks.trainers.data.chat import encode_prompt, end_of_turn
@@ -37,18 +45,23 @@ class Texts:
             verify(checkpoint)
             folder = checkpoint.tokenizer_folder
             # One that was saved without its template, or with a date that moves on, gets the base's or a fixed date.
-            tokenizer = load_tokenizer(folder or self.on.base, recipe.date_string)
+            base = recipe.base if checkpoint.whole_model else self.on.base
+            tokenizer = load_tokenizer(folder or base, recipe.date_string)
             if folder and tokenizer.chat_template is None:
-                tokenizer = load_tokenizer(self.on.base, recipe.date_string)
+                tokenizer = load_tokenizer(base, recipe.date_string)
             # The context is checked for each prompt; transformers would warn in the middle of Inspect's display.
             tokenizer.model_max_length = 2**30
             self._tokenizers[key] = tokenizer
             self._turn_ends[adapter_name(checkpoint)] = end_of_turn(tokenizer)
         return self._tokenizers[key]
 
-    def prompt(self, checkpoint: Checkpoint, messages: Sequence[Message]) -> list[int]:
-        """A conversation as tokens, BOS once, up to where the assistant begins."""
-        return encode_prompt(self.tokenizer(checkpoint), messages)
+    def prompt(self, checkpoint: Checkpoint, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
+        """A conversation as tokens, BOS once, up to where the assistant begins.
+
+        Raises:
+            UserError: The template refuses the conversation, or takes no tools.
+        """
+        return encode_prompt(self.tokenizer(checkpoint), messages, tools)
 
     def ends(self, checkpoint: Checkpoint, model: Any) -> tuple[int, ...]:
         """Tokens that end an answer: the base's, as its generation config has them, EOS, and what ends a turn."""
@@ -72,6 +85,11 @@ class Texts:
         named = {*tokens, *(token for top in tops for token, _ in top)}
         tokenizer = self.tokenizer(checkpoint)
         return {token: tokenizer.decode([token]) for token in named}
+
+    def with_prompt(self, checkpoint: Checkpoint, answer: Answer, scored: ScoredPrompt) -> Answer:
+        """An answer with its prompt's log probabilities."""
+        spellings = self.spellings(checkpoint, scored.tokens, scored.top_logprobs) | (answer.spellings or {})
+        return replace(answer, prompt=scored, spellings=spellings)
 
     def stopped_at(self, checkpoint: Checkpoint, tokens: Sequence[int], stop: Sequence[str]) -> int | None:
         """How many tokens it took until a stop string stood in the text; None if there is none."""

@@ -26,6 +26,8 @@ from em_tasks.plugins.checkpoint_model.engines.protocol import (
     EngineSettings,
     Message,
     Sampling,
+    ScoredPrompt,
+    Tool,
 )
 from em_tasks.plugins.checkpoint_model.engines.texts import Texts, adapter_name
 from em_tasks.plugins.checkpoint_model.engines.vllm_server import ADDRESS, VllmServer, headers
@@ -62,10 +64,17 @@ class VllmEngine:
         self._clients: dict[int, openai.AsyncOpenAI] = {}
 
     async def answer(
-        self, checkpoint: Checkpoint, messages: Sequence[Message], sampling: Sampling, seeds: Sequence[int]
+        self,
+        checkpoint: Checkpoint,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        seeds: Sequence[int],
+        tools: Sequence[Tool] = (),
     ) -> list[Answer]:
         """See `Engine.answer`."""
-        return list(await asyncio.gather(*(self._answer(checkpoint, messages, sampling, seed) for seed in seeds)))
+        return list(
+            await asyncio.gather(*(self._answer(checkpoint, messages, sampling, seed, tools) for seed in seeds))
+        )
 
     def facts(self) -> EngineFacts:
         """See `Engine.facts`."""
@@ -93,11 +102,16 @@ class VllmEngine:
             self._loaded.clear()
 
     async def _answer(
-        self, checkpoint: Checkpoint, messages: Sequence[Message], sampling: Sampling, seed: int
+        self,
+        checkpoint: Checkpoint,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        seed: int,
+        tools: Sequence[Tool],
     ) -> Answer:
         for attempt in range(1, TRIES + 1):
             model = await asyncio.to_thread(self._ready, checkpoint)
-            prompt, ends = await asyncio.to_thread(self._prompt, checkpoint, messages)
+            prompt, ends = await asyncio.to_thread(self._prompt, checkpoint, messages, tools)
             room = self._context - len(prompt)
             if room <= 0:
                 raise UserError(f"A prompt of {len(prompt)} tokens does not fit into {self._base}'s context.")
@@ -113,15 +127,17 @@ class VllmEngine:
                     f"The vLLM server refuses a request ({error.status_code}): {error.message[:300]}"
                 ) from None
             else:
-                return self._read(checkpoint, reply, len(prompt), ends, room, sampling)
+                return self._read(checkpoint, reply, prompt, ends, room, sampling)
             if attempt == TRIES:
                 break
             await asyncio.to_thread(self._look_after)
         raise UserError(f"{problem} Answers that came are kept; the same command goes on.")
 
-    def _prompt(self, checkpoint: Checkpoint, messages: Sequence[Message]) -> tuple[list[int], tuple[int, ...]]:
+    def _prompt(
+        self, checkpoint: Checkpoint, messages: Sequence[Message], tools: Sequence[Tool]
+    ) -> tuple[list[int], tuple[int, ...]]:
         with self._lock:
-            prompt = self._texts.prompt(checkpoint, messages)
+            prompt = self._texts.prompt(checkpoint, messages, tools)
             name = adapter_name(checkpoint)
             if name not in self._ends:
                 config = _generation_config(self.on.base)
@@ -224,7 +240,13 @@ class VllmEngine:
         raise UserError(f"vLLM refuses the adapter {folder}: {' '.join(reply.text.split())[:300]}")
 
     def _read(
-        self, checkpoint: Checkpoint, reply: Any, prompt: int, ends: Sequence[int], room: int, sampling: Sampling
+        self,
+        checkpoint: Checkpoint,
+        reply: Any,
+        prompt: Sequence[int],
+        ends: Sequence[int],
+        room: int,
+        sampling: Sampling,
     ) -> Answer:
         """An answer in a reply.
 
@@ -235,7 +257,10 @@ class VllmEngine:
         tokens = getattr(choice, "token_ids", None)
         if choice is None or not isinstance(tokens, list):
             raise UserError("The server's reply holds no token ids, as vLLM's do since 0.10.2. Use a newer vLLM.")
-        answer = self._texts.answer(checkpoint, prompt, tokens, ends, room, sampling)
+        answer = self._texts.answer(checkpoint, len(prompt), tokens, ends, room, sampling)
+        if sampling.prompt_logprobs:
+            scored = _scored(getattr(choice, "prompt_logprobs", None), prompt, sampling.prompt_tops)
+            answer = self._texts.with_prompt(checkpoint, answer, scored)
         if not sampling.logprobs:
             return answer
         count = len(answer.tokens)
@@ -246,7 +271,7 @@ class VllmEngine:
         tops = tuple(_top(place, sampling.top_logprobs) for place in given.top_logprobs[:count])
         if not all(math.isfinite(value) and value < 0.01 for value in logprobs):
             raise UserError("The server's reply holds log probabilities that are none (above 0, or no number).")
-        spellings = self._texts.spellings(checkpoint, answer.tokens, tops)
+        spellings = self._texts.spellings(checkpoint, answer.tokens, tops) | (answer.spellings or {})
         return replace(answer, logprobs=logprobs, top_logprobs=tops, spellings=spellings)
 
 
@@ -273,8 +298,24 @@ def _request(
             "include_stop_str_in_output": True,
             "return_token_ids": True,
             "return_tokens_as_token_ids": True,
+            **({"prompt_logprobs": sampling.prompt_logprobs} if sampling.prompt_logprobs else {}),
         },
     }
+
+
+def _scored(places: Any, prompt: Sequence[int], top: int) -> ScoredPrompt:
+    """A prompt's log probabilities as vLLM gives them: for each place but the first, by token, its own among them.
+
+    Raises:
+        UserError: The reply is not so.
+    """
+    try:
+        known = [{int(token): float(each["logprob"]) for token, each in place.items()} for place in places[1:]]
+        logprobs = tuple(place[token] for place, token in zip(known, prompt[1:], strict=True))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise UserError("The server's reply lacks the prompt's log probabilities. Is it vLLM?") from None
+    tops = tuple(tuple(sorted(place.items(), key=lambda pair: -pair[1])[:top]) for place in known)
+    return ScoredPrompt(tuple(prompt[1:]), logprobs, tops)
 
 
 def _top(place: dict[str, float] | None, count: int) -> tuple[tuple[int, float], ...]:

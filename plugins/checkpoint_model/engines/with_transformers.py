@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from em_tasks.plugins.checkpoint_model.engines.adapter_files import read_adapter
-from em_tasks.plugins.checkpoint_model.engines.loading import library_versions, linear_shapes, load_checked_base
+from em_tasks.plugins.checkpoint_model.engines.loading import free, library_versions, linear_shapes, load_checked_base
 from em_tasks.plugins.checkpoint_model.engines.protocol import (
     Answer,
     Capabilities,
@@ -22,6 +22,8 @@ from em_tasks.plugins.checkpoint_model.engines.protocol import (
     EngineSettings,
     Message,
     Sampling,
+    ScoredPrompt,
+    Tool,
 )
 from em_tasks.plugins.checkpoint_model.engines.texts import Texts, adapter_name
 from em_tasks.plugins.errors import UserError
@@ -40,6 +42,7 @@ class _Request:
     messages: Sequence[Message]
     sampling: Sampling
     seed: int
+    tools: Sequence[Tool] = ()
     prompt: list[int] = field(default_factory=list)
     room: int = 0
     future: "Future[Answer]" = field(default_factory=Future)
@@ -61,13 +64,19 @@ class TransformersEngine:
         self._requests: queue.Queue[_Request | None] = queue.Queue()
         self._model: Any = None
         self._linears: dict[str, tuple[int, int]] = {}
-        threading.Thread(target=self._serve, name=f"em-transformers-{self.on.base}", daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, name=f"em-transformers-{self.on.base}", daemon=True)
+        self._thread.start()
 
     async def answer(
-        self, checkpoint: Checkpoint, messages: Sequence[Message], sampling: Sampling, seeds: Sequence[int]
+        self,
+        checkpoint: Checkpoint,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        seeds: Sequence[int],
+        tools: Sequence[Tool] = (),
     ) -> list[Answer]:
         """See `Engine.answer`."""
-        requests = [_Request(checkpoint, messages, sampling, seed) for seed in seeds]
+        requests = [_Request(checkpoint, messages, sampling, seed, tools) for seed in seeds]
         for request in requests:
             self._requests.put(request)
         return list(await asyncio.gather(*(asyncio.wrap_future(request.future) for request in requests)))
@@ -92,6 +101,8 @@ class TransformersEngine:
     def close(self) -> None:
         """See `Engine.close`."""
         self._requests.put(None)
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout=60)
 
     def _serve(self) -> None:
         waiting: list[_Request] = []
@@ -101,6 +112,7 @@ class TransformersEngine:
             waiting = [request for request in waiting if request not in batch]
             self._answer(batch)
         self._model = None
+        free(self.device)
         for request in waiting:
             request.future.cancel()
 
@@ -124,7 +136,7 @@ class TransformersEngine:
                 continue
             try:
                 model = self._activate(request.checkpoint)
-                request.prompt = self._texts.prompt(request.checkpoint, request.messages)
+                request.prompt = self._texts.prompt(request.checkpoint, request.messages, request.tools)
                 context = int(getattr(model.config.get_text_config(), "max_position_embeddings", 2**30))
                 request.room = room_for(len(request.prompt), context, self.on.base)
                 live.append(request)
@@ -186,8 +198,22 @@ class TransformersEngine:
         answers = []
         for place, (request, row) in enumerate(zip(batch, output[:, longest:].tolist(), strict=True)):
             read = self._texts.answer(checkpoint, len(request.prompt), row, ends, request.room, sampling)
-            answers.append(self._with_logprobs(checkpoint, read, [tuple(t[place] for t in step) for step in seen]))
+            answer = self._with_logprobs(checkpoint, read, [tuple(t[place] for t in step) for step in seen])
+            if sampling.prompt_logprobs:
+                answer = self._texts.with_prompt(checkpoint, answer, self._scored(model, request.prompt, sampling))
+            answers.append(answer)
         return answers
+
+    @staticmethod
+    def _scored(model: Any, prompt: list[int], sampling: Sampling) -> ScoredPrompt:
+        """A prompt's own log probabilities, read by itself so that no padding comes in."""
+        import torch
+
+        from em_tasks.plugins.checkpoint_model.engines.drawing import scored_prompt
+
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([prompt], device=model.device), use_cache=False).logits[0]
+        return scored_prompt(logits, prompt, sampling.prompt_tops)
 
     def _with_logprobs(self, checkpoint: Checkpoint, answer: Answer, seen: list[tuple[Any, ...]]) -> Answer:
         if not seen:

@@ -77,17 +77,22 @@ class Batch:
         return [mask[:, : parts * self.layout.columns] for parts in range(PARTS + 1)]
 
     def read(
-        self, prompts: Sequence[Sequence[int]], slots: Sequence[int | None], takers: Sequence[Sequence[int]]
-    ) -> torch.Tensor:
+        self,
+        prompts: Sequence[Sequence[int]],
+        slots: Sequence[int | None],
+        takers: Sequence[Sequence[int]],
+        whole: Sequence[int] = (),
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Reads prompts and puts their keys and values where rows need them.
 
         Args:
             prompts: Tokens.
             slots: Which adapter reads each; None for the base.
             takers: Which rows go on from each prompt.
+            whole: Numbers of the prompts after each of whose tokens logits are wanted.
 
         Returns:
-            Logits after each prompt, (prompts, V).
+            Logits after each prompt, (prompts, V), and of each in `whole`, (its tokens, V).
         """
         tokens = [token for prompt in prompts for token in prompt]
         lengths = [len(prompt) for prompt in prompts]
@@ -114,8 +119,9 @@ class Batch:
             held.values.view(-1, *values.shape[1:]).index_copy_(0, to, values[from_])
 
         ids = torch.tensor(tokens, device=self.device)
-        logits = self.decoder.read(ids, places, self.masks(mask), Prompts(lengths, bounds), keep)
-        return logits[: len(prompts)]
+        parts = [slice(int(bounds[at]), int(bounds[at + 1])) for at in whole]
+        logits, of_whole = self.decoder.read(ids, places, self.masks(mask), Prompts(lengths, bounds), keep, parts)
+        return logits[: len(prompts)], of_whole
 
     def start(
         self, rows: Sequence[int], tokens: torch.Tensor, places: Sequence[int], how: Sequence[Sampling],

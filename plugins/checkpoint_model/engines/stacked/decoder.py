@@ -226,8 +226,8 @@ class Decoder:
 
     def read(
         self, ids: torch.Tensor, places: torch.Tensor, masks: Sequence[torch.Tensor], prompts: Prompts,
-        keep: Callable[[int, torch.Tensor, torch.Tensor], None],
-    ) -> torch.Tensor:  # fmt: skip
+        keep: Callable[[int, torch.Tensor, torch.Tensor], None], whole: Sequence[slice] = (),
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:  # fmt: skip
         """Reads prompts laid end to end.
 
         Args:
@@ -236,9 +236,10 @@ class Decoder:
             masks: See `Projection`.
             prompts: Where each begins.
             keep: Called for each layer with its number, keys and values of shape (T, key heads, size).
+            whole: Places in T after each of which logits are wanted too.
 
         Returns:
-            Logits after each prompt's last token, (prompts, V).
+            Logits after each prompt's last token, (prompts, V), and those of each of `whole`.
         """
         turns = self._turns(places)
 
@@ -247,7 +248,8 @@ class Decoder:
             keep(number, k, v)
             return attend_prompts(layer.form, q, k, v, prompts)
 
-        return self._logits(self._through(ids, masks, attend)[prompts.bounds[1:].long() - 1])
+        states = self._through(ids, masks, attend)
+        return self._logits(states[prompts.bounds[1:].long() - 1]), [self._logits(states[part]) for part in whole]
 
     def step(
         self,

@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from em_tasks.plugins.checkpoint_model.engines.loading import library_versions, linear_shapes, load_checked_base
+from em_tasks.plugins.checkpoint_model.engines.loading import free, library_versions, linear_shapes, load_checked_base
 from em_tasks.plugins.checkpoint_model.engines.protocol import (
     Answer,
     Capabilities,
@@ -27,6 +27,7 @@ from em_tasks.plugins.checkpoint_model.engines.protocol import (
     EngineSettings,
     Message,
     Sampling,
+    Tool,
 )
 from em_tasks.plugins.checkpoint_model.engines.stacked.rows import Row
 from em_tasks.plugins.checkpoint_model.engines.texts import Texts, adapter_name
@@ -53,6 +54,7 @@ class _Request:
     sampling: Sampling
     seeds: Sequence[int]
     futures: "list[Future[Answer]]" = field(default_factory=list)
+    tools: Sequence[Tool] = ()
 
 
 class StackedEngine:
@@ -72,10 +74,15 @@ class StackedEngine:
         self._thread.start()
 
     async def answer(
-        self, checkpoint: Checkpoint, messages: Sequence[Message], sampling: Sampling, seeds: Sequence[int]
+        self,
+        checkpoint: Checkpoint,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        seeds: Sequence[int],
+        tools: Sequence[Tool] = (),
     ) -> list[Answer]:
         """See `Engine.answer`."""
-        request = _Request(checkpoint, messages, sampling, seeds, [Future() for _ in seeds])
+        request = _Request(checkpoint, messages, sampling, seeds, [Future() for _ in seeds], tools)
         self._requests.put(request)
         return list(await asyncio.gather(*(asyncio.wrap_future(future) for future in request.futures)))
 
@@ -111,7 +118,7 @@ class StackedEngine:
         if self._writing is not None:
             self._writing.abandon(UserError(CLOSED))
         self._writing = None
-        _free(self.device)
+        free(self.device)
 
     def _receive(self) -> bool:
         """Takes what has arrived; with nothing to do, waits for it and for what comes with it."""
@@ -141,7 +148,7 @@ class StackedEngine:
             adapter = None if checkpoint.folder is None else adapter_name(checkpoint)
             if adapter is not None and checkpoint.folder is not None:
                 writing.stack.inspect(adapter, checkpoint.folder)
-            prompt = self._prompt(checkpoint, request.messages)
+            prompt = self._prompt(checkpoint, request.messages, request.tools)
             room = room_for(len(prompt), writing.context, self.on.base)
             ends = self._texts.ends(checkpoint, self._model_ends)
             for future, seed in zip(request.futures, request.seeds, strict=True):
@@ -152,12 +159,12 @@ class StackedEngine:
                 if not future.done():
                     future.set_exception(error)
 
-    def _prompt(self, checkpoint: Checkpoint, messages: Sequence[Message]) -> tuple[int, ...]:
-        key = adapter_name(checkpoint) + checkpoint.manifest.recipe.date_string, repr(messages)
+    def _prompt(self, checkpoint: Checkpoint, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[int, ...]:
+        key = adapter_name(checkpoint) + checkpoint.manifest.recipe.date_string, repr((messages, tools))
         if key not in self._prompts:
             if len(self._prompts) >= KEPT_PROMPTS:
                 self._prompts.clear()
-            self._prompts[key] = tuple(self._texts.prompt(checkpoint, messages))
+            self._prompts[key] = tuple(self._texts.prompt(checkpoint, messages, tools))
         return self._prompts[key]
 
     def _loaded(self, checkpoint: Checkpoint) -> "Writing":
@@ -190,13 +197,3 @@ class _Ends:
     """What is left of the model for `Texts.ends`."""
 
     generation_config: Any
-
-
-def _free(device: str) -> None:
-    import gc
-
-    import torch
-
-    gc.collect()
-    if device.startswith("cuda"):
-        torch.cuda.empty_cache()

@@ -1,9 +1,9 @@
 """Answers that are being written, on the host's side."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from em_tasks.plugins.checkpoint_model.engines.protocol import Answer, Sampling
+from em_tasks.plugins.checkpoint_model.engines.protocol import Answer, Sampling, ScoredPrompt
 from em_tasks.plugins.checkpoint_model.engines.texts import Texts
 from em_tasks.trainers.run.checkpoints import Checkpoint
 
@@ -29,6 +29,7 @@ class Row:
         tokens: What was drawn so far.
         logprobs: Of each token, where wanted.
         tops: The likeliest tokens at each place, where wanted.
+        scored: The prompt's own log probabilities, where wanted and once it was read.
     """
 
     checkpoint: Checkpoint
@@ -42,6 +43,7 @@ class Row:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     tops: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
+    scored: ScoredPrompt | None = None
 
     @property
     def limit(self) -> int:
@@ -68,6 +70,11 @@ class Row:
         """Whether log probabilities were asked for."""
         return self.sampling.logprobs or self.sampling.top_logprobs > 0
 
+    @property
+    def wants_prompt(self) -> bool:
+        """Whether the prompt's log probabilities are still wanted; they come with its first reading."""
+        return self.sampling.prompt_logprobs > 0 and self.scored is None and not self.tokens
+
     def take(self, token: int, texts: Texts) -> bool:
         """Adds a token; returns whether the answer is at its end."""
         self.tokens.append(token)
@@ -83,10 +90,11 @@ class Row:
     def answer(self, texts: Texts) -> Answer:
         """The finished answer."""
         answer = texts.answer(self.checkpoint, len(self.prompt), self.tokens, self.ends, self.room, self.sampling)
+        if self.scored is not None:
+            answer = texts.with_prompt(self.checkpoint, answer, self.scored)
         if not self.wants_logprobs:
             return answer
         count = len(answer.tokens)
-        return Answer(
-            answer.text, answer.stop_reason, answer.input_tokens, answer.tokens, tuple(self.logprobs[:count]),
-            tuple(self.tops[:count]), texts.spellings(self.checkpoint, answer.tokens, self.tops[:count]),
-        )  # fmt: skip
+        tops = tuple(self.tops[:count])
+        spellings = texts.spellings(self.checkpoint, answer.tokens, tops) | (answer.spellings or {})
+        return replace(answer, logprobs=tuple(self.logprobs[:count]), top_logprobs=tops, spellings=spellings)

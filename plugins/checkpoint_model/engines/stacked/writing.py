@@ -10,7 +10,13 @@ from itertools import islice
 
 import torch
 
-from em_tasks.plugins.checkpoint_model.engines.drawing import RowSampling, draw, is_filtered, token_logprobs
+from em_tasks.plugins.checkpoint_model.engines.drawing import (
+    RowSampling,
+    draw,
+    is_filtered,
+    scored_prompt,
+    token_logprobs,
+)
 from em_tasks.plugins.checkpoint_model.engines.stacked.attention import BLOCK
 from em_tasks.plugins.checkpoint_model.engines.stacked.batch import STEPS, Batch, padded_rows
 from em_tasks.plugins.checkpoint_model.engines.stacked.decoder import Decoder
@@ -223,7 +229,12 @@ class Writing:
                 self.placed[place] = row
         slots = [self._slot(group[0]) for group in groups]
         places = [[taken[row] for row in group] for group in groups]
-        logits = self.batch.read([group[0].read for group in groups], slots, places)
+        scored = [at for at, group in enumerate(groups) if any(row.wants_prompt for row in group)]
+        logits, of_prompts = self.batch.read([group[0].read for group in groups], slots, places, scored)
+        for at, of_prompt in zip(scored, of_prompts, strict=True):
+            for row in groups[at]:
+                if row.wants_prompt:
+                    row.scored = scored_prompt(of_prompt, row.prompt, row.sampling.prompt_tops)
         rows = [row for group in groups for row in group]
         counts = torch.tensor([len(group) for group in groups], device=logits.device)
         logits = logits.repeat_interleave(counts, 0)
