@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.server.messages import ChatRequest, completion
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 LARGEST_BODY = 4_000_000
 """Bytes of a request. Conversations of checkpoints are a few kilobytes."""
+
+TOO_LARGE = f"A request has at most {LARGEST_BODY:,} bytes"
+CODES = {413: "request_too_large", 400: "invalid_request"}
 
 
 class Checkpoints:
@@ -82,6 +86,7 @@ def build_app(checkpoints: Checkpoints, token: str | None) -> FastAPI:
         await checkpoints.close()
 
     app = FastAPI(title="em serve", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app.add_middleware(LimitedBody)
 
     @app.middleware("http")
     async def guard(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -91,9 +96,7 @@ def build_app(checkpoints: Checkpoints, token: str | None) -> FastAPI:
                 return failure(401, "invalid_api_key", "This endpoint wants the token that em serve was started with.")
         length = request.headers.get("content-length", "")
         if length.isdigit() and int(length) > LARGEST_BODY:
-            return failure(
-                413, "request_too_large", f"A request has at most {LARGEST_BODY:,} bytes; this has {length}."
-            )
+            return failure(413, CODES[413], f"{TOO_LARGE}; this has {length}.")
         return await answer(request)
 
     @app.exception_handler(RequestValidationError)
@@ -108,7 +111,8 @@ def build_app(checkpoints: Checkpoints, token: str | None) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def not_here(request: Request, error: HTTPException) -> JSONResponse:
-        return failure(error.status_code, "not_found", f"{request.method} {request.url.path}: {error.detail}.")
+        code = CODES.get(error.status_code, "not_found")
+        return failure(error.status_code, code, f"{request.method} {request.url.path}: {error.detail}.")
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -147,6 +151,27 @@ def build_app(checkpoints: Checkpoints, token: str | None) -> FastAPI:
         )
 
     return app
+
+
+class LimitedBody:
+    """Ends a request whose body goes on beyond `LARGEST_BODY`, whether or not its head had said so."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on, counting what comes in."""
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > LARGEST_BODY:
+                raise HTTPException(413, TOO_LARGE)
+            return message
+
+        await self.app(scope, counted if scope["type"] == "http" else receive, send)
 
 
 def failure(status: int, code: str, message: str, field: str | None = None) -> JSONResponse:

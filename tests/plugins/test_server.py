@@ -115,6 +115,8 @@ def test_rubbish_is_an_error_and_the_endpoint_goes_on(url: str, client: openai.O
     assert httpx.post(f"{url}/chat/completions", content=b"\xff{not json").status_code == 400
     assert httpx.post(f"{url}/chat/completions", content=b"[" * 100_000).status_code == 400
     assert httpx.post(f"{url}/chat/completions", content=b"0" * (LARGEST_BODY + 1)).status_code == 413
+    endless = (b"0" * 1_000_000 for _ in range(50))  # sent in chunks, so that no head says how long it is
+    assert httpx.post(f"{url}/chat/completions", content=endless).json()["error"]["code"] == "request_too_large"
     assert httpx.get(f"{url}/nothing").json()["error"]["code"] == "not_found"
     assert client.chat.completions.create(model="small@1", messages=QUESTION, max_tokens=2).choices
 
