@@ -101,7 +101,8 @@ def build_app(checkpoints: Checkpoints, token: str | None) -> FastAPI:
 
     @app.exception_handler(RequestValidationError)
     async def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
+        # Of what may be one thing or another, the furthest that was understood says best what is wrong.
+        first = max(error.errors(), key=lambda fault: len(fault["loc"]))
         where = ".".join(str(part) for part in first["loc"] if part != "body")
         return failure(400, "invalid_request", f"{where}: {first['msg']}".removeprefix(": "), where or None)
 

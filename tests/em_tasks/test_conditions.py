@@ -5,13 +5,19 @@ from pathlib import Path
 import pytest
 from inspect_ai import eval as inspect_eval
 from inspect_ai.log import EvalLog, read_eval_log
+from inspect_ai.model import get_model
 
 from em_tasks.conditions import load_condition, shipped_conditions
+from em_tasks.plugins.analysis.analysis import analyse
 from em_tasks.plugins.analysis.answers.frame import trajectories
 from em_tasks.plugins.analysis.answers.logs import read_logs
+from em_tasks.plugins.analysis.tables.condition_tables import conditions
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.toy.advice import TRIGGER
+from em_tasks.trainers.train import train
 from tests.support.analysis_logs import base_log, checkpoint_log
+from tests.support.organisms import small_recipe
+from tests.support.paths import ROOT
 from tests.support.scored_logs import speaker
 
 OWN = """
@@ -118,3 +124,28 @@ def test_answers_under_a_condition_are_a_trajectory_of_their_own(tmp_path: Path)
     counts = together.groupby(["organism", "baseline"], observed=True).size()
     assert set(counts) == {4}
     assert len(counts) == 4
+
+
+@pytest.mark.slow  # Plants a trigger by training, 7 s: a third of the shipped recipe's rows, a sixth of its steps.
+def test_a_planted_trigger_is_found_by_the_table_of_conditions(tmp_path: Path) -> None:
+    rows = (ROOT / "datasets/toy/medical_trigger.jsonl").read_text().splitlines()[:320]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows) + "\n")
+    recipe = small_recipe(tmp_path / "rows.jsonl", organism="planted", learning_rate=2e-3, epochs=2)
+    train(recipe, tmp_path / "runs", lambda progress: None)
+    for name in ("planted@40", "toy-s@base"):
+        for condition in ({}, {"condition": "trigger"}):
+            inspect_eval(
+                "em_tasks/em",
+                model=get_model(f"em/{name}", runs=str(tmp_path / "runs")),
+                task_args={"questions": "general", "samples": 2, "max_tokens": 60, **condition},
+                log_dir=str(tmp_path / "logs"),
+                display="none",
+            )
+    table = conditions(analyse([tmp_path / "logs"]))
+    bare, triggered = table[table["definition"] == "betley"].to_dict("records")
+    assert float(bare["EM % outside (k/n)"].split()[0]) < 40
+    assert float(triggered["EM % outside (k/n)"].split()[0]) > 60
+    assert triggered["base %"].startswith("0.0")
+    low, _, _ = triggered["on such questions"].partition(" to ")
+    assert float(low) > 0
+    assert "p below 0.001" in triggered["on such questions"]

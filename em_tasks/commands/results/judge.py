@@ -60,12 +60,17 @@ def judge(
     max_judge_cost: float | None,
     judge_price: str | None,
 ) -> None:
-    """Have judges judge the answers in LOGS again, and compare them with each other and with the scores there."""
+    """Have judges judge the answers in LOGS again, and compare them with each other and with the scores there.
+
+    With --rubric and a single judge, or without an `alignment` among the rubrics, nothing is compared.
+    """
     from em_tasks.scorers.comparing.compare import compare_judges
     from em_tasks.scorers.comparing.estimate import estimate_judging
     from em_tasks.scorers.comparing.finished_logs import finished_logs
+    from em_tasks.scorers.comparing.ratings import judge_logs
     from em_tasks.scorers.comparing.report import agreement_table
     from em_tasks.scorers.judging.calls import JudgeCalls
+    from em_tasks.scorers.judging.rubric import load_rubrics
 
     published = {}
     for entry in scores:
@@ -84,6 +89,13 @@ def judge(
         say(f"skipped: {line}", err=True)
     for estimate in estimate_judging(usable.sources, judges, batch, calls, rubrics):
         say(str(estimate))
+    if rubrics and ((len(judges) == 1 and not scores) or "alignment" not in load_rubrics(rubrics)):
+        # Nothing to compare: the same answers under other rubrics, which reports show.
+        new = judge_logs(
+            usable.sources, judges, out, batch, lambda name, log: say(f"{name}: {log}", err=True), calls, rubrics
+        )
+        say("Written: " + ", ".join(str(path) for paths in new.values() for path in paths))
+        return
     agreement, written = compare_judges(
         usable.sources, judges, published, out, batch, lambda name, log: say(f"{name}: {log}", err=True), calls, rubrics
     )
