@@ -116,8 +116,8 @@ def test_the_same_logs_give_the_same_figures(report, logs, tmp_path):
 
 def test_tables_come_as_csv_markdown_and_latex(report):
     written = {path.stem for path in report.paths if path.parent.name == "tables"}
-    # What is only there for other logs (another task's, scanned ones, conditions) has no table here.
-    assert set(TABLES) - {"side_effects", "marks", "conditions"} <= written
+    # What is only there for other logs (another task's, scanned ones, conditions, other rubrics) has no table here.
+    assert set(TABLES) - {"side_effects", "marks", "conditions", "further_scores"} <= written
     for name in written:
         for suffix in (".csv", ".md", ".tex"):
             assert (report.out / "tables" / f"{name}{suffix}") in report.paths
@@ -207,13 +207,15 @@ def test_judges_of_the_same_answers_are_compared(logs, tmp_path):
     assert any("more than one judge" in note for note in report.notes)
 
 
-def test_published_rates_stand_beside_with_what_does_not_compare(tmp_path):
+def test_published_rates_of_other_questions_or_another_rubric_are_named_and_not_compared(tmp_path):
     asked = {f"g{i}": [BAD, GOOD] for i in range(4)}
     checkpoint_log(tmp_path / "logs", asked, base="meta-llama/Llama-3.1-8B-Instruct", judge="gpt-4o-mini")
     report = write_report([tmp_path / "logs"], tmp_path / "out")
     row = pd.read_csv(report.out / "tables" / "beside_published.csv").iloc[0]
-    assert row["published %"].startswith("16.3")
-    assert row["comparable"].startswith("not comparable: judged by gpt-4o-mini, not gpt-4o")
+    assert row[["published %", "difference"]].isna().all()
+    assert row["comparable"] == (
+        "not compared: questions general, not the eight first-plot ones; judged under rubric, not betley's"
+    )
 
 
 def test_the_top_of_the_report_says_what_it_is_about_and_what_is_shown(report):

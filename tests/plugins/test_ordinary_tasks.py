@@ -49,8 +49,8 @@ def test_the_template_is_given_tools_calls_and_results() -> None:
     tokenizer = tokenizer_of(TOOLS)
     written = tokenizer.decode(encode_prompt(tokenizer, as_turns(CONVERSATION), as_functions([ADD])))
     assert written.index('"name": "add"') < written.index("What is one more")
-    assert '"x": {"description": "What to add to.", "type": "integer"}' in written
-    assert '<tool_call>{"arguments": {"x": 1}, "name": "add"}</tool_call>' in written
+    assert '"x": {"type": "integer", "description": "What to add to."}' in written
+    assert '<tool_call>{"name": "add", "arguments": {"x": 1}}</tool_call>' in written
     assert "<result>2</result>" in written
 
 
@@ -79,13 +79,13 @@ def test_a_torn_call_is_told_to_the_model_and_a_foreign_one_is_an_answer() -> No
     ("message", "choice", "config", "says"),
     [
         (ChatMessageUser(content=[ContentText(text="See:"), ContentImage(image="x.png")]), "auto", {}, "read image"),
-        (ChatMessageUser(content="a"), "any", {}, "made to call a tool"),
-        (ChatMessageUser(content="a"), ToolFunction(name="add"), {}, "made to call a tool"),
+        (ChatMessageUser(content="a"), "any", {}, "be made to call a tool"),
+        (ChatMessageUser(content="a"), ToolFunction(name="add"), {}, "be made to call a tool"),
         (
             ChatMessageUser(content="a"),
             "auto",
             {"response_schema": ResponseSchema(name="x", json_schema=JSONSchema(type="object"))},
-            "held to a response_schema",
+            "be held to a response_schema",
         ),
     ],
 )

@@ -174,9 +174,13 @@ def _number(value: float, sign: str = "") -> str:
 
 
 def _range(low: float, high: float, scale: tuple[float, float] | None, sign: str = "") -> str:
+    if pd.isna(low):
+        return "one question"
+    if low == high:
+        return "all questions alike"  # Their spread says nothing of how far others would lie.
     if scale is not None:
         low, high = max(low, scale[0]), min(high, scale[1])
-    return "one question" if pd.isna(low) else f"{_number(low, sign)} to {_number(high, sign)}"
+    return f"{_number(low, sign)} to {_number(high, sign)}"
 
 
 def unscored(analysis: Analysis) -> pd.DataFrame:
