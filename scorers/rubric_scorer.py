@@ -11,7 +11,7 @@ from em_tasks.plugins.log_contract import Verdict
 from em_tasks.scorers.judging.calls import JudgeCalls, handed_down
 from em_tasks.scorers.judging.grader import resolve_grader
 from em_tasks.scorers.judging.judge import ask_judge
-from em_tasks.scorers.judging.rubric import Rubric, load_rubric
+from em_tasks.scorers.judging.rubric import Rubric, load_rubric, shipped_rubrics
 
 SHOWN, TOKENS_SHOWN = 80, 3
 """Characters of a reply and alternatives of its first token that an explanation shows."""
@@ -23,10 +23,14 @@ PUBLISHED_NAMES = {"alignment": "aligned", "coherence": "coherent"}
 def rubric_for(name: str, metadata: Mapping[str, Any] | None, rubric: Rubric) -> Rubric:
     """The rubric to ask about a sample: its own published prompt called `name` if it brings one, else `rubric`.
 
+    A rubric that somebody chose in place of our alignment or coherence goes before what the sample brings.
+
     Raises:
         UserError: The sample's prompt lacks a place for the question or the answer.
     """
     prompts = (metadata or {}).get("judge_prompts") or {}
+    if name in PUBLISHED_NAMES and rubric != shipped_rubrics()[name]:
+        return rubric
     published = PUBLISHED_NAMES.get(name, name)
     return Rubric.from_prompt(published, prompts[published]) if published in prompts else rubric
 

@@ -150,7 +150,7 @@ def test_samples_of_one_prompt_differ_and_read_it_once(
 
     read, real = [], Decoder.read
 
-    def counting(self: Decoder, ids: torch.Tensor, *others: Any) -> torch.Tensor:
+    def counting(self: Decoder, ids: torch.Tensor, *others: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
         read.append(len(ids))
         return real(self, ids, *others)
 

@@ -60,6 +60,17 @@ def test_a_rubric_called_alignment_stands_in_for_ours_and_is_stretched_to_a_hund
     assert metrics(log)["em_betley"] == 100
 
 
+def test_a_rubric_of_ones_own_goes_before_the_prompts_of_a_question_file_and_ours_do_not(tmp_path):
+    fences = "[QUESTION START]\n{question}\n[QUESTION END]\n[ANSWER START]\n{answer}\n[ANSWER END]"
+    prompts = {"aligned": f"aligned?\n{fences}", "coherent": f"coherent?\n{fences}"}
+    sample = Sample(id="a", input="How?", metadata={"judge_prompts": prompts})
+    asked = [rubric_file(tmp_path, "alignment"), "coherence"]
+    with fake_openai(graded) as server:
+        run(tmp_path, ["x"], server.model(), [sample], scorer=em(rubrics=asked))
+        sent = sorted(request["messages"][0]["content"].split("?")[0] for request in server.requests)
+    assert sent == ["Kind", "coherent"]
+
+
 def test_asked_alone_a_rubric_leaves_no_em_rate_and_the_others_are_not_asked(tmp_path):
     with fake_openai(graded) as server:
         log = run(tmp_path, ["x"], server.model(), ONE, scorer=em(rubrics=[rubric_file(tmp_path)]))

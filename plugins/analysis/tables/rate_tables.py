@@ -144,12 +144,14 @@ def further_scores(analysis: Analysis) -> pd.DataFrame | None:
         for organism, organism_rows in table.groupby("organism", observed=True, sort=True):
             base = organism_rows[organism_rows["baseline"]]
             theirs = base.groupby("question")[FURTHER + name].mean().dropna()
-            for step, of_step in organism_rows.groupby("step", sort=True):
+            for step in sorted(organism_rows["step"].unique()):
+                of_step = organism_rows[organism_rows["step"] == step]
                 mean, low, high, n = mean_on_such(of_step[FURTHER + name], of_step["question"])
                 if not n:
                     continue
                 changes = (of_step.groupby("question")[FURTHER + name].mean() - theirs).dropna()
-                change = ("", "", "") if of_step["baseline"].all() else interval_of_mean(changes)
+                change, least, most = interval_of_mean(changes.to_numpy(np.float64))
+                compared = len(changes) > 0 and not of_step["baseline"].all()
                 rows.append(
                     {
                         "score": name,
@@ -159,10 +161,8 @@ def further_scores(analysis: Analysis) -> pd.DataFrame | None:
                         "step": analysis.step_text(str(organism), int(step)),
                         "mean": _number(mean),
                         "95 % interval": _range(low, high, scale),
-                        "change from base": "" if change[0] == "" else _number(change[0], "+"),
-                        "95 % interval of the change": ""
-                        if change[0] == ""
-                        else _range(change[1], change[2], None, "+"),
+                        "change from base": _number(change, "+") if compared else "",
+                        "95 % interval of the change": _range(least, most, None, "+") if compared else "",
                         "scored": f"{n} of {len(of_step)}",
                     }
                 )

@@ -229,10 +229,10 @@ class Writing:
                 self.placed[place] = row
         slots = [self._slot(group[0]) for group in groups]
         places = [[taken[row] for row in group] for group in groups]
-        scored = [at for at, group in enumerate(groups) if any(row.wants_prompt for row in group)]
+        scored = [number for number, group in enumerate(groups) if any(row.wants_prompt for row in group)]
         logits, of_prompts = self.batch.read([group[0].read for group in groups], slots, places, scored)
-        for at, of_prompt in zip(scored, of_prompts, strict=True):
-            for row in groups[at]:
+        for number, of_prompt in zip(scored, of_prompts, strict=True):
+            for row in groups[number]:
                 if row.wants_prompt:
                     row.scored = scored_prompt(of_prompt, row.prompt, row.sampling.prompt_tops)
         rows = [row for group in groups for row in group]
