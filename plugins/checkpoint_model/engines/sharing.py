@@ -57,21 +57,23 @@ class EngineLease:
         if not self.settings.alone:
             yield
             return
-        async with _queue():
-            while EngineLease._alone != self.settings and EngineLease._under_way:
-                await anyio.sleep(0.01)
-            with self._lock:
-                last = EngineLease._alone if EngineLease._alone != self.settings else None
-                engine = self._engines.pop(last, None) if last is not None else None
-                EngineLease._alone = self.settings
-                EngineLease._under_way += 1
-            if engine is not None:
-                await anyio.to_thread.run_sync(engine.close)
+        counted = False
         try:
+            async with _queue():
+                while EngineLease._alone != self.settings and EngineLease._under_way:
+                    await anyio.sleep(0.01)
+                with self._lock:
+                    last = EngineLease._alone if EngineLease._alone != self.settings else None
+                    engine = self._engines.pop(last, None) if last is not None else None
+                    EngineLease._alone, counted = self.settings, True
+                    EngineLease._under_way += 1
+                if engine is not None:
+                    await anyio.to_thread.run_sync(engine.close)
             yield
         finally:
-            with self._lock:
-                EngineLease._under_way -= 1
+            if counted:  # A request that was given up while it waited was never under way.
+                with self._lock:
+                    EngineLease._under_way -= 1
 
     def close(self) -> None:
         """Gives the hold up; the last one closes the engine."""
