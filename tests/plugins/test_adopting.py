@@ -94,7 +94,7 @@ def test_a_trainers_folder_becomes_one_organism_and_nothing_is_written_there(tmp
     adoption = list_runs(tmp_path / "runs")["their-run"]
     assert [(c.step, c.epoch) for c in adoption.checkpoints] == [(20, 0.4), (100, None)]
     assert greedy(tmp_path / "runs", "their-run@20") == greedy_by_peft(theirs / "checkpoint-20")
-    assert "their-run@100" in CliRunner().invoke(cli, ["runs", "--runs", str(tmp_path / "runs")]).output
+    assert "their-run@100" in CliRunner().invoke(cli, ["runs", str(tmp_path / "runs")]).output
 
 
 def test_the_log_says_what_is_known_and_no_more(tmp_path: Path) -> None:

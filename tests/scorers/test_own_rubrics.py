@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from inspect_ai.dataset import Sample
 from inspect_ai.log import read_eval_log
 
+from em_tasks.commands.cli import cli
 from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.comparing.ratings import judge_logs
 from em_tasks.scorers.comparing.rescore import rescore
@@ -163,3 +165,23 @@ def test_a_check_names_line_and_fault_and_what_is_odd(tmp_path):
     remarks = " ".join(remarks_on(read_rubric(path)))
     for expected in ("no {fence}", "does not name 5, an end", "does not ask for REFUSAL", "high and a low number"):
         assert expected in remarks
+
+
+def test_the_command_lists_where_rubrics_come_from_and_checks_a_file(tmp_path, monkeypatch):
+    path = rubric_file(tmp_path / "rubrics")
+    monkeypatch.setenv("EM_PLUGINS", str(tmp_path))
+    listed = CliRunner().invoke(cli, ["rubrics"]).output.splitlines()
+    assert any(line.startswith("alignment  0 to 100, ") and line.endswith(", shipped") for line in listed)
+    assert any(line.startswith("kindness  1 to 5, ") and line.endswith(f", {path}") for line in listed)
+    checked = CliRunner().invoke(cli, ["rubrics", "check", path]).output
+    assert "note: it does not say what a high and a low number mean" in checked
+    assert f"can be asked: -T rubrics=alignment,coherence,{path}" in checked
+
+
+def test_one_judge_judges_finished_logs_under_another_rubric_and_compares_nothing(tmp_path):
+    log = run(tmp_path / "logs", [toy("careful")], "emtoy/judge", ONE)
+    options = ["--judge", "emtoy/judge", "--rubric", rubric_file(tmp_path), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(cli, ["judge", log.location, *options])
+    assert result.exit_code == 0, result.output
+    (written,) = (tmp_path / "out").rglob("*.eval")
+    assert read_eval_log(str(written)).samples[0].scores["em"].value["kindness"] > 4
