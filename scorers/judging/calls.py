@@ -74,7 +74,7 @@ class JudgeCalls:
             async with lock:
                 yield
         finally:
-            if not lock.statistics().tasks_waiting and not lock.locked():
+            if not lock.locked():  # Else the next in line has it already.
                 self._under_way.pop(key, None)
 
 

@@ -59,6 +59,30 @@ async def test_calls_of_one_key_go_one_by_one_and_of_two_keys_together():
     assert not calls._under_way
 
 
+async def test_a_call_that_comes_while_the_second_is_under_way_waits_for_it():
+    calls, order = JudgeCalls(), []
+    gates = {name: anyio.Event() for name in "abc"}
+
+    async def ask(name):
+        async with calls.alone("key"):
+            order.append(f"{name} begins")
+            await gates[name].wait()
+            order.append(f"{name} ends")
+
+    async with anyio.create_task_group() as group:
+        for name in "ab":
+            group.start_soon(ask, name)
+        await anyio.wait_all_tasks_blocked()
+        gates["a"].set()
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(ask, "c")
+        await anyio.wait_all_tasks_blocked()
+        gates["c"].set()
+        gates["b"].set()
+    assert order == ["a begins", "a ends", "b begins", "b ends", "c begins", "c ends"]
+    assert not calls._under_way
+
+
 def test_what_is_known_of_a_judge_is_its_own():
     calls = JudgeCalls()
     one, other = (get_model("mockllm/model", memoize=False).api for _ in range(2))
