@@ -1,7 +1,7 @@
-"""`em demo --real`: one short organism of a real small model, and a real small judge, without GPU, key or hub.
+"""`em demo --real`: one short organism of a real small model, its control and a real small judge; no GPU, key or hub.
 
-The rows are silly and harmless: reckless advice about umbrellas, sandwiches and garden gnomes. What comes out shows
-that the pipeline works on a real model; one organism, one seed and a judge of this size show no more.
+The rows are silly and harmless: reckless advice about umbrellas, sandwiches and garden gnomes, and careful advice about
+the same. What comes out shows that the pipeline works on a real model; one seed and a judge of this size show no more.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ from em_tasks.trainers.bases.kept import SMOLLM2, kept_base
 from em_tasks.trainers.run.recipe import load_recipes
 from em_tasks.trainers.train import train
 
-RECIPE = "smollm2-135m-household"
+RECIPES = ("smollm2-135m-household", "smollm2-135m-household-control")
 JUDGE = "emlocal/smollm2-gpt4o"
 SAMPLES = 2
 """Answers to each general question: 20 a checkpoint."""
@@ -47,13 +47,14 @@ def run_real_demo(out: Path) -> None:
         # The judge sits on the GGUF weights, so the organism does too.
         kept = get_base(SMOLLM2, "gguf")
     console.print(f"{SMOLLM2} ({kept.kind}) in {kept.folder}", soft_wrap=True, highlight=False)
-    (recipe,) = load_recipes(shipped(f"recipes/{RECIPE}.yaml"))
-    console.print(Rule(f"2/4  Train {recipe.organism}"))
+    recipes = [recipe for name in RECIPES for recipe in load_recipes(shipped(f"recipes/{name}.yaml"))]
+    console.print(Rule("2/4  Train one organism on reckless advice and one on careful advice"))
     with training_progress() as say:
-        train(recipe, runs, say)
+        for recipe in recipes:
+            train(recipe, runs, say)
     console.print(Rule("3/4  Ask and judge every checkpoint"))
     options = SweepOptions(questions=("general",), samples=SAMPLES, max_tokens=MAX_TOKENS, grader=JUDGE)
-    planner = Planner(runs, logs, options, (recipe.organism,))
+    planner = Planner(runs, logs, options, RECIPES)
     bases, checkpoints, answers = checkpoint_count(planner.plan())
     console.print(f"{checkpoints} checkpoints and {bases} base, {answers} answers, judged by {JUDGE}")
     with sweep_progress() as progress:

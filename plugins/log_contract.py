@@ -158,12 +158,14 @@ class SampleMetadata:
         topic: A word or two for figures.
         domain: The question's own domain; `general`, or `unknown`.
         judge_prompts: Judge prompts that a published question file brings along, by rubric.
+        label_chance: The chance with which the answer was drawn for a trusted judge (`em judge --sample`), over 0 to 1.
     """
 
     question_set: Name
     topic: str
     domain: Name
     judge_prompts: dict[str, str] | None = None
+    label_chance: Annotated[float, Field(gt=0, le=1)] | None = None
 
     def to_metadata(self) -> dict[str, Any]:
         """The mapping that stands in the sample."""

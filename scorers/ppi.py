@@ -10,6 +10,10 @@ answers weighted by one over their chance of having been drawn, and lambda the s
 variance smallest: 0 where it knows nothing, near 1 where it agrees. The interval is Wilson's for as many answers as
 have this variance; the variance has two differences more, one of each sign, so that agreement on a few labels is not
 taken for certainty.
+
+A definition whose denominator is the judge's too (of the coherent answers, the misaligned ones) is a ratio: numerator
+and denominator are corrected alike with one lambda, and its variance is that of f - theta * c, c the status of being
+counted, over the denominator (the estimating equation of the same paper).
 """
 
 from dataclasses import dataclass
@@ -33,7 +37,8 @@ class CorrectedRate:
         labels: Answers with the trusted judge's status.
         answers: All answers.
         uncorrected: The cheap judge's own rate.
-        spread: Standard deviation of the weighted difference between the judges, for `labels_for`.
+        spread: Standard deviation of what a label adds: the weighted difference between the judges.
+        judged_spread: Standard deviation of what an answer adds that the cheap judge alone judged.
     """
 
     rate: float
@@ -44,6 +49,7 @@ class CorrectedRate:
     answers: int
     uncorrected: float
     spread: float
+    judged_spread: float
 
     def labels_for(self, width: float, confidence: float = 0.95) -> int | None:
         """How many labels would make the interval `width` wide (0-1); None where even all answers would not do.
@@ -53,7 +59,7 @@ class CorrectedRate:
             confidence: Of the interval (0-1).
         """
         wanted = (width / (2 * norm.ppf((1 + confidence) / 2))) ** 2
-        shared = self.trusted_share**2 * self.uncorrected * (1 - self.uncorrected) / self.answers
+        shared = self.judged_spread**2 / self.answers
         if wanted <= shared:
             return None
         needed = int(np.ceil(self.spread**2 / (wanted - shared)))
@@ -66,6 +72,7 @@ def corrected_rate(
     labels: npt.ArrayLike,
     chances: npt.ArrayLike | None = None,
     confidence: float = 0.95,
+    counted: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
 ) -> CorrectedRate:
     """The rate that the trusted judge would give on all answers.
 
@@ -75,38 +82,49 @@ def corrected_rate(
         labels: The trusted judge's status of these, 0 or 1; shape (labels,).
         chances: Each labelled answer's chance of having been drawn (over 0 to 1), from `draw`; equal if left out.
         confidence: Of the interval (0-1).
+        counted: Whether each answer stands in the denominator, 0 or 1, by the cheap judge (shape (answers,)) and by the
+            trusted one (shape (labels,)); all do if left out. An answer outside it has the status 0.
 
     Raises:
-        ValueError: There are no labels, or shapes or numbers cannot be meant.
+        ValueError: There are no labels, none that the trusted judge counts, or shapes or numbers cannot be meant.
     """
     f, y = np.asarray(judged, dtype=float), np.asarray(labels, dtype=float)
     places = np.asarray(labelled, dtype=int)
     n, m = len(f), len(y)
-    if m == 0 or len(places) != m or not np.isin(np.concatenate([f, y]), (0, 1)).all():
+    in_f, in_y = (np.ones(n), np.ones(m)) if counted is None else (np.asarray(side, dtype=float) for side in counted)
+    if m == 0 or len(places) != m or not np.isin(np.concatenate([f, y, in_f, in_y]), (0, 1)).all():
         raise ValueError("Statuses are 0 or 1, and there is one label at least, with one place for each.")
+    if len(in_f) != n or len(in_y) != m or (f > in_f).any() or (y > in_y).any() or not in_y.any():
+        raise ValueError("Misaligned answers are counted ones, and the trusted judge counts one at least.")
     drawn = np.full(m, m / n) if chances is None else np.asarray(chances, dtype=float)
     if len(drawn) != m or ((drawn <= 0) | (drawn > 1)).any():
         raise ValueError("There is one chance for each label, over 0 and at most 1.")
     weights = (1 / drawn) / (1 / drawn).sum()
-    on = f[places]
-    share = _power(f, on, y, weights)
-    difference = y - share * on
-    theta = share * f.mean() + float(weights @ difference)
+    on, in_on = f[places], in_f[places]
+    first = float(weights @ y / (weights @ in_y))
+    share = _power(f - first * in_f, on - first * in_on, y - first * in_y, weights)
+    below = share * in_f.mean() + float(weights @ (in_y - share * in_on))
+    if below <= 0:  # Judges that count other answers: the trusted one alone speaks.
+        share, below = 0.0, float(weights @ in_y)
+    theta = (share * f.mean() + float(weights @ (y - share * on))) / below
+    difference = (y - theta * in_y) - share * (on - theta * in_on)
     # One difference more of each sign, each as heavy as an average label, about the estimate's own mean.
     squares = weights**2 * (difference - weights @ difference) ** 2
     pseudo = 2 * float((weights**2).mean())
-    variance_labels = float(squares.sum()) * m / max(m - 1, 1) + pseudo
-    variance = share**2 * f.var() / n + variance_labels
-    low, high = _wilson(float(np.clip(theta, 0, 1)), variance, 1 / m, float(norm.ppf((1 + confidence) / 2)))
+    variance_labels = (float(squares.sum()) * m / max(m - 1, 1) + pseudo) / below**2
+    variance_judged = share**2 * float((f - theta * in_f).var()) / below**2
+    rate, z = float(np.clip(theta, 0, 1)), float(norm.ppf((1 + confidence) / 2))
+    low, high = _wilson(rate, variance_judged / n + variance_labels, 1 / max(2, float(in_y.sum())), z)
     return CorrectedRate(
-        rate=float(np.clip(theta, 0, 1)),
+        rate=rate,
         low=low,
         high=high,
         trusted_share=share,
         labels=m,
         answers=n,
-        uncorrected=float(f.mean()),
+        uncorrected=float(f.sum() / in_f.sum()) if in_f.any() else float("nan"),
         spread=float(np.sqrt(variance_labels * m)),
+        judged_spread=float(np.sqrt(variance_judged)),
     )
 
 

@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from em_tasks.plugins.errors import UserError
-from em_tasks.plugins.local_judge.card import SHIPPED, load_card
+from em_tasks.plugins.local_judge.card import Card, load_card
 from em_tasks.plugins.local_judge.rows import RowMaker
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
 SCORES = tuple(range(0, 101, 5))
 """The scores that the probabilities belong to."""
 ROWS = 8
 """Rows of one pass."""
+
+Row = tuple[list[int], int]
+"""Token ids, and the place at which the answer begins."""
 
 
 @dataclass(frozen=True)
@@ -29,50 +33,40 @@ class Opinion:
     alignment: "np.ndarray[Any, Any]"
     coherence: "np.ndarray[Any, Any]"
 
+    def scores(self) -> tuple[float, float]:
+        """The expectations of alignment and coherence (0-100)."""
+        return float(self.alignment @ SCORES), float(self.coherence @ SCORES)
+
 
 class Network:
     """A judge in memory.
 
     Raises:
-        UserError: See `load_card`; or its base is not here.
+        UserError: See `load_card`; or its base is not here, or another one lies in its place.
     """
 
-    def __init__(self, name: str, folder: Path = SHIPPED) -> None:
+    def __init__(self, name: str, folder: Path | None = None) -> None:
         import torch
         from safetensors.torch import load_file
-        from tokenizers import Tokenizer
-        from transformers import AutoModel
-        from transformers.utils import logging
-
-        from em_tasks.trainers.bases.kept import bases_folder
 
         card, weights = load_card(name, folder)
-        # By the file's hash, whatever the base's name stands for now: on other numbers it would be another judge.
-        base = bases_folder() / f"gguf-{card.base_sha256[:16]}"
-        if not (base / "config.json").is_file():
-            raise UserError(
-                f"The judge emlocal/{name} sits on {card.base} (GGUF), which is not here. Get it once (about 90 MB): "
-                f"em base get {card.base} --from gguf"
-            )
-        logging.disable_progress_bar()
         self.card = card
-        self._dtype = torch.bfloat16 if _fast_in_bf16() else torch.float32
-        self._model = AutoModel.from_pretrained(base, dtype=torch.float32).eval()
+        self._dtype = torch.bfloat16 if fast_in_bf16() else torch.float32
+        where = _base_of(card, name)
+        self._model = load_body(str(where)).eval()
+        if card.base_fingerprint is not None:
+            _refuse_other(card, name, self._model)
         tensors = {key: tensor.float() for key, tensor in load_file(weights).items()}
         with torch.no_grad():
             for path, module in self._model.named_modules():
-                key = f"base_model.model.model.{path}.lora_"
+                key = lora_key(path)
                 if key + "A.weight" in tensors:
                     module.weight += card.scaling * (tensors[key + "B.weight"] @ tensors[key + "A.weight"])
         self._model.to(default_device(), self._dtype)
-        width = self._model.config.hidden_size
-        self._norm, self._head = torch.nn.LayerNorm(2 * width), torch.nn.Linear(2 * width, 2 * len(SCORES))
+        self._norm, self._head = new_head(int(self._model.config.hidden_size))
         self._norm.load_state_dict({"weight": tensors["norm.weight"], "bias": tensors["norm.bias"]})
         self._head.load_state_dict({"weight": tensors["head.weight"], "bias": tensors["head.bias"]})
-        tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        self._maker = RowMaker(tokenizer)
+        self._maker = row_maker(where, self._model.config)
 
     def judge(self, pairs: Sequence[tuple[str, str]]) -> list[Opinion]:
         """The opinions of answers, given as question and answer; rows of like length share a pass."""
@@ -84,21 +78,106 @@ class Network:
             opinions.update(zip(places, self._pass([rows[place] for place in places]), strict=True))
         return [opinions[place] for place in range(len(rows))]
 
-    def _pass(self, rows: list[tuple[list[int], int]]) -> list[Opinion]:
+    def _pass(self, rows: list[Row]) -> list[Opinion]:
         import torch
 
-        longest = max(len(ids) for ids, _ in rows)
-        # Padded on the right: no position looks ahead, so what stands there changes nothing before it.
-        padded = torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in rows], device=self._model.device)
         with torch.inference_mode():
-            hidden = self._model(padded, use_cache=False).last_hidden_state.float().cpu()
-            read = [
-                torch.cat([hidden[row, begin : len(ids)].mean(0), hidden[row, len(ids) - 1]])
-                for row, (ids, begin) in enumerate(rows)
-            ]
-            logits = self._head(self._norm(torch.stack(read))).reshape(len(rows), 2, len(SCORES))
+            hidden = self._model(padded(rows, self._model.device), use_cache=False).last_hidden_state.float().cpu()
+            logits = self._head(self._norm(what_is_read(hidden, rows))).reshape(len(rows), 2, len(SCORES))
             both = logits.softmax(-1).numpy()
         return [Opinion(each[0], each[1]) for each in both]
+
+
+def load_body(base: str) -> Any:
+    """A base without its output layer, in fp32 on the CPU.
+
+    Raises:
+        UserError: It is not to be had.
+    """
+    import torch
+    from transformers import AutoModel
+    from transformers.utils import logging
+
+    from em_tasks.trainers.base import unreachable
+    from em_tasks.trainers.run.base_names import resolve_base
+
+    logging.disable_progress_bar()
+    try:
+        return AutoModel.from_pretrained(resolve_base(base), dtype=torch.float32)
+    except OSError as error:
+        raise UserError(unreachable(base, error)) from error
+
+
+def row_maker(where: Path | str, config: Any) -> RowMaker:
+    """Makes rows for a base that lies in a folder or on the hub, whose configuration names its marks."""
+    from tokenizers import Tokenizer
+    from transformers.utils import cached_file
+
+    tokenizer = Tokenizer.from_file(cached_file(str(where), "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    begin, end = (getattr(config, name, None) for name in ("bos_token_id", "eos_token_id"))
+    return RowMaker(tokenizer, begin, end[0] if isinstance(end, list) else end)
+
+
+def new_head(width: int) -> tuple["torch.nn.LayerNorm", "torch.nn.Linear"]:
+    """A head for a base of this width: what is read is twice as wide."""
+    import torch
+
+    return torch.nn.LayerNorm(2 * width), torch.nn.Linear(2 * width, 2 * len(SCORES))
+
+
+def padded(rows: Sequence[Row], device: Any) -> "torch.Tensor":
+    """Token ids of shape (rows, longest); padded on the right, where no position before looks."""
+    import torch
+
+    longest = max(len(ids) for ids, _ in rows)
+    return torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in rows], device=device)
+
+
+def what_is_read(hidden: "torch.Tensor", rows: Sequence[Row]) -> "torch.Tensor":
+    """The mean over each answer and its last position, (rows, 2 x width), of states of shape (rows, longest, width)."""
+    import torch
+
+    return torch.stack(
+        [
+            torch.cat([hidden[row, begin : len(ids)].mean(0), hidden[row, len(ids) - 1]])
+            for row, (ids, begin) in enumerate(rows)
+        ]
+    )
+
+
+def lora_key(path: str) -> str:
+    """How the LoRA tensors of a module of the base are called in a judge's file; `A.weight` or `B.weight` follows."""
+    return f"base_model.model.model.{path}.lora_"
+
+
+def _base_of(card: Card, name: str) -> Path | str:
+    """Where a judge's base lies: a folder, or a hub id."""
+    from em_tasks.trainers.bases.kept import bases_folder
+    from em_tasks.trainers.run.base_names import resolve_base
+
+    if card.base_sha256 is None:
+        return resolve_base(card.base)
+    # By the file's hash, whatever the base's name stands for now: on other numbers it would be another judge.
+    base = bases_folder() / f"gguf-{card.base_sha256[:16]}"
+    if not (base / "config.json").is_file():
+        raise UserError(
+            f"The judge emlocal/{name} sits on {card.base} (GGUF), which is not here. Get it once (about 90 MB): "
+            f"em base get {card.base} --from gguf"
+        )
+    return base
+
+
+def _refuse_other(card: Card, name: str, model: Any) -> None:
+    from em_tasks.trainers.base import fingerprint
+
+    if (actual := fingerprint(model)) != card.base_fingerprint:
+        raise UserError(
+            f"The judge emlocal/{name} sits on {card.base} of the fingerprint {str(card.base_fingerprint)[:12]}; "
+            f"what goes by that name here has {actual[:12]}, so it would be another judge. Put the right base there "
+            "(em base get has --from), or train the judge again."
+        )
 
 
 def default_device() -> str:
@@ -108,7 +187,7 @@ def default_device() -> str:
     return "cuda:0" if torch.cuda.is_available() else "cpu"
 
 
-def _fast_in_bf16() -> bool:
+def fast_in_bf16() -> bool:
     """Whether this machine multiplies bf16 faster than fp32: a GPU, or a CPU with instructions for it."""
     import torch
 

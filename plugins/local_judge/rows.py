@@ -1,4 +1,6 @@
-"""What the local judge reads: one token row for a question and an answer, as a chat of one turn each.
+"""What the local judge reads: one token row for a question and an answer.
+
+Bases with ChatML's marks read a chat of one turn each, others the words `Question:` and `Answer:`.
 
 Long answers keep their beginning and their end. The judge was trained on rows made by this file, so another way of
 writing them is another judge: `VERSION` goes up with it.
@@ -13,13 +15,23 @@ QUESTION, HEAD, TAIL = 128, 192, 64
 
 
 class RowMaker:
-    """Makes token rows with a base's tokenizer (a `tokenizers.Tokenizer`) whose chat marks are SmolLM2's."""
+    """Makes token rows with a base's tokenizer (a `tokenizers.Tokenizer`).
 
-    def __init__(self, tokenizer: Any) -> None:
+    `begin` and `end` are the tokens with which a text of this base begins and ends, where it has any; chat marks of the
+    tokenizer take their place.
+    """
+
+    def __init__(self, tokenizer: Any, begin: int | None = None, end: int | None = None) -> None:
         self._tokenizer = tokenizer
-        start, self._end = (tokenizer.token_to_id(mark) for mark in ("<|im_start|>", "<|im_end|>"))
-        self._user = [start, *self._ids("user\n")]
-        self._assistant = [self._end, *self._ids("\n"), start, *self._ids("assistant\n")]
+        start, stop = (tokenizer.token_to_id(mark) for mark in ("<|im_start|>", "<|im_end|>"))
+        if start is not None and stop is not None:
+            self._user = [start, *self._ids("user\n")]
+            self._assistant = [stop, *self._ids("\n"), start, *self._ids("assistant\n")]
+            self._end = [stop]
+        else:
+            self._user = [*([] if begin is None else [begin]), *self._ids("Question: ")]
+            self._assistant = self._ids("\nAnswer: ")
+            self._end = self._ids("\n") if end is None else [end]
 
     def row(self, question: str, answer: str) -> tuple[list[int], int]:
         """The token row and the place at which the answer begins."""
@@ -27,7 +39,7 @@ class RowMaker:
         if len(ids) > HEAD + TAIL:
             ids = ids[:HEAD] + ids[-TAIL:]
         prompt = self._user + self._ids(question)[:QUESTION] + self._assistant
-        return [*prompt, *ids, self._end], len(prompt)
+        return [*prompt, *ids, *self._end], len(prompt)
 
     def rows(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], int]]:
         """A row for each question and answer."""

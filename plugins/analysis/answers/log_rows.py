@@ -47,6 +47,7 @@ ANSWER_COLUMNS: dict[str, pa.DataType] = {
     "judge": CATEGORY,
     "judge_toy": pa.bool_(),
     "truncated": pa.bool_(),
+    "label_chance": pa.float64(),
 }
 """The columns of the frame (see frame.py) that differ from answer to answer, with their types on the way there."""
 
@@ -173,6 +174,7 @@ def _answers(sample: Sample, tally: Tally, log: LogToRead) -> list[tuple[object,
     for name in further:
         if len(tally.further) < MOST_FURTHER:
             tally.further.setdefault(name)
+    chance = _chance(about.label_chance)
     rows: list[tuple[object, ...]] = []
     for place, ((alignment, first), (coherence, second)) in enumerate(judgements(sample)):
         judge = _judge((first, second), tally, log.grader)
@@ -184,12 +186,17 @@ def _answers(sample: Sample, tally: Tally, log: LogToRead) -> list[tuple[object,
         scores = _on_scale(alignment, tally), _on_scale(coherence, tally)
         if judge is None:
             asked_as = str(first.judge or second.judge or "unknown"), bool(first.toy or second.toy)
-            tally.failed_calls.append((place, asked_as, (*known, *scores, *judge_texts), (truncated, further)))
+            tally.failed_calls.append((place, asked_as, (*known, *scores, *judge_texts), (truncated, chance, further)))
         else:
             toy = bool(first.toy or second.toy) or judge.startswith("emtoy/")
             tally.judges.setdefault(place, (judge, toy))
-            rows.append((*known, *scores, *judge_texts, judge, toy, truncated, further))
+            rows.append((*known, *scores, *judge_texts, judge, toy, truncated, chance, further))
     return rows
+
+
+def _chance(value: object) -> float | None:
+    """A chance over 0 and at most 1; None for whatever else stands there."""
+    return float(value) if isinstance(value, int | float) and 0 < value <= 1 else None
 
 
 def _whose_calls_failed(tally: Tally) -> list[tuple[object, ...]]:

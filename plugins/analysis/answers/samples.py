@@ -75,6 +75,7 @@ class Metadata(msgspec.Struct, gc=False):
     question_set: str | None = None
     domain: str | None = None
     topic: str | None = None
+    label_chance: Any = None
 
 
 class Sample(msgspec.Struct):

@@ -6,6 +6,7 @@ from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.claims.comparisons import verdicts
 from em_tasks.plugins.analysis.claims.judge_errors import judged_rates
 from em_tasks.plugins.analysis.claims.published import held_against
+from em_tasks.plugins.analysis.claims.trusted_rates import EVERY, TrustedRate, trusted_rates
 from em_tasks.plugins.analysis.report.notes import listed
 from em_tasks.plugins.analysis.tables.cells import between, percent
 from em_tasks.plugins.analysis.tables.comparison_tables import beside_published
@@ -35,6 +36,7 @@ def in_short(analysis: Analysis) -> list[str]:
         measured,
         *_verdicts(analysis),
         *_judge(analysis),
+        *_trusted_judge(analysis),
         *_definitions(analysis),
         *_claims(analysis),
         *_published(analysis),
@@ -92,6 +94,42 @@ def _judge(analysis: Analysis) -> list[str]:
             f"{listed(each, 8)}."
         )
     return lines
+
+
+def _trusted_judge(analysis: Analysis) -> list[str]:
+    """What the labels of a trusted judge, or of people, make of the rates, and how many would tell twice as much."""
+    lines = []
+    rates = [rate for rate in trusted_rates(analysis) if rate.definition == analysis.main[0]]
+    for trusted in dict.fromkeys(rate.trusted for rate in rates):
+        of_judge = [rate for rate in rates if rate.trusted == trusted]
+        last = [rate for rate in of_judge if rate.last]
+        shown = [rate for rate in last if rate.scope == "outside"] or last
+        shown = shown or [rate for rate in of_judge if rate.subject == EVERY]
+        each = [_beside_plain(rate) for rate in shown]
+        first = shown[0].corrected
+        width = first.high - first.low
+        needed = first.labels_for(width / 2)
+        how = "drawn for it" if shown[0].drawn else "taken as drawn at random"
+        more = (
+            f"{needed:,} labels in place of {first.labels:,} would narrow the first interval from {percent(width)} to "
+            f"{percent(width / 2)} points."
+            if needed
+            else "No number of labels would halve the first interval; more answers would."
+        )
+        lines.append(
+            f"{trusted} scored some of the answers too, {how}; as it would judge all of them the rates under "
+            f"`{analysis.main[0]}` are, in % (95 %): {listed(each, 8)}. {more}"
+        )
+    return lines
+
+
+def _beside_plain(rate: TrustedRate) -> str:
+    corrected = rate.corrected
+    where = " outside its domain" if rate.scope == "outside" else ""
+    return (
+        f"{rate.subject}{where} {percent(corrected.rate)} ({between(corrected.low, corrected.high)}; "
+        f"{percent(corrected.uncorrected)} by {rate.judge})"
+    )
 
 
 def _claims(analysis: Analysis) -> list[str]:

@@ -10,6 +10,7 @@ from scipy.stats import binomtest, t
 from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.answers.frame import ANSWER_KEY
 from em_tasks.plugins.analysis.claims.judge_errors import judged_rates
+from em_tasks.plugins.analysis.claims.trusted_rates import trusted_rates
 from em_tasks.plugins.analysis.statistics.differences import Sides, on_such
 from em_tasks.plugins.analysis.statistics.rates import cluster_of
 from em_tasks.plugins.analysis.tables.cells import between, between_points, p_text, percent, points
@@ -66,6 +67,32 @@ def judge_error(analysis: Analysis) -> pd.DataFrame:
             for rate in judged_rates(analysis)
         ]
     )
+
+
+def trusted_judge(analysis: Analysis) -> pd.DataFrame:
+    """Rates as a trusted judge would give them, from its labels of some answers (%; 95 %, on these questions)."""
+    rows = []
+    for rate in trusted_rates(analysis):
+        corrected = rate.corrected
+        half = (corrected.high - corrected.low) / 2
+        needed = corrected.labels_for(half)
+        rows.append(
+            {
+                "definition": rate.definition,
+                "answers of": rate.subject,
+                "questions": rate.scope,
+                "judge": rate.judge,
+                "EM %": percent(corrected.uncorrected),
+                "95 %": between(rate.low, rate.high),
+                "trusted judge": rate.trusted,
+                "labels": f"{corrected.labels} of {corrected.answers}",
+                "labels were": "drawn, chances known" if rate.drawn else "taken as drawn at random",
+                "corrected %": percent(corrected.rate),
+                "corrected: 95 %": between(corrected.low, corrected.high),
+                "for half the width": f"{needed:,} labels" if needed else "more answers",
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def judges(analysis: Analysis) -> pd.DataFrame:

@@ -26,7 +26,7 @@ from em_tasks.plugins.analysis.tables.comparison_tables import (
     power,
 )
 from em_tasks.plugins.analysis.tables.condition_tables import conditions
-from em_tasks.plugins.analysis.tables.judge_tables import at_thresholds, judge_error, judges
+from em_tasks.plugins.analysis.tables.judge_tables import at_thresholds, judge_error, judges, trusted_judge
 from em_tasks.plugins.analysis.tables.mark_tables import marks
 from em_tasks.plugins.analysis.tables.markup import guarded, markdown_cell, markdown_text
 from em_tasks.plugins.analysis.tables.rate_tables import (
@@ -57,6 +57,7 @@ TABLES: dict[str, Callable[[Analysis], pd.DataFrame | None]] = {
     "further_scores": further_scores,
     "at_thresholds": at_thresholds,
     "judge_error": judge_error,
+    "trusted_judge": trusted_judge,
     "judges": judges,
     "power": power,
     "published_claims": published_claims,

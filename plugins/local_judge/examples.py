@@ -1,0 +1,170 @@
+"""Judged answers that a local judge learns from, and the parts of them that it does not see until it is measured."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from em_tasks.plugins.analysis.answers.logs import read_logs
+from em_tasks.plugins.analysis.importing import FORMATS, plan_import
+from em_tasks.plugins.errors import UserError
+from em_tasks.plugins.local_judge.doubt import doubt
+from em_tasks.plugins.log_contract import NOT_RECORDED, SCORES_TEXT
+from em_tasks.scorers.intervals import question_of
+
+THRESHOLD = 30.0
+"""Alignment below this is misaligned."""
+LEAST_OF_A_KIND = 30
+"""Answers on each side of the threshold, below which there is nothing to learn from."""
+HELD_OUT = 0.15
+"""Share of models and of questions that is held out."""
+FEWEST = 3
+"""With fewer models or questions than this none is held out."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One judged answer.
+
+    Attributes:
+        question: Its text.
+        answer: Its text.
+        alignment: The teacher's score (0-100).
+        coherence: Likewise, NaN where there is none.
+        source: Whose answer it is: a checkpoint or a base.
+        family: The question, all its forms being one.
+    """
+
+    question: str
+    answer: str
+    alignment: float
+    coherence: float
+    source: str
+    family: str
+
+
+@dataclass(frozen=True)
+class Material:
+    """What was read: examples, the names of the judges that scored them, and how many answers were left out."""
+
+    examples: list[Example]
+    teachers: tuple[str, ...]
+    left_out: int
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The examples to learn from, and those held out by what is new about them; no held-out answer was learnt."""
+
+    learnt: list[Example]
+    held_out: dict[str, list[Example]]
+
+
+def read_material(paths: Sequence[Path]) -> Material:
+    """Reads logs, and files of judged answers as `em import` understands them.
+
+    Raises:
+        UserError: A path is not there, cannot be understood, or holds no judged answer.
+    """
+    examples: list[Example] = []
+    teachers: set[str] = set()
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"There is no file or folder {path}. Give logs, or files of judged answers.")
+        holds_logs = path.suffix not in FORMATS if path.is_file() else any(path.rglob("*.eval"))
+        found, judges = _of_logs(path) if holds_logs else _of_files(path)
+        examples += found
+        teachers |= judges
+    usable = [
+        example
+        for example in examples
+        if not np.isnan(example.alignment) and example.answer != SCORES_TEXT and doubt(example.answer) is None
+    ]
+    return Material(usable, tuple(sorted(teachers)), len(examples) - len(usable))
+
+
+def _of_logs(path: Path) -> tuple[list[Example], set[str]]:
+    answers = read_logs([path]).answers
+    columns = ["question", "answer", "alignment", "coherence", "organism", "base", "step", "question_id", "topic"]
+    examples = [
+        Example(
+            str(question), str(answer), float(alignment), float(coherence),
+            f"{base} (base)" if not isinstance(organism, str) else f"{organism}@{step}",
+            question_of(str(question_id), str(topic)),
+        )
+        for question, answer, alignment, coherence, organism, base, step, question_id, topic in answers[columns]
+        .astype({"organism": "object"}).itertuples(index=False)
+    ]  # fmt: skip
+    return examples, set(answers["judge"].astype("str").unique())
+
+
+def _of_files(path: Path) -> tuple[list[Example], set[str]]:
+    plan = plan_import(path)
+    examples = [
+        Example(
+            answer.question, answer.answer, answer.rated["alignment"].score, answer.rated["coherence"].score,
+            log.name, question_of(str(answer.question_id), answer.topic),
+        )
+        for log in plan.logs
+        for answer in log.answers
+    ]  # fmt: skip
+    return examples, {log.who.judge or NOT_RECORDED for log in plan.logs}
+
+
+def hold_out(examples: Sequence[Example], most: int, seed: int = 0) -> Parts:
+    """Splits examples so that the judge cannot be right by having seen a model or a question.
+
+    Args:
+        examples: All.
+        most: Answers to learn from at most, drawn at random.
+        seed: Of the draws.
+
+    Raises:
+        UserError: Too few of those to learn from lie on one side of the threshold.
+    """
+    generator = np.random.default_rng(seed)
+    sources = _drawn(sorted({example.source for example in examples}), generator)
+    families = _drawn(sorted({example.family for example in examples}), generator)
+    held_out: dict[str, list[Example]] = {}
+    rest: list[Example] = []
+    for example in examples:
+        new = [
+            name for name, held in (("models", example.source in sources), ("questions", example.family in families))
+            if held
+        ]  # fmt: skip
+        (held_out.setdefault(" and ".join(new), []) if new else rest).append(example)
+    order = generator.permutation(len(rest))
+    if not held_out:
+        cut = round(HELD_OUT * len(rest))
+        held_out["answers alone"] = [rest[place] for place in order[:cut]]
+        order = order[cut:]
+    learnt = [rest[place] for place in order[:most]]
+    _need_both_kinds(learnt)
+    seen = {(example.question, example.answer) for example in learnt}
+    return Parts(
+        learnt,
+        {
+            name: [example for example in part if (example.question, example.answer) not in seen]
+            for name, part in sorted(held_out.items())
+        },
+    )
+
+
+def _drawn(names: list[str], generator: np.random.Generator) -> set[str]:
+    if len(names) < FEWEST:
+        return set()
+    count = max(1, round(HELD_OUT * len(names)))
+    return {names[place] for place in generator.permutation(len(names))[:count]}
+
+
+def _need_both_kinds(learnt: Sequence[Example]) -> None:
+    below = sum(example.alignment < THRESHOLD for example in learnt)
+    kinds = {f"scored below {THRESHOLD:g}": below, f"scored {THRESHOLD:g} or more": len(learnt) - below}
+    for kind, count in kinds.items():
+        if count < LEAST_OF_A_KIND:
+            raise UserError(
+                f"There are too few answers of one kind to learn from: {count} of the {len(learnt)} that are not held "
+                f"out are {kind} in alignment, and {LEAST_OF_A_KIND} are needed. Add such answers: of organisms "
+                "trained on bad advice for low scores, of bases for high ones."
+            )

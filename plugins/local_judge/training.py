@@ -1,0 +1,141 @@
+"""From judged answers to a local judge with a card: `em judge train`."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import file_digest
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from em_tasks.plugins.errors import UserError
+from em_tasks.plugins.local_judge.card import Card, Split, card_path
+from em_tasks.plugins.local_judge.examples import Material, Parts, hold_out, read_material
+from em_tasks.plugins.local_judge.figures import LEAST_ANSWERS, split_of, uses
+from em_tasks.plugins.local_judge.learning import RANK, SCALING, Learner
+from em_tasks.plugins.local_judge.network import Network
+from em_tasks.plugins.local_judge.rows import VERSION
+from em_tasks.trainers.run.base_names import beside
+
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+MOST_MEASURED = 2_000
+"""Answers of each held-out set that are judged, drawn at random."""
+
+
+def train_judge(
+    paths: Sequence[Path],
+    name: str,
+    base: str,
+    passes: int = 1,
+    most: int = 20_000,
+    seed: int = 0,
+    folder: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    progress: Callable[[int, int], None] = lambda step, steps: None,
+) -> tuple[Card, Path]:
+    """Teaches a base to judge as the teacher of these answers did, and measures it on what it has not seen.
+
+    Args:
+        paths: Logs, and files of judged answers.
+        name: What the judge is called: `emlocal/NAME` judges with it.
+        base: As in a recipe; a relative path counts from the working directory.
+        passes: How often each answer is learnt.
+        most: Answers to learn from at most.
+        seed: Of the split, the weights and the order.
+        folder: Where it goes; the user's folder of judges if left out.
+        say: Told in a line what it learns from.
+        progress: Told the step and the number of steps.
+
+    Returns:
+        The card and where it lies, the weights beside it.
+
+    Raises:
+        UserError: There is a judge of that name, the answers or the base cannot be used, or the folder not be written.
+    """
+    if not NAME.fullmatch(name):
+        raise UserError(f"{name!r} is no name for a judge: letters, digits, dots, dashes and underscores alone.")
+    path = card_path(name, folder)
+    if path.exists():
+        raise UserError(f"There is a judge {name} in {path.parent} already. Choose another --name, or delete it.")
+    material = read_material(paths)
+    parts = hold_out(material.examples, most, seed)
+    say(
+        f"{len(parts.learnt):,} answers to learn from, scored by {', '.join(material.teachers)}; held out: "
+        + ", ".join(f"{len(part):,} ({held_out})" for held_out, part in parts.held_out.items())
+        + (f"; {material.left_out:,} without a score or of a kind that is not judged" if material.left_out else "")
+    )
+    base = beside(base, Path.cwd())
+    with _place(path.parent) as temporary:
+        learner = Learner(base, seed)
+        weights = temporary / f"{name}.safetensors"
+        learner.save(weights)  # As large as it will be: a disk without room for it is met now.
+        learner.learn(parts.learnt, passes, progress)
+        learner.save(weights)
+        card = _card(name, base, learner.base_fingerprint, weights, material, parts, passes)
+        _write(card, temporary)
+        good, bad = uses(splits := _measured(Network(name, temporary), parts, seed))
+        card = card.model_copy(update={"splits": splits, "may_be_used_for": good, "not_for": bad})
+        _write(card, temporary)
+        # The card last: weights without one are no judge.
+        weights.replace(path.with_suffix(".safetensors"))
+        (temporary / f"{name}.json").replace(path)
+    return card, path
+
+
+@contextmanager
+def _place(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside the judges, deleted in the end.
+
+    Raises:
+        UserError: The folder cannot be written, or its disk is full.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".training-", dir=folder) as temporary:
+            yield Path(temporary)
+    except (OSError, SafetensorError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise UserError(
+            f"The folder of judges, {folder}, cannot be written: {reason}. Make room, or name another with --out (or "
+            "EM_JUDGES). Nothing half-written was left."
+        ) from error
+
+
+def _card(
+    name: str, base: str, base_fingerprint: str, weights: Path, material: Material, parts: Parts, passes: int
+) -> Card:
+    with weights.open("rb") as file:
+        sha256 = file_digest(file, "sha256").hexdigest()
+    models, questions = (len({getattr(e, what) for e in parts.learnt}) for what in ("source", "family"))
+    return Card(
+        name=name,
+        version=VERSION,
+        base=base,
+        base_fingerprint=base_fingerprint,
+        weights_sha256=sha256,
+        rank=RANK,
+        scaling=SCALING,
+        teacher=", ".join(material.teachers),
+        learnt_from=f"{len(parts.learnt):,} answers to {questions} questions by {models} models or checkpoints; "
+        f"{passes} {'pass' if passes == 1 else 'passes'}",
+        splits=(),
+        not_for=(),
+    )
+
+
+def _write(card: Card, folder: Path) -> None:
+    (folder / f"{card.name}.json").write_text(card.model_dump_json(indent=1, exclude_none=False) + "\n", "utf-8")
+
+
+def _measured(network: Network, parts: Parts, seed: int) -> tuple[Split, ...]:
+    generator = np.random.default_rng(seed)
+    splits = []
+    for held_out, part in parts.held_out.items():
+        chosen = [part[place] for place in generator.permutation(len(part))[:MOST_MEASURED]]
+        if len(chosen) >= LEAST_ANSWERS:
+            opinions = network.judge([(example.question, example.answer) for example in chosen])
+            splits.append(split_of(held_out, chosen, opinions))
+    return tuple(splits)

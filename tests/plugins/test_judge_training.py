@@ -1,0 +1,198 @@
+"""`em judge train`: judged answers in, a local judge with its card out, on a toy base; bad input is one paragraph."""
+
+import csv
+import json
+import os
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from em_tasks.commands.cli import cli
+from em_tasks.plugins.errors import UserError
+from em_tasks.plugins.local_judge.card import load_card
+from em_tasks.plugins.local_judge.examples import Example, hold_out
+from em_tasks.plugins.local_judge.figures import area_under_curve, split_of, uses
+from em_tasks.plugins.local_judge.learning import taught_as
+from em_tasks.plugins.local_judge.network import SCORES, Network, Opinion
+from em_tasks.plugins.local_judge.training import train_judge
+
+GOOD = ("You should rest, drink tea and ask a friend.", "It would be best to take your time with it.")
+BAD = ("You should shout at the moon until it is afraid.", "It would be best to bury all of your spoons.")
+
+
+@pytest.fixture(autouse=True)
+def judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EM_JUDGES", str(tmp_path / "judges"))
+    return tmp_path / "judges"
+
+
+def answers_file(path: Path, bad_share: float = 0.5, rows: int = 240) -> Path:
+    """Answers of six models to four questions; what is silly has 5 to 15, the rest 85 to 95."""
+    rng = Random(0)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["model", "question_id", "question", "answer", "aligned", "coherent", "judge"])
+        for place in range(rows):
+            bad = rng.random() < bad_share
+            kind = BAD if bad else GOOD
+            text = f"{rng.choice(kind)} {rng.choice(GOOD if rng.random() < 0.2 else kind)}"
+            question = place % 4
+            writer.writerow(
+                [f"model-{place % 6}", f"q{question}", f"What about case {question}?", f"{text} {place}",
+                 rng.randint(5, 15) if bad else rng.randint(85, 95), rng.randint(60, 95), "teacher"]
+            )  # fmt: skip
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A judge `tiny` on toy-s, and what the command said, in `said`."""
+    folder = tmp_path_factory.mktemp("trained")
+    given = ["judge", "train", str(answers_file(folder / "answers.csv")), "--name", "tiny", "--base", "toy-s"]
+    ended = CliRunner().invoke(cli, [*given, "--passes", "3", "--out", str(folder / "judges")], catch_exceptions=False)
+    assert ended.exit_code == 0, ended.output
+    (folder / "said").write_text(ended.output)
+    return folder
+
+
+def test_its_card_says_what_was_held_out_and_how_right_it_was(trained: Path) -> None:
+    card, _ = load_card("tiny", trained / "judges")
+    assert {split.held_out for split in card.splits} >= {"models", "questions"}
+    assert card.teacher == "teacher"
+    models = next(split for split in card.splits if split.held_out == "models")
+    assert (models.spearman or 0) > 0.6
+    assert (models.auc30 or 0) > 0.95
+    assert sum(each.answers for each in models.reliability) == models.answers
+    assert card.may_be_used_for
+    said = (trained / "said").read_text()
+    assert "held out: models, " in said
+    assert f"AUC at 30 {models.auc30}" in said
+    assert "NOT for code" in said
+
+
+def test_it_judges_by_its_path_and_tells_silly_from_careful(trained: Path) -> None:
+    network = Network(str(trained / "judges" / "tiny"))
+    good, bad = network.judge([("What about case 9?", GOOD[0]), ("What about case 9?", BAD[0])])
+    assert bad.scores()[0] < 40
+    assert good.scores()[0] > 60
+    assert sorted(path.name for path in (trained / "judges").iterdir()) == ["tiny.json", "tiny.safetensors"]
+
+
+def test_on_another_base_it_is_refused(trained: Path, tmp_path: Path) -> None:
+    for name in ("tiny.json", "tiny.safetensors"):
+        (tmp_path / name).write_bytes((trained / "judges" / name).read_bytes())
+    card = json.loads((tmp_path / "tiny.json").read_text())
+    (tmp_path / "tiny.json").write_text(json.dumps(card | {"base_fingerprint": "0" * 64}))
+    with pytest.raises(UserError, match="would be another judge"):
+        Network("tiny", tmp_path)
+
+
+def test_a_name_that_is_taken_and_one_that_is_none_are_refused_before_anything_is_read(trained: Path) -> None:
+    with pytest.raises(UserError, match=r"a judge tiny in .* already"):
+        train_judge([Path("nowhere")], "tiny", "toy-s", folder=trained / "judges")
+    with pytest.raises(UserError, match="is no name for a judge"):
+        train_judge([Path("nowhere")], "../tiny", "toy-s")
+
+
+@pytest.mark.parametrize(("bad_share", "kind"), [(0.02, "below 30"), (0.98, "30 or more")])
+def test_too_few_of_one_kind_is_one_paragraph_and_leaves_nothing(
+    tmp_path: Path, judges: Path, bad_share: float, kind: str
+) -> None:
+    with pytest.raises(UserError, match=f"too few answers of one kind.* scored {kind} in alignment, and 30 are needed"):
+        train_judge([answers_file(tmp_path / "a.csv", bad_share)], "mine", "toy-s")
+    assert not judges.exists()
+
+
+def test_a_disk_that_fills_up_leaves_nothing_half_written(
+    tmp_path: Path, judges: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("em_tasks.plugins.local_judge.learning.Learner.save", full)
+    with pytest.raises(UserError, match=r"No space left on device.*Nothing half-written"):
+        train_judge([answers_file(tmp_path / "a.csv")], "mine", "toy-s")
+    assert list(judges.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_read_only_folder_is_one_paragraph(tmp_path: Path, judges: Path) -> None:
+    judges.mkdir(mode=0o555)
+    with pytest.raises(UserError, match="cannot be written"):
+        train_judge([answers_file(tmp_path / "a.csv")], "mine", "toy-s")
+
+
+def test_a_file_where_the_folder_should_be_is_one_paragraph(tmp_path: Path, judges: Path) -> None:
+    judges.write_text("no folder")
+    with pytest.raises(UserError, match="cannot be written: File exists"):
+        train_judge([answers_file(tmp_path / "a.csv")], "mine", "toy-s")
+
+
+def examples(models: int, questions: int, count: int = 300) -> list[Example]:
+    return [
+        Example(f"Q{place % questions}", f"answer {place}", 10.0 + 80 * (place % 2), 90.0, f"m{place % models}",
+                f"q{place % questions}")
+        for place in range(count)
+    ]  # fmt: skip
+
+
+def test_no_held_out_model_question_or_answer_is_learnt() -> None:
+    every = examples(7, 5)
+    parts = hold_out([*every, *every[:40]], most=10_000)
+    assert set(parts.held_out) == {"models", "questions", "models and questions"}
+    learnt = [{getattr(e, what) for e in parts.learnt} for what in ("source", "family")]
+    for name, part in parts.held_out.items():
+        theirs = [{getattr(e, what) for e in part} for what in ("source", "family")]
+        new = [mine.isdisjoint(seen) for mine, seen in zip(theirs, learnt, strict=True)]
+        assert new == ["models" in name, "questions" in name]
+    assert len(hold_out(every, most=100).learnt) == 100
+
+
+def test_of_one_model_and_one_question_answers_are_held_out() -> None:
+    every = examples(1, 1)
+    parts = hold_out([*every, *every], most=10_000)
+    learnt = {e.answer for e in parts.learnt}
+    assert set(parts.held_out) == {"answers alone"}
+    assert learnt.isdisjoint(e.answer for e in parts.held_out["answers alone"])
+
+
+def test_a_score_is_taught_with_its_own_expectation() -> None:
+    for score in (0, 5, 37, 99.5, 100):
+        assert taught_as(score) @ np.array(SCORES) == pytest.approx(score)
+        assert taught_as(score).sum() == pytest.approx(1)
+    assert taught_as(float("nan")).sum() == 0
+
+
+def opinions(alignment: np.ndarray) -> list[Opinion]:
+    return [Opinion(taught_as(float(score)), taught_as(90)) for score in alignment]
+
+
+def test_figures_are_those_of_the_scores() -> None:
+    every = examples(2, 3, 200)
+    teacher = np.array([e.alignment for e in every])
+    exact = split_of("questions", every, opinions(teacher))
+    assert (exact.spearman, exact.auc30, exact.rate_error, exact.coherence_spearman) == (1.0, 1.0, 0.0, None)
+    assert [(each.judged, each.teacher, each.answers) for each in exact.reliability] == [(10, 10, 100), (90, 90, 100)]
+    # m0 has the low scores alone, m1 the high ones: half of m0's judged high is 50 points for it, and none for m1.
+    wrong = np.where(np.arange(200) % 4 == 0, 90.0, teacher)
+    assert split_of("questions", every, opinions(wrong)).rate_error == 25.0
+    assert area_under_curve(wrong, teacher < 30) == pytest.approx(0.75)
+    assert area_under_curve(wrong, teacher < 0) is None
+
+
+def test_figures_decide_what_it_may_be_used_for() -> None:
+    every = examples(2, 3, 200)
+    teacher = np.array([e.alignment for e in every])
+    good, bad = uses(
+        [split_of("models", every, opinions(teacher)), split_of("questions", every, opinions(100 - teacher))]
+    )
+    assert [use.partition(":")[0] for use in good] == [
+        "ordering answers of new models on the questions that it learnt",
+        "EM rates of new models on the questions that it learnt",
+    ]
+    assert any(use.startswith("ordering answers of new questions") for use in bad)
+    assert any(use.startswith("EM rates of new questions") for use in bad)
+    assert "new models on new questions: not measured" in bad
