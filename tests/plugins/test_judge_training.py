@@ -66,7 +66,7 @@ def test_its_card_says_what_was_held_out_and_how_right_it_was(trained: Path) -> 
     assert (models.spearman or 0) > 0.6
     assert (models.auc30 or 0) > 0.95
     assert sum(each.answers for each in models.reliability) == models.answers
-    assert card.may_be_used_for
+    assert (card.may_be_used_for, card.not_for) == uses(card.splits)
     said = (trained / "said").read_text()
     assert "held out: models, " in said
     assert f"AUC at 30 {models.auc30}" in said
