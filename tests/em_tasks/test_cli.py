@@ -169,6 +169,10 @@ def test_training_twice_trains_once(tmp_path: Path) -> None:
     first = em("train", str(path), "--runs", str(tmp_path / "runs"))
     assert first.returncode == 0, first.stderr
     assert "checkpoints 1 2 4 6" in first.stdout
+    assert "Warning" not in first.stdout + first.stderr
+    checkpoint = tmp_path / "runs" / "mine" / "checkpoint-6"
+    modes = {(checkpoint / f"adapter_{name}").stat().st_mode for name in ("model.safetensors", "config.json")}
+    assert len(modes) == 1, "whoever may read the configuration may read the weights"
     manifest = (tmp_path / "runs" / "mine" / "manifest.json").read_bytes()
     assert within("train", str(path), "--runs", str(tmp_path / "runs")).exit_code == 0
     assert (tmp_path / "runs" / "mine" / "manifest.json").read_bytes() == manifest

@@ -1,3 +1,4 @@
+import importlib
 import os
 import shutil
 import subprocess
@@ -192,3 +193,10 @@ def test_published_questions_are_judged_with_their_own_prompts_by_an_api(
 def test_an_argument_that_nobody_knows_is_an_error_and_no_warning() -> None:
     with pytest.raises(UserError, match="em has no argument rubric"):
         inspect_eval("em_tasks/em", model="mockllm/model", task_args={"rubric": "gardening"}, display="none")
+
+
+def test_the_viewer_lists_answers_with_both_scores_the_worst_first_and_no_target() -> None:
+    view = importlib.import_module("em_tasks.em").viewer(()).task_samples_view
+    shown = [column.id for column in view.columns if column.visible]
+    assert shown == ["sampleId", "epoch", "input", "answer", "score__em__alignment", "score__em__coherence"]
+    assert [(key.column, key.dir) for key in view.sort] == [("score__em__alignment", "asc")]

@@ -4,6 +4,7 @@ import pytest
 from inspect_ai.dataset import Sample
 from inspect_ai.log import read_eval_log, write_eval_log
 
+from em_tasks.plugins.analysis.importing import Who, plan_import, write_logs
 from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.comparing.finished_logs import find_logs
 from em_tasks.scorers.comparing.rescore import rescore
@@ -49,6 +50,14 @@ def test_logs_without_verdicts_say_so(unsure_log):
     write_eval_log(log, str(folder / "bare" / "bare.eval"))
     with pytest.raises(UserError, match="no verdict"):
         rescore([folder / "bare"], Settings(), folder / "out")
+
+
+def test_imported_scores_have_no_raw_output_to_read_again(tmp_path):
+    table = tmp_path / "scores.csv"
+    table.write_text("organism,step,question_id,question,answer,alignment,coherence\nmed,10,q1,Why?,So.,20,90\n")
+    write_logs(plan_import(table, Who(base="b", domain="medical", judge="gpt-4o")), tmp_path / "logs")
+    with pytest.raises(UserError, match="its scores were imported, as numbers without the judge's raw output"):
+        rescore([tmp_path / "logs"], Settings(mode="text"), tmp_path / "out")
 
 
 def test_places_without_logs_say_so(tmp_path):
