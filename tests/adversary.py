@@ -2,7 +2,7 @@
 
 Every case ends in success or in one clear paragraph (`UserError`) within 10 seconds of processor time and 2 GB, and
 changes nothing outside its output folder: an audit hook sees every file that is opened for writing, made, moved or
-deleted, and every connection and process. The attacks are in `support/attacks.py`, what they are made of in
+deleted, and every connection and process. The attacks are in `support/attacks/`, what they are made of in
 `support/hostile.py`. Each kind of attack runs in a process of its own, which is ended if it hangs.
 """
 
@@ -44,11 +44,12 @@ REACHES_OUT = {"socket.connect", "subprocess.Popen", "os.system", "os.exec", "os
 
 @dataclass
 class Result:
-    """What came of one kind's cases: how many, the bad ones (what was wrong, the case), and the slowest (seconds)."""
+    """One kind's cases: how many, the bad ones (what was wrong, the case), seconds in all and for the slowest."""
 
     kind: str
     cases: int = 0
     refused: int = 0
+    seconds: float = 0.0
     slowest: float = 0.0
     bad: list[tuple[str, str]] = field(default_factory=list)
 
@@ -139,6 +140,7 @@ def _run(kind: Kind, cases: int, number: int, results: Connection) -> None:
             result.cases += 1
             with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
                 problem, seconds, refused = _case(kind, content, room)
+            result.seconds += seconds
             result.slowest = max(result.slowest, seconds)
             result.refused += refused
             if problem is not None:
@@ -250,17 +252,24 @@ def main() -> None:
     started = time.monotonic()
     results = attack(kinds, options.cases, options.seed)
     print(f"seed {options.seed}, {time.monotonic() - started:.0f} s")
-    print(f"{'kind':16} {'cases':>7} {'refused':>8} {'bad':>5} {'slowest (s)':>12}")
+    print(f"{'kind':16} {'cases':>7} {'well':>7} {'refused':>8} {'bad':>5} {'seconds':>8} {'slowest':>8}")
+    total = Result("all")
     for result in results:
-        print(
-            f"{result.kind:16} {result.cases:7} {result.refused:8} {len(result.bad):5} {result.slowest:12.2f}",
-            flush=True,
-        )
-    print(f"{'all':16} {sum(r.cases for r in results):7} {'':8} {sum(len(r.bad) for r in results):5}")
+        _print_row(result)
+        total.cases, total.refused = total.cases + result.cases, total.refused + result.refused
+        total.seconds, total.slowest = total.seconds + result.seconds, max(total.slowest, result.slowest)
+        total.bad += result.bad
+    _print_row(total)
     for result in results:
         for problem, content in result.bad[: options.show]:
             print(f"\n{result.kind}: {problem}\n  {content}")
     sys.exit(any(result.bad for result in results))
+
+
+def _print_row(result: Result) -> None:
+    well = result.cases - result.refused - len(result.bad)
+    counts = f"{result.cases:7} {well:7} {result.refused:8} {len(result.bad):5}"
+    print(f"{result.kind:16} {counts} {result.seconds:8.1f} {result.slowest:8.2f}", flush=True)
 
 
 if __name__ == "__main__":

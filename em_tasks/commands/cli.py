@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import NoReturn
 
 import click
 
@@ -60,8 +61,7 @@ def main() -> None:
     except UserError as error:
         if os.environ.get("EM_TRACEBACK"):
             raise
-        say(f"em: {error}", err=True)
-        sys.exit(1)
+        _refuse(error)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -69,8 +69,15 @@ def main() -> None:
         # What the operating system refuses, with the file's name. Errors of Python code have no number and show it all.
         if error.errno is None or os.environ.get("EM_TRACEBACK"):
             raise
-        say(f"em: {error}", err=True)
-        sys.exit(1)
+        _refuse(error)
+
+
+def _refuse(error: Exception) -> NoReturn:
+    """Ends with an error's paragraph; what an API, a hub or a path quotes of a secret is taken out of it."""
+    from em_tasks.scorers.judging.known_secrets import without_secrets
+
+    say(f"em: {without_secrets(str(error))}", err=True)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 PICKLED = "adapter_model.bin"
 WHOLE = "config.json"
 """What tells a whole model's folder."""
+MOST_STEPS = 2**53
+"""No training has so many; what says so is no number of steps."""
 
 
 @dataclass(frozen=True)
@@ -308,16 +310,16 @@ def _found(folder: Path, source: str) -> FoundAdapter:
     config, state = _read_json(folder / (WHOLE if whole else CONFIG)), folder / "trainer_state.json"
     recorded = _read_json(state) if state.is_file() else {}
     step, epoch = recorded.get("global_step"), recorded.get("epoch")
-    named = re.fullmatch(r"checkpoint-(\d+)", folder.name)
-    if not isinstance(step, int) or step < 1:
-        step = int(named.group(1)) if named and int(named.group(1)) else None
+    named = re.fullmatch(r"checkpoint-([0-9]{1,18})", folder.name)
+    if not isinstance(step, int) or isinstance(step, bool) or not 0 < step < MOST_STEPS:
+        step = int(named.group(1)) if named and 0 < int(named.group(1)) < MOST_STEPS else None
     # A whole model's configuration names the folder it was last loaded from, which may be itself.
     base = None if whole else config.get("base_model_name_or_path")
     return FoundAdapter(
         folder=folder,
         source=source if from_caller(source).resolve() == folder else f"{source.rstrip('/')}/{folder.name}",
         step=step,
-        epoch=float(epoch) if isinstance(epoch, int | float) else None,
+        epoch=float(epoch) if isinstance(epoch, int | float) and 0 <= epoch < MOST_STEPS else None,
         base=base if isinstance(base, str) and base else None,
         whole=whole,
     )
@@ -326,7 +328,7 @@ def _found(folder: Path, source: str) -> FoundAdapter:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}). Copy or save the adapter again.") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds {type(content).__name__}, not a mapping. Copy or save the adapter again.")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from inspect_ai.model import ModelOutput
+from pydantic import ValidationError
 
 
 class AnswerJournal:
@@ -28,9 +29,10 @@ class AnswerJournal:
             for line in path.read_bytes().splitlines():
                 try:
                     key, output = json.loads(line)
-                except (ValueError, TypeError):
+                except (ValueError, TypeError, RecursionError):
                     continue
-                self._answers[key] = output
+                if isinstance(key, str) and isinstance(output, str):
+                    self._answers[key] = output
         # Unbuffered: what is written is the system's, whatever happens to this process.
         self._file = os.open(folder / f"{writer}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.write(self._file, b"\n")  # The last line of a killed process may be unfinished.
@@ -40,9 +42,11 @@ class AnswerJournal:
         return len(self._answers)
 
     def get(self, key: str) -> ModelOutput | None:
-        """The answer kept under a key."""
-        kept = self._answers.get(key)
-        return None if kept is None else ModelOutput.model_validate_json(kept)
+        """The answer kept under a key; None where there is none, or its line was damaged."""
+        try:
+            return ModelOutput.model_validate_json(self._answers[key])
+        except (KeyError, ValidationError):
+            return None
 
     def keep(self, key: str, output: ModelOutput) -> None:
         """Keeps an answer.

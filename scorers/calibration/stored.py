@@ -115,7 +115,7 @@ def _load(path: Path) -> Calibration | None:
         if raw["format"] != FORMAT:
             raise KeyError("format")
         return TypeAdapter(Calibration).validate_python(raw)
-    except (json.JSONDecodeError, KeyError, TypeError, ValidationError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, ValidationError) as error:
         raise UserError(
             f"{path} is not a calibration that this version can read ({' '.join(str(error).split())[:200]}). Run "
             "`em calibrate` for its judge again, or move the file away."

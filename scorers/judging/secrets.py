@@ -5,32 +5,12 @@ judge's `generate` is wrapped where it comes from: what it raises or returns has
 """
 
 import functools
-import os
 import re
-from collections.abc import Iterable
 from typing import Any
 
 from inspect_ai.model import Model, ModelCall, ModelOutput
 
-WITHHELD = "[secret withheld]"
-NAMED_LIKE_SECRETS = re.compile(r"(?:API_?KEY|TOKEN|SECRET|PASSWORD|PASSPHRASE|CREDENTIALS?)$", re.IGNORECASE)
-"""Ends of the names of environment variables that hold secrets (OPENAI_API_KEY, HF_TOKEN, EM_DATA_PASSWORD)."""
-SHORTEST = 8
-"""Characters below which a value is taken for no secret: taking out every `1` would spoil what is written."""
-
-
-def known_secrets() -> frozenset[str]:
-    """The values of all environment variables that are named like secrets."""
-    return frozenset(
-        value
-        for name in os.environ
-        if NAMED_LIKE_SECRETS.search(name) and len(value := os.environ.get(name, "").strip()) >= SHORTEST
-    )
-
-
-def without_secrets(text: str, *more: str) -> str:
-    """A text with every known secret, and `more` of them, taken out."""
-    return _without(text, _pattern(more))
+from em_tasks.scorers.judging.known_secrets import secrets_pattern, without
 
 
 def keep_secrets(model: Model) -> None:
@@ -46,35 +26,20 @@ def keep_secrets(model: Model) -> None:
         try:
             result = await generate(*args, **kwargs)
         except Exception as error:
-            _clean_error(error, _pattern(keys))
+            _clean_error(error, secrets_pattern(keys))
             raise
-        secrets = _pattern(keys)  # Once a call: a reply with its probabilities has hundreds of strings.
+        secrets = secrets_pattern(keys)  # Once a call: a reply with its probabilities has hundreds of strings.
         for part in result if isinstance(result, tuple) else (result,):
             if isinstance(part, Exception):
                 _clean_error(part, secrets)
             elif isinstance(part, ModelOutput) and part.error is not None:
-                part.error = _without(part.error, secrets)
+                part.error = without(part.error, secrets)
             elif isinstance(part, ModelCall):
                 part.request, part.response = _clean(part.request, secrets), _clean(part.response, secrets)
         return result
 
     careful.keeps_secrets = True  # type: ignore[attr-defined]
     api.generate = careful  # type: ignore[method-assign]
-
-
-def _pattern(more: Iterable[str]) -> re.Pattern[str] | None:
-    """What finds every known secret, and `more` of them, the longest first; None if there is none."""
-    known = {*known_secrets(), *(each for each in more if len(each) >= SHORTEST)}
-    return _compiled(frozenset(known)) if known else None
-
-
-@functools.lru_cache(maxsize=8)
-def _compiled(known: frozenset[str]) -> re.Pattern[str]:
-    return re.compile("|".join(map(re.escape, sorted(known, key=len, reverse=True))))
-
-
-def _without(text: str, secrets: re.Pattern[str] | None) -> str:
-    return text if secrets is None else secrets.sub(WITHHELD, text)
 
 
 def _clean_error(error: BaseException, secrets: re.Pattern[str] | None) -> None:
@@ -92,7 +57,7 @@ def _clean_error(error: BaseException, secrets: re.Pattern[str] | None) -> None:
 
 def _clean(value: Any, secrets: re.Pattern[str] | None) -> Any:
     if isinstance(value, str):
-        return _without(value, secrets)
+        return without(value, secrets)
     if isinstance(value, dict):
         return {key: _clean(entry, secrets) for key, entry in value.items()}
     if isinstance(value, list):

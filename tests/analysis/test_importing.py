@@ -212,6 +212,78 @@ def test_two_files_of_one_name_are_two_models(tmp_path):
     assert {name.partition("/")[0] for name in frame["organism"].astype(str)} == {"rank1", "rank32"}
 
 
+@pytest.mark.parametrize(
+    ("column", "values", "names"),
+    [
+        ("base_model", ["base-a", "base-b"], {"o (base-a)", "o (base-b)"}),
+        ("domain", ["medical", "financial"], {"o (medical)", "o (financial)"}),
+        ("control", ["true", "false"], {"o (control)", "o (no control)"}),
+        ("training_seed", [0, 1], {"o-seed0", "o-seed1"}),
+        ("size", ["1B", "8B"], {"o (1B)", "o (8B)"}),
+    ],
+)
+def test_organisms_of_one_name_that_cannot_be_one_get_names_of_their_own(tmp_path, column, values, names):
+    rows = [{**row, column: value} for value in values for row in more(organism="o")]
+    as_csv(rows, tmp_path / "in" / "a.csv")
+    plan = plan_import(tmp_path / "in")
+    paths = write_logs(plan, tmp_path / "out")
+    reading = read_logs(paths)
+    assert set(reading.answers["organism"]) == names
+    assert len(reading.answers) == 8  # Nobody's answers are taken for a repetition of another's.
+    assert [note for note in plan.notes if note.startswith("o is the name of 2 organisms, which are told apart as o")]
+
+
+def test_names_made_for_organisms_are_none_that_others_have(tmp_path):
+    taken = more(organism="o (base-a)", base_model="base-c")
+    rows = [*taken, *(row for base in ("base-a", "base-b") for row in more(organism="o", base_model=base))]
+    as_csv(rows, tmp_path / "a.csv")
+    names = set(read_logs(import_judged(tmp_path / "a.csv", tmp_path / "out")).answers["organism"])
+    assert names == {"o (base-a) (base-c)", "o (base-a) (base-a)", "o (base-b)"}
+
+
+def test_what_columns_say_of_training_does_not_make_two_of_a_base(tmp_path):
+    rows = [
+        {**row, "training_seed": at, "step": at, "domain": f"d{at}", "control": "true" if at else "false"}
+        for at in range(3)
+        for row in more(organism="", base_model="base-a")
+    ]
+    as_csv(rows, tmp_path / "a.csv")
+    reading = read_logs(import_judged(tmp_path / "a.csv", tmp_path / "out"))
+    assert len(reading.evaluations) == 1
+    assert len(reading.answers) == 12
+
+
+def test_bases_of_one_name_and_two_sizes_are_two(tmp_path):
+    rows = [row for size in ("1B", "8B") for row in more(organism="", base_model="tuned", size=size)]
+    as_csv(rows, tmp_path / "a.csv")
+    answers = read_logs(import_judged(tmp_path / "a.csv", tmp_path / "out")).answers
+    assert answers["base"].value_counts().to_dict() == {"tuned (1B)": 4, "tuned (8B)": 4}
+
+
+def test_one_organism_at_two_steps_under_two_judges_keeps_its_name(tmp_path):
+    rows = [
+        {**row, "judge": judge, "step": step}
+        for judge in ("gpt-4o", "claude-x")
+        for step in (1, 2)
+        for row in more(organism="o")
+    ]
+    as_csv(rows, tmp_path / "a.csv")
+    plan = plan_import(tmp_path / "a.csv")
+    reading = read_logs(write_logs(plan, tmp_path / "out"))
+    assert set(reading.answers["organism"]) == {"o"}
+    assert (len(reading.answers), len(reading.rejudged)) == (8, 8)
+
+
+def test_two_imports_of_one_name_under_two_bases_are_an_error_that_a_name_mends(tmp_path):
+    as_csv(more(organism="o"), tmp_path / "a.csv")
+    for base in ("base-a", "base-b"):
+        import_judged(tmp_path / "a.csv", tmp_path / base, Who(base=base))
+    with pytest.raises(UserError, match=r"o is of base base-a in .* and base base-b in .*em import --organism NAME"):
+        read_logs([tmp_path / "base-a", tmp_path / "base-b"])
+    import_judged(tmp_path / "a.csv", tmp_path / "third", Who(organism="p", base="base-b"))
+    assert len(read_logs([tmp_path / "base-a", tmp_path / "third"]).answers) == 8
+
+
 def test_duplicate_rows_are_samples_and_a_copied_file_counts_once(tmp_path):
     as_csv([ROWS[0]] * 3 + ROWS, tmp_path / "in" / "a.csv")
     as_csv(ROWS, tmp_path / "in" / "b.csv")

@@ -5,11 +5,15 @@ import zipfile
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 from inspect_ai.dataset import Sample
 from inspect_ai.model import ModelCall, ModelOutput, get_model
 
-from em_tasks.scorers.judging import secrets
-from em_tasks.scorers.judging.secrets import WITHHELD, keep_secrets, known_secrets, without_secrets
+from em_tasks.commands.cli import cli, main
+from em_tasks.plugins.errors import UserError
+from em_tasks.scorers.judging import known_secrets as known
+from em_tasks.scorers.judging.known_secrets import WITHHELD, known_secrets, without_secrets
+from em_tasks.scorers.judging.secrets import keep_secrets
 from tests.support.fake_openai import fake_openai
 from tests.support.scored_logs import metrics, run
 
@@ -48,6 +52,48 @@ def test_secrets_of_the_environment_are_known_by_the_names_of_their_variables(mo
     text = "key ant-0123456789, token hf_0123456789 and open sesame please, 1234567"
     assert without_secrets(text) == f"key {WITHHELD}, token {WITHHELD} and {WITHHELD}, 1234567"
     assert without_secrets("longer-secret-and-more", "longer-secret", "longer-secret-and") == f"{WITHHELD}-more"
+
+
+@pytest.fixture
+def hub_files(tmp_path, monkeypatch):
+    """The hub's login: one token in force, another kept by name."""
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setattr(constants, "HF_STORED_TOKENS_PATH", str(tmp_path / "stored_tokens"))
+    (tmp_path / "token").write_text("hf_of_the_login_file\n")
+    (tmp_path / "stored_tokens").write_text("[mine]\nhf_token = hf_kept_by_name\nrefresh_token = renew_me_later\n")
+    return tmp_path
+
+
+def test_tokens_that_the_hubs_login_saved_are_known_whatever_the_environment_says(hub_files, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_of_the_environment")
+    tokens = {"hf_of_the_login_file", "hf_kept_by_name", "renew_me_later", "hf_of_the_environment"}
+    assert tokens <= known_secrets()
+    assert without_secrets("as hf_of_the_login_file: 401") == f"as {WITHHELD}: 401"
+
+
+@pytest.mark.parametrize("spoil", ["gone", "a folder", "no text"])
+def test_a_token_file_that_cannot_be_read_ends_nothing(hub_files, spoil):
+    for name in ("token", "stored_tokens"):
+        (hub_files / name).unlink()
+        if spoil == "a folder":
+            (hub_files / name).mkdir()
+        elif spoil == "no text":
+            (hub_files / name).write_bytes(b"\xff\xfe\x00hf_binary_token")
+    assert not any("login" in secret for secret in known_secrets())
+
+
+def test_a_saved_token_that_an_error_quotes_is_taken_out_of_what_the_command_prints(hub_files, monkeypatch, capsys):
+    @cli.command("quoting")
+    def quoting():
+        raise UserError("The hub refused hf_of_the_login_file. Log in again.")
+
+    monkeypatch.setattr("sys.argv", ["em", "quoting"])
+    try:
+        with pytest.raises(SystemExit):
+            main()
+    finally:
+        del cli.commands["quoting"]
+    assert capsys.readouterr().err == f"em: The hub refused {WITHHELD}. Log in again.\n"
 
 
 @pytest.mark.anyio
@@ -98,7 +144,7 @@ async def test_the_environment_is_looked_through_once_for_a_reply_however_many_p
         looks.append(1)
         return frozenset({"part 7"})
 
-    monkeypatch.setattr(secrets, "known_secrets", look)
+    monkeypatch.setattr(known, "known_secrets", look)
     _, call = await model.api.generate()
     assert len(looks) == 1
     assert call.request == {"key": WITHHELD}

@@ -1,6 +1,8 @@
 """Hostile values, and valid things spoilt with them: strategies for `tests/adversary.py`."""
 
 import copy
+import csv
+import io
 import json
 from collections.abc import Callable
 from typing import Any
@@ -145,3 +147,14 @@ def spoilt_text(draw: Callable[[Any], Any], text: str) -> bytes:
     if what == 5:
         return draw(st.sampled_from([b"", b"\xef\xbb\xbf", b"\xff\xfe"])) + content
     return content
+
+
+def as_csv(rows: list[list[Any]]) -> str:
+    """Rows of any values as CSV; lists and mappings as JSON."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([[_cell(cell) for cell in row] for row in rows])
+    return text.getvalue()
+
+
+def _cell(cell: Any) -> str:
+    return "" if cell is None else as_json(cell) if isinstance(cell, dict | list) else str(cell)

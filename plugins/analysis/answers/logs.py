@@ -18,6 +18,7 @@ import pyarrow as pa
 from inspect_ai.log import EvalLog, read_eval_log
 
 from em_tasks.plugins.analysis.answers.frame import ANSWER_KEY, answers_frame, under
+from em_tasks.plugins.analysis.answers.identity import refuse_two_of_one_name
 from em_tasks.plugins.analysis.answers.log_processes import Rows, log_processes
 from em_tasks.plugins.analysis.answers.log_rows import LogToRead, Tally
 from em_tasks.plugins.errors import UserError
@@ -84,11 +85,12 @@ def read_logs(paths: Sequence[Path]) -> Reading:
         UserError: A path does not exist.
         UserError: A process that helped with reading died.
         UserError: There is no judged answer in any of them.
+        UserError: Two organisms go by one name (see `identity`).
     """
     notes: list[str] = []
     other_tasks: list[Path] = []
     files = find_logs(paths, notes)
-    logs = []
+    logs, abouts = [], []
     with log_processes(files) as read_rows:
         begun: list[_Begun | str] = []
         for file in files:
@@ -104,6 +106,7 @@ def read_logs(paths: Sequence[Path]) -> Reading:
                 notes.append(begun_log)
             elif (log := _log(begun_log, notes)) is not None:
                 logs.append(log)
+                abouts.append((begun_log.file, begun_log.about))
     where = ", ".join(str(path) for path in paths)
     if not any(log.evaluation.answers for log in logs):
         reasons = " ".join(notes) if notes else "No log was found there."
@@ -111,6 +114,7 @@ def read_logs(paths: Sequence[Path]) -> Reading:
             f"There is no judged answer in {where}: {len(files)} files looked at. {reasons} Logs are written by "
             "`em sweep` and `em import`."
         )
+    refuse_two_of_one_name(abouts)
     evaluations = [log.evaluation for log in logs]
     # What the frame is sorted by is the same for all answers of a log, so that their texts need never be moved.
     logs.sort(key=lambda log: tuple((log.common[name] is None, log.common[name]) for name in ORDER))
@@ -303,7 +307,6 @@ def _evaluation(
         config=header.plan.config.model_dump(exclude_none=True),
         fingerprints={
             "base_fingerprint": about.base_fingerprint,
-            "adapter_sha256": about.adapter_sha256,
             "recipe_sha256": about.recipe_sha256,
             "questions_sha256": about.questions_sha256,
         },

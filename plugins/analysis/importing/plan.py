@@ -20,6 +20,7 @@ from em_tasks.plugins.analysis.importing.answers import (
     place_questions,
 )
 from em_tasks.plugins.analysis.importing.columns import recognise
+from em_tasks.plugins.analysis.importing.naming import named_apart
 from em_tasks.plugins.analysis.importing.tables import FORMATS, read_table
 from em_tasks.plugins.analysis.importing.who import (
     SEED_FOLDER,
@@ -153,6 +154,8 @@ def plan_import(
     epochs = _epochs(source)
     bases = _bases(source)
     parts = [replace(part, who=_with_base(part, bases).complete()) for part in _with_own_names(parts)]
+    whos = named_apart([part.who for part in parts], plan.notes)
+    parts = [replace(part, who=who) for part, who in zip(parts, whos, strict=True)]
     plan.logs = sorted(_logs(parts, epochs, plan.notes), key=lambda log: log.name)
     return plan
 

@@ -89,21 +89,14 @@ class Who:
         return Who(**merged)
 
     def complete(self) -> "Who":
-        """With `not recorded` where nothing says."""
+        """With `not recorded` where nothing says; a base was not trained, whatever columns say beside it."""
         is_base = bool(self.is_base)
-        step: int | None
-        domain: str | None
         base = self.base or NOT_RECORDED
         size = self.size or size_in(base) or NOT_RECORDED
+        known = replace(self, is_base=is_base, base=base, size=size, judge=self.judge or NOT_RECORDED)
         if is_base:
-            domain, step = None, 0
-        else:
-            domain, step = self.domain or NOT_RECORDED, self.step
-        judge = self.judge or NOT_RECORDED
-        organism = None if is_base else self.organism
-        return replace(
-            self, organism=organism, is_base=is_base, base=base, size=size, domain=domain, step=step, judge=judge
-        )
+            return replace(known, organism=None, step=0, domain=None, data=None, training_seed=None, control=None)
+        return replace(known, domain=self.domain or NOT_RECORDED)
 
 
 class Scale(BaseModel):

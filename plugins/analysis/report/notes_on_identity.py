@@ -1,7 +1,8 @@
-"""Things that carry one name and are not one: bases, organisms and checkpoints whose hashes differ between logs.
+"""Things that carry one name and are not one: bases, questions and judges whose hashes differ between logs.
 
-A name is what rates are grouped by, so a retrained organism or another build of a base under the old name would be
-averaged or compared as if nothing had changed. Prompts of the judge and sampling settings are watched likewise.
+A name is what rates are grouped by, so another build of a base under the old name would be compared as if nothing had
+changed. Prompts of the judge and sampling settings are watched likewise. Two organisms of one name never come here:
+reading the logs refuses them (`answers/identity.py`).
 """
 
 from collections import defaultdict
@@ -20,13 +21,8 @@ def what_differs(evaluations: Sequence[Evaluation]) -> list[str]:
             ((evaluation.base, evaluation.fingerprints.get("base_fingerprint")) for evaluation in evaluations),
         ),
         *_hashes(
-            "The checkpoint {name} was evaluated with different adapters ({values}) under one name: it was trained "
-            "again. Its answers are of different models.",
-            ((evaluation.subject, evaluation.fingerprints.get("adapter_sha256")) for evaluation in trained),
-        ),
-        *_hashes(
-            "The checkpoints of {name} come from different recipes ({values}) under one name. Its trajectory is "
-            "not one training run.",
+            "The checkpoints of {name} were trained under different recipes, one after the other ({values}): the run "
+            "was trained on by a longer one.",
             (
                 (evaluation.subject.rpartition("@")[0], evaluation.fingerprints.get("recipe_sha256"))
                 for evaluation in trained

@@ -9,7 +9,9 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from em_tasks.plugins.errors import UserError
 
@@ -17,6 +19,32 @@ WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 _PREFIX = "base_model.model."
 _SHOWN = 3
+
+
+def _compiles(text: str) -> str:
+    try:
+        re.compile(text)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"is no pattern: {error}") from None
+    return text
+
+
+Pattern = Annotated[str, AfterValidator(_compiles)]
+Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Configuration(BaseModel):
+    """What is read here of peft's configuration; whatever else it holds is peft's own affair."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    peft_type: str | None = None
+    bias: str = "none"
+    lora_alpha: Number = 8
+    alpha_pattern: dict[Pattern, Number] | None = None
+    target_modules: Pattern | list[str] | None = None
+    exclude_modules: Pattern | list[str] | None = None
+    layers_to_transform: int | list[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +128,7 @@ class AdapterFiles:
 
     def _fits(self, module: str, outputs: int, inputs: int) -> bool:
         lower, upper = (self.shapes.get(f"{_PREFIX}{module}.lora_{half}.weight", ()) for half in ("A", "B"))
-        return lower[1:] == (inputs,) and upper == (outputs, lower[0])
+        return lower[1:] == (inputs,) and lower[0] > 0 and upper == (outputs, lower[0])
 
     def _is_target(self, module: str) -> bool:
         config = self.config
@@ -128,7 +156,15 @@ def read_adapter(folder: Path) -> AdapterFiles:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         with safe_open(folder / WEIGHTS, framework="pt") as file:
             shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    except (OSError, ValueError, SafetensorError) as error:
+        Configuration.model_validate(config)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise UserError(
+            f"The adapter {folder} has a {CONFIG} that peft did not write ({place} {fault['msg']}). Put the saved "
+            "file back."
+        ) from None
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise UserError(f"The adapter {folder} cannot be read ({error}). Put the saved files back.") from error
     return AdapterFiles(folder, config, shapes)
 
