@@ -190,13 +190,24 @@ def _work(
     except UserError as error:
         send("error", str(error))
     except OSError as error:
-        full = "The disk is full, or a quota is reached: free some space. " if error.errno in NO_ROOM else ""
-        send("error", f"{full}{error}" if error.errno is not None else traceback.format_exc())
+        send("error", _no_room(error) or (str(error) if error.errno is not None else traceback.format_exc()))
     except Stopped as stopped:
         raise SystemExit(stopped.exit_code) from None
-    except Exception:
-        send("error", traceback.format_exc())
+    except Exception as error:
+        send("error", _no_room(error) or traceback.format_exc())
     pipe.close()
+
+
+def _no_room(error: BaseException) -> str | None:
+    """What to tell where a full disk is at the bottom of an error, whatever libraries made of it on the way."""
+    seen: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in seen:
+        if isinstance(link, OSError) and link.errno in NO_ROOM:
+            return f"The disk is full, or a quota is reached: free some space. {link}"
+        seen.append(link)
+        link = link.__cause__ or link.__context__
+    return None
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

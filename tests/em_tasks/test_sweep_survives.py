@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,39 @@ def test_killed_sweep_leaves_nothing_running_and_goes_on_without_asking_again(
     assert answers(logs) == whole
     assert all(text in whole.values() for text in second)
     assert kept(logs) == []  # What is in the logs is kept there alone.
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 120 kB, which not even half of the sweep's answers fit on."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=120k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a full disk needs a small file system of its own, and mounting one is not allowed here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.slow
+def test_full_disk_is_said_and_the_same_command_goes_on_once_there_is_room(
+    trained_runs: Path, whole: dict[tuple[str, str, int], str], small_disk: Path
+) -> None:
+    logs = small_disk / "logs"
+    with sweeping(trained_runs, logs) as process:
+        output = process.communicate(timeout=240)[0]
+    assert process.returncode == 1, output
+    last = output.strip().splitlines()[-1]
+    assert "The disk is full, or a quota is reached: free some space" in last, output
+    assert "Run the same command again to go on" in last
+    assert "Traceback" not in output
+    came = kept(logs)
+    assert 5 <= len(came) < 150
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    reports: list[Any] = []
+    run_sweep(trained_runs, logs, reports.append, organisms=["small"], questions=("general",), samples=3)
+    assert answers(logs) == whole
+    assert all(text in whole.values() for text in came)
 
 
 @pytest.mark.slow

@@ -250,7 +250,7 @@ class TransformersEngine:
             except RuntimeError as error:
                 self._model = None  # Half an adapter is on it.
                 raise does_not_fit(checkpoint, self.on.base, str(error)) from error
-            for longest_held in held[: len(held) + 1 - ADAPTERS_HELD]:
+            for longest_held in held[: max(0, len(held) + 1 - ADAPTERS_HELD)]:
                 self._model.delete_adapter(longest_held)
         self._model.base_model.enable_adapter_layers()
         self._model.set_adapter(name)
