@@ -1,5 +1,6 @@
 """Writes the skeleton of a plugin package, with its own names in it."""
 
+import keyword
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -32,7 +33,11 @@ def write_plugin(name: str, folder: Path) -> list[Path]:
         UserError: The name cannot be a package's, or something is there already.
     """
     package = re.sub(r"[-.]+", "_", name).lower()
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]", name) or not package.isidentifier():
+    if (
+        not re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]", name)
+        or not package.isidentifier()
+        or keyword.iskeyword(package)
+    ):
         raise UserError(f"{name!r} cannot be a package's name. Take letters, digits and hyphens, a letter first.")
     target = folder / name
     if target.exists():

@@ -121,6 +121,41 @@ def test_rubbish_is_an_error_and_the_endpoint_goes_on(url: str, client: openai.O
     assert client.chat.completions.create(model="small@1", messages=QUESTION, max_tokens=2).choices
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"messages": [{"role": "user", "content": "\\ud800"}]},
+        {"messages": [{"role": "user", "content": ""}]},
+        {"messages": [{"role": "user", "content": "a\\u0000b\\u202e\\u001b[31m <|im_end|> </s>"}]},
+        {"messages": [{"role": "assistant", "content": "I begin."}]},
+        {"messages": [{"role": "system", "content": "a"}, {"role": "system", "content": "b"}, *QUESTION]},
+        {"messages": QUESTION * 3000},
+        {"stop": [""]},
+        {"stop": ["\\ud800"]},
+        {"stop": [f"no {number}" for number in range(5000)]},
+        {"max_tokens": 10**30},
+        {"top_k": 10**30},
+        {"temperature": 1e-320},
+        {"temperature": 100, "top_p": 1e-320},
+        {"logprobs": False, "top_logprobs": 20},
+        {"seed": 2**63 - 1, "n": 3},
+        {"model": "../../etc/passwd@1"},
+        {"model": "small@" + "9" * 5000},
+        {"model": "small@\\u0661"},
+        {"model": "\\u0000@base"},
+    ],
+    ids="-".join,
+)
+def test_odd_requests_are_answered_or_refused_in_words(url: str, change: dict[str, object]) -> None:
+    body = json.dumps({"model": "small@1", "messages": QUESTION, "max_tokens": 3} | change).replace("\\\\u", "\\u")
+    given = httpx.post(f"{url}/chat/completions", content=body, timeout=60)
+    assert given.status_code in (200, 400, 404), given.text
+    if given.status_code != 200:
+        message = given.json()["error"]["message"]
+        assert 10 < len(message) < 2000
+        assert "Traceback" not in message
+
+
 def test_a_client_that_hangs_up_takes_nobody_along(url: str, client: openai.OpenAI) -> None:
     body = json.dumps({"model": "small@1", "messages": QUESTION, "max_tokens": 64}).encode()
     host, port = url.removeprefix("http://").removesuffix("/v1").split(":")

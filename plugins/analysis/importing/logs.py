@@ -7,6 +7,7 @@ their own values, which takes a hundredth of that.
 import copy
 import json
 import math
+import os
 import re
 import tempfile
 import zipfile
@@ -126,24 +127,32 @@ class _Template:
         (self.sample,) = (member for name, member in members.items() if name.startswith("samples/"))
 
     def write(self, log: PlannedLog, target: Path) -> None:
-        """Writes a log aside and moves it into place."""
+        """Writes a log aside and moves it into place, whoever else is importing into the folder."""
         spec = json.loads(_spec(log).model_dump_json(exclude_none=True))
         spec = {key: value for key, value in self.header["eval"].items() if key not in spec} | spec
         spec["eval_id"] = log.sha256[:22]
         results = json.loads(_results(log).model_dump_json(exclude_none=True))
-        aside = target.with_name(f".{target.name}.part")
-        with zipfile.ZipFile(aside, "w", compression=zipfile.ZIP_DEFLATED, compresslevel=1) as written:
-            written.writestr("_journal/start.json", json.dumps({**self.start, "eval": spec}))
-            summaries = []
-            for answer in log.answers:
-                sample, summary = self._filled(log, answer)
-                written.writestr(f"samples/{_member(answer)}.json", sample)
-                summaries.append(summary)
-            written.writestr("_journal/summaries/1.json", f"[{','.join(summaries)}]")
-            written.writestr("summaries.json", f"[{','.join(summaries)}]")
-            header = {**self.header, "eval": spec, "results": results, "tags": spec["tags"]}
-            written.writestr("header.json", json.dumps({**header, "metadata": spec["metadata"]}))
-        aside.replace(target)
+        header = {**self.header, "eval": spec, "results": results, "tags": spec["tags"], "metadata": spec["metadata"]}
+        aside = target.with_name(f".{target.name}.{os.getpid()}.part")
+        aside.unlink(missing_ok=True)
+        try:
+            # Made anew, so that no link of that name is followed.
+            with aside.open("xb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as written:
+                written.writestr("_journal/start.json", json.dumps({**self.start, "eval": spec}))
+                self._write_samples(log, written)
+                written.writestr("header.json", json.dumps(header))
+            aside.replace(target)
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def _write_samples(self, log: PlannedLog, written: zipfile.ZipFile) -> None:
+        summaries = []
+        for answer in log.answers:
+            sample, summary = self._filled(log, answer)
+            written.writestr(f"samples/{_member(answer)}.json", sample)
+            summaries.append(summary)
+        written.writestr("_journal/summaries/1.json", f"[{','.join(summaries)}]")
+        written.writestr("summaries.json", f"[{','.join(summaries)}]")
 
     def _filled(self, log: PlannedLog, answer: JudgedAnswer) -> tuple[str, str]:
         model, scores, about = _model(log), _scores(log, answer), _about(answer)
