@@ -1,5 +1,6 @@
 """The `em` command line. Each command imports what it needs when it runs, so that `em --help` is instant."""
 
+import io
 import os
 import sys
 from typing import NoReturn
@@ -47,6 +48,10 @@ for command in COMMANDS:
 def main() -> None:
     """Runs the command line; an error meant for the user is one paragraph and exit code 1."""
     quiet_libraries()
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal's encoding has no letters for must not end a command.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         cli.main(standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt) as error:
@@ -65,6 +70,10 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # Whoever reads has read enough (`em runs | head`).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
         # What the operating system refuses, with the file's name. Errors of Python code have no number and show it all.
         if error.errno is None or os.environ.get("EM_TRACEBACK"):

@@ -237,6 +237,20 @@ def test_nothing_that_comes_from_data_reaches_the_terminal_as_an_escape(tmp_path
     assert not {"\x1b", "\x07"} & {*listed.stdout, *listed.stderr, *checked.stdout, *checked.stderr}
 
 
+def test_a_terminal_without_the_letters_and_a_reader_with_enough_end_no_command_badly(tmp_path: Path) -> None:
+    (tmp_path / "questions").mkdir()
+    (tmp_path / "questions" / "日本🥕.csv").write_text("id,text\n1,A?\n")
+    listed = em("questions", cwd=tmp_path, PYTHONIOENCODING="latin-1")
+    assert listed.returncode == 0
+    assert "\\u65e5\\u672c\\U0001f955" in listed.stdout
+    with subprocess.Popen([EM, "questions"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()  # As `head` does.
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
+
+
 def test_questions_are_listed_and_a_file_is_checked_against_training_data(tmp_path: Path) -> None:
     listed = em("questions", cwd=tmp_path).stdout.splitlines()
     assert [line.split("  ")[0] for line in listed] == ["financial", "general", "medical", "sports"]
