@@ -70,11 +70,13 @@ CONDITIONS = {
 
 
 def attack_condition(content: Any, path: Path, out: Path) -> None:
-    for condition in read_conditions(path):
+    conditions = read_conditions(path)
+    for condition in conditions:
         assert len(condition.sha256) == 64
         assert load_condition(f"{path}:{condition.name}") == condition
         assert "Why?" in condition.around("Why?", "Be kind.")[-1].text
-    load_condition(str(path))
+    if len(conditions) == 1:
+        assert load_condition(str(path)) == conditions[0]
 
 
 RUBRIC = {
