@@ -161,3 +161,10 @@ def test_folder_and_pipe_in_a_manifests_place_are_passed_over(runs: Path) -> Non
     os.mkfifo(runs / "pipe" / "manifest.json")
     assert list(list_runs(runs)) == ["small"]
     assert len(foreign_manifests(runs)) == 2
+
+
+def test_pipe_in_an_adoptions_place_is_named_and_never_waited_for(runs: Path) -> None:
+    (runs / "pipe").mkdir()
+    os.mkfifo(runs / "pipe" / "adopted.json")
+    with pytest.raises(UserError, match=r"adopted.json is a pipe or a device"):
+        list_runs(runs)

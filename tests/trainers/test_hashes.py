@@ -45,9 +45,10 @@ def test_every_weights_value_is_in_the_hash(folder: Path, name: str, place: int)
 
 
 def test_weights_that_are_gone_and_a_damaged_configuration_are_named(folder: Path) -> None:
-    (folder / "adapter_config.json").write_text("{")
-    with pytest.raises(UserError, match=r"adapter_config.json is damaged"):
-        adapter_sha256(folder)
+    for content in ("{", "[]", '{"a": ' * 5000):
+        (folder / "adapter_config.json").write_text(content)
+        with pytest.raises(UserError, match=r"adapter_config.json is damaged"):
+            adapter_sha256(folder)
     (folder / "adapter_config.json").unlink()
     with pytest.raises(UserError, match=r"holds no adapter_config.json: the checkpoint is torn"):
         adapter_sha256(folder)

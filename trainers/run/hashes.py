@@ -82,11 +82,13 @@ def _portable_config(path: Path) -> bytes:
     """
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        if not isinstance(content, dict):
+            raise ValueError("it holds no mapping")
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is damaged ({error}). Put the saved file back, or move the run away and train it again."
         ) from None
     content.pop("base_model_name_or_path", None)
     if isinstance(content.get("target_modules"), list):
-        content["target_modules"] = sorted(content["target_modules"])
+        content["target_modules"] = sorted(map(str, content["target_modules"]))
     return json.dumps(content, sort_keys=True).encode()

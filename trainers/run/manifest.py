@@ -12,6 +12,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from em_tasks.plugins.errors import UserError
+from em_tasks.plugins.yaml_files import read_text
 from em_tasks.trainers.run.recipe import Recipe
 
 Content = TypeVar("Content", bound=BaseModel)
@@ -149,12 +150,14 @@ def read_whole(path: Path, kind: type[Content], mend: str) -> Content:
         mend: What a user can do about a damaged one, a sentence.
 
     Raises:
-        UserError: It is damaged.
+        UserError: It is damaged, or no file at all: a pipe would be waited for.
     """
     try:
-        return kind.model_validate_json(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error}). {mend}") from None
+        text = read_text(path)
+    except UserError as error:
+        raise UserError(f"{error} {mend}") from None
+    try:
+        return kind.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))

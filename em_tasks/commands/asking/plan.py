@@ -14,12 +14,18 @@ SAMPLES = (1, 5, 10, 20, 50)
 )
 @click.option("--base-rate", type=click.FloatRange(0.1, 99), default=1.0, help="The base's rate, in percent.")
 @click.option(
-    "--questions", "questions", type=click.IntRange(2), multiple=True, help="Questions outside the domain (repeatable)."
+    "--questions",
+    "questions",
+    type=click.IntRange(2, 1000),
+    multiple=True,
+    help="Questions outside the domain (repeatable).",
 )
-@click.option("--samples", type=click.IntRange(1), multiple=True, help="Answers to each question (repeatable).")
-@click.option("--organisms", type=click.IntRange(1), default=6, help="Organisms whose last checkpoints are compared.")
+@click.option("--samples", type=click.IntRange(1, 1000), multiple=True, help="Answers to each question (repeatable).")
+@click.option(
+    "--organisms", type=click.IntRange(1, 1000), default=6, help="Organisms whose last checkpoints are compared."
+)
 @click.option("--definition", default="betley", help="EM definition that the study file names.")
-@click.option("--runs", type=click.IntRange(50), default=300, help="Made experiments a design.")
+@click.option("--runs", type=click.IntRange(50, 100_000), default=300, help="Made experiments a design.")
 def plan(
     effect: float,
     base_rate: float,

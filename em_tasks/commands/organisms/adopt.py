@@ -17,8 +17,10 @@ from em_tasks.trainers.run.base_names import Precision
 @click.option("--size", help="Label of the base's size, such as 8B; read from the base's name unless given.")
 @click.option("--precision", type=click.Choice(get_args(Precision)), help="Numbers the base is held in; bf16.")
 @click.option("--control", is_flag=True, help="They were trained on good advice.")
-@click.option("--seed", type=int, help="Their training seed, where it is known.")
-@click.option("--step", type=click.IntRange(1), help="The step of a single adapter, where its files do not say.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Their training seed, where it is known.")
+@click.option(
+    "--step", type=click.IntRange(1, 2**53 - 1), help="The step of a single adapter, where its files do not say."
+)
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), help="Folder of training runs.")
 @click.option("--device", help="A torch device for the check; the first GPU, else the CPU.")
 def adopt(
