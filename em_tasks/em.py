@@ -81,7 +81,7 @@ def em(
 
     Raises:
         UserError: An unknown argument, no such question set, organism or checkpoint, a question file is unusable,
-            `samples` or `max_tokens` is below 1, or no grader can be had.
+            `samples` or `max_tokens` is not 1 to a million, or no grader can be had.
     """
     with shown_plainly():
         if unknown:
@@ -90,8 +90,8 @@ def em(
                 "domain, condition and rubrics."
             )
         for name, count in {"samples": samples, "max_tokens": max_tokens}.items():
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-                raise UserError(f"{name} is {count!r}; it is a whole number of at least 1.")
+            if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 10**6:
+                raise UserError(f"{name} is {str(count)[:40]}; it is a whole number from 1 to a million.")
         model = get_model()
         subject = describe(model)
         names = [questions] if isinstance(questions, str) else list(questions or default_questions(model, subject))

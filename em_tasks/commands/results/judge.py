@@ -18,7 +18,7 @@ PRICE = click.option("--judge-price", help="The judge's price as IN,OUT in US do
 
 @click.command()
 @click.option("--judge", required=True, help="The judge, such as openai/gpt-4o-mini.")
-@click.option("--repeats", type=click.IntRange(1), default=3, help="Times each answer is judged.")
+@click.option("--repeats", type=click.IntRange(1, 1000), default=3, help="Times each answer is judged.")
 @MAX_COST
 @PRICE
 def calibrate(judge: str, repeats: int, max_judge_cost: float | None, judge_price: str | None) -> None:
