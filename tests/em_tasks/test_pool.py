@@ -46,6 +46,7 @@ def test_errors_are_told_in_words_and_faults_of_ours_with_their_traceback() -> N
     assert errors["user"] == "The base is gone. Bring it back."
     assert errors["disk"].startswith("The disk is full, or a quota is reached: free some space.")
     assert "/logs/x.eval" in errors["disk"]
+    assert "Traceback" not in errors["disk"]
     assert "Traceback" in errors["ours"]
     assert "ZeroDivisionError: a fault of ours" in errors["ours"]
 

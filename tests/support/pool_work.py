@@ -34,7 +34,8 @@ def fail(kind: str, send: Send) -> None:
     if kind == "user":
         raise UserError("The base is gone. Bring it back.")
     if kind == "disk":
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/logs/x.eval")
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/logs/x.eval")
+        raise RuntimeError("a library's own words") from full
     raise ZeroDivisionError("a fault of ours")
 
 
