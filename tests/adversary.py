@@ -29,7 +29,8 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from em_tasks.plugins.errors import UserError
-from tests.support.attacks import KINDS, Kind
+from tests.support.attacks import KINDS
+from tests.support.attacks.kind import Kind
 
 SECONDS = 10.0
 """Of processor time, which other work on the machine does not use up."""
