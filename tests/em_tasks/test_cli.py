@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 from click.testing import CliRunner, Result
@@ -249,6 +250,26 @@ def test_a_terminal_without_the_letters_and_a_reader_with_enough_end_no_command_
         assert process.stderr is not None
         assert process.stderr.read() == b""
     assert process.returncode == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("report", ".", "--smallest-effect", "nan"),
+        ("plan", "--effect", "nan"),
+        ("train", "x", "--device-memory", "inf"),
+        ("rescore", ".", "--out", "x", "--least-mass", "nan"),
+        ("judge", ".", "--judge", "x", "--max-judge-cost", "nan"),
+        ("judge", ".", "--judge", "x", "--max-judge-cost", "-1"),
+        ("sweep", "--samples", str(10**30)),
+        ("import", ".", "--seed", str(10**30)),
+    ],
+    ids=lambda words: f"{words[0]} {words[-2]}",
+)
+def test_numbers_that_nobody_can_mean_are_refused_at_once(arguments: tuple[str, ...]) -> None:
+    asked = within(*arguments)
+    assert isinstance(asked.exception, click.UsageError)
+    assert arguments[-1] in str(asked.exception)
 
 
 def test_questions_are_listed_and_a_file_is_checked_against_training_data(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import click
 
+from em_tasks.commands.numbers import Number
 from em_tasks.commands.terminal import say
 
 QUESTIONS = (8, 20, 48)
@@ -9,10 +10,8 @@ SAMPLES = (1, 5, 10, 20, 50)
 
 
 @click.command()
-@click.option(
-    "--effect", type=click.FloatRange(0, 99, min_open=True), default=10.0, help="Difference from the base, in points."
-)
-@click.option("--base-rate", type=click.FloatRange(0.1, 99), default=1.0, help="The base's rate, in percent.")
+@click.option("--effect", type=Number(0, 99, min_open=True), default=10.0, help="Difference from the base, in points.")
+@click.option("--base-rate", type=Number(0.1, 99), default=1.0, help="The base's rate, in percent.")
 @click.option(
     "--questions",
     "questions",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
+from em_tasks.commands.numbers import Number
 from em_tasks.commands.terminal import say
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.loop.tracking import TRACKERS
@@ -28,7 +29,7 @@ RUNS = click.option("--runs", type=click.Path(path_type=Path), default=Path("run
 @click.option("--precision", type=click.Choice(get_args(Precision)), help="Instead of what the recipes say.")
 @click.option("--track", multiple=True, type=click.Choice(TRACKERS), help="Show the run there too.")
 @click.option("--dry-run", is_flag=True, help="Say what would be trained, written and needed, and stop.")
-@click.option("--device-memory", type=click.FloatRange(0), help="With --dry-run: plan for a GPU of so many GiB.")
+@click.option("--device-memory", type=Number(0), help="With --dry-run: plan for a GPU of so many GiB.")
 def train(
     recipes: tuple[Path, ...],
     runs: Path,

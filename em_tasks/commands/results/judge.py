@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from em_tasks.commands.numbers import Number
 from em_tasks.commands.terminal import say
 from em_tasks.plugins.errors import UserError
 
@@ -12,7 +13,9 @@ if TYPE_CHECKING:
     from em_tasks.plugins.local_judge.card import Card
     from em_tasks.scorers.judging.calls import JudgeCalls
 
-MAX_COST = click.option("--max-judge-cost", type=float, help="Stop before judging costs more than this (US dollars).")
+MAX_COST = click.option(
+    "--max-judge-cost", type=Number(0), help="Stop before judging costs more than this (US dollars)."
+)
 PRICE = click.option("--judge-price", help="The judge's price as IN,OUT in US dollars per million tokens.")
 
 
@@ -190,7 +193,7 @@ def _card_text(card: "Card") -> str:
 @click.argument("logs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), default=Path("rescored"), help="Folder for the new logs.")
 @click.option("--mode", type=click.Choice(["logprobs", "text"]), default="logprobs", help="How replies are read.")
-@click.option("--least-mass", type=click.FloatRange(0, 1), default=0.25, help="Least probability on numbers.")
+@click.option("--least-mass", type=Number(0, 1), default=0.25, help="Least probability on numbers.")
 def rescore(logs: tuple[Path, ...], out: Path, mode: str, least_mass: float) -> None:
     """Read the judges' raw output in LOGS again under other settings; no judge is called."""
     from em_tasks.scorers.comparing.rescore import rescore as read_again

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from em_tasks.commands.numbers import Number
 from em_tasks.commands.terminal import counted, say
 from em_tasks.plugins.errors import UserError
 
@@ -16,7 +17,7 @@ from em_tasks.plugins.errors import UserError
 )
 @click.option(
     "--smallest-effect",
-    type=click.FloatRange(0, 100, min_open=True),
+    type=Number(0, 100, min_open=True),
     help="Smallest difference of interest, in points.",
 )
 @click.option("--claims", type=click.Path(path_type=Path), help="Claims file to hold against the data.")
