@@ -342,6 +342,19 @@ def test_no_name_leaves_the_folder(tmp_path, name):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["in", "out"]
 
 
+@pytest.mark.parametrize("name", ["", "x" * 5000])
+def test_a_name_that_no_model_has_is_refused_before_anything_is_written(tmp_path, name):
+    as_csv(ROWS, tmp_path / "in" / "a.csv")
+    with pytest.raises(UserError, match=r"in/a.csv cannot be a log: organism is .* --organism, --base"):
+        import_judged(tmp_path / "in", tmp_path / "out", Who(organism=name))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_size_of_four_hundred_digits_is_a_label(tmp_path):
+    as_csv(more(size="9" * 400 + "B"), tmp_path / "a.csv")
+    assert read_logs(import_judged(tmp_path / "a.csv", tmp_path / "out")).answers["parameters"].isna().all()
+
+
 def test_thirty_thousand_rows_with_long_fields_are_soon_read(tmp_path):
     rows = [{**ROWS[at % 4], "question_id": f"q{at % 24}", "question": f"q{at % 24}?"} for at in range(30_000)]
     rows[7]["answer"] = "long " * 100_000

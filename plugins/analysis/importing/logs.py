@@ -32,6 +32,7 @@ from inspect_ai.log import (
 )
 from inspect_ai.model import ChatMessageAssistant, ChatMessageUser, ModelOutput
 from inspect_ai.scorer import Score
+from pydantic import ValidationError
 
 from em_tasks.plugins.analysis.importing.answers import JudgedAnswer, Rated
 from em_tasks.plugins.analysis.importing.plan import Plan, PlannedLog
@@ -44,6 +45,7 @@ from em_tasks.plugins.log_contract import (
     LogMetadata,
     SampleMetadata,
     Verdict,
+    what_is_wrong,
 )
 from em_tasks.plugins.safe_names import file_name
 from em_tasks.scorers.definitions import DEFINITIONS, rate_of
@@ -67,8 +69,11 @@ def write_logs(
         The logs.
 
     Raises:
-        UserError: A file of a log's name is there already and holds something else; nothing is written then.
+        UserError: A file of a log's name is there already and holds something else, or a model's name is none; nothing
+            is written then.
     """
+    for log in plan.logs:
+        _metadata(log)
     targets = _targets(plan, out)
     wanted = []
     for target, log in targets.items():
@@ -194,25 +199,34 @@ def _model(log: PlannedLog) -> str:
     return f"imported/{log.who.organism or log.who.base}"
 
 
-def _spec(log: PlannedLog) -> EvalSpec:
+def _metadata(log: PlannedLog) -> LogMetadata:
     who = log.who
+    parameters = re.match(r"^([0-9]{1,6}(?:\.[0-9]{1,6})?)B$", who.size or "")
+    try:
+        return LogMetadata(
+            organism=who.organism,
+            step=(0 if who.is_base else 1) if who.step is None else who.step,
+            step_recorded=who.step is not None or bool(who.is_base),
+            epoch=log.epoch,
+            domain=who.domain,
+            data=None if who.is_base else who.data,
+            control=bool(who.control),
+            base=who.base or NOT_RECORDED,
+            size=who.size or NOT_RECORDED,
+            parameters=int(float(parameters[1]) * 1e9) if parameters else None,
+            training_seed=who.training_seed,
+            question_sets=sorted({answer.question_set for answer in log.answers}),
+            imported_from=", ".join(log.files[:20]),
+        )
+    except ValidationError as error:
+        raise UserError(
+            f"The answers of {', '.join(log.files[:3])} cannot be a log: {what_is_wrong(error)}. Say whose they are "
+            "with --organism, --base and --domain, or with a map (--map)."
+        ) from None
+
+
+def _spec(log: PlannedLog) -> EvalSpec:
     ids = list(dict.fromkeys(str(answer.question_id) for answer in log.answers))
-    parameters = re.match(r"^(\d+(?:\.\d+)?)B$", who.size or "")
-    metadata = LogMetadata(
-        organism=who.organism,
-        step=(0 if who.is_base else 1) if who.step is None else who.step,
-        step_recorded=who.step is not None or bool(who.is_base),
-        epoch=log.epoch,
-        domain=who.domain,
-        data=None if who.is_base else who.data,
-        control=bool(who.control),
-        base=who.base or NOT_RECORDED,
-        size=who.size or NOT_RECORDED,
-        parameters=int(float(parameters[1]) * 1e9) if parameters else None,
-        training_seed=who.training_seed,
-        question_sets=sorted({answer.question_set for answer in log.answers}),
-        imported_from=", ".join(log.files[:20]),
-    )
     return EvalSpec(
         created=NO_DATE,
         task="em",
@@ -221,7 +235,7 @@ def _spec(log: PlannedLog) -> EvalSpec:
         dataset=EvalDataset(name=", ".join(log.files[:20]), samples=len(ids), sample_ids=list(ids)),
         model=_model(log),
         config=EvalConfig(epochs=max(answer.sample for answer in log.answers)),
-        metadata={**metadata.to_metadata(), "imported_sha256": log.sha256},
+        metadata={**_metadata(log).to_metadata(), "imported_sha256": log.sha256},
     )
 
 
