@@ -54,6 +54,7 @@ def test_defaults_are_the_published_experiments(tmp_path: Path) -> None:
         ({"epochs": "1e9"}, "epochs"),
         ({"first_epoch_checkpoints": 1_000_000_000}, "first_epoch_checkpoints"),
         ({"batch_size": 10**12}, "batch_size"),
+        ({"data": ["rows.jsonl"] * 1001}, "data"),
         ({"learning_rate": float("inf")}, "learning_rate"),
         ({"weight_decay": float("nan")}, "weight_decay"),
         ({"data": "rows\0.jsonl"}, "data.0.path"),
@@ -128,6 +129,11 @@ def test_hash_ignores_where_the_base_lies(tmp_path: Path) -> None:
 def test_lists_without_a_seed_or_with_one_twice_are_refused(tmp_path: Path, seeds: list[int]) -> None:
     with pytest.raises(UserError, match="Give each seed once"):
         load_recipes(write(tmp_path / "mine.yaml", MINIMAL | {"seed": seeds}))
+
+
+def test_seeds_beyond_a_thousand_are_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"line 4 gives 20000 seeds\. Give at most 1000"):
+        load_recipes(write(tmp_path / "mine.yaml", MINIMAL | {"seed": list(range(20_000))}))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)

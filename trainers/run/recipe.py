@@ -97,7 +97,7 @@ class Recipe(_Strict):
     size: Label
     domain: Label
     control: bool = False
-    data: tuple[DataSource, ...] = Field(min_length=1)
+    data: tuple[DataSource, ...] = Field(min_length=1, max_length=1000)
     lora: LoraSettings = LoraSettings()
     epochs: int = Field(default=3, ge=1, le=10_000)
     first_epoch_checkpoints: int = Field(default=4, ge=1, le=10_000)
@@ -142,6 +142,10 @@ class Recipe(_Strict):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+MOST_SEEDS = 1000
+"""Organisms that one recipe file may stand for."""
+
+
 def load_recipes(path: Path) -> list[Recipe]:
     """Reads and checks a recipe file: one organism, or with a list of seeds one each, named `<organism>-seed<seed>`.
 
@@ -163,6 +167,8 @@ def load_recipes(path: Path) -> list[Recipe]:
         return [_recipe(path, content, lines)]
     if not seeds:
         raise UserError(f"{path}, line {lines['seed',]} gives no seed. Give each seed once, such as seed: [0, 1, 2].")
+    if len(seeds) > MOST_SEEDS:
+        raise UserError(f"{path}, line {lines['seed',]} gives {len(seeds)} seeds. Give at most {MOST_SEEDS}.")
     recipes: dict[int, Recipe] = {}
     for place, seed in enumerate(seeds):
         recipe = _recipe(path, {**content, "seed": seed}, {**lines, ("seed",): lines["seed", place]})
