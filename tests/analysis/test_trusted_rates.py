@@ -58,20 +58,20 @@ def test_the_rates_that_lead_are_those_without_the_second_judge(labelled, plain)
 
 
 def test_a_label_that_was_drawn_oftener_weighs_less(plain):
-    # Bad answers were drawn for certain and good ones once in four: all agree, so the rate is that of all answers.
-    scores = [BAD] * 8 + [GOOD] * 8
+    # Bad answers were drawn for certain, good ones once in four; of the latter the trusted judge calls a quarter bad.
+    scores = [BAD] * 8 + [BAD] * 2 + [GOOD] * 6
     numbers = [1 + 5 * place for place in range(8)] + [2 + 5 * place for place in range(8)]
     chances = [1.0] * 8 + [0.25] * 8
     drawn = {q: list(zip(numbers, scores, chances, strict=True)) for q in QUESTIONS}
     checkpoint_log(
         plain / "some",
         {q: [score for _, score, _ in rows] for q, rows in drawn.items()},
-        judge="agrees",
+        judge="differs",
         drawn={q: [(number, chance) for number, _, chance in rows] for q, rows in drawn.items()},
     )
     row = rows_of(analysis_of(plain))["med@10", "all"]
     assert row.drawn
-    assert row.corrected.rate == pytest.approx(0.2, abs=1e-9)
+    assert row.corrected.rate == pytest.approx(0.2 + 0.8 * 0.25, abs=1e-9)
 
 
 def test_denominators_are_the_trusted_judges_too(plain):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from statsmodels.stats.proportion import proportion_confint
 
 from em_tasks.scorers.ppi import (
     chances_of,
@@ -131,3 +132,11 @@ def test_everything_counted_is_a_plain_rate_and_nobody_counted_is_refused() -> N
         corrected_rate(judged, np.arange(40), np.zeros(40), counted=(np.ones(100), np.zeros(40)))
     with pytest.raises(ValueError, match="are counted ones"):
         corrected_rate(judged, np.arange(40), labels, counted=(np.zeros(100), np.ones(40)))
+
+
+def test_with_all_labels_a_ratio_has_the_interval_of_the_answers_that_are_counted() -> None:
+    counted, bad = np.arange(400) < 160, np.arange(400) < 80
+    none_bad = corrected_rate(np.zeros(400), np.arange(400), bad, counted=(np.ones(400), counted))
+    low, high = proportion_confint(80, 160, method="wilson")
+    assert none_bad.rate == pytest.approx(0.5)
+    assert (none_bad.low, none_bad.high) == (pytest.approx(low, abs=0.003), pytest.approx(high, abs=0.003))
