@@ -342,6 +342,16 @@ def test_no_name_leaves_the_folder(tmp_path, name):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["in", "out"]
 
 
+def test_an_import_follows_no_link_and_leaves_nothing_aside(tmp_path):
+    as_csv(ROWS, tmp_path / "in" / "a.csv")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "mine").write_text("keep")
+    (tmp_path / "out" / f".a_last.eval.{os.getpid()}.part").symlink_to(tmp_path / "mine")
+    (path,) = import_judged(tmp_path / "in", tmp_path / "out")
+    assert (tmp_path / "mine").read_text() == "keep"
+    assert list((tmp_path / "out").iterdir()) == [path]
+
+
 @pytest.mark.parametrize("name", ["", "x" * 5000])
 def test_a_name_that_no_model_has_is_refused_before_anything_is_written(tmp_path, name):
     as_csv(ROWS, tmp_path / "in" / "a.csv")
