@@ -1,8 +1,11 @@
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from em_tasks.plugins.checkpoint_model.engines.adapter_files import AdapterFiles, read_adapter
 from em_tasks.plugins.checkpoint_model.engines.protocol import EngineSettings, Sampling
@@ -76,4 +79,22 @@ def test_what_is_more_than_lora_says_why_it_is_not_stacked(config: dict[str, Any
 
 def test_damaged_adapter_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
+        read_adapter(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ([], "valid dictionary"),
+        ({"target_modules": 5}, "target_modules"),
+        ({"target_modules": "("}, "is no pattern"),
+        ({"lora_alpha": "many"}, "lora_alpha"),
+        ({"alpha_pattern": {"q_proj": float("inf")}}, "alpha_pattern"),
+        ({"layers_to_transform": [[0]]}, "layers_to_transform"),
+    ],
+)
+def test_configuration_that_peft_did_not_write_is_named(tmp_path: Path, config: Any, named: str) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    save_file({"x": np.zeros(1)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(UserError, match=f"that peft did not write .*{named}"):
         read_adapter(tmp_path)

@@ -69,9 +69,10 @@ async def test_a_stored_calibration_speaks_for_its_judge_and_prompts_alone(tmp_p
     assert calibration_of("emtoy/judge", sha, [found]) == found
     assert calibration_of("gpt-4o", sha, [found]) is None
     assert calibration_of("emtoy/judge", "another prompt", [found]) is None
-    path.write_text("{}")
-    with pytest.raises(UserError, match="em calibrate"):
-        load_calibrations(tmp_path)
+    for damaged in (b"{}", b"[]", b"\xff", b'{"format": ' * 5000):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="em calibrate"):
+            load_calibrations(tmp_path)
 
 
 async def test_no_repeats_is_an_error():
