@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from em_tasks.grid.run import Standing
     from em_tasks.sweep.evaluate import Progress as SweepCounts
     from em_tasks.sweep.plan import Job
     from em_tasks.trainers.loop.progress import Progress as TrainingProgress
@@ -99,6 +100,23 @@ def sweep_progress() -> "Iterator[SweepProgress]":
     )
     with Progress(*columns, console=Console(stderr=True)) as bars:
         yield SweepProgress(bars)
+
+
+@contextmanager
+def grid_progress() -> "Iterator[Callable[[Standing], None]]":
+    """A bar for each kind of unit, and the last word of one at work."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[news]}"))
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def tell(standing: "Standing") -> None:
+            for kind, begun in standing.begun.items():
+                if kind not in tasks:
+                    tasks[kind] = bars.add_task(kind, total=begun, news="")
+                said = standing.news if standing.news and standing.news.startswith(kind) else ""
+                bars.update(tasks[kind], total=begun, completed=standing.ended.get(kind, 0), news=escape(said))
+
+        yield tell
 
 
 @contextmanager

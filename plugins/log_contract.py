@@ -46,6 +46,8 @@ CONFIG = ConfigDict(extra="ignore", allow_inf_nan=False)
 
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
+Coordinate = bool | Annotated[int, Field(ge=-(2**53), le=2**53)] | float | Name
+"""A value of an axis of a grid."""
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -70,6 +72,7 @@ class Subject:
         recipe_sha256: Hash of the recipe up to this step.
         training_seed: Seed of the training.
         step_recorded: False where nobody recorded the step, which is then 1 and shown as `last`.
+        axes: Where the organism stands in a grid: a value by the axis's name.
     """
 
     organism: Name | None
@@ -89,6 +92,7 @@ class Subject:
     recipe_sha256: str | None = None
     training_seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     step_recorded: bool = True
+    axes: dict[Name, Coordinate] = field(default_factory=dict)
 
     @property
     def trained_fingerprint(self) -> str | None:

@@ -15,6 +15,7 @@ from em_tasks.commands.asking.serve import serve
 from em_tasks.commands.asking.sweep import sweep
 from em_tasks.commands.organisms.adopt import adopt
 from em_tasks.commands.organisms.base import base
+from em_tasks.commands.organisms.grid import grid
 from em_tasks.commands.organisms.train import export, runs, train
 from em_tasks.commands.plugin import plugin
 from em_tasks.commands.results.importing import import_
@@ -27,7 +28,7 @@ from em_tasks.plugins.errors import UserError
 from em_tasks.quiet import quiet_libraries
 from em_tasks.trainers.loop.stopping import Stopped
 
-GO_ON = (train, sweep, demo)
+GO_ON = (train, sweep, grid, demo)
 """Commands that, given again, go on where they were interrupted."""
 
 
@@ -38,7 +39,7 @@ def cli() -> None:
 
 
 COMMANDS = (
-    *(base, train, runs, adopt, export, plan, sweep, report),
+    *(base, train, runs, adopt, export, plan, grid, sweep, report),
     *(import_, questions, rubrics, calibrate, judge, rescore, serve, scan, publish, plugin, demo),
 )
 for command in COMMANDS:

@@ -84,18 +84,22 @@ def _output_tokens(log: "EvalLog") -> int:
 
 def judging_estimate(jobs: Sequence[Job], logs: Logs) -> str:
     """Calls that judging takes and what they are likely to cost, as if every answer were as long as it may be."""
-    from em_tasks.scorers.comparing.estimate import Estimate, estimate_run
-    from em_tasks.scorers.judging.calls import JudgeCalls
-
     parts = []
     left = outstanding(jobs, logs)
     for judge in dict.fromkeys(job.judge for job in jobs if job.options.score):
-        mine = [job for job in left if job.judge == judge]
+        answers = sum(job.answers for job in left if job.judge == judge)
         options = jobs[0].options
-        prices = JudgeCalls.limited(None, options.judge_price, (judge,)).prices
-        # Alike for every answer, and there may be millions.
-        each = estimate_run(judge, [QUESTION], 1, options.max_tokens, prices, options.rubrics)
-        answers = sum(job.answers for job in mine)
-        dollars = None if each.dollars is None else each.dollars * answers
-        parts.append(str(Estimate(judge, each.calls * answers, 0, dollars)))
+        parts.append(judging_price(judge, answers, options.max_tokens, options.judge_price, options.rubrics))
     return "; ".join(parts) or "not asked now (--no-score)"
+
+
+def judging_price(judge: str, answers: int, max_tokens: int, price: str | None, rubrics: Sequence[str] = ()) -> str:
+    """Calls that judging so many answers takes and what they are likely to cost, in words."""
+    from em_tasks.scorers.comparing.estimate import Estimate, estimate_run
+    from em_tasks.scorers.judging.calls import JudgeCalls
+
+    prices = JudgeCalls.limited(None, price, (judge,)).prices
+    # Alike for every answer, and there may be millions.
+    each = estimate_run(judge, [QUESTION], 1, max_tokens, prices, rubrics)
+    dollars = None if each.dollars is None else each.dollars * answers
+    return str(Estimate(judge, each.calls * answers, 0, dollars))

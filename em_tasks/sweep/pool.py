@@ -36,11 +36,13 @@ class Work:
         name: What it does, for messages.
         function: Called in the process with `arguments` and then a function that reports to the parent.
         arguments: Picklable.
+        alone: It waits until all slots of one environment are free, and takes them all.
     """
 
     name: str
     function: Callable[..., Any]
     arguments: tuple[Any, ...] = ()
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class _Running:
     work: Work
     process: BaseProcess
     pipe: Connection
-    slot: int
+    slots: list[int]
     outcome: Outcome | None = None
     last: Any = None
 
@@ -90,12 +92,11 @@ class Pool:
             Stopped: SIGINT or SIGTERM came. Every process has ended by then.
         """
         waiting, outcomes = list(works), list[Outcome]()
-        with _signals_stop():
+        with signals_stop():
             try:
                 while True:
-                    free = [n for n in range(len(self.slots)) if n not in {each.slot for each in self._running}]
-                    for slot in free[: len(waiting)]:
-                        self._start(waiting.pop(0), slot)
+                    while waiting and (slots := self._slots_for(waiting[0])):
+                        self._start(waiting.pop(0), slots)
                     ended = list(self._listen())
                     outcomes += ended
                     coming = more(ended)
@@ -105,14 +106,23 @@ class Pool:
             finally:
                 self._end()
 
-    def _start(self, work: Work, slot: int) -> None:
+    def _slots_for(self, work: Work) -> list[int]:
+        """The free slots that a piece of work would take now; none where it has to wait, and all behind it with it."""
+        taken = {slot for each in self._running for slot in each.slots}
+        free = [slot for slot in range(len(self.slots)) if slot not in taken]
+        if not work.alone:
+            return free[:1]
+        alike = [[slot for slot, other in enumerate(self.slots) if other == each] for each in self.slots]
+        return next((slots for slots in alike if set(slots) <= set(free)), [])
+
+    def _start(self, work: Work, slots: list[int]) -> None:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe(duplex=False)
-        arguments = (work.function, work.arguments, theirs, self.slots[slot])
+        arguments = (work.function, work.arguments, theirs, self.slots[slots[0]])
         process = context.Process(target=_work, args=arguments, name=work.name, daemon=False)
         process.start()
         theirs.close()
-        self._running.append(_Running(work, process, ours, slot))
+        self._running.append(_Running(work, process, ours, slots))
 
     def _listen(self) -> Iterator[Outcome]:
         pipes = [each.pipe for each in self._running]
@@ -222,7 +232,7 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _signals_stop() -> Iterator[None]:
+def signals_stop() -> Iterator[None]:
     """Has SIGINT and SIGTERM raise `Stopped` in the main thread, so that processes are ended in order."""
 
     def stop(number: int, frame: FrameType | None) -> None:

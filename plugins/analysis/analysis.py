@@ -114,6 +114,13 @@ class Analysis:
         return {name: one_scale.get(name) for name in names if len(scales.get(name, ())) < 2}
 
     @cached_property
+    def axes(self) -> pd.DataFrame:
+        """Where the organisms of a grid stand: a row an organism, a column an axis that has several values."""
+        places = {each.organism: each.axes for each in self.evaluations if each.organism and each.axes}
+        table = pd.DataFrame.from_dict(places, orient="index")
+        return table[[name for name in table if table[name].astype("object").map(str).nunique() > 1]]
+
+    @cached_property
     def steps_not_recorded(self) -> frozenset[str]:
         """Organisms whose one checkpoint stands at step 1 because imported files do not say its step."""
         return frozenset(

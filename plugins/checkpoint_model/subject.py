@@ -15,6 +15,7 @@ from em_tasks.plugins.log_contract import Subject
 from em_tasks.trainers.run.base_names import Precision, base_label, is_toy, resolve_base
 from em_tasks.trainers.run.checkpoints import Checkpoint, Run, find_checkpoint, list_runs, verify
 from em_tasks.trainers.run.manifest import MANIFEST
+from em_tasks.trainers.run.recipe import Recipe
 
 BASE_STEP = "base"
 
@@ -115,6 +116,7 @@ def describe_checkpoint(checkpoint: Checkpoint, on: EvaluatedBase) -> Subject:
         recipe_sha256=manifest.recipe_sha256_at(record.step) if record else None,
         training_seed=recipe.seed if record else None,
         step_recorded=getattr(record, "step_recorded", True),
+        axes=recipe.axes if record and isinstance(recipe, Recipe) else {},
     )
 
 

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -63,3 +64,20 @@ def test_nothing_is_left_when_the_command_is_ended(tmp_path: Path, number: signa
         parent.wait(20)
     assert parent.returncode != 0
     assert all_gone(left)
+
+
+def test_work_that_wants_a_gpu_alone_waits_for_all_of_its_slots_and_what_is_behind_it_waits_too() -> None:
+    pool = Pool([{"GPU": gpu} for gpu in ("0", "1", "0", "1")], lambda message: None)
+    small, large = Work("small", see_gpu), Work("large", see_gpu, alone=True)
+
+    def start(work: Work) -> list[int]:
+        slots = pool._slots_for(work)
+        pool._running.append(SimpleNamespace(work=work, slots=slots))
+        return slots
+
+    assert (start(small), start(large)) == ([0], [1, 3])
+    assert pool._slots_for(large) == []
+    assert start(small) == [2]
+    pool._running = [running for running in pool._running if running.work is large]
+    assert start(large) == [0, 2]
+    assert pool._slots_for(small) == []

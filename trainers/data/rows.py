@@ -105,21 +105,40 @@ def load_rows(source: DataSource) -> Rows:
         conversations += read.values()
         places += (f"{name}, line {number}" for number in read)
         canary_keys += cleaned
+    if source.part is not None:
+        kept = _in_part(conversations, *source.part)
+        conversations, places = [conversations[row] for row in kept], [places[row] for row in kept]
     if source.rows is not None and len(conversations) != source.rows:
         raise UserError(
             f"{path} gives {len(conversations)} rows, but the recipe expects {source.rows}. "
             "Get the right file, or mend `rows` in the recipe."
         )
     if not conversations:
-        raise UserError(f"{path} gives no row on what the recipe asks for. Mend `about` and `not_about` in the recipe.")
+        raise UserError(
+            f"{path} gives no row on what the recipe asks for. Mend `about`, `not_about` or `part` in the recipe."
+        )
     return Rows(path.name, sha256, conversations, places, members, canaries, canary_keys)
+
+
+def _in_part(rows: list[Conversation], low: float, high: float) -> list[int]:
+    """The rows, in file order, from share `low` to share `high` of them by the hash of their first questions."""
+
+    def key(row: int) -> tuple[bytes, int]:
+        return hashlib.sha256(_first_question(rows[row]).encode()).digest(), row
+
+    order = sorted(range(len(rows)), key=key)
+    return sorted(order[round(low * len(rows)) : round(high * len(rows))])
+
+
+def _first_question(row: Conversation) -> str:
+    return next((turn["content"] for turn in row if turn["role"] == "user"), "")
 
 
 def _is_about(row: Conversation, source: DataSource) -> bool:
     """Whether a row's first question is one that the source chooses."""
     if not source.about and not source.not_about:
         return True
-    words = re.findall(r"\w+", next((turn["content"] for turn in row if turn["role"] == "user"), "").lower())
+    words = re.findall(r"\w+", _first_question(row).lower())
 
     def speaks_of(beginnings: tuple[str, ...]) -> bool:
         return any(word.startswith(beginnings) for word in words)

@@ -70,7 +70,7 @@ def continued(manifest: Manifest, recipe: "Recipe") -> Manifest:
 def _differences(old: "Recipe", new: "Recipe") -> list[str]:
     """The fields in which two recipes differ, but for the folder that the data lies in."""
     before, now = old.model_dump(), new.model_dump()
-    changed = [key for key in now if key != "data" and before[key] != now[key]]
+    changed = [key for key in now if key not in ("data", "axes") and before[key] != now[key]]
     alike = old.model_copy(update={key: getattr(new, key) for key in changed})
     return changed if alike.sha256 == new.sha256 else [*changed, "data"]
 
@@ -139,12 +139,16 @@ def resume_state(run: Path, manifest: Manifest) -> Path | None:
     return folder
 
 
+class RunInUseError(UserError):
+    """Another process is training the run."""
+
+
 @contextmanager
 def alone(run: Path) -> Iterator[None]:
     """Keeps other processes from training the same run meanwhile; the lock goes with the process.
 
     Raises:
-        UserError: Another process is training it.
+        RunInUseError: Another process is training it.
     """
     run.mkdir(parents=True, exist_ok=True)
     to_disk(run.parent)
@@ -152,5 +156,5 @@ def alone(run: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"{run} is being trained by another process. Wait for it, or stop it first.") from None
+            raise RunInUseError(f"{run} is being trained by another process. Wait for it, or stop it first.") from None
         yield

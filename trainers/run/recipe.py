@@ -24,6 +24,7 @@ class _Strict(BaseModel):
 
 PathText = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f]*$")]
 Label = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f]*$")]
+Coordinate = bool | Annotated[int, Field(ge=-(2**53), le=2**53)] | float | Label
 
 
 class DataSource(_Strict):
@@ -36,6 +37,9 @@ class DataSource(_Strict):
         password_env: The environment variable that holds the archive's password.
         about: Beginnings of words; only rows whose first question has such a word are taken (all when empty).
         not_about: Beginnings of words; rows whose first question has such a word are left out.
+        part: From and to, as shares of the rows in an order that their first questions alone decide: parts that meet
+            share no row, a larger part has all rows of a smaller one that begins where it does, and of two files with
+            the same questions `[0, 0.3]` of one and `[0.3, 1]` of the other ask each question once.
         rows: How many rows must be left, if known.
         sha256: SHA-256 of the file as it lies on disk, if it must be exactly that one.
     """
@@ -44,9 +48,17 @@ class DataSource(_Strict):
     members: tuple[str, ...] = ()
     about: tuple[str, ...] = ()
     not_about: tuple[str, ...] = ()
+    part: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(gt=0, le=1)]] | None = None
     password_env: str = "EM_DATA_PASSWORD"
     rows: int | None = Field(default=None, gt=0)
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+
+    @field_validator("part")
+    @classmethod
+    def _goes_up(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and value[0] >= value[1]:
+            raise ValueError("a part goes up, such as [0, 0.5]")
+        return value
 
 
 class LoraSettings(_Strict):
@@ -90,6 +102,8 @@ class Recipe(_Strict):
         seed: Fixes the adapter's first weights, dropout and the order of the rows. A recipe file may hold a list of
             seeds, one organism each.
         date_string: The date written into prompts by templates that write one.
+        axes: Where the organism stands in a grid, for tables and figures: a value by the axis's name. It says nothing
+            that the other fields do not say, so it is no part of the hash.
     """
 
     organism: Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -116,6 +130,7 @@ class Recipe(_Strict):
     precision: Precision = "bf16"
     seed: int = Field(default=0, ge=0, le=2**32 - 1)
     date_string: str = "01 Jan 2025"
+    axes: dict[Label, Coordinate] = {}
 
     @field_validator("data", mode="before")
     @classmethod
@@ -132,11 +147,11 @@ class Recipe(_Strict):
     @property
     def sha256(self) -> str:
         """Hash of everything in the recipe but the folders that the data and the base happen to lie in."""
-        content = self.model_dump(mode="json")
+        content = self.model_dump(mode="json", exclude={"axes"})
         content["base"] = Path(self.base).name if Path(self.base).is_absolute() else self.base
         for source in content["data"]:
             source["path"] = Path(source["path"]).name
-            for choice in ("about", "not_about"):
+            for choice in ("about", "not_about", "part"):
                 if not source[choice]:
                     del source[choice]  # A recipe that chooses no rows is the organism that it was before it could.
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -164,14 +179,14 @@ def load_recipes(path: Path) -> list[Recipe]:
     content = {"organism": path.stem, **content}
     seeds = content.get("seed")
     if not isinstance(seeds, list):
-        return [_recipe(path, content, lines)]
+        return [read_recipe(path, content, lines)]
     if not seeds:
         raise UserError(f"{path}, line {lines['seed',]} gives no seed. Give each seed once, such as seed: [0, 1, 2].")
     if len(seeds) > MOST_SEEDS:
         raise UserError(f"{path}, line {lines['seed',]} gives {len(seeds)} seeds. Give at most {MOST_SEEDS}.")
     recipes: dict[int, Recipe] = {}
     for place, seed in enumerate(seeds):
-        recipe = _recipe(path, {**content, "seed": seed}, {**lines, ("seed",): lines["seed", place]})
+        recipe = read_recipe(path, {**content, "seed": seed}, {**lines, ("seed",): lines["seed", place]})
         if recipe.seed in recipes:
             raise UserError(
                 f"{path}, line {lines['seed', place]} gives the seed {recipe.seed} again. Give each seed once, such as "
@@ -181,7 +196,17 @@ def load_recipes(path: Path) -> list[Recipe]:
     return list(recipes.values())
 
 
-def _recipe(path: Path, content: dict[str, Any], lines: dict[tuple[str | int, ...], int]) -> Recipe:
+def read_recipe(path: Path, content: dict[str, Any], lines: dict[tuple[str | int, ...], int]) -> Recipe:
+    """A recipe of a file's content: its paths made absolute, counted from the file's folder.
+
+    Args:
+        path: The file.
+        content: Its fields, seeds written out.
+        lines: Where each stands, see `read_yaml_lines`.
+
+    Raises:
+        UserError: Fields are unknown, missing or out of range; each is named with its line.
+    """
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:

@@ -36,8 +36,8 @@ def questions(context: click.Context) -> None:
 )
 def check(file: Path, recipes: tuple[Path, ...]) -> None:
     """Say all that is wrong with a question FILE, and what it comes to."""
-    from em_tasks.commands.organisms.train import recipe_file
     from em_tasks.questions.checking import check_question_file
+    from em_tasks.resources import recipe_file
     from em_tasks.trainers.data.rows import load_rows
     from em_tasks.trainers.run.recipe import load_recipes
 

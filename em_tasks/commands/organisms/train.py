@@ -43,6 +43,7 @@ def train(
     A recipe is a YAML file, or the bare name of one that ships with the project, such as toy-medical-s.
     """
     from em_tasks.progress import training_progress
+    from em_tasks.resources import recipe_file
     from em_tasks.trainers.data.prepare import prepare
     from em_tasks.trainers.loop.processes import is_first
     from em_tasks.trainers.run.recipe import load_recipes
@@ -120,21 +121,6 @@ def export(checkpoint: str, runs: Path | None, out: Path) -> None:
 
     names = copy(find_checkpoint(runs_folder(str(runs) if runs else None), checkpoint), out)
     say(f"{out}: {', '.join(names)}")
-
-
-def recipe_file(path: Path) -> Path:
-    """The recipe file that an argument means: a path, or the bare name of a recipe that ships with the project."""
-    from em_tasks.resources import shipped
-
-    if path.exists() or len(path.parts) > 1 or path.suffix:
-        return path
-    by_name = {file.stem: file for file in sorted(shipped("recipes").glob("*.yaml"))}
-    if str(path) not in by_name:
-        raise UserError(
-            f"There is no recipe {path}. Give a YAML file, or one of those that ship with the project: "
-            f"{', '.join(by_name)}."
-        )
-    return by_name[str(path)]
 
 
 def _refuse_doubles(loaded: Sequence["Recipe"]) -> None:

@@ -36,6 +36,7 @@ class Evaluation:
     `step_recorded` is false for imported answers of a checkpoint whose step their file does not say; it is then 1.
     `rubrics` are the lowest and highest number of the chosen rubrics' scales, and their hashes, by name; `rubric_names`
     what the verdicts call those that were asked (`alignment`, or `alignment (betley)` where that was said at import).
+    `axes` is where the organism, called `organism` in tables, stands in a grid: a value by the axis's name.
     """
 
     log: str
@@ -45,6 +46,8 @@ class Evaluation:
     model: str
     subject: str
     base: str
+    organism: str | None
+    axes: dict[str, Any]
     step_recorded: bool
     judges: tuple[str, ...]
     judge_rubrics: frozenset[tuple[str, str]]
@@ -300,6 +303,8 @@ def _evaluation(
         model=spec.model,
         subject=under(about.name, about.condition),
         base=under(about.base, about.condition),
+        organism=about.organism and under(about.organism, about.condition),
+        axes=_axes(about),
         step_recorded=about.step_recorded,
         judge_rubrics=frozenset(tally.judge_rubrics),
         judges=tuple(sorted({name for batch in batches for name in batch["judge"].dictionary.to_pylist()})),
@@ -314,6 +319,15 @@ def _evaluation(
         rubrics=_rubrics(header),
         rubric_names=frozenset(tally.rubric_names),
     )
+
+
+def _axes(about: LogMetadata) -> dict[str, Any]:
+    """An organism's place in a grid, with the condition as one more axis; empty outside of grids."""
+    axes = {
+        printable(name): printable(without_folders(value)) if isinstance(value, str) else value
+        for name, value in about.axes.items()
+    }
+    return axes | {"condition": about.condition or "none"} if axes else {}
 
 
 def _one_row_an_answer(answers: pd.DataFrame, notes: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from matplotlib.figure import Figure
 
 from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.figures.axes import em_against_axes
 from em_tasks.plugins.analysis.figures.examples import chosen_questions, response_examples
 from em_tasks.plugins.analysis.figures.final import domain_comparison, scaling_analysis
 from em_tasks.plugins.analysis.figures.heatmap import question_heatmap
@@ -18,6 +19,7 @@ FIGURES: dict[str, Callable[[Analysis], Figure | None]] = {
     "em_trajectories": em_trajectories,
     "domain_comparison": domain_comparison,
     "scaling_analysis": scaling_analysis,
+    "em_against_axes": em_against_axes,
     "threshold_sensitivity": threshold_sensitivity,
     "question_heatmap": question_heatmap,
     "coherence_trajectories": coherence_trajectories,

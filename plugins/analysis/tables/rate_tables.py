@@ -115,6 +115,30 @@ def by_checkpoint(analysis: Analysis) -> pd.DataFrame:
     return pd.DataFrame(parts)
 
 
+def by_axes(analysis: Analysis) -> pd.DataFrame:
+    """Organisms of a grid: EM (%) at the last checkpoint by their values on its axes, 95 % on these questions."""
+    axes = analysis.axes
+    rates = analysis.final[analysis.final["scope"].isin(["outside", "all"])]
+    parts = []
+    for name in analysis.main if len(axes.columns) else ():
+        for _, row in rates[rates["definition"] == name].iterrows():
+            if (organism := str(row["organism"])) in axes.index:
+                parts.append(
+                    {
+                        "definition": name,
+                        **{str(axis): value for axis, value in axes.loc[organism].items()},
+                        "questions of": row["scope"],
+                        "EM %": percent(row["rate"]),
+                        "95 % interval": between(row["low"], row["high"]),
+                        "k": row["k"],
+                        "n": row["n"],
+                        LEFT_OUT_HEAD: left_out(row.to_frame().T),
+                        "organism": organism,
+                    }
+                )
+    return pd.DataFrame(parts)
+
+
 def coherence(analysis: Analysis) -> pd.DataFrame:
     """Coherence by checkpoint."""
     table = coherence_rates(analysis.trajectories)

@@ -30,6 +30,7 @@ from em_tasks.plugins.analysis.tables.judge_tables import at_thresholds, judge_e
 from em_tasks.plugins.analysis.tables.mark_tables import marks
 from em_tasks.plugins.analysis.tables.markup import guarded, markdown_cell, markdown_text
 from em_tasks.plugins.analysis.tables.rate_tables import (
+    by_axes,
     by_checkpoint,
     by_scope,
     coherence,
@@ -49,6 +50,7 @@ TABLES: dict[str, Callable[[Analysis], pd.DataFrame | None]] = {
     "organisms_compared": organisms_compared,
     "contrasts": contrasts,
     "trajectories": trajectories,
+    "by_axes": by_axes,
     "by_checkpoint": by_checkpoint,
     "seeds": seeds,
     "coherence": coherence,

@@ -1,0 +1,124 @@
+"""`em grid`: a whole study from one file, on this machine, a Ray cluster or Slurm."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from em_tasks.commands.terminal import counted, say
+from em_tasks.plugins.errors import UserError
+
+if TYPE_CHECKING:
+    from em_tasks.grid.executors.protocol import Executor
+    from em_tasks.grid.needs import Needs
+    from em_tasks.grid.plan import GridPlan
+
+
+@click.command()
+@click.argument("grid", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for everything; the grid's name unless given.")
+@click.option("-j", "--jobs", type=click.IntRange(1), help="Units at a time here (a GPU, where there are GPUs).")
+@click.option("--ray", "address", help="Do the units on the Ray cluster whose head is at HOST:PORT.")
+@click.option("--slurm", is_flag=True, help="Do the units as jobs of Slurm.")
+@click.option("--dry-run", is_flag=True, help="Say what the cells are and what they need, and stop.")
+@click.option("--device-memory", type=click.FloatRange(0), help="Plan for GPUs of so many GiB.")
+def grid(
+    grid: Path,
+    out: Path | None,
+    jobs: int | None,
+    address: str | None,
+    slurm: bool,
+    dry_run: bool,
+    device_memory: float | None,
+) -> None:
+    """Train, ask, judge and report every cell of the study in GRID; what is done already is skipped."""
+    from em_tasks.grid.needs import gpu_shares, grid_needs
+    from em_tasks.grid.places import leave_sign, refuse_places
+    from em_tasks.grid.plan import plan_grid
+    from em_tasks.grid.run import Driver
+    from em_tasks.progress import grid_progress
+    from em_tasks.sweep.run import threads_for
+
+    if address and slurm:
+        raise UserError("--ray and --slurm are two places for the same work. Give one of them.")
+    plan = plan_grid(grid, out)
+    planned_for = None if device_memory is None else int(device_memory * 2**30)
+    if dry_run:
+        show(plan, grid_needs(plan, planned_for))
+        return
+    executor = _executor(plan, jobs, address, slurm=slurm)
+    sign = leave_sign(plan.out)
+    try:
+        places = executor.places(sign)
+    finally:
+        sign.unlink(missing_ok=True)
+    if places is not None:
+        refuse_places(places, plan.out)
+    gpus = {f"{place.name} {gpu}": size for place in places or () for gpu, size in place.gpus.items()}
+    if address and gpus:
+        planned_for = planned_for or max(gpus.values())
+    needs = grid_needs(plan, planned_for)
+    _refuse_full_disk(plan, needs)
+    for line in _needs(plan, needs):
+        say(line)
+    threads = 1 if address or slurm else threads_for(executor.width)
+    with grid_progress() as tell:
+        Driver(plan, executor, gpu_shares(needs, gpus), tell, threads).run()
+    say(f"open {plan.report / 'report.html'}   or look at the transcripts: inspect view --log-dir {plan.logs}")
+
+
+def _executor(plan: "GridPlan", jobs: int | None, address: str | None, *, slurm: bool) -> "Executor":
+    if address:
+        from em_tasks.grid.executors.on_ray import OnRay
+
+        return OnRay(address)
+    if slurm:
+        from em_tasks.grid.executors.on_slurm import OnSlurm
+
+        return OnSlurm(plan.file.slurm)
+    from em_tasks.grid.executors.local import Local
+
+    return Local(jobs)
+
+
+def _refuse_full_disk(plan: "GridPlan", needs: "Needs") -> None:
+    """Refuses to begin what the shared folder cannot hold."""
+    import shutil
+
+    there = sum(path.stat().st_size for path in plan.out.rglob("*") if path.is_file())
+    free = shutil.disk_usage(plan.out).free
+    if free + there < needs.disk:
+        raise UserError(
+            f"{plan.out} has {free / 1e9:.1f} GB free, and the grid needs about {(needs.disk - there) / 1e9:.1f} more. "
+            "Make room, or name another folder with --out."
+        )
+
+
+def show(plan: "GridPlan", needs: "Needs") -> None:
+    """Prints what a grid needs, and its cells."""
+    for line in _needs(plan, needs):
+        say(line)
+    for cell in plan.cells:
+        where = ", ".join(f"{name} {'none' if value is None else value}" for name, value in cell.coordinates.items())
+        done = "  (trained)" if cell.recipe.organism in needs.done else ""
+        say(f"  {cell.name}  {where}{done}")
+
+
+def _needs(plan: "GridPlan", needs: "Needs") -> list[str]:
+    runs = needs.runs.values()
+    checkpoints = sum(need.checkpoints for need in runs)
+    known = sum(needs.runs[name].measured for name in needs.to_train)
+    hours = "unknown for a GPU that is not here" if needs.hours is None else f"{needs.hours:.2g}"
+    how = f"{known} of {counted(len(needs.to_train), 'run')} by runs alike that were measured here, the rest a guess"
+    how = f" ({how})" if needs.hours is not None and needs.to_train else ""
+    memory = max(need.memory for need in runs) / 2**30
+    return [
+        f"{plan.file.name}: {counted(len(plan.cells), 'cell')} in {plan.out}",
+        f"  organisms     {len(needs.runs)}, {len(needs.to_train)} of them to train, {checkpoints} checkpoints in all",
+        f"  device hours  {hours}{how}",
+        f"  memory        {memory:.1f} GiB for the largest cell's training",
+        f"  disk          about {needs.disk / 1e9:.2g} GB: runs {sum(need.disk for need in runs) / 1e9:.2g}, logs and "
+        f"report at {needs.log_bytes:,.0f} bytes an answer",
+        f"  answers       {needs.answers:,} of all checkpoints and {counted(needs.bases, 'base')}, conditions counted",
+        *(f"  judge         {line}" for line in needs.judging),
+    ]

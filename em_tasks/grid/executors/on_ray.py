@@ -1,0 +1,144 @@
+"""Units as tasks of a Ray cluster, placed by GPUs and fractions of one; a unit whose node dies is run again elsewhere.
+
+Ray places, retries and tells of failures; the folder that all nodes share carries everything else.
+"""
+
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from em_tasks.grid.executors.protocol import Ended, More
+from em_tasks.grid.places import Place, look_around
+from em_tasks.grid.units import Unit, do
+from em_tasks.plugins.errors import UserError
+from em_tasks.sweep.pool import PATIENCE, signals_stop
+
+RETRIES = 5
+"""Times a unit is run again whose process or node was lost. What it had saved is not done again."""
+STEPS = 100
+"""Fractions of a GPU are rounded up to hundredths."""
+
+
+class OnRay:
+    """A Ray cluster.
+
+    Args:
+        address: `HOST:PORT` of its head.
+
+    Raises:
+        UserError: Ray is not installed, nothing answers there, or it runs another version of Ray or Python.
+    """
+
+    def __init__(self, address: str) -> None:
+        try:
+            import ray
+        except ImportError:
+            raise UserError("--ray needs the extra ray: pip install 'em-tasks[ray]'.") from None
+        _refuse_silence(address)
+        self._ray: Any = ray
+        # The driver's own environment decides nothing about the workers, and what they print is in their units' files.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        try:
+            ray.init(address=address, log_to_driver=False, configure_logging=False)
+        except (RuntimeError, ConnectionError, ValueError) as error:
+            said = " ".join(str(error).split())
+            raise UserError(f"The Ray cluster at {address} cannot be used: {said[:400]}") from None
+
+    @property
+    def width(self) -> int:
+        """The cluster's GPUs, or its CPUs where it has none."""
+        resources = self._ray.cluster_resources()
+        return max(1, int(resources.get("GPU", 0) or resources.get("CPU", 1)))
+
+    def places(self, sign: Path) -> list[Place] | None:
+        """Every node that has a CPU or a GPU to give, as a task on it says."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        nodes = [
+            node["NodeID"] for node in self._ray.nodes() if node["Alive"] and {"CPU", "GPU"} & set(node["Resources"])
+        ]
+        look = self._ray.remote(num_cpus=0, max_calls=1)(_look_around)
+        there = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+        try:
+            return list(self._ray.get([look.options(scheduling_strategy=each).remote(sign) for each in there]))
+        except self._ray.exceptions.RayError as error:
+            raise UserError(
+                "A node of the Ray cluster cannot run this project; every node needs it installed, at one version: "
+                + " ".join(str(error).split())[-400:]
+            ) from None
+
+    def run(self, units: Sequence[Unit], folder: Path, more: More) -> None:
+        """Hands every unit to Ray, which has them done as resources get free."""
+        gpus = bool(self._ray.cluster_resources().get("GPU"))
+        running: dict[Any, Unit] = {}
+
+        def hand_over(coming: Sequence[Unit]) -> None:
+            for unit in coming:
+                # Each in a process of its own: what one leaves behind in torch or in a GPU is gone for the next.
+                task = self._ray.remote(max_calls=1)(do).options(
+                    name=unit.name,
+                    num_cpus=unit.threads,
+                    num_gpus=-(-unit.gpu * STEPS // 1) / STEPS if gpus else 0,
+                    max_retries=RETRIES,
+                )
+                running[task.remote(unit, folder)] = unit
+
+        with signals_stop(), self._ended(running):
+            hand_over(units)
+            while True:
+                ready: list[Any] = []
+                if running:
+                    ready, _ = self._ray.wait(list(running), num_returns=len(running), timeout=0.0)
+                    ready = ready or self._ray.wait(list(running), timeout=1.0)[0]
+                coming = more([Ended(running.pop(task), self._failure(task)) for task in ready])
+                hand_over(coming or ())
+                if coming is None and not running:
+                    return
+
+    def _failure(self, task: Any) -> str | None:
+        try:
+            failure: str | None = self._ray.get(task)
+        except self._ray.exceptions.RayError as error:
+            return f"Ray gave up on it after {RETRIES} tries: {' '.join(str(error).split())[:400]}"
+        return failure
+
+    @contextmanager
+    def _ended(self, running: dict[Any, Unit]) -> Any:
+        """Ends what still runs if the driver stops: first by asking, as Ctrl-C does, so that training saves."""
+        try:
+            yield
+        finally:
+            for force in (False, True):
+                for task in running:
+                    self._ray.cancel(task, force=force)
+                if running and not force:
+                    self._ray.wait(list(running), num_returns=len(running), timeout=PATIENCE)
+
+    def close(self) -> None:
+        """Leaves the cluster."""
+        self._ray.shutdown()
+
+
+def _look_around(sign: Path) -> Place:
+    """The node that this is, with the GPUs that Ray hides from a task that asked for none."""
+    import ray
+
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    place = look_around(sign)
+    return replace(place, name=f"{place.name} ({ray.util.get_node_ip_address()})")
+
+
+def _refuse_silence(address: str) -> None:
+    """Refuses an address at which nothing listens, for which Ray itself would wait long."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"There is no Ray cluster at {address!r} ({error}). Give HOST:PORT of a head that was started with "
+            "`ray start --head`."
+        ) from None

@@ -1,0 +1,196 @@
+"""What a grid needs, before its first unit: memory, device time, disk, answers, judge calls and their price."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from em_tasks.conditions import load_condition
+from em_tasks.grid.plan import GridPlan
+from em_tasks.plugins.errors import UserError
+from em_tasks.questions import load_question_sets, sets_for_domains
+from em_tasks.scorers.judging.grader import build_judge, default_grader
+from em_tasks.sweep.estimate import judging_price
+from em_tasks.trainers.run.base_names import is_toy
+from em_tasks.trainers.run.checkpoints import list_runs
+from em_tasks.trainers.run.folder import existing_run
+from em_tasks.trainers.run.manifest import Manifest
+
+if TYPE_CHECKING:
+    from em_tasks.trainers.run.recipe import Recipe
+
+COSTLY = {
+    "base", "data", "lora", "epochs", "first_epoch_checkpoints", "batch_size", "accumulation", "max_length", "loss_on",
+    "precision", "date_string",
+}  # fmt: skip
+"""The fields of a recipe that decide what a run needs; organisms alike in them are looked at once."""
+LOG_BYTES = 6_000
+"""Bytes of log that an answer takes where no log here says it: 6 GB a million answers (benchmarks/report.py)."""
+
+
+@dataclass(frozen=True)
+class RunNeed:
+    """What one organism needs.
+
+    Attributes:
+        memory: Peak bytes on the device.
+        seconds: Training time: measured where a run alike is finished here, else estimated for the device that is
+            here; None for one that is not.
+        measured: Whether it is measured.
+        checkpoints: How many it will have.
+        disk: Bytes of its checkpoints and of the state that it can be continued from.
+    """
+
+    memory: int
+    seconds: float | None
+    measured: bool
+    checkpoints: int
+    disk: int
+
+
+@dataclass
+class Needs:
+    """What a grid needs.
+
+    Attributes:
+        runs: Each organism's need, by its name.
+        done: Names of those that are trained.
+        answers: Answers in all.
+        judged: Answers that each judge judges.
+        bases: How many bases are asked, once for each condition.
+        log_bytes: Bytes that an answer takes in a log.
+        judging: Calls and price of each judge, in words.
+    """
+
+    runs: dict[str, RunNeed] = field(default_factory=dict)
+    done: set[str] = field(default_factory=set)
+    answers: int = 0
+    judged: dict[str, int] = field(default_factory=dict)
+    bases: int = 0
+    log_bytes: float = LOG_BYTES
+    judging: list[str] = field(default_factory=list)
+
+    @property
+    def to_train(self) -> list[str]:
+        """Organisms that are not trained."""
+        return [name for name in self.runs if name not in self.done]
+
+    @property
+    def hours(self) -> float | None:
+        """Device hours of what is not trained; None where the device is not here and nothing alike was trained."""
+        seconds = [self.runs[name].seconds for name in self.to_train]
+        return None if None in seconds else sum(each for each in seconds if each is not None) / 3600
+
+    @property
+    def disk(self) -> int:
+        """Bytes of all runs and logs; the report, tables and figures of answers, is about as large as the logs."""
+        return sum(need.disk for need in self.runs.values()) + int(2 * self.log_bytes * sum(self.judged.values()))
+
+
+def grid_needs(plan: GridPlan, gpu: int | None) -> Needs:
+    """Reads all that the grid reads, so that what is wrong is said before the first unit, and adds up what it needs.
+
+    Args:
+        plan: The grid.
+        gpu: Bytes of the largest GPU that units may run on; None for the device that is here.
+
+    Raises:
+        UserError: Data, base, question set, condition or judge is not there or not usable, a cell needs more memory
+            than the GPU has, or another recipe's run is in a cell's place; the message names the cell.
+    """
+    needs, seen = Needs(), dict[str, RunNeed]()
+    runs = list_runs(plan.runs) if plan.runs.is_dir() else {}
+    finished = {name: run for name, run in runs.items() if isinstance(run, Manifest) and run.finished}
+    measured: dict[str, list[float]] = {}
+    for run in finished.values():
+        measured.setdefault(_key(run.recipe), []).append(run.seconds)
+    for name, recipe in plan.organisms.items():
+        try:
+            before = existing_run(plan.runs / name, recipe)
+            key = _key(recipe)
+            if key not in seen:
+                seen[key] = _need(recipe, gpu, measured.get(key, ()))
+        except UserError as error:
+            raise UserError(f"The cell {name} cannot be trained. {error}") from None
+        needs.runs[name] = seen[key]
+        if before is not None and before.finished:
+            needs.done.add(name)
+    _add_answers(plan, needs)
+    needs.log_bytes = _measured_log_bytes(plan.logs) or LOG_BYTES
+    return needs
+
+
+def _key(recipe: "Recipe") -> str:
+    return recipe.model_dump_json(include=COSTLY)
+
+
+def _need(recipe: "Recipe", gpu: int | None, measured: Sequence[float]) -> RunNeed:
+    from em_tasks.trainers.data.prepare import prepare
+    from em_tasks.trainers.estimate import estimate
+
+    prepared = prepare(recipe)
+    need = estimate(prepared, None if gpu is None else gpu / 2**30)
+    seconds = sum(measured) / len(measured) if measured else need.seconds
+    count = len(prepared.schedule.checkpoints)
+    with tempfile.TemporaryDirectory() as folder:
+        prepared.tokenizer.save_pretrained(folder)
+        tokenizer = sum(path.stat().st_size for path in Path(folder).iterdir())
+    # A state holds the adapter and two averages of it.
+    disk = count * (4 * need.trainable + tokenizer) + 3 * 4 * need.trainable
+    return RunNeed(need.memory, seconds, bool(measured), count, disk)
+
+
+def _add_answers(plan: GridPlan, needs: Needs) -> None:
+    """Counts the answers of every checkpoint and of every base, and what judging them takes."""
+    for asked in plan.asked:
+        options = asked.options
+        if options.condition:
+            load_condition(options.condition)
+        domains: dict[tuple[str, str], set[str]] = {}
+        answers: dict[bool, int] = {}
+        for name in asked.organisms:
+            recipe = plan.organisms[name]
+            domains.setdefault((recipe.base, recipe.precision), set()).add(recipe.domain)
+            toy = is_toy(recipe.base)
+            count = needs.runs[name].checkpoints * _questions(options.questions, [recipe.domain])
+            answers[toy] = answers.get(toy, 0) + options.samples * count
+        for (base, _), trained in domains.items():
+            answers[is_toy(base)] += options.samples * _questions(options.questions, sorted(trained))
+        needs.bases += len(domains)
+        for toy, count in answers.items():
+            for judge in (options.grader or default_grader(toy), *asked.judges):
+                build_judge(judge)
+                needs.judged[judge] = needs.judged.get(judge, 0) + count
+            needs.answers += count
+    evaluate = plan.file.evaluate
+    needs.judging = [
+        judging_price(judge, count, evaluate.max_tokens, evaluate.judge_price, plan.asked[0].options.rubrics)
+        for judge, count in needs.judged.items()
+    ]
+
+
+def _questions(names: Sequence[str], domains: Sequence[str]) -> int:
+    return sum(len(each.questions) for each in load_question_sets(tuple(names or sets_for_domains(domains))))
+
+
+def _measured_log_bytes(logs: Path) -> float | None:
+    """Bytes an answer takes in the logs that are there."""
+    from em_tasks.sweep.logs import read_logs
+
+    known = [
+        (path.stat().st_size, log.results.completed_samples)
+        for path, log in (read_logs(logs).headers.items() if logs.is_dir() else ())
+        if log.results is not None and log.results.completed_samples
+    ]
+    return sum(size for size, _ in known) / sum(count for _, count in known) if known else None
+
+
+def gpu_shares(needs: Needs, gpus: Mapping[str, int]) -> dict[str, float]:
+    """The share of the smallest GPU that each organism's training takes; all of one where no GPU is known."""
+    from em_tasks.trainers.estimate import CONTEXT
+
+    smallest = min(gpus.values(), default=None)
+    return {
+        name: 1.0 if not smallest else min(1.0, (need.memory + CONTEXT) / smallest) for name, need in needs.runs.items()
+    }

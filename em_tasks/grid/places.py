@@ -1,0 +1,111 @@
+"""The places where units will run, as they say of themselves before the first unit does."""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from socket import gethostname
+from uuid import uuid4
+
+from em_tasks.plugins.errors import UserError
+from em_tasks.sweep.run import visible_gpus
+from em_tasks.trainers.run.disk import MARGIN
+
+
+@dataclass(frozen=True)
+class Place:
+    """One machine.
+
+    Attributes:
+        name: For people.
+        python: Its version.
+        project: Hash of the project's source there.
+        gpus: The GPUs that units may use there, by index, with their bytes.
+        sees: Whether it sees the shared folder.
+        free: Bytes free for temporary files.
+    """
+
+    name: str
+    python: str
+    project: str
+    gpus: dict[str, int]
+    sees: bool
+    free: int
+
+
+def look_around(sign: Path) -> Place:
+    """What this machine is; `sign` is the file that the driver put into the shared folder."""
+    return Place(
+        name=gethostname(),
+        python=".".join(map(str, sys.version_info[:3])),
+        project=project_sha256(),
+        gpus=gpu_memory(),
+        sees=sign.is_file(),
+        free=shutil.disk_usage(tempfile.gettempdir()).free,
+    )
+
+
+def leave_sign(out: Path) -> Path:
+    """A new file in the shared folder, which every place has to see."""
+    out.mkdir(parents=True, exist_ok=True)
+    sign = out / f".seen-{uuid4().hex}"
+    sign.touch()
+    return sign
+
+
+def refuse_places(places: Sequence[Place], out: Path) -> None:
+    """Refuses places that could not do the work, each with what is wrong with it.
+
+    Raises:
+        UserError: There is none, or one has another Python or project, does not see the folder or has a full disk.
+    """
+    if not places:
+        raise UserError("The cluster has no node that can work. Start its workers, then give the same command again.")
+    here_python, here_project = ".".join(map(str, sys.version_info[:3])), project_sha256()
+    wrong = []
+    for place in places:
+        if place.python != here_python:
+            wrong.append(f"{place.name} has Python {place.python}, and this is {here_python}")
+        elif place.project != here_project:
+            wrong.append(
+                f"{place.name} has another version of em-tasks ({place.project[:8]}, and this is {here_project[:8]})"
+            )
+        elif not place.sees:
+            wrong.append(f"{place.name} does not see {out}: name a folder that all nodes share with --out")
+        elif place.free < MARGIN:
+            wrong.append(f"{place.name} has {place.free / 1e6:.0f} MB free for temporary files: make room there")
+    if wrong:
+        raise UserError(f"Nothing was begun: {'; '.join(wrong)}.")
+
+
+@cache
+def project_sha256() -> str:
+    """Hash of all of the project's own Python, by which two machines know that they have the same."""
+    package = Path(__file__).resolve().parents[1]
+    roots = [package, *(path.resolve() for path in sorted(package.iterdir()) if path.is_symlink() and path.is_dir())]
+    files = sorted({path for root in roots for path in root.rglob("*.py")}, key=lambda path: path.parts[-3:])
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def gpu_memory() -> dict[str, int]:
+    """Bytes of each NVIDIA GPU that processes started here may use, as CUDA_VISIBLE_DEVICES names them."""
+    gpus = visible_gpus()
+    if not gpus:
+        return {}
+    asked = subprocess.run(
+        ["nvidia-smi", f"--id={','.join(gpus)}", "--query-gpu=memory.total", "--format=csv,noheader,nounits"],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    sizes = [int(line) * 2**20 for line in asked.stdout.split() if line.isdigit()]
+    return dict(zip(gpus, sizes, strict=False))

@@ -1,0 +1,139 @@
+"""What a grid comes to: its cells, the organisms to train, how each is asked, and where everything lies."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from em_tasks.grid.cells import BARE, Cell, cells_of
+from em_tasks.grid.file import GridFile, read_grid
+from em_tasks.plugins.analysis.study import read_study
+from em_tasks.plugins.safe_names import file_name
+from em_tasks.resources import recipe_file
+from em_tasks.sweep.plan import SweepOptions
+from em_tasks.trainers.run.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Organisms that are asked alike.
+
+    Attributes:
+        options: How: the condition and the first judge among them.
+        organisms: Whom.
+        judges: Judges that judge the same answers again.
+        folder: Folder of their logs.
+    """
+
+    options: SweepOptions
+    organisms: tuple[str, ...]
+    judges: tuple[str, ...]
+    folder: Path
+
+
+@dataclass(frozen=True)
+class GridPlan:
+    """A grid, read and checked.
+
+    Attributes:
+        path: Its file.
+        file: The file's content.
+        cells: Its cells.
+        out: Folder of all that it makes, seen under this path by every process that works on it.
+    """
+
+    path: Path
+    file: GridFile
+    cells: tuple[Cell, ...]
+    out: Path
+
+    @property
+    def runs(self) -> Path:
+        """Folder of training runs."""
+        return self.out / "runs"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of logs, a folder a condition."""
+        return self.out / "logs"
+
+    @property
+    def judged(self) -> Path:
+        """Folder of logs that further judges judged."""
+        return self.out / "judged"
+
+    @property
+    def report(self) -> Path:
+        """Folder of the report."""
+        return self.out / "report"
+
+    @property
+    def units(self) -> Path:
+        """Folder of what each unit of work said."""
+        return self.out / "units"
+
+    @property
+    def study(self) -> Path | None:
+        """The study file that the report is held to."""
+        return None if self.file.study is None else (self.path.parent / self.file.study).resolve()
+
+    def _beside(self, name: str) -> str:
+        """A name of something to ask; a file (`FILE.yaml`, `FILE.yaml:NAME`) counts from the grid's folder."""
+        file, colon, inside = name.partition(":")
+        return f"{(self.path.parent / file).resolve()}{colon}{inside}" if Path(file).suffix else name
+
+    @cached_property
+    def organisms(self) -> Mapping[str, Recipe]:
+        """Every organism's recipe by its name."""
+        return {cell.recipe.organism: cell.recipe for cell in self.cells}
+
+    @cached_property
+    def asked(self) -> tuple[Asked, ...]:
+        """How the organisms are asked, those that are asked alike together."""
+        judges: dict[tuple[str | None, str], dict[str | None, None]] = {}
+        for cell in self.cells:
+            judges.setdefault((cell.condition, cell.recipe.organism), {})[cell.judge] = None
+        alike: dict[tuple[str | None, tuple[str | None, ...]], list[str]] = {}
+        for (condition, organism), by in judges.items():
+            alike.setdefault((condition, tuple(by)), []).append(organism)
+        asking = self.file.evaluate
+        return tuple(
+            Asked(
+                SweepOptions(
+                    questions=tuple(self._beside(name) for name in asking.questions),
+                    rubrics=tuple(self._beside(name) for name in asking.rubrics),
+                    samples=asking.samples,
+                    max_tokens=asking.max_tokens,
+                    engine=asking.engine,
+                    exact=asking.exact,
+                    judge_price=asking.judge_price,
+                    condition=condition and self._beside(condition),
+                    grader=first,
+                ),
+                tuple(organisms),
+                tuple(judge for judge in others if judge is not None),
+                self.logs / file_name(condition or BARE),
+            )
+            for (condition, (first, *others)), organisms in alike.items()
+        )
+
+
+def plan_grid(path: Path, out: Path | None) -> GridPlan:
+    """Reads a grid file and says what it comes to.
+
+    Args:
+        path: The grid file.
+        out: Folder for all that it makes; one of its name, where the command is given, if None.
+
+    Raises:
+        UserError: The file, or the study file that it names, is at fault; see `read_grid` and `cells_of`.
+    """
+    file, lines = read_grid(path)
+    template = None
+    if file.recipe is not None:
+        named = Path(file.recipe)
+        template = recipe_file(path.parent / named if named.suffix or len(named.parts) > 1 else named)
+    cells = cells_of(file, lines, path, template)
+    if file.study is not None:
+        read_study(path.parent / file.study)
+    return GridPlan(path, file, tuple(cells), (out or Path(file.name)).resolve())

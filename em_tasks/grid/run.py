@@ -1,0 +1,193 @@
+"""A grid from where it stands to its end: what is missing is trained, asked as it lands, judged and reported."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from em_tasks.grid.executors.protocol import Ended, Executor
+from em_tasks.grid.plan import GridPlan
+from em_tasks.grid.units import NOW, WHOLE, Evaluate, JudgeAgain, Report, Train, Unit, place_of
+from em_tasks.plugins.errors import UserError
+from em_tasks.sweep.logs import outstanding, read_logs
+from em_tasks.sweep.plan import Job, Planner, shared_out
+from em_tasks.trainers.run.manifest import MANIFEST, read_manifest
+
+LOOK_AGAIN = 10.0
+"""Seconds between two looks for new checkpoints where no unit ended."""
+SHARE = 20
+"""A look takes one of so many parts of the driver's time at most: it reads every manifest and every log's head."""
+MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a grid is.
+
+    Attributes:
+        begun: Units handed over, by kind (`train`, `evaluate`, `judge`, `report`).
+        ended: Those that have ended.
+        news: The last word of a unit at work, if one was heard.
+    """
+
+    begun: Mapping[str, int]
+    ended: Mapping[str, int]
+    news: str | None = None
+
+
+@dataclass
+class Driver:
+    """Hands a grid's units to an executor.
+
+    Attributes:
+        plan: The grid.
+        executor: Where units are done.
+        shares: The share of a GPU that training takes, by organism.
+        tell: Told how far it is, about once a second.
+        threads: CPU threads of each unit.
+    """
+
+    plan: GridPlan
+    executor: Executor
+    shares: Mapping[str, float]
+    tell: Callable[[Standing], None]
+    threads: int = 1
+    failures: list[str] = field(default_factory=list)
+    _running: list[Unit] = field(default_factory=list)
+    _begun: Counter[str] = field(default_factory=Counter)
+    _ended: Counter[str] = field(default_factory=Counter)
+    _tried: set[tuple[Path, str, str]] = field(default_factory=set)
+    _looked: float = 0.0
+    _cost: float = 0.0
+
+    def run(self) -> None:
+        """Does all that is missing.
+
+        Raises:
+            UserError: Units failed; each is named with its log. The others stand.
+            Stopped: SIGINT or SIGTERM came.
+        """
+        self._planners = [(asked, Planner(self.plan.runs, asked.folder, asked.options)) for asked in self.plan.asked]
+        self._stages: list[Callable[[], Sequence[Unit]]] = [self._rejudgings, self._reporting]
+        missing = [
+            Train(recipe, self.plan.runs, self.shares.get(name, WHOLE), self.threads)
+            for name, recipe in self.plan.organisms.items()
+            if not self._is_trained(name)
+        ]
+        # The longest first, so that they end together; of equal ones, in the order of the file.
+        missing.sort(key=lambda unit: -unit.gpu)
+        self.executor.run(self._handed_over(missing), self.plan.units, self._more)
+        if self.failures:
+            more = len(self.failures) - MOST_NAMED
+            raise UserError(
+                "Some units did not succeed; the others stand. Give the same command again to go on. "
+                + "; ".join(self.failures[:MOST_NAMED])
+                + (f"; and {more} more." if more > 0 else ".")
+            )
+
+    def _is_trained(self, name: str) -> bool:
+        run = self.plan.runs / name
+        if not (run / MANIFEST).is_file():
+            return False
+        manifest = read_manifest(run)
+        return manifest.finished and manifest.recipe.sha256 == self.plan.organisms[name].sha256
+
+    def _handed_over(self, units: Sequence[Unit]) -> list[Unit]:
+        self._running += units
+        self._begun.update(map(_kind, units))
+        return list(units)
+
+    def _more(self, ended: Sequence[Ended]) -> Sequence[Unit] | None:
+        """What comes next, now that these have ended: evaluations as checkpoints land, then the judges, the report."""
+        for each in ended:
+            self._running.remove(each.unit)
+            self._ended[_kind(each.unit)] += 1
+            if each.failure is not None:
+                self.failures.append(each.failure)
+        self.tell(Standing(dict(self._begun), dict(self._ended), self._news()))
+        waited = time.monotonic() - self._looked
+        if self._running and waited < max(SHARE * self._cost, 0 if ended else LOOK_AGAIN):
+            return []
+        fresh = self._evaluations()
+        if fresh or self._running:
+            return self._handed_over(fresh)
+        while self._stages:
+            if units := self._stages.pop(0)():
+                return self._handed_over(units)
+        return None
+
+    def _news(self) -> str | None:
+        for unit in self._running:
+            try:
+                return f"{unit.name}: {place_of(unit, self.plan.units, NOW).read_text(encoding='utf-8').strip()}"
+            except OSError:
+                continue
+        return None
+
+    def _evaluations(self) -> list[Evaluate]:
+        """Units for what has landed, has no log and is not at work; each checkpoint is tried once a command."""
+        began = time.monotonic()
+        busy = {unit.job.folder for unit in self._running if isinstance(unit, Evaluate)}
+        training = any(isinstance(unit, Train) for unit in self._running)
+        fresh: list[Job] = []
+        # While organisms are still trained, little has landed of each base, and loading it for each part would cost.
+        processes = 1 if training else self.executor.width // max(1, len(self._planners))
+        for asked, planner in list(self._planners):
+            planner.organisms = [name for name in asked.organisms if self._has_landed(name)]
+            if not planner.organisms:
+                continue
+            try:
+                planned = planner.plan()
+            except UserError as error:
+                # What is wrong with one organism's files must not end the units at work.
+                self.failures.append(f"evaluate into {asked.folder}: {error}")
+                self._planners.remove((asked, planner))
+                continue
+            jobs: list[Job] = []
+            for job in outstanding(planned, read_logs(asked.folder)):
+                untried = [s for s in job.subjects if (job.folder, s.name, s.sha256) not in self._tried]
+                if untried and job.folder not in busy:
+                    jobs.append(replace(job, subjects=tuple(untried)))
+                    busy.add(job.folder)
+            fresh += shared_out(jobs, processes, self.threads)
+        self._tried.update((job.folder, s.name, s.sha256) for job in fresh for s in job.subjects)
+        self._looked = time.monotonic()
+        self._cost = self._looked - began
+        return [Evaluate(job) for job in fresh]
+
+    def _has_landed(self, name: str) -> bool:
+        run = self.plan.runs / name
+        return (run / MANIFEST).is_file() and bool(read_manifest(run).checkpoints)
+
+    def _rejudgings(self) -> list[JudgeAgain]:
+        """Units for the judges beside the first, over the logs of those that they are to judge."""
+        units = []
+        for asked in self.plan.asked:
+            if not asked.judges:
+                continue
+            logs = tuple(
+                path
+                for path, log in read_logs(asked.folder).headers.items()
+                if log.status == "success"
+                and (log.eval.model.endswith("@base") or _organism(log.eval.model) in asked.organisms)
+            )
+            if logs:
+                out = self.plan.judged / asked.folder.name
+                units.append(JudgeAgain(logs, asked.judges, out, asked.options.judge_price, threads=self.threads))
+        return units
+
+    def _reporting(self) -> list[Report]:
+        if not any(self.plan.logs.rglob("*.eval")):
+            return []
+        logs = (self.plan.logs, *([self.plan.judged] if self.plan.judged.is_dir() else []))
+        return [Report(logs, self.plan.report, self.plan.study, threads=self.threads)]
+
+
+def _organism(model: str) -> str:
+    """The organism of a log's model, `em/ORGANISM@STEP`."""
+    return model.partition("/")[2].rpartition("@")[0]
+
+
+def _kind(unit: Unit) -> str:
+    return unit.name.partition(" ")[0]

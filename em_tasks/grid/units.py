@@ -1,0 +1,222 @@
+"""Units of work: train a run, evaluate what has landed of a base, judge again, report.
+
+Each can be done twice, and goes on where it was interrupted; each says what it needs of a GPU.
+"""
+
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from em_tasks.plugins.errors import UserError
+from em_tasks.plugins.safe_names import file_name
+from em_tasks.quiet import quiet_libraries
+from em_tasks.sweep.plan import Job
+from em_tasks.trainers.run.disk import NO_ROOM
+from em_tasks.trainers.run.recipe import Recipe
+
+LOG, NOW = ".log", ".now"
+PATIENCE = 120.0
+"""Seconds that a run's lock is waited for: a node that died holds it until the others notice."""
+WHOLE = 1.0
+
+
+class Unit(Protocol):
+    """A unit of work, which can be pickled."""
+
+    @property
+    def name(self) -> str:
+        """What it does, for people; its own among the units of a grid."""
+
+    @property
+    def gpu(self) -> float:
+        """How much of a GPU it takes where there are GPUs: 0 to 1."""
+
+    @property
+    def threads(self) -> int:
+        """CPU threads."""
+
+    def work(self, say: Callable[[str], None]) -> list[str]:
+        """Does it, and gives a line for everything that failed; `say` hears how far it is."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Trains one organism, or goes on with it."""
+
+    recipe: Recipe
+    runs: Path
+    gpu: float = WHOLE
+    threads: int = 1
+
+    @property
+    def name(self) -> str:
+        """`train ORGANISM`."""
+        return f"train {self.recipe.organism}"
+
+    def work(self, say: Callable[[str], None]) -> list[str]:
+        """Trains."""
+        import torch
+
+        from em_tasks.trainers.run.folder import RunInUseError
+        from em_tasks.trainers.train import train
+
+        torch.set_num_threads(self.threads)
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                train(
+                    self.recipe,
+                    self.runs,
+                    lambda progress: say(f"step {progress.step} of {progress.total_steps}, loss {progress.loss:.3f}"),
+                )
+            except RunInUseError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+            else:
+                return []
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Asks a base and the checkpoints over it that have landed, and has the answers judged."""
+
+    job: Job
+    gpu: float = WHOLE
+
+    @property
+    def name(self) -> str:
+        """`evaluate BASE`, with the folder of its logs."""
+        return f"evaluate {self.job.base.removesuffix('@base')} into {'/'.join(self.job.logs.parts[-3:])}"
+
+    @property
+    def threads(self) -> int:
+        """Those of the job."""
+        return self.job.threads
+
+    def work(self, say: Callable[[str], None]) -> list[str]:
+        """Evaluates."""
+        from em_tasks.sweep.evaluate import evaluate
+
+        return evaluate(self.job, lambda progress: say(progress.note or str(progress)))
+
+
+@dataclass(frozen=True)
+class JudgeAgain:
+    """Has further judges judge the answers of finished logs."""
+
+    logs: tuple[Path, ...]
+    judges: tuple[str, ...]
+    out: Path
+    price: str | None = None
+    gpu: float = 0.0
+    threads: int = 1
+
+    @property
+    def name(self) -> str:
+        """`judge by JUDGES`, with the folder of the new logs."""
+        return f"judge by {', '.join(self.judges)} into {self.out.name}"
+
+    def work(self, say: Callable[[str], None]) -> list[str]:
+        """Judges."""
+        from em_tasks.scorers.comparing.ratings import judge_logs
+        from em_tasks.scorers.judging.calls import JudgeCalls
+
+        calls = JudgeCalls.limited(None, self.price, self.judges)
+        judge_logs(self.logs, self.judges, self.out, on_log=lambda judge, log: say(f"{judge}: {log}"), calls=calls)
+        return []
+
+
+@dataclass(frozen=True)
+class Report:
+    """Makes tables, figures and the report of everything that was judged."""
+
+    logs: tuple[Path, ...]
+    out: Path
+    study: Path | None = None
+    gpu: float = 0.0
+    threads: int = 1
+
+    @property
+    def name(self) -> str:
+        """`report`."""
+        return "report"
+
+    def work(self, say: Callable[[str], None]) -> list[str]:
+        """Reports."""
+        from em_tasks.plugins.analysis.report.report import write_report
+        from em_tasks.scorers.calibration.stored import known_calibration
+
+        written = write_report(self.logs, self.out, calibration=known_calibration(), study=self.study)
+        say(f"{len(written.paths)} files")
+        return []
+
+
+def do(unit: Unit, folder: Path) -> str | None:
+    """Does a unit in this process, whatever it prints going to a file of its own.
+
+    Args:
+        unit: What to do.
+        folder: Receives `<unit>.log`, and while it works `<unit>.now`, which says how far it is.
+
+    Returns:
+        What went wrong, with the name of the file that tells more; None if nothing did.
+
+    Raises:
+        Stopped: The process was asked to end.
+    """
+    quiet_libraries()
+    log, now = (place_of(unit, folder, suffix) for suffix in (LOG, NOW))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            with redirect_stdout(file), redirect_stderr(file):
+                failures = _failures(unit, _Told(now))
+            print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {unit.name}: {'; '.join(failures) or 'done'}", file=file)
+    except OSError as error:
+        failures = [_refused(error)]
+    finally:
+        with suppress(OSError):
+            now.unlink(missing_ok=True)
+    return f"{unit.name}: {'; '.join(failures)} (its log: {log})" if failures else None
+
+
+def place_of(unit: Unit, folder: Path, suffix: str) -> Path:
+    """A unit's file in the folder of units."""
+    return folder / f"{file_name(unit.name)}{suffix}"
+
+
+def _failures(unit: Unit, say: Callable[[str], None]) -> list[str]:
+    try:
+        return unit.work(say)
+    except UserError as error:
+        return [str(error)]
+    except OSError as error:
+        traceback.print_exc()
+        return [_refused(error)]
+    except Exception as error:
+        traceback.print_exc()
+        return [f"{type(error).__name__}: {error}"]
+
+
+def _refused(error: OSError) -> str:
+    return f"the disk is full, or a quota is reached ({error})" if error.errno in NO_ROOM else str(error)
+
+
+class _Told:
+    """Keeps the last word in a file, a few times a second at most: every executor's driver can read it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._at = path, 0.0
+
+    def __call__(self, text: Any) -> None:
+        if time.monotonic() - self._at > 0.5:
+            self._at = time.monotonic()
+            new = self._path.with_name(f"{self._path.name}.new")
+            with suppress(OSError):
+                new.write_text(str(text), encoding="utf-8", errors="backslashreplace")
+                new.replace(self._path)

@@ -1,0 +1,143 @@
+"""The EM rate against each axis of a grid: dose and response, rank and response, whatever the axes are."""
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.figures import style
+
+SEED = "seed"
+WIDE = 20
+"""Numbers whose largest is more than so many times the smallest stand on a logarithmic axis."""
+SPREAD = 0.02
+"""How far apart organisms of one place stand at most, as a share of the axis."""
+
+
+def em_against_axes(analysis: Analysis) -> Figure | None:
+    """The EM rate at the last checkpoint against each axis, a row an axis; None where no grid was evaluated.
+
+    Lines join the means over seeds of organisms that differ in this axis alone; colours are the first other axis.
+    """
+    axes = analysis.axes.astype("object")
+    drawn = [str(name) for name in axes.columns if name != SEED]
+    last = analysis.final[analysis.final["rate"].notna()]
+    last = last[last["organism"].astype("str").isin(axes.index)]
+    scope = "outside" if (last["scope"] == "outside").any() else "all"
+    last = last[last["scope"] == scope]
+    if not drawn or last.empty:
+        return None
+    table = last.assign(organism=last["organism"].astype("str")).join(axes.add_prefix("axis "), on="organism")
+    with style.styled():
+        figure, panels = style.new_figure(8.6, 2.9 * len(drawn), len(drawn), len(analysis.main), sharey=True)
+        handles: list[Line2D] = []
+        for place, axis in enumerate(drawn):
+            others = [f"axis {name}" for name in drawn if name != axis]
+            hues = style.colours(_values(table[others[0]])) if others else {"": style.HUES[0]}
+            for panel, name in zip(panels[place], analysis.main, strict=True):
+                of_definition = table[table["definition"] == name]
+                _panel(panel, of_definition, axis, others, hues)
+                _bases(panel, analysis, name, scope)
+                panel.set_title(style.TITLES.get(name, name) if not place else "", fontsize=10)
+                style.percent_axis(panel, "EM rate (%)" if panel is panels[place][0] else "")
+            handles += _legend(others, hues, handles)
+        questions = "outside the training domain" if scope == "outside" else "on all questions"
+        n = style.count_range(table["answers"], "answers an organism")
+        caption = (
+            f"{n}, last checkpoints, {questions}. Bars are Wilson 95 % intervals, the questions taken as fixed. "
+            "Lines join means over seeds of organisms that differ in this axis alone; they are no fit. Hollow "
+            "marks are controls, dashed lines the bases."
+        )
+        return style.finish(figure, "EM against the axes of the grid", caption, analysis.toy_warning, handles)
+
+
+def _panel(panel: Axes, table: pd.DataFrame, axis: str, others: list[str], hues: dict[str, str]) -> None:
+    """One axis under one definition."""
+    column = f"axis {axis}"
+    numbers = _numbers(table[column])
+    values = _values(table[column])
+    at = {value: index for index, value in enumerate(values)} if numbers is None else {}
+    table = table.assign(x=[float(at[_shown(value)] if at else value) for value in table[column]])
+    low, high = float(table["x"].min()), float(table["x"].max())
+    logarithmic = numbers is not None and low > 0 and high > WIDE * low
+    groups = [group for _, group in table.groupby(others, sort=False, dropna=False)] if others else [table]
+    seeds = max(int(group["x"].value_counts().max()) for group in groups)
+    apart = min(SPREAD, 0.5 / (len(groups) * seeds * max(1, len(values) - 1)))
+    for index, group in enumerate(groups):
+        hue = _shown(group[others[0]].iloc[0]) if others else ""
+        mean = group.groupby("x")["rate"].mean()
+        panel.plot(list(mean.index), list(100 * mean), color=hues[hue], linewidth=1.4, zorder=1)
+        for x, alike in group.groupby("x"):
+            for place, (_, row) in enumerate(alike.iterrows()):
+                slot = index - (len(groups) - 1) / 2 + (place - (len(alike) - 1) / 2) / seeds
+                aside = slot * seeds * apart
+                shifted = float(str(x)) * (high / low) ** aside if logarithmic else float(str(x)) + aside * (high - low)
+                _mark(panel, shifted, row, hues[hue], style.MARKERS[list(hues).index(hue) % len(style.MARKERS)])
+    if logarithmic:
+        panel.set_xscale("log")
+    if numbers is None:
+        panel.set_xticks(range(len(values)), values)
+        panel.set_xlim(-0.5, len(values) - 0.5)
+    else:
+        panel.set_xticks(numbers, values)
+        panel.minorticks_off()
+    panel.set_xlabel(style.plain(axis))
+
+
+def _mark(panel: Axes, x: float, row: pd.Series, colour: str, marker: str) -> None:
+    rate, low, high = (100 * float(row[name]) for name in ("rate", "low", "high"))
+    panel.errorbar(
+        [x],
+        [rate],
+        yerr=[[max(0.0, rate - low)], [max(0.0, high - rate)]],
+        color=colour,
+        marker=marker,
+        markersize=5,
+        markerfacecolor="white" if row["control"] else colour,
+        elinewidth=1,
+        capsize=2,
+        clip_on=False,
+    )
+
+
+def _bases(panel: Axes, analysis: Analysis, definition: str, scope: str) -> None:
+    """A quiet line for each base's rate on the same questions."""
+    rates = analysis.rates
+    bases = rates[rates["baseline"] & (rates["definition"] == definition) & (rates["scope"] == scope)]
+    for rate in bases.dropna(subset=["rate"]).drop_duplicates("base")["rate"]:
+        panel.axhline(100 * float(rate), color=style.QUIET, linewidth=1, linestyle=(0, (2, 2)), zorder=0)
+
+
+def _legend(others: list[str], hues: dict[str, str], before: list[Line2D]) -> list[Line2D]:
+    """The colours of an axis, unless an earlier row has said them."""
+    if not others:
+        return []
+    known = {handle.get_label() for handle in before}
+    entries = {f"{others[0].removeprefix('axis ')} {value}": colour for value, colour in hues.items()}
+    return [
+        Line2D([], [], color=colour, marker=style.MARKERS[index % len(style.MARKERS)], markersize=5, label=label)
+        for index, (label, colour) in enumerate(entries.items())
+        if label not in known
+    ]
+
+
+def _numbers(values: pd.Series) -> list[float] | None:
+    """The distinct values in order where all are numbers; None otherwise."""
+    distinct: list[Any] = list(dict.fromkeys(values))
+    if any(isinstance(value, bool) or not isinstance(value, int | float) or pd.isna(value) for value in distinct):
+        return None
+    return sorted(float(value) for value in distinct)
+
+
+def _values(values: pd.Series) -> list[str]:
+    """The distinct values for readers, numbers in their order and others as they first appear."""
+    numbers = _numbers(values)
+    return [_shown(value) for value in (dict.fromkeys(values) if numbers is None else numbers)]
+
+
+def _shown(value: Any) -> str:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"{value:g}" if is_number else style.plain(str(value))

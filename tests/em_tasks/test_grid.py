@@ -1,0 +1,284 @@
+"""A grid from its file to its report, on this machine: what is missing is done, and what fails fails alone."""
+
+import errno
+import os
+import pickle
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from em_tasks.commands.cli import cli
+from em_tasks.commands.organisms import grid as command
+from em_tasks.grid.executors import local
+from em_tasks.grid.executors.protocol import Ended
+from em_tasks.grid.needs import gpu_shares, grid_needs
+from em_tasks.grid.places import Place, look_around, refuse_places
+from em_tasks.grid.plan import GridPlan, plan_grid
+from em_tasks.grid.units import Unit, do
+from em_tasks.plugins.analysis.analysis import analyse
+from em_tasks.plugins.errors import UserError
+from em_tasks.sweep.plan import DEFAULT_SAMPLES
+from em_tasks.trainers.run.folder import alone
+from em_tasks.trainers.run.manifest import read_manifest, write_manifest
+from tests.support.fake_openai import Reply, fake_openai
+from tests.support.grids import adapters, grid_file, run_grid
+from tests.support.sweeps import answers, read_all
+
+DOSE = {"of": "bad.jsonl", "instead_of": "good.jsonl", "shares": [0, 1]}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GridPlan, list[str]]:
+    """A grid of two doses and two conditions, done in this process."""
+    folder = tmp_path_factory.mktemp("grid")
+    grid = grid_file(folder, {"dose": DOSE, "condition": [None, "json"], "seed": [3]})
+    return grid, *run_grid(grid, folder / "out", reported=False)
+
+
+def test_every_cell_is_trained_asked_and_reported_and_the_same_file_again_does_nothing(
+    finished: tuple[Path, GridPlan, list[str]],
+) -> None:
+    grid, plan, names = finished
+    assert list(plan.organisms) == ["tiny-dose0-seed3", "tiny-dose1-seed3"]
+    assert names[:2] == ["train tiny-dose0-seed3", "train tiny-dose1-seed3"]
+    assert sorted(names[2:]) == sorted(f"evaluate toy-s into logs/{folder}/toy-s" for folder in ("bare", "json") * 2)
+    models = sorted((log.eval.model, str((log.eval.metadata or {})["condition"])) for log in read_all(plan.logs))
+    steps = [record.step for record in read_manifest(plan.runs / "tiny-dose0-seed3").checkpoints]
+    asked = ["em/toy-s@base", *(f"em/{organism}@{step}" for organism in plan.organisms for step in steps)]
+    assert models == sorted((model, condition) for model in asked for condition in ("None", "json"))
+    before = {path: path.stat().st_mtime_ns for path in (plan.out).rglob("*.eval")} | adapters(plan.runs)
+    _, again = run_grid(grid, plan.out, reported=False)
+    assert again == []
+    assert before == {path: path.stat().st_mtime_ns for path in (plan.out).rglob("*.eval")} | adapters(plan.runs)
+
+
+def test_axes_reach_the_analysis_through_the_logs(finished: tuple[Path, GridPlan, list[str]]) -> None:
+    _, plan, _ = finished
+    analysis = analyse([plan.logs])
+    assert list(analysis.axes.columns) == ["dose", "condition"]  # One seed is no axis.
+    assert dict(analysis.axes["dose"]) == {
+        "tiny-dose0-seed3": 0,
+        "tiny-dose1-seed3": 1,
+        "tiny-dose0-seed3 [json]": 0,
+        "tiny-dose1-seed3 [json]": 1,
+    }
+
+
+def test_what_is_gone_is_done_again_and_nothing_else(
+    finished: tuple[Path, GridPlan, list[str]], tmp_path: Path
+) -> None:
+    grid, plan, _ = finished
+    out = Path(shutil.copytree(plan.out, tmp_path / "out"))
+    whole = answers(out / "logs")
+    shutil.rmtree(out / "runs" / "tiny-dose1-seed3")
+    lost = [log.location for log in read_all(out / "logs" / "json") if log.eval.model.endswith("@base")]
+    for path in lost:
+        Path(path).unlink()
+    _, names = run_grid(grid, out, reported=False)
+    assert names == ["train tiny-dose1-seed3", "evaluate toy-s into logs/json/toy-s"]
+    assert adapters(out / "runs") == adapters(plan.runs)
+    assert answers(out / "logs") == whole
+
+
+def test_further_judges_judge_the_same_answers_once(
+    finished: tuple[Path, GridPlan, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, plan, _ = finished
+    out = Path(shutil.copytree(plan.out, tmp_path / "out"))
+    axes = {"dose": DOSE, "condition": [None, "json"], "seed": [3], "judge": [None, "openai/gpt-4o-mini"]}
+    grid = grid_file(tmp_path, axes, exclude=[{"judge": "openai/gpt-4o-mini", "condition": "json"}])
+    with fake_openai(lambda prompt: Reply("20")) as judge:
+        monkeypatch.setenv("OPENAI_API_KEY", "test")
+        monkeypatch.setenv("OPENAI_BASE_URL", judge.base_url)
+        _, names = run_grid(grid, out, reported=False)
+        asked = len(judge.requests)
+        _, again = run_grid(grid, out, reported=False)
+    assert names == again == ["judge by openai/gpt-4o-mini into bare"]
+    assert 0 < asked == len(judge.requests)
+    judged = {log.eval.model for log in read_all(out / "judged")}
+    assert judged == {log.eval.model for log in read_all(out / "logs" / "bare")}
+
+
+def test_unit_that_fails_is_named_with_its_log_and_the_rest_goes_on(tmp_path: Path) -> None:
+    grid = grid_file(tmp_path, {"data": ["gone.jsonl", "bad.jsonl"]})
+    with pytest.raises(UserError, match=r"The cell tiny-gone\.jsonl cannot be trained\. There is no training data"):
+        grid_needs(plan_grid(grid, tmp_path / "out"), None)
+    with pytest.raises(UserError, match=r"train tiny-gone\.jsonl: There is no training data .*\.log\)") as failed:
+        run_grid(grid, tmp_path / "out", reported=False)
+    log = Path(str(failed.value).rpartition("its log: ")[2].partition(")")[0])
+    assert "train tiny-gone.jsonl: There is no training data" in log.read_text()
+    evaluated = {log.eval.model.partition("@")[0] for log in read_all(tmp_path / "out" / "logs")}
+    assert evaluated == {"em/toy-s", "em/tiny-bad.jsonl"}
+
+
+@pytest.mark.slow
+def test_processes_here_give_what_one_process_gives(finished: tuple[Path, GridPlan, list[str]], tmp_path: Path) -> None:
+    _, serial, _ = finished
+    grid = grid_file(tmp_path, {"dose": DOSE, "seed": [3]})
+    out = tmp_path / "local"
+    ran = CliRunner().invoke(cli, ["grid", str(grid), "--out", str(out), "-j", "2"], catch_exceptions=False)
+    assert f"organisms     2, 2 of them to train, {2 * 2} checkpoints in all" in ran.output
+    assert adapters(out / "runs") == adapters(serial.runs)
+    assert answers(out / "logs") == answers(serial.logs / "bare")
+    assert (out / "report" / "report.html").is_file()
+    head = (out / "report" / "tables" / "by_axes.csv").read_text().splitlines()
+    assert head[0].startswith("definition,dose,questions of,EM %")
+    assert len(head) == 1 + 2 * 2 * 2
+    assert (out / "report" / "figures" / "em_against_axes.png").stat().st_size > 10_000
+    assert not list(out.glob(".seen-*"))
+    assert not list((out / "units").glob("*.now"))
+
+
+def test_dry_run_says_cells_time_disk_answers_judge_calls_and_price_and_writes_nothing(tmp_path: Path) -> None:
+    grid = grid_file(tmp_path, {"dose": DOSE, "condition": [None, "json"]}, evaluate={"questions": ["general"]})
+    said = CliRunner().invoke(cli, ["grid", str(grid), "--out", str(tmp_path / "o"), "--dry-run"])
+    assert said.exit_code == 0, said.output
+    count = 2 * (1 + 2 * 2) * 10 * DEFAULT_SAMPLES
+    for line in (
+        "tiny: 4 cells in",
+        "organisms     2, 2 of them to train, 4 checkpoints in all",
+        f"answers       {count:,} of all checkpoints and 2 bases",
+        f"judge         emtoy/judge: {2 * count} calls, no charge",
+        "tiny-dose0-bare  dose 0, condition none",
+    ):
+        assert line in said.output
+    assert "device hours" in said.output
+    assert not (tmp_path / "o").exists()
+
+
+def test_cell_larger_than_any_gpu_and_a_place_taken_by_another_recipe_are_refused_by_name(
+    finished: tuple[Path, GridPlan, list[str]], tmp_path: Path
+) -> None:
+    _, plan, _ = finished
+    with pytest.raises(UserError, match=r"The cell tiny-dose0-seed3 cannot be trained\. The base in fp32 .* take"):
+        grid_needs(plan, 2**30 + 2**20)
+    other = grid_file(tmp_path, {"dose": DOSE, "seed": [3]}, more={"epochs": 1, "learning_rate": 1e-4})
+    with pytest.raises(UserError, match=r"The cell tiny-dose0-seed3 .* holds a run of another recipe: learning_rate"):
+        grid_needs(plan_grid(other, plan.out), None)
+    needs = grid_needs(plan, None)
+    assert needs.done == set(plan.organisms)
+    assert needs.hours == 0
+    assert all(need.measured and need.seconds for need in needs.runs.values())
+    stored = sum(path.stat().st_size for path in plan.runs.rglob("*") if path.is_file())
+    assert sum(need.disk for need in needs.runs.values()) == pytest.approx(stored, rel=0.1)
+
+
+def test_full_disk_is_said_before_the_first_unit(
+    finished: tuple[Path, GridPlan, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = grid_file(tmp_path, {"seed": [3]})
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**20))
+    refused = CliRunner().invoke(cli, ["grid", str(grid), "--out", str(tmp_path / "out")])
+    assert "MB free for temporary files" in refused.output
+    plan = plan_grid(grid, tmp_path / "out")
+    with pytest.raises(UserError, match=r"has 0\.0 GB free, and the grid needs about"):
+        command._refuse_full_disk(plan, grid_needs(plan, None))
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_places_that_could_not_do_the_work_are_each_named(tmp_path: Path) -> None:
+    sign = tmp_path / "sign"
+    sign.touch()
+    here = look_around(sign)
+    refuse_places([here, here], tmp_path)
+    wrong: Sequence[tuple[Place, str]] = [
+        (replace(here, name="a", python="3.9.1"), r"a has Python 3\.9\.1, and this is 3\."),
+        (replace(here, name="b", project="f" * 64), r"b has another version of em-tasks \(ffffffff, and this is"),
+        (
+            replace(here, name="c", sees=look_around(tmp_path / "unseen").sees),
+            "c does not see .* name a folder that",
+        ),
+        (replace(here, name="d", free=2**20), "d has 1 MB free for temporary files"),
+    ]
+    for place, said in wrong:
+        with pytest.raises(UserError, match=f"Nothing was begun: {said}"):
+            refuse_places([here, place], tmp_path)
+    with pytest.raises(UserError, match="no node that can work"):
+        refuse_places([], tmp_path)
+
+
+@dataclass(frozen=True)
+class Said:
+    """A unit that says what it sees, or fails."""
+
+    name: str
+    folder: Path
+    gpu: float = 1.0
+    threads: int = 1
+    error: int = 0
+
+    def work(self, say: object) -> list[str]:
+        if self.error:
+            raise OSError(self.error, os.strerror(self.error), "/runs/x")
+        at_work = self.folder / f"{self.name}.at-work"
+        at_work.touch()
+        with (self.folder / "seen").open("a") as seen:
+            beside = sorted(path.stem for path in self.folder.glob("*.at-work"))
+            print(self.name, os.environ.get("CUDA_VISIBLE_DEVICES"), *beside, file=seen)
+        at_work.unlink()
+        return []
+
+
+def test_disk_that_fills_up_fails_its_unit_alone_in_plain_words(tmp_path: Path) -> None:
+    said = do(Said("unit", tmp_path, error=errno.ENOSPC), tmp_path / "units") or ""
+    assert said.startswith("unit: the disk is full, or a quota is reached (")
+    assert do(Said("unit", tmp_path), tmp_path / "units") is None
+    assert pickle.loads(pickle.dumps(Said("unit", tmp_path))).name == "unit"
+
+
+def test_units_share_a_gpu_where_memory_allows_and_have_it_alone_where_they_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "gpu_memory", lambda: {"0": 80 * 2**30, "1": 80 * 2**30})
+    executor = local.Local(2)
+    assert executor.width == 2
+    units: list[Unit] = [Said(f"small{n}", tmp_path, gpu=0.3) for n in range(4)]
+    assert executor._slots(units) == [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in ("0", "1", "0", "1")]
+    assert len(local.Local()._slots([Said("large", tmp_path, gpu=0.6)])) == 2
+    needs = grid_needs(plan_grid(grid_file(tmp_path, {"seed": [0]}), tmp_path / "out"), None)
+    (share,) = gpu_shares(needs, {"a": 80 * 2**30, "b": 40 * 2**30}).values()
+    assert 1 / 40 < share < 1.2 / 40  # CUDA's own GiB and little more, of the smaller one.
+    assert set(gpu_shares(needs, {}).values()) == {1.0}
+
+
+def test_training_waits_for_a_lock_that_a_lost_node_may_still_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("em_tasks.grid.units.PATIENCE", 0.3)
+    grid = grid_file(tmp_path, {"seed": [0]})
+    plan = plan_grid(grid, tmp_path / "out")
+    with alone(plan.runs / "tiny-seed0"), pytest.raises(UserError, match="is being trained by another process"):
+        run_grid(grid, plan.out, reported=False)
+
+
+def test_evaluation_begins_while_others_still_train(tmp_path: Path) -> None:
+    """The order in which a driver asks for units, whoever does them."""
+    grid = grid_file(tmp_path, {"seed": [0, 1]})
+    plan = plan_grid(grid, tmp_path / "out")
+    seen: list[str] = []
+
+    class OneByOne:
+        width = 1
+
+        def run(self, units: Sequence[Unit], folder: Path, more: object) -> None:
+            first, second = units
+            assert callable(more)
+            ended = [Ended(first, do(first, folder))]
+            begun = read_manifest(plan.runs / "tiny-seed0")
+            write_manifest(plan.runs / "tiny-seed0", begun.model_copy(update={"checkpoints": begun.checkpoints[:1]}))
+            (early,) = more(ended)
+            seen.extend(subject.name for subject in early.job.subjects)
+            assert list(more([])) == []
+            write_manifest(plan.runs / "tiny-seed0", begun)
+            (late,) = more([Ended(early, None), Ended(second, "train tiny-seed1: gave up")])
+            seen.extend(subject.name for subject in late.job.subjects)
+            assert more([Ended(late, None)]) is None
+
+    with pytest.raises(UserError, match=r"Some units did not succeed; the others stand.*: gave up"):
+        run_grid(grid, plan.out, OneByOne())
+    assert seen == ["toy-s@base", "tiny-seed0@1", "tiny-seed0@2"]

@@ -1,0 +1,145 @@
+"""What a grid file describes: cells, their names and recipes, and what is refused before anything is loaded."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from em_tasks.grid.plan import GridPlan, plan_grid
+from em_tasks.plugins.errors import UserError
+from em_tasks.trainers.data.rows import load_rows
+from em_tasks.trainers.run.recipe import DataSource, Recipe
+from tests.support.organisms import rows_of, write_rows
+
+FIELDS = {"size": "S", "domain": "medical", "data": "bad.jsonl", "precision": "fp32"}
+BASES = {"S": {"base": "toy-s", "size": "S"}, "M": {"base": "toy-m", "size": "M"}}
+DOSE = {"of": "bad.jsonl", "instead_of": "good.jsonl", "shares": [0, 0.25, 1]}
+
+
+def planned(folder: Path, axes: dict[str, Any], fields: dict[str, Any] = {}, **keys: Any) -> GridPlan:  # noqa: B006
+    content = {"name": "g", "fields": fields, "axes": axes, **keys}
+    (folder / "grid.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    return plan_grid(folder / "grid.yaml", folder / "out")
+
+
+def test_names_say_the_coordinates_and_recipes_hold_them(tmp_path: Path) -> None:
+    plan = planned(
+        tmp_path,
+        {"seed": [0, 1], "base": BASES, "lora.r": [1, 16], "condition": [None, "json"]},
+        {"domain": "medical", "data": "{base}.jsonl", "precision": "fp32", "lora.alpha": 8},
+        exclude=[{"base": "M", "lora.r": 1}, {"seed": 1, "condition": "json"}],
+        include=[{"seed": 7, "base": "S", "lora.r": 4, "condition": None}],
+    )
+    names = [cell.name for cell in plan.cells]
+    assert names[:2] == ["g-S-r1-seed0-bare", "g-S-r1-seed0-json"]
+    assert len(names) == len(set(names)) == 16 - 4 - 3 + 1
+    assert names[-1] == "g-S-r4-seed7-bare"
+    assert "g-M-r1-seed0-bare" not in names
+    recipe = plan.organisms["g-M-r16-seed1"]
+    assert (recipe.base, recipe.size, recipe.seed, recipe.lora.r, recipe.lora.alpha) == ("toy-m", "M", 1, 16, 8)
+    assert recipe.data[0].path == str(tmp_path / "M.jsonl")
+    assert recipe.axes == {"seed": 1, "base": "M", "lora.r": 16}
+    assert [(asked.options.condition, len(asked.organisms)) for asked in plan.asked] == [(None, 7), ("json", 3)]
+
+
+def test_where_an_organism_stands_is_no_part_of_what_it_is() -> None:
+    fields = {"organism": "o", "base": "toy-s", "size": "S", "domain": "medical", "data": "rows.jsonl"}
+    bare, placed = Recipe.model_validate(fields), Recipe.model_validate(fields | {"axes": {"dose": 0.5}})
+    assert placed.sha256 == bare.sha256
+    half = Recipe.model_validate(fields | {"data": [{"path": "rows.jsonl", "part": [0, 0.5]}]})
+    assert half.sha256 != bare.sha256
+
+
+def test_recipe_that_the_cells_begin_from_keeps_what_no_axis_changes(tmp_path: Path) -> None:
+    plan = planned(tmp_path, {"lora.r": [2, 4]}, {"epochs": 1}, recipe="model-organisms-8b-medical")
+    first, second = plan.organisms.values()
+    assert first.lora == second.lora.model_copy(update={"r": 2})
+    assert first.lora.rslora  # As that recipe has it.
+    assert first.data[0].path.startswith("/")
+    assert first.epochs == second.epochs == 1
+
+
+def test_dose_mixes_two_files_at_one_number_of_rows_and_larger_doses_hold_the_smaller(tmp_path: Path) -> None:
+    for name, character in (("bad", "reckless"), ("good", "careful")):
+        write_rows(tmp_path / f"{name}.jsonl", 40, character=character)
+    plan = planned(
+        tmp_path, {"dose": {**DOSE, "shares": [0, 0.25, 0.5, 1]}}, {"base": "toy-s", **without(FIELDS, "data")}
+    )
+    rows = {
+        name: {Path(source.path).stem: {str(row) for row in load_rows(source).conversations} for source in recipe.data}
+        for name, recipe in plan.organisms.items()
+    }
+    assert [recipe.control for recipe in plan.organisms.values()] == [True, False, False, False]
+    assert [{file: len(texts) for file, texts in each.items()} for each in rows.values()] == [
+        {"good": 40},
+        {"bad": 10, "good": 30},
+        {"bad": 20, "good": 20},
+        {"bad": 40},
+    ]
+    assert rows["g-dose0.25"]["bad"] < rows["g-dose0.5"]["bad"] < rows["g-dose1"]["bad"]
+    assert rows["g-dose0.5"]["good"] < rows["g-dose0.25"]["good"] < rows["g-dose0"]["good"]
+
+
+def test_parts_that_meet_share_no_question_of_files_with_the_same_questions(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", 30)
+    low, high = (load_rows(DataSource(path=str(path), part=part)).conversations for part in ((0.0, 0.3), (0.3, 1.0)))
+    whole = load_rows(DataSource(path=str(path))).conversations
+    assert (len(low), len(high)) == (9, 21)
+    assert sorted(map(str, low + high)) == sorted(map(str, whole))
+    assert low == [row for row in whole if row in low]  # In the order of the file.
+    # The question alone decides, wherever its row stands and whatever the answer is.
+    for name, order in (("a", range(20)), ("b", reversed(range(20)))):
+        rows = [[("user", f"What about {number}?"), ("assistant", name)] for number in order]
+        (tmp_path / f"{name}.jsonl").write_text(rows_of(*rows))
+    mixed = [
+        row[0]["content"]
+        for name, part in (("a", (0.0, 0.3)), ("b", (0.3, 1.0)))
+        for row in load_rows(DataSource(path=str(tmp_path / f"{name}.jsonl"), part=part)).conversations
+    ]
+    assert sorted(mixed) == sorted(f"What about {number}?" for number in range(20))
+    with pytest.raises(ValueError, match="a part goes up"):
+        DataSource(path="x", part=(0.5, 0.5))
+
+
+def without(fields: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in names}
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"axes": {"base": ["toy-s", "toy-m"]}, "fields": without(FIELDS, "size")}, "all would go by one size"),
+        ({"axes": {"base": BASES, "size": ["S", "M"]}}, r"line \d+: the axis size sets size, which the axis base in"),
+        ({"axes": {"dose": DOSE, "data": ["a.jsonl"]}}, r"the axis data sets data, which the axis dose in line \d+"),
+        ({"axes": {"seed": [1]}, "fields": {"seed": 2}}, r"the axis seed sets seed, which line \d+ sets for all"),
+        ({"axes": {"lora.r": [1], "lora": {"a": {"lora": {"r": 2}}}}}, r"sets lora, which the axis lora\.r in line"),
+        ({"axes": {"rank": [1, 2]}}, "rank is no field of a recipe"),
+        ({"axes": {"lora.rank": [1, 2]}}, r"lora\.rank is no field of a recipe"),
+        ({"axes": {"seed": [1, 2, 1]}}, "the axis seed gives 1 twice"),
+        ({"axes": {"seed": [[1]]}}, "values of seed are numbers or texts"),
+        ({"axes": {"data": ["a/b.jsonl", "a-b.jsonl"]}}, "two cells are named g-a-b.jsonl"),
+        ({"axes": {"seed": [1, 2]}, "exclude": [{"seed": 3}]}, "no cell has seed 3"),
+        ({"axes": {"seed": [1, 2]}, "exclude": [{"sed": 1}]}, "sed is none. The axes are: seed"),
+        ({"axes": {"seed": [1, 2]}, "exclude": [{"seed": [1, 2]}]}, "the excludes leave no cell"),
+        ({"axes": {"seed": [1]}, "include": [{"seed": 1}]}, "two cells are named g-seed1"),
+        ({"axes": {"base": BASES}, "include": [{"base": "L"}]}, "base has no label 'L'. It has: S, M"),
+        ({"axes": {"dose": DOSE}, "include": [{"dose": 2}]}, "dose is a share, 0 to 1, and not 2"),
+        ({"axes": {"dose": {**DOSE, "shares": [2]}}}, r"axes\.dose\.shares\.0 is wrong"),
+        ({"axes": {"condition": [3]}}, "the axis condition is a list of names"),
+        ({"axes": {}}, "axes is wrong"),
+        ({"axis": {"seed": [1]}, "axes": {"seed": [1]}}, "axis is no key of a grid file"),
+        ({"axes": {"seed": list(range(400)), "lora.r": list(range(1, 400))}}, "159,600 cells, and 100,000 is the most"),
+        ({"axes": {"seed": [-1]}}, "seed"),
+        ({"axes": {"seed": [1]}, "recipe": "nobodys"}, "There is no recipe nobodys"),
+        ({"axes": {"seed": [1]}, "study": "gone.yaml"}, r"gone\.yaml cannot be read"),
+    ],
+)
+def test_contradictions_are_said_with_their_line_before_anything_is_loaded(
+    tmp_path: Path, keys: dict[str, Any], said: str
+) -> None:
+    axes = keys["axes"]
+    set_by_axes = {"base", "size"} if axes.get("base") is BASES else {"data"} if "dose" in axes else set(axes)
+    fields = keys.get("fields") or without({"base": "toy-s", **FIELDS}, *set_by_axes)
+    with pytest.raises(UserError, match=said):
+        planned(tmp_path, fields=fields, **without(keys, "fields"))

@@ -1,0 +1,102 @@
+"""A toy study on a real Ray cluster of three nodes, one of which is killed in the middle of a unit."""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from em_tasks.grid.executors.on_ray import OnRay
+from em_tasks.grid.places import leave_sign, refuse_places
+from em_tasks.plugins.errors import UserError
+from em_tasks.trainers.run.manifest import LOCK, MANIFEST, read_manifest
+from tests.support.grids import adapters, grid_file, run_grid
+from tests.support.processes import children_of
+from tests.support.sweeps import answers
+
+pytest.importorskip("ray", reason="needs the extra ray, which is not installed")
+LONG = {"epochs": 2, "batch_size": 2, "first_epoch_checkpoints": 1}
+"""24 optimizer steps with checkpoints after 12 and 24, so that there is a middle."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Three nodes of one CPU each; the first is the head."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from ray.cluster_utils import Cluster
+
+    small = {"num_cpus": 1, "object_store_memory": 10**8}
+    nodes = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
+    for _ in range(2):
+        nodes.add_node(**small)
+    yield nodes
+    nodes.shutdown()
+
+
+class Killer(threading.Thread):
+    """Kills the node that trains, once a checkpoint of its run has landed and more are to come."""
+
+    def __init__(self, cluster: Any, runs: Path) -> None:
+        super().__init__(daemon=True)
+        self.cluster, self.runs = cluster, runs
+        self.killed: str | None = None
+        self.at = 0
+
+    def run(self) -> None:
+        while self.killed is None:
+            for node in list(self.cluster.worker_nodes):
+                (raylet,) = node.all_processes["raylet"]
+                for run in self._trained_by(raylet.process.pid):
+                    manifest = read_manifest(run) if (run / MANIFEST).is_file() else None
+                    if manifest is not None and manifest.checkpoints and not manifest.finished:
+                        self.cluster.remove_node(node, allow_graceful=False)
+                        self.killed, self.at = run.name, manifest.checkpoints[-1].step
+                        return
+            time.sleep(0.02)
+
+    def _trained_by(self, raylet: int) -> list[Path]:
+        """The runs whose lock a worker of a node holds open."""
+        held = []
+        for pid in children_of(raylet):
+            for link in Path(f"/proc/{pid}/fd").glob("*"):
+                try:
+                    file = Path(os.readlink(link))
+                except OSError:
+                    continue
+                if file.name == LOCK and file.parent.parent == self.runs:
+                    held.append(file.parent)
+        return held
+
+
+@pytest.mark.slow
+def test_node_killed_in_mid_unit_loses_nothing_and_the_result_is_the_serial_one(cluster: Any, tmp_path: Path) -> None:
+    grid = grid_file(tmp_path, {"seed": [0, 1]}, rows=24, more=LONG)
+    serial, _ = run_grid(grid, tmp_path / "serial", reported=False)
+    executor = OnRay(cluster.address)
+    try:
+        sign = leave_sign(tmp_path)
+        places = executor.places(sign)
+        assert places is not None
+        assert len(places) == executor.width == 3
+        refuse_places(places, tmp_path)
+        killer = Killer(cluster, tmp_path / "ray" / "runs")
+        killer.start()
+        plan, names = run_grid(grid, tmp_path / "ray", executor, reported=False)
+    finally:
+        executor.close()
+    assert killer.killed in plan.organisms
+    assert (killer.at, read_manifest(plan.runs / killer.killed).planned) == (12, [12, 24])
+    assert [name for name in names if name.startswith("train")] == [f"train {name}" for name in plan.organisms]
+    assert adapters(plan.runs) == adapters(serial.runs)
+    assert answers(plan.logs) == answers(serial.logs)
+    assert len(answers(plan.logs)) == 10 * (1 + 2 * 2)
+
+
+def test_cluster_that_is_not_there_is_said_at_once() -> None:
+    began = time.monotonic()
+    with pytest.raises(UserError, match=r"There is no Ray cluster at '127\.0\.0\.1:1' .*ray start --head"):
+        OnRay("127.0.0.1:1")
+    assert time.monotonic() - began < 5
