@@ -10,7 +10,7 @@ from em_tasks.grid.executors.protocol import Ended, Executor
 from em_tasks.grid.plan import GridPlan
 from em_tasks.grid.units import NOW, WHOLE, Evaluate, JudgeAgain, Report, Train, Unit, place_of
 from em_tasks.plugins.errors import UserError
-from em_tasks.sweep.logs import outstanding, read_logs
+from em_tasks.sweep.logs import Logs, outstanding, read_logs
 from em_tasks.sweep.plan import Job, Planner, shared_out
 from em_tasks.trainers.run.manifest import MANIFEST, read_manifest
 
@@ -58,6 +58,7 @@ class Driver:
     _begun: Counter[str] = field(default_factory=Counter)
     _ended: Counter[str] = field(default_factory=Counter)
     _tried: set[tuple[Path, str, str]] = field(default_factory=set)
+    _logs: dict[Path, Logs] = field(default_factory=dict)
     _looked: float = 0.0
     _cost: float = 0.0
 
@@ -145,7 +146,8 @@ class Driver:
                 self._planners.remove((asked, planner))
                 continue
             jobs: list[Job] = []
-            for job in outstanding(planned, read_logs(asked.folder)):
+            self._logs[asked.folder] = read_logs(asked.folder, self._logs.get(asked.folder))
+            for job in outstanding(planned, self._logs[asked.folder]):
                 untried = [s for s in job.subjects if (job.folder, s.name, s.sha256) not in self._tried]
                 if untried and job.folder not in busy:
                     jobs.append(replace(job, subjects=tuple(untried)))

@@ -4,6 +4,7 @@ import fcntl
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,28 +25,47 @@ class Logs:
     Attributes:
         headers: Every log that can be read, by its file.
         unreadable: Those that cannot, and why.
+        changed: When each that can be read was changed last, in nanoseconds.
     """
 
     headers: "dict[Path, EvalLog]" = field(default_factory=dict)
     unreadable: dict[Path, str] = field(default_factory=dict)
+    changed: dict[Path, int] = field(default_factory=dict)
 
     def of(self, job: Job, subject: Subject) -> "tuple[Path, EvalLog] | None":
         """The successful log of an evaluation, judged or not; a judged one if there is one."""
-        fitting = [(path, log) for path, log in self.headers.items() if is_evaluation(log, job, subject)]
+        of_model = self._by_model.get(f"em/{subject.name}", ())
+        fitting = [(path, log) for path, log in of_model if is_evaluation(log, job, subject)]
         return min(fitting, key=lambda entry: entry[1].results is None or not entry[1].results.scores, default=None)
 
+    @cached_property
+    def _by_model(self) -> "dict[str, list[tuple[Path, EvalLog]]]":
+        """The logs of each model: a grid has thousands, and is asked for each of them."""
+        by_model: dict[str, list[tuple[Path, EvalLog]]] = {}
+        for path, log in self.headers.items():
+            by_model.setdefault(log.eval.model, []).append((path, log))
+        return by_model
 
-def read_logs(folder: Path) -> Logs:
-    """Reads the headers of all logs in a folder."""
+
+def read_logs(folder: Path, before: Logs | None = None) -> Logs:
+    """Reads the headers of all logs in a folder.
+
+    Args:
+        folder: The folder.
+        before: What an earlier look read: logs that were not changed since are not read again.
+    """
     from inspect_ai.log import read_eval_log
 
-    logs = Logs()
+    logs, before = Logs(), before or Logs()
     for path in sorted(folder.rglob("*.eval")):
         if not path.is_file():  # Reading a pipe would wait for ever.
             logs.unreadable[path] = "it is no file"
             continue
         try:
-            logs.headers[path] = read_eval_log(str(path), header_only=True)
+            changed = path.stat().st_mtime_ns
+            known = before.headers.get(path) if before.changed.get(path) == changed else None
+            logs.headers[path] = known or read_eval_log(str(path), header_only=True)
+            logs.changed[path] = changed
         except Exception as error:
             logs.unreadable[path] = " ".join(str(error).split())[:120] or type(error).__name__
     return logs

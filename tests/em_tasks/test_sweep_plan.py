@@ -117,6 +117,16 @@ def test_damaged_logs_are_passed_over_named_and_kept(trained_runs: Path, done: P
     assert read_logs(done).unreadable == {}
 
 
+def test_a_second_look_reads_the_logs_alone_that_changed_since(trained_runs: Path, done: Path) -> None:
+    first = read_logs(done)
+    whole, torn = sorted(done.rglob("*.eval"))[:2]
+    torn.write_bytes(torn.read_bytes()[:100])
+    second = read_logs(done, first)
+    assert second.headers[whole] is first.headers[whole]
+    assert set(second.unreadable) == {torn}
+    assert len(outstanding(plan_sweep(trained_runs, done, questions=("general",)), second)) == 1
+
+
 def test_unfinished_logs_go_when_their_evaluation_is_finished(trained_runs: Path, tmp_path: Path) -> None:
     (job,) = plan_sweep(trained_runs, tmp_path / "logs", questions=("general",))
     began = fake_log(job, job.subjects[0], status="started")
