@@ -98,11 +98,12 @@ def _writes(path: object, mode: str | None, flags: int) -> bool:
 WATCH = Watch()
 
 
-def attack(kinds: list[Kind], cases: int, number: int) -> list[Result]:
-    """Runs `cases` cases in all, shared out by the kinds' weights, in one process a kind."""
+def attack(kinds: list[Kind], cases: int, number: int) -> Iterator[Result]:
+    """Runs `cases` cases in all, shared out by the kinds' weights, in one process a kind, and tells of each."""
     sys.addaudithook(WATCH)
     weights = sum(kind.weight for kind in kinds)
-    return [_in_a_process(kind, max(1, round(cases * kind.weight / weights)), number) for kind in kinds]
+    for kind in kinds:
+        yield _in_a_process(kind, max(1, round(cases * kind.weight / weights)), number)
 
 
 def _in_a_process(kind: Kind, cases: int, number: int) -> Result:
@@ -251,16 +252,16 @@ def main() -> None:
     options = parser.parse_args()
     kinds = [kind for kind in KINDS if not options.kind or kind.name in options.kind]
     started = time.monotonic()
-    results = attack(kinds, options.cases, options.seed)
-    print(f"seed {options.seed}, {time.monotonic() - started:.0f} s")
     print(f"{'kind':16} {'cases':>7} {'well':>7} {'refused':>8} {'bad':>5} {'seconds':>8} {'slowest':>8}")
-    total = Result("all")
-    for result in results:
+    results, total = [], Result("all")
+    for result in attack(kinds, options.cases, options.seed):
+        results.append(result)
         _print_row(result)
         total.cases, total.refused = total.cases + result.cases, total.refused + result.refused
         total.seconds, total.slowest = total.seconds + result.seconds, max(total.slowest, result.slowest)
         total.bad += result.bad
     _print_row(total)
+    print(f"seed {options.seed}, {time.monotonic() - started:.0f} s")
     for result in results:
         for problem, content in result.bad[: options.show]:
             print(f"\n{result.kind}: {problem}\n  {content}")
