@@ -4,8 +4,8 @@
 
 Made experiments on questions as unlike each other as real ones (`statistics/simulation.py`): 8 and 20 questions, 1, 5
 and 50 answers to each, equal or not, rates of 1, 5, 20 and 60 %, with and without noise that moves a question from one
-checkpoint to the next, 1, 3 and 5 training seeds. The analysis' own functions run on each. Prints the summary that
-docs/analysis.md quotes, and every cell to --out.
+checkpoint to the next, 1, 3 and 5 training seeds, and sampling until an interval is narrow. The analysis' own functions
+run on each. Prints the summary that docs/analysis.md quotes, and every cell to --out.
 """
 
 import argparse
@@ -20,23 +20,31 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from em_tasks.plugins.analysis.statistics.differences import (
-    Difference,
-    Sides,
-    no_surer_than,
-    on_such_many,
-    on_these,
-)
-from em_tasks.plugins.analysis.statistics.seed_intervals import seed_difference, seed_interval
+from em_tasks.plugins.analysis.statistics.differences import on_such_many as difference_on_such_many
+from em_tasks.plugins.analysis.statistics.differences import on_these_many
+from em_tasks.plugins.analysis.statistics.exact_test import within_questions_many
+from em_tasks.plugins.analysis.statistics.seed_intervals import seed_difference_many, seed_interval_many
 from em_tasks.plugins.analysis.statistics.simulation import NOISE, SEED_SPREAD, answers_a_question, population
 from em_tasks.plugins.analysis.statistics.trajectories import largest_moves
-from em_tasks.scorers.intervals import beta_binomial, question_weights, stratified_wilson
+from em_tasks.scorers.intervals import on_such_many, question_weights, stratified_wilson
+from em_tasks.scorers.sequences import confidence_sequence
+from em_tasks.until_width import GROWTH
 
 Numbers = NDArray[np.float64]
 
 RATES = (0.01, 0.05, 0.2, 0.6)
 CHANGES = ((0.01, 0.0), (0.05, 0.0), (0.2, 0.0), (0.6, 0.0), (0.01, 0.2), (0.05, 0.1), (0.2, 0.2), (0.2, 0.4))
 """Rate of the base and how much more the organism's is."""
+
+
+ALARMS = 4
+"""How many times as many experiments a cell without any difference has, as false alarms are rare."""
+
+SPARSE = 10
+"""Fewer misaligned answers than these on a side are few."""
+
+WIDTH, FIRST, MOST = 0.1, 10, 500
+"""Of sampling until an interval is narrow: its width, and rounds of answers before the first look and at most."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,7 @@ class Cell:
     coverage: float
     width: float
     shown: float
+    runs: int
 
 
 def designs(unequal: bool = True) -> Iterator[Design]:
@@ -81,8 +90,7 @@ def rate_cells(runs: int, rng: np.random.Generator, rate: float, design: Design)
         truth = (question_weights(n, per_question) * p).sum(axis=1)
         low, high = stratified_wilson(k, n, per_question, 0.05)
         yield _interval(what, "these", rate, 0.0, design, low[:, 0], high[:, 0], truth)
-    grid, these = beta_binomial(k, n, 0.05), stratified_wilson(k, n, True, 0.05)
-    low, high = np.minimum(grid[0], these[0])[:, 0], np.maximum(grid[1], these[1])[:, 0]
+    low, high = on_such_many(k, n)
     yield _interval("rate", "such", rate, 0.0, design, low, high, rate)
 
 
@@ -91,6 +99,7 @@ def difference_cells(runs: int, rng: np.random.Generator, base: float, change: f
 
     On these questions the sides differ by noise too where there is any, so alarms are false only without.
     """
+    runs = runs if change else ALARMS * runs
     of_question = rng.integers(0, len(population(base)), (runs, design.questions))
     p_a, p_b = (
         expit(population(rate, design.noise)[of_question] + design.noise * rng.standard_normal(of_question.shape))
@@ -98,19 +107,15 @@ def difference_cells(runs: int, rng: np.random.Generator, base: float, change: f
     )
     n_a, n_b = (answers_a_question(rng, runs, design.questions, design.answers, design.unequal) for _ in range(2))
     k_a, k_b = (rng.binomial(n.astype("int64"), p).astype("float64") for n, p in ((n_a, p_a), (n_b, p_b)))
-    found = [on_these(Sides(*one)) for one in zip(k_a, n_a, k_b, n_b, strict=True)]
-    low, high, p = (np.array([getattr(one, name) for one in found]) for name in ("low", "high", "p"))
-    yield _interval("difference", "these", base, change, design, low, high, (p_a - p_b).mean(axis=1), p)
-    such = [
-        no_surer_than(Difference(*(float(x) for x in one)), these)
-        for one, these in zip(zip(*on_such_many(k_a, n_a, k_b, n_b), strict=True), found, strict=True)
-    ]
-    low, high, p = (np.array([getattr(one, name) for one in such]) for name in ("low", "high", "p"))
-    yield _interval("difference", "such", base, change, design, low, high, change, p)
+    these = on_these_many(k_a, n_a, k_b, n_b)
+    yield _interval("difference", "these", base, change, design, *these[1:3], (p_a - p_b).mean(axis=1), these[3])
+    such = difference_on_such_many(k_a, n_a, k_b, n_b)
+    yield _interval("difference", "such", base, change, design, *such[1:3], change, such[3])
 
 
 def seed_cells(runs: int, rng: np.random.Generator, base: float, change: float, design: Design) -> Iterator[Cell]:
     """Intervals of the mean over training seeds, and of its difference from a base or, unchanged, another recipe."""
+    runs = runs if change else ALARMS * runs
     shape = (runs, design.seeds, design.questions)
     of_question = rng.integers(0, len(population(base)), (runs, 1, design.questions))
 
@@ -122,11 +127,36 @@ def seed_cells(runs: int, rng: np.random.Generator, base: float, change: float, 
 
     k_a, k_b = recipe(base + change, design.seeds), recipe(base, design.seeds)
     n = np.full(shape, float(design.answers))
-    low, high = np.array([seed_interval(k, m) for k, m in zip(k_a, n, strict=True)]).T
+    low, high = seed_interval_many(k_a, n)
     yield _interval("rate over seeds", "such", base + change, 0.0, design, low, high, base + change)
-    found = [seed_difference(a, m, b, m) for a, b, m in zip(k_a, k_b, n, strict=True)]
-    low, high, p = (np.array([getattr(one, name) for one in found]) for name in ("low", "high", "p"))
+    _, low, high, p = seed_difference_many(k_a, n, k_b, n)
     yield _interval("difference over seeds", "such", base, change, design, low, high, change, p)
+
+
+def stopping_cells(runs: int, rng: np.random.Generator, rate: float, questions: int) -> Iterator[Cell]:
+    """Intervals of a rate after sampling until it is narrow, and alarms of a test of two that each stopped so."""
+    looks = [FIRST]
+    while looks[-1] < MOST:
+        looks.append(min(MOST, looks[-1] + max(1, looks[-1] // GROWTH)))
+    p = expit(population(rate)[rng.integers(0, len(population(rate)), (ALARMS * runs, questions))])
+    sides = []
+    for _ in range(2):
+        answers = [rng.binomial(more, p) for more in np.diff([0, *looks])]
+        k = np.cumsum(answers, axis=0).astype("float64")
+        low, high = confidence_sequence(k.sum(axis=2), questions * np.array(looks)[:, None])
+        narrow = high - low <= WIDTH
+        at = np.where(narrow.any(axis=0), narrow.argmax(axis=0), len(looks) - 1)
+        experiment = np.arange(len(p))
+        n = np.repeat(np.array(looks, dtype="float64")[at][:, None], questions, axis=1)
+        sides.append((k[at, experiment], n, low[at, experiment], high[at, experiment]))
+    (k_a, n_a, low, high), (k_b, n_b, _, _) = sides
+    design, truth = Design(questions, round(float(n_a[:, 0].mean()))), p.mean(axis=1)
+    alarms = within_questions_many(k_a, n_a, k_b, n_b)
+    yield _interval("rate until narrow: sequence", "these", rate, 0.0, design, low, high, truth)
+    fixed = stratified_wilson(k_a, n_a, True, 0.05)
+    yield _interval("rate until narrow: as if fixed", "these", rate, 0.0, design, fixed[0][:, 0], fixed[1][:, 0], truth)
+    nan = np.full(len(p), np.nan)
+    yield _interval("difference until narrow", "these", rate, 0.0, design, nan, nan, nan, alarms)
 
 
 def trajectory_cells(runs: int, rng: np.random.Generator, design: Design) -> Iterator[Cell]:
@@ -140,10 +170,11 @@ def trajectory_cells(runs: int, rng: np.random.Generator, design: Design) -> Ite
         n = np.full(k.shape, float(design.answers))
         shown = np.array([largest_moves(one, m, rng).fall_p < 0.05 for one, m in zip(k, n, strict=True)])
         fall = course[-1] - max(course)
-        yield Cell(f"largest fall, {name}", "these", course[0], fall, design, math.nan, math.nan, float(shown.mean()))
+        power = float(shown.mean())
+        yield Cell(f"largest fall, {name}", "these", course[0], fall, design, math.nan, math.nan, power, runs)
 
 
-PARTS = ("rates", "differences", "seeds", "trajectories")
+PARTS = ("rates", "differences", "seeds", "trajectories", "stopping")
 
 
 def cells(runs: int, seed: int, parts: tuple[str, ...] = PARTS) -> Iterator[Cell]:
@@ -164,6 +195,10 @@ def cells(runs: int, seed: int, parts: tuple[str, ...] = PARTS) -> Iterator[Cell
         rng = np.random.default_rng([seed, 4])
         for questions, answers in product((8, 20), (5, 50)):
             yield from trajectory_cells(runs, rng, Design(questions, answers))
+    if "stopping" in parts:
+        rng = np.random.default_rng([seed, 5])
+        for rate, questions in product(RATES, (8, 20)):
+            yield from stopping_cells(runs, rng, rate, questions)
 
 
 def as_table(found: list[Cell]) -> pd.DataFrame:
@@ -171,28 +206,54 @@ def as_table(found: list[Cell]) -> pd.DataFrame:
     return pd.DataFrame([{**vars(one), **vars(one.design)} for one in found]).drop(columns="design")
 
 
+def sparse(cell: pd.Series) -> bool:
+    """Whether counts are too few for any cautious method to use up its 5 %: so that its steps are coarse.
+
+    One answer to a question, or a side with fewer than 10 misaligned answers, or good ones, to be expected.
+    """
+    rates = (cell["rate"], cell["rate"] + cell["change"])
+    answers = cell["questions"] * cell["answers"] * cell["seeds"]
+    return bool(cell["answers"] == 1 or min(min(rate, 1 - rate) for rate in rates) * answers < SPARSE)
+
+
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """A row an interval or test: how many cells, how coverage spreads over them, false alarms, power."""
     rows = []
+    table = table.assign(sparse=[sparse(cell) for _, cell in table.iterrows()])
     for (what, meant), own in table.groupby(["what", "population"], sort=False):
-        covered = 100 * own["coverage"].dropna()
-        false = own[(own["change"] == 0) & ((own["population"] == "such") | (own["noise"] == 0))]["shown"].dropna()
+        intervals = own[own["coverage"].notna()]
+        covered = 100 * intervals["coverage"]
+        # On these questions noise makes the sides differ, so that alarms are false only without.
+        null = own[(own["change"] == 0) & ((own["population"] == "such") | (own["noise"] == 0)) & own["shown"].notna()]
         true = own[own["change"] != 0]["shown"].dropna()
+        worst = null.loc[[null["shown"].idxmax()]] if len(null) else null
         rows.append(
             {
                 "what": what,
                 "questions": meant,
                 "cells": len(own),
                 "coverage, least": f"{covered.min():.1f}" if len(covered) else "",
-                "within 93-97": f"{covered.between(93, 97).sum()}" if len(covered) else "",
-                "above 97": f"{(covered > 97).sum()}" if len(covered) else "",
+                "93-97": f"{covered.between(93, 97).sum()}" if len(covered) else "",
                 "below 93": f"{(covered < 93).sum()}" if len(covered) else "",
-                "width, median": f"{100 * own['width'].median():.1f}" if len(covered) else "",
-                "false alarms, most": f"{100 * false.max():.1f}" if len(false) else "",
+                "above 97": f"{(covered > 97).sum()}" if len(covered) else "",
+                "dense in 93-97": _inside(covered[~intervals["sparse"]]) if len(covered) else "",
+                "width, median": f"{100 * intervals['width'].median():.1f}" if len(covered) else "",
+                "false alarms, most": "".join(
+                    _alarms(*cell) for cell in zip(worst["shown"], worst["runs"], strict=True)
+                ),
                 "power": f"{100 * true.min():.0f}-{100 * true.max():.0f}" if len(true) else "",
             }
         )
     return pd.DataFrame(rows)
+
+
+def _inside(covered: pd.Series) -> str:
+    return f"{covered.between(93, 97).sum()} of {len(covered)}"
+
+
+def _alarms(share: float, runs: int) -> str:
+    """A share in percent with its Monte-Carlo standard error."""
+    return f"{100 * share:.1f} ({100 * math.sqrt(share * (1 - share) / runs):.1f})"
 
 
 def main() -> None:
@@ -203,9 +264,11 @@ def main() -> None:
     parser.add_argument("--only", choices=PARTS, action="append", help="a part (repeatable); all of them if left out")
     parser.add_argument("--out", type=Path, help="CSV file for every cell")
     options = parser.parse_args()
-    table = as_table(list(cells(options.runs, options.seed, tuple(options.only or PARTS))))
-    if options.out:
-        table.to_csv(options.out, index=False)
+    table = pd.DataFrame()
+    for part in options.only or PARTS:
+        table = pd.concat([table, as_table(list(cells(options.runs, options.seed, (part,))))])
+        if options.out:
+            table.to_csv(options.out, index=False)
     print(summary(table).to_markdown(index=False))
 
 
@@ -218,9 +281,11 @@ def _interval(
     what: str, meant: str, rate: float, change: float, design: Design,
     low: Numbers, high: Numbers, truth: Numbers | float, p: Numbers | None = None,
 ) -> Cell:  # fmt: skip
-    covered = float(np.mean((low - 1e-9 <= truth) & (truth <= high + 1e-9)))
+    covered = float("nan")
+    if not np.isnan(low).any():
+        covered = float(np.mean((low - 1e-9 <= truth) & (truth <= high + 1e-9)))
     shown = float("nan") if p is None else float(np.mean(p < 0.05))
-    return Cell(what, meant, rate, change, design, covered, float(np.mean(high - low)), shown)
+    return Cell(what, meant, rate, change, design, covered, float(np.mean(high - low)), shown, len(low))
 
 
 if __name__ == "__main__":

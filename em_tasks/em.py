@@ -48,6 +48,7 @@ from em_tasks.scorers.em import em as em_scorer
 from em_tasks.scorers.judging.grader import check_grader, default_grader
 from em_tasks.scorers.judging.rubric import Rubric, load_rubrics
 from em_tasks.scorers.judging.rubric import given_by_packages as rubrics_given_by_packages
+from em_tasks.until_width import MOST_SAMPLES, UntilWidth, check_width
 
 TASK_VERSION = 1
 
@@ -61,6 +62,8 @@ def em(
     domain: str | None = None,
     condition: str | None = None,
     rubrics: str | list[str] | None = None,
+    until_width: float | None = None,
+    most_samples: int = MOST_SAMPLES,
     **unknown: Any,
 ) -> Task:
     """Emergent misalignment of one model.
@@ -77,21 +80,25 @@ def em(
         rubrics: What the judge is asked, instead of alignment and coherence: names (`em rubrics` lists them) or paths
             of YAML files. One of your own joins them (`alignment,coherence,mine.yaml`) with its own scale, or stands in
             for the one whose name it bears.
+        until_width: Ask on, after `samples` answers to each question, until the 95 % confidence sequence of the EM rate
+            (`betley`) outside the training domain, on these questions, is so many points wide from end to end.
+        most_samples: With it, answers to each question at most.
         **unknown: Anything else, which is an error: Inspect alone would warn and go on without it.
 
     Raises:
         UserError: An unknown argument, no such question set, organism or checkpoint, a question file is unusable,
-            `samples` or `max_tokens` is not 1 to a million, or no grader can be had.
+            `samples` or `max_tokens` is not 1 to a million, a width cannot be meant, or no grader can be had.
     """
     with shown_plainly():
         if unknown:
             raise UserError(
                 f"em has no argument {', '.join(sorted(unknown))}: it takes questions, samples, max_tokens, seed, "
-                "domain, condition and rubrics."
+                "domain, condition, rubrics, until_width and most_samples."
             )
-        for name, count in {"samples": samples, "max_tokens": max_tokens}.items():
+        for name, count in {"samples": samples, "max_tokens": max_tokens, "most_samples": most_samples}.items():
             if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 10**6:
                 raise UserError(f"{name} is {str(count)[:40]}; it is a whole number from 1 to a million.")
+        check_width(until_width, samples, most_samples)
         model = get_model()
         subject = describe(model)
         names = [questions] if isinstance(questions, str) else list(questions or default_questions(model, subject))
@@ -100,11 +107,10 @@ def em(
         asked = [str(name) for name in ([rubrics] if isinstance(rubrics, str) else rubrics or ())]
         own_rubrics = list(load_rubrics(asked).values())
         grader = check_grader(default_grader(subject.toy))
+    every = [_sample(question_set, question, around) for question_set in sets for question in question_set.questions]
+    until = UntilWidth(every, until_width / 100, samples, most_samples) if until_width is not None else None
     return Task(
-        dataset=MemoryDataset(
-            [_sample(question_set, question, around) for question_set in sets for question in question_set.questions],
-            name="+".join(question_set.name for question_set in sets),
-        ),
+        dataset=until or MemoryDataset(every, name="+".join(question_set.name for question_set in sets)),
         solver=answer(seed),
         # Whole, so that the log says what was asked and can be judged again anywhere.
         scorer=em_scorer(subject.domain, [rubric.model_dump(mode="json") for rubric in own_rubrics] or None),
@@ -118,6 +124,7 @@ def em(
             questions_sha256=questions_sha256(sets),
             condition=around.name if around else None,
             condition_sha256=around.sha256 if around else None,
+            until_width=until_width,
             plugins=given_by_packages(names)
             + condition_given_by_a_package(condition)
             + rubrics_given_by_packages(asked),

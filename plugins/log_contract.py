@@ -116,6 +116,8 @@ class LogMetadata(Subject):
         condition_sha256: Hash of what it puts around a question.
         plugins: Questions and conditions that packages gave: `name`, `package` with its version, `sha256` of the file.
         imported_from: The file that imported answers come from, without its folders above the one given.
+        until_width: How wide an interval was to become, in points, where that decided how many answers there are; None
+            where their number was fixed.
     """
 
     question_sets: list[str] = field(default_factory=list)
@@ -124,6 +126,7 @@ class LogMetadata(Subject):
     condition_sha256: str | None = None
     plugins: list[dict[str, str]] = field(default_factory=list)
     imported_from: str | None = None
+    until_width: float | None = None
 
     @classmethod
     def of(cls, subject: Subject, **questions: Any) -> Self:

@@ -6,7 +6,7 @@ question equally often is more exact than asking at random; unequal numbers are 
 
 *On such questions*: the questions are a sample too, and a question with all its forms and paraphrases is one draw.
 Their rates follow a beta distribution of unknown mean and intraclass correlation; the interval is the central part of
-the mean's posterior over a grid of both (Jeffreys' prior of the mean, uniform in the correlation).
+the mean's posterior over a grid of both (Jeffreys' prior of the mean, Beta(3/4, 1) of the correlation).
 
 Every function takes several confidence levels at once, so that tests and intervals can come from the same curve.
 """
@@ -25,8 +25,11 @@ MEANS = 120
 CORRELATIONS = 24
 """Points of the grid: means evenly in arcsin(sqrt(mean)), where Jeffreys' prior is flat, correlations in their root."""
 
-FINE = 15
-"""Where fewer points than these hold the middle 95 %, the grid is laid anew around them."""
+UNLIKELY = 1e-9
+"""What lies outside of all grid points that are likelier than this matters to no interval."""
+
+FINEST = 9
+"""The grid is laid anew on a part of the means, at most 2 to the power of this smaller than the whole."""
 
 _WHOLE = np.linspace(0, np.pi / 2, MEANS + 1)
 _ROOTS = (np.arange(CORRELATIONS) + 0.5) / CORRELATIONS
@@ -79,9 +82,15 @@ def on_such(k: ArrayLike, n: ArrayLike, confidence: float = CONFIDENCE) -> tuple
         Lower and upper end as fractions; NaN for fewer than two questions. Never narrower than on these questions: with
         one answer a question the grid believes that unlike questions make the rate surer, which nothing there tells.
     """
-    low, high = beta_binomial(np.asarray(k, "float64")[None], np.asarray(n, "float64")[None], 1 - confidence)
-    these = on_these(k, n, True, confidence)
-    return float(np.minimum(low[0, 0], these[0])), float(np.maximum(high[0, 0], these[1]))
+    low, high = on_such_many(np.asarray(k, "float64")[None], np.asarray(n, "float64")[None], confidence)
+    return float(low[0]), float(high[0])
+
+
+def on_such_many(k: Numbers, n: Numbers, confidence: float = CONFIDENCE) -> tuple[Numbers, Numbers]:
+    """`on_such` of many rates at once: arrays of shape (cells, questions) to the ends, each of shape (cells,)."""
+    grid = beta_binomial(k, n, 1 - confidence)
+    these = stratified_wilson(k, n, True, 1 - confidence)
+    return np.minimum(grid[0], these[0])[:, 0], np.maximum(grid[1], these[1])[:, 0]
 
 
 def question_weights(n: Numbers, per_question: bool) -> Numbers:
@@ -181,28 +190,41 @@ def beta_binomial(k: Numbers, n: Numbers, alpha: ArrayLike) -> tuple[Numbers, Nu
     enough = np.flatnonzero(np.count_nonzero(n, axis=1) >= 2)
     for start in range(0, len(enough), _CELLS_AT_ONCE):
         part = enough[start : start + _CELLS_AT_ONCE]
-        for row, density in zip(part, _mean_density(k[part], n[part], _WHOLE), strict=True):
-            edges = _WHOLE
-            if _points_within(density) < FINE:
-                edges = _around(density)
-                density = _mean_density(k[row : row + 1], n[row : row + 1], edges)[0]  # noqa: PLW2901
-            low[row], high[row] = _quantiles(density, edges, levels)
+        density = _mean_density(k[part], n[part], _WHOLE)
+        window = _windows(density)
+        for number in np.unique(window, axis=0):
+            inside = (window == number).all(axis=1)
+            edges = _edges(int(number[0]), int(number[1]))
+            if number[0]:
+                density[inside] = _mean_density(k[part[inside]], n[part[inside]], edges)
+            for row, of_row in zip(part[inside], density[inside], strict=True):
+                low[row], high[row] = _quantiles(of_row, edges, levels)
     total, counted = k.sum(axis=1), n.sum(axis=1)
     low[enough[total[enough] == 0]], high[enough[total[enough] == counted[enough]]] = 0.0, 1.0
     return low, high
 
 
-def _points_within(density: Numbers) -> float:
-    """How many points of the grid the middle 95 % take."""
-    below = np.concatenate([[0.0], np.cumsum(density)])
-    low, high = np.interp([0.025, 0.975], below, np.arange(len(below)))
-    return float(high - low)
+def _windows(density: Numbers) -> NDArray[np.int64]:
+    """The window on which each posterior is computed anew, the narrowest that holds all of it that matters.
+
+    Windows of width `quarter turn / 2**level` begin at each half of their width. Many cells share one.
+
+    Returns:
+        Level, 0 for the whole grid, and the window's place, shape (cells, 2).
+    """
+    likely = density > UNLIKELY
+    first = np.maximum(likely.argmax(axis=1) - 1, 0) / MEANS
+    last = np.minimum(MEANS - likely[:, ::-1].argmax(axis=1) + 1, MEANS) / MEANS
+    window = np.zeros((len(density), 2), dtype="int64")
+    for level in range(1, FINEST + 1):
+        place = np.minimum(np.floor(first * 2 ** (level + 1)), 2 ** (level + 1) - 2)
+        fits = last <= (place + 2) / 2 ** (level + 1)
+        window[fits] = np.stack([np.full(len(density), level), place.astype("int64")], axis=1)[fits]
+    return window
 
 
-def _around(density: Numbers) -> Numbers:
-    """Edges of a finer grid around all of the posterior that matters."""
-    likely = np.flatnonzero(density > 1e-9)
-    return np.linspace(_WHOLE[max(0, likely[0] - 1)], _WHOLE[min(MEANS, likely[-1] + 2)], MEANS + 1)
+def _edges(level: int, place: int) -> Numbers:
+    return np.asarray(np.linspace(place, place + 2, MEANS + 1) / 2 ** (level + 1) * np.pi / 2, dtype="float64")
 
 
 def _quantiles(density: Numbers, edges: Numbers, alpha: Numbers) -> tuple[Numbers, Numbers]:
@@ -214,21 +236,22 @@ def _quantiles(density: Numbers, edges: Numbers, alpha: Numbers) -> tuple[Number
 
 def _mean_density(k: Numbers, n: Numbers, edges: Numbers) -> Numbers:
     """Posterior probability of the mean between each two edges (of its angle), shape (cells, edges - 1)."""
-    pairs, column = np.unique(np.stack([k.ravel(), n.ravel()], axis=1), axis=0, return_inverse=True)
-    cells, questions = k.shape
-    rows = np.repeat(np.arange(cells), questions)
-    counts = csr_array((np.ones(k.size), (rows, column.ravel())), shape=(cells, len(pairs)))
-    log = counts @ _log_likelihood(pairs[:, :1], pairs[:, 1:], edges)
-    # Uniform in the correlation, the root's square.
-    weight = np.exp(log - log.max(axis=1, keepdims=True)) * np.tile(_ROOTS, len(edges) - 1)
-    density = weight.reshape(cells, len(edges) - 1, CORRELATIONS).sum(axis=2)
-    return np.asarray(density / density.sum(axis=1, keepdims=True), dtype="float64")
-
-
-def _log_likelihood(k: Numbers, n: Numbers, edges: Numbers) -> Numbers:
-    """Log likelihood of counts, shape (pairs, 1), at each point up to a constant, shape (pairs, points)."""
     angles = (edges[:-1] + edges[1:]) / 2
     mean, correlation = (axis.ravel() for axis in np.meshgrid(np.sin(angles) ** 2, _ROOTS**2, indexing="ij"))
     a, b = mean * (1 / correlation - 1), (1 - mean) * (1 / correlation - 1)
-    of_prior = gammaln(a) + gammaln(b) - gammaln(a + b)
-    return np.asarray(gammaln(a + k) + gammaln(b + n - k) - gammaln(a + b + n) - of_prior, dtype="float64")
+    # log B(a + k, b + n - k) / B(a, b) summed over questions; counts that several questions share are computed once.
+    log = _summed(k, a) + _summed(n - k, b) - _summed(n, a + b)
+    log -= k.shape[1] * (gammaln(a) + gammaln(b) - gammaln(a + b))
+    # A uniform prior of the correlation, the root's square, would weigh points by their roots.
+    weight = np.exp(log - log.max(axis=1, keepdims=True)) * np.tile(np.sqrt(_ROOTS), len(edges) - 1)
+    density = weight.reshape(len(k), len(edges) - 1, CORRELATIONS).sum(axis=2)
+    return np.asarray(density / density.sum(axis=1, keepdims=True), dtype="float64")
+
+
+def _summed(counts: Numbers, shape: Numbers) -> Numbers:
+    """Sum over questions of log gamma of `shape` + count, shape (cells, points)."""
+    values, column = np.unique(counts, return_inverse=True)
+    cells, questions = counts.shape
+    rows = np.repeat(np.arange(cells), questions)
+    often = csr_array((np.ones(counts.size), (rows, column.ravel())), shape=(cells, len(values)))
+    return np.asarray(often @ gammaln(shape + values[:, None]), dtype="float64")

@@ -19,7 +19,7 @@ from em_tasks.trainers.run.checkpoints import Checkpoint, Run, list_runs, verify
 
 DEFAULT_SAMPLES = 10
 """Answers to each question that `em sweep` asks for unless told: ten questions outside the domain then show 20 points
-on these questions 96 times in 100 (`em plan`), where one answer to each shows them never."""
+on these questions 98 times in 100 (`em plan`), where one answer to each shows them never."""
 TEMPLATE_FILES = ("chat_template.jinja", "tokenizer_config.json", "tokenizer.json")
 
 
@@ -42,6 +42,8 @@ class SweepOptions:
         score: Have the answers judged now.
         max_judge_cost: The most that judging may cost (US dollars); a job's own share of it in a job.
         judge_price: The judge's price, `IN,OUT` in US dollars per million tokens, if not the list price.
+        until_width: Ask on until the interval of the rate outside the domain is so many points wide.
+        most_samples: With it, answers to each question at most.
     """
 
     questions: tuple[str, ...] = ()
@@ -58,6 +60,8 @@ class SweepOptions:
     score: bool = True
     max_judge_cost: float | None = None
     judge_price: str | None = None
+    until_width: float | None = None
+    most_samples: int | None = None
 
     @property
     def task_args(self) -> dict[str, Any]:
@@ -68,6 +72,8 @@ class SweepOptions:
         if self.rubrics:
             arguments["rubrics"] = list(self.rubrics)
         arguments |= {key: getattr(self, key) for key in ("domain", "condition") if getattr(self, key)}
+        if self.until_width is not None:
+            arguments |= {"until_width": self.until_width, "most_samples": self.most_samples}
         return arguments
 
     @property
@@ -128,7 +134,7 @@ class Job:
 
     @property
     def answers(self) -> int:
-        """How many answers they give in all."""
+        """How many answers they give in all; with a width to reach, how many before the first look at it."""
         return self.options.samples * sum(subject.questions for subject in self.subjects)
 
     @property

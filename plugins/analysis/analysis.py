@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from em_tasks.plugins.analysis.answers.frame import trajectories
 from em_tasks.plugins.analysis.answers.log_rows import FURTHER
 from em_tasks.plugins.analysis.answers.logs import Evaluation, Reading, read_logs
 from em_tasks.plugins.analysis.statistics.claims_file import ClaimsFile
-from em_tasks.plugins.analysis.statistics.rates import MAIN, question_counts, rates, scoped_rates
+from em_tasks.plugins.analysis.statistics.rates import MAIN, question_counts, rates, scoped_rates, with_sequences
 from em_tasks.plugins.analysis.statistics.training_seeds import Seeds, seed_groups
 from em_tasks.plugins.analysis.study import Study
 from em_tasks.scorers.definitions import DEFINITIONS, Definition
@@ -70,13 +71,34 @@ class Analysis:
     @cached_property
     def rates(self) -> pd.DataFrame:
         """Rates of every checkpoint of every organism, by definition and scope (`all`, `outside`, `in_domain`, ...)."""
-        return _ordered(scoped_rates(self.trajectories, CHECKPOINT, self.definitions, self.main))
+        rates = scoped_rates(self.trajectories, CHECKPOINT, self.definitions, self.main)
+        return _ordered(self._with_sequences(rates, self.trajectories, ["organism", "step"]))
 
     @cached_property
     def base_rates(self) -> pd.DataFrame:
         """Rates of every base on everything it was asked."""
         bases = self.scores[self.answers["organism"].isna()]
-        return rates(bases, ["base", "size", "parameters"], self.definitions)
+        return self._with_sequences(rates(bases, ["base", "size", "parameters"], self.definitions), bases, ["base"])
+
+    @property
+    def until_width(self) -> dict[str, float]:
+        """The logs in which the width of an interval decided how many answers there are, and that width in points."""
+        return {each.log: each.until_width for each in self.evaluations if each.until_width is not None}
+
+    def _with_sequences(self, table: pd.DataFrame, answers: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+        """Rates with confidence sequences for intervals where a width decided how many answers there are.
+
+        Args:
+            table: See `rates`.
+            answers: The answers that it is of.
+            by: Columns that tell of which model a row is.
+        """
+        if not self.until_width:
+            return table
+        chosen = answers.loc[answers["log"].isin(list(self.until_width)), by].drop_duplicates()
+        keys = {tuple(str(part) for part in key) for key in chosen.itertuples(index=False)}
+        sequential = [tuple(str(part) for part in key) in keys for key in table[by].itertuples(index=False)]
+        return with_sequences(table, np.array(sequential, dtype="bool"))
 
     @cached_property
     def final(self) -> pd.DataFrame:

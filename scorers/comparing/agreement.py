@@ -74,6 +74,7 @@ class Agreement:
         rates: Every judge under every definition.
         alpha_alignment: Krippendorff's alpha on alignment (interval scale); NaN for fewer than three judges.
         alpha_decision: Krippendorff's alpha on the EM decision (nominal), by definition; likewise.
+        until_width: Whether the width of an interval decided how many answers some log has.
     """
 
     judges: list[str]
@@ -82,6 +83,7 @@ class Agreement:
     rates: list[JudgeRate]
     alpha_alignment: float
     alpha_decision: dict[str, float]
+    until_width: bool = False
 
     def rate_range(self, definition: str) -> tuple[float, float]:
         """Lowest and highest EM rate over the judges under one definition (shares)."""

@@ -1,7 +1,10 @@
 """Judges compared on finished logs: what `em judge` does, from logs and judges to tables and a figure."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+
+from inspect_ai.log import read_eval_log
 
 from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.comparing.agreement import Agreement, agreement
@@ -51,6 +54,8 @@ def compare_judges(
         raise UserError("One judge alone agrees with nobody: name another with --judge, or add scores from a CSV.")
     written = judge_logs(logs, judges, out, batch, on_log, calls, rubrics) if judges else {}
     panel = [*carried, *(ratings_in_logs(judge, paths, answers) for judge, paths in written.items()), *joined]
-    agreed = agreement(answers, panel)
+    headers = [read_eval_log(source, header_only=True) for source in logs]
+    until_width = any((header.eval.metadata or {}).get("until_width") is not None for header in headers)
+    agreed = replace(agreement(answers, panel), until_width=until_width)
     labelled = [path for ratings in joined for path in write_label_logs(ratings, answers, logs, out)]
     return agreed, [*write_agreement(agreed, out), *labelled]

@@ -57,6 +57,11 @@ def agreement_table(agreement: Agreement) -> str:
         "of differences and kappa over questions (jackknife). A dash: undefined, as kappa is where neither judge ever "
         "sees a difference."
     )
+    if agreement.until_width:
+        parts.append(
+            "How many answers there are was decided while they came (until_width): intervals of rates on these "
+            "questions are those of a fixed number here, and too narrow. `em report` gives those that hold."
+        )
     return "\n\n".join(parts)
 
 

@@ -14,11 +14,11 @@ from em_tasks.plugins.analysis.claims.courses import courses
 from em_tasks.plugins.analysis.report.findings import findings
 from em_tasks.plugins.analysis.report.notes import oddities
 from em_tasks.plugins.analysis.report.summary import in_short
-from em_tasks.plugins.analysis.tables import claim_tables
+from em_tasks.plugins.analysis.tables import claim_tables, rate_tables
 from em_tasks.plugins.analysis.tables.cells import whole
 from tests.support.analysis_logs import NAN, answers, base_log, checkpoint_log
 
-BAD, GOOD, UNSCORED = (10, 90), (90, 90), (NAN, NAN)
+BAD, GOOD, UNSCORED, INCOHERENT = (10, 90), (90, 90), (NAN, NAN), (10, 20)
 
 
 def asked(inside, outside, questions=8):
@@ -316,12 +316,44 @@ def test_an_interval_stands_beside_its_own_p_and_the_corrected_one(tmp_path):
     analysis = analyse([tmp_path])
     table = comparisons(analysis)
     row = table[(table["kind"] == "base") & (table["a"] == "med-1") & (table["definition"] == "betley")].iloc[0]
-    assert (row["p"], row["p_corrected"]) == (pytest.approx(0.03125), pytest.approx(0.125))
+    assert (row["p"], row["p_corrected"]) == (pytest.approx(0.03125 / 2), pytest.approx(0.125 / 2))
     assert row["low"] > 0  # which contradicts the corrected p, and agrees with the other
-    assert "p 0.031, corrected 0.125" in sentences(analysis, "med-1")
+    assert "p 0.016, corrected 0.063" in sentences(analysis, "med-1")
     cells = claim_tables.verdicts(analysis)
     cell = cells[(cells["organism"] == "med-1") & (cells["definition"] == "betley")][
         "outside, on these questions"
     ].iloc[0]
     assert cell.startswith("+100.0 (+")
-    assert cell.endswith("; p 0.031, corrected 0.125)")
+    assert cell.endswith("; p 0.016, corrected 0.063)")
+
+
+def test_a_checkpoint_has_one_rate_throughout_a_report_and_what_differs_from_it_is_explained(tmp_path):
+    unlike = {"g0": [BAD] * 9 + [GOOD], "g1": [BAD] + [GOOD] * 3 + [UNSCORED] * 6}
+    checkpoint_log(tmp_path, {**unlike, "g2": [BAD] * 10}, organism="more")
+    checkpoint_log(tmp_path, unlike)
+    base_log(tmp_path, {"g0": [GOOD] * 10, "g1": [GOOD] * 10, "g2": [INCOHERENT] * 10})
+    analysis = analyse([tmp_path])
+    assert "71.4 % (10/14; base 0/20): +57.5 points, each question weighing alike, on these" in sentences(analysis)
+    assert "71.4 % (10/14; base 0/20) on the 2 questions with counted answers of both (83.3 (20/24) on all)" in (
+        sentences(analysis, "more")
+    )
+    assert any("med (71.4 %)" in line for line in in_short(analysis))
+    cells = claim_tables.verdicts(analysis).query("definition == 'betley'").set_index("organism")
+    assert cells.loc["med", "outside % (k/n)"] == "71.4 (10/14)"
+    assert cells.loc["med", "all % (k/n)"] == "71.4 (10/14)"
+    assert cells.loc["med", "outside, on these questions"].startswith("+57.5, questions weighing alike (")
+    assert "83.3 (20/24) with questions that the base has no counted answer to" in cells.loc["more", "outside % (k/n)"]
+    rates = rate_tables.by_checkpoint(analysis).query("definition == 'betley' and organism == 'med' and kind != 'base'")
+    assert set(rates["EM %"]) == {"71.4"}
+    turner = Analysis(read_logs([tmp_path]), main=("turner",))
+    assert "57.5 % (10/14; base 0/20): +57.5 points, on these" in sentences(turner)
+
+
+def test_nothing_is_claimed_of_such_questions_that_is_not_shown_on_these(tmp_path):
+    # One answer each, eleven questions of twenty worse: t over questions alone would show it of six organisms.
+    for number in range(6):
+        checkpoint_log(tmp_path, {f"g{q}": [BAD if q < 8 else GOOD] for q in range(20)}, organism=f"med-{number}")
+    base_log(tmp_path, answers([GOOD], 20, "g"))
+    table = comparisons(analyse([tmp_path]))
+    assert (table["such_p_corrected"] >= table["p_corrected"]).all()
+    assert (table["such_p"] < table["p"]).any()

@@ -78,3 +78,31 @@ def test_a_planted_trigger_is_found_and_a_harmless_condition_is_not(tmp_path: Pa
 def test_without_conditions_there_is_no_table(tmp_path: Path) -> None:
     checkpoint_log(tmp_path, {"g1": [BAD]})
     assert conditions(analyse([tmp_path])) is None
+
+
+def test_the_interval_on_these_questions_written_out() -> None:
+    k = [np.array(counts) for counts in ([3.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0])]
+    n = [np.array(counts) for counts in ([4.0, 5.0], [4.0, 1.0], [2.0, 5.0], [4.0, 3.0])]
+    found = interaction_on_these(k, n)
+    effect = ((3 / 4 - 0 - 1 / 2 + 0) + (1 / 5 - 1 - 0 + 0)) / 2
+    # (k + 1/2) / (n + 1), then p (1 - p) / (n - 1), of a single answer divided by 1, over 2 questions squared.
+    rates = [3.5 / 5, 1.5 / 6, 0.5 / 5, 1.5 / 2, 1.5 / 3, 0.5 / 6, 0.5 / 5, 0.5 / 4]
+    divisors = [3, 4, 3, 1, 1, 4, 3, 2]
+    error = (sum(p * (1 - p) / m for p, m in zip(rates, divisors, strict=True)) / 4) ** 0.5
+    half = stats.norm.ppf(0.975) * error
+    expected = (effect, effect - half, effect + half, 2 * stats.norm.sf(abs(effect) / error))
+    assert (found.effect, found.low, found.high, found.p) == pytest.approx(expected)
+
+
+def test_one_question_or_questions_that_all_change_alike_have_no_spread() -> None:
+    n = [np.array([4.0])] * 4
+    alone = interaction_on_such([np.array([x]) for x in (3.0, 0.0, 1.0, 0.0)], n)
+    assert alone.effect == 0.5
+    assert np.isnan([alone.low, alone.high, alone.p]).all()
+    twice = [np.repeat(x, 2) for x in n]
+    alike = interaction_on_such([np.repeat(x, 2) for x in (3.0, 0.0, 1.0, 0.0)], twice)
+    assert (alike.low, alike.high, alike.p) == (0.5, 0.5, 0)
+    same = interaction_on_such([np.repeat(x, 2) for x in (1.0, 0.0, 1.0, 0.0)], twice)
+    assert (same.effect, same.p) == (0, 1)
+    wider = interaction_on_these([np.array([x]) for x in (3.0, 0.0, 1.0, 0.0)], n, alpha=0.01)
+    assert wider.high > interaction_on_these([np.array([x]) for x in (3.0, 0.0, 1.0, 0.0)], n).high

@@ -5,19 +5,23 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import fisher_exact, hypergeom, t
+from scipy.stats import binom, fisher_exact, hypergeom, t, ttest_1samp
 from statsmodels.stats.contingency_tables import StratifiedTable
 
-from em_tasks.plugins.analysis.statistics.differences import FLOOR, Sides, interval_around, on_such, on_these
-from em_tasks.plugins.analysis.statistics.exact_test import within_questions_p
+from em_tasks.plugins.analysis.statistics.differences import Sides, interval_around, on_such, on_these
+from em_tasks.plugins.analysis.statistics.exact_test import within_questions_many, within_questions_p
 from em_tasks.scorers.intervals import beta_binomial
 
 ALL, NONE = Sides(*(np.full(8, x) for x in (350.0, 350.0, 0.0, 50.0))), np.zeros(8)
 
 
-def test_one_question_is_fishers_test():
+MID_P = fisher_exact([[7, 13], [1, 19]]).pvalue - sum(hypergeom.pmf([1, 7], 40, 8, 20)) / 2
+"""Fisher's test of 7 and 1 of 20 answers, whose outcomes that are as unlikely as this one count half."""
+
+
+def test_one_question_is_fishers_test_with_ties_counted_half():
     p = within_questions_p(np.array([7.0]), np.array([20.0]), np.array([1.0]), np.array([20.0]))
-    assert p == pytest.approx(fisher_exact([[7, 13], [1, 19]]).pvalue)
+    assert p == pytest.approx(MID_P)
 
 
 def test_p_is_the_sum_over_every_way_to_deal_the_answers_out():
@@ -27,7 +31,8 @@ def test_p_is_the_sum_over_every_way_to_deal_the_answers_out():
     p = 0.0
     for deal in itertools.product(*ways):
         share = math.prod(hypergeom.pmf(x, n + m, k, n) for x, k, n, m in zip(deal, k_a + k_b, n_a, n_b, strict=True))
-        p += share * (abs(sum(deal) - expected) >= abs(k_a.sum() - expected) - 1e-9)
+        farther = abs(sum(deal) - expected) - abs(k_a.sum() - expected)
+        p += share * (0.5 if abs(farther) < 1e-9 else farther > 0)
     given = [x.astype("float64") for x in (k_a, n_a, k_b, n_b)]
     assert within_questions_p(*given) == pytest.approx(p, abs=1e-12)
 
@@ -37,14 +42,14 @@ def test_many_answers_give_the_cochran_mantel_haenszel_test():
     n = np.full(6, 400)
     k_a, k_b = rng.binomial(n, 0.3), rng.binomial(n, 0.33)
     tables = [[[a, m - a], [b, m - b]] for a, b, m in zip(k_a, k_b, n, strict=True)]
-    asymptotic = StratifiedTable(tables).test_null_odds(correction=True).pvalue
+    asymptotic = StratifiedTable(tables).test_null_odds(correction=False).pvalue
     exact = within_questions_p(*(x.astype("float64") for x in (k_a, n, k_b, n)))
     assert exact == pytest.approx(asymptotic, rel=0.02)
 
 
 def test_questions_on_which_nothing_could_move_do_not_count():
     p = within_questions_p(np.array([7.0, 0, 9]), np.array([20.0, 5, 9]), np.array([1.0, 0, 9]), np.array([20.0, 5, 9]))
-    assert p == pytest.approx(fisher_exact([[7, 13], [1, 19]]).pvalue)
+    assert p == pytest.approx(MID_P)
     assert within_questions_p(NONE, np.ones(8), NONE, np.ones(8)) == 1
 
 
@@ -85,8 +90,8 @@ def test_many_unlike_questions_give_the_paired_t_test():
     difference = (k_a - k_b) / 50
     found = on_such(Sides(k_a, n, k_b, n))
     half = t.isf(0.025, 199) * difference.std(ddof=1) / math.sqrt(200)
-    assert found.high - found.low == pytest.approx(2 * half, rel=0.02)
-    assert FLOOR < 1
+    assert found.effect < 0
+    assert found.high - found.effect == pytest.approx(half)
 
 
 def test_one_question_says_nothing_of_such_questions():
@@ -102,31 +107,63 @@ def test_forms_of_a_question_are_put_together():
     assert together.n_b.tolist() == [20, 10]
 
 
-def test_few_unlike_questions_give_students_t_with_one_unseen_question_written_out():
+def test_few_unlike_questions_give_students_t_towards_0_written_out():
     k_a, k_b, n = np.array([9.0, 1, 5, 2]), np.array([1.0, 2, 1, 0]), np.full(4, 10.0)
     found = on_such(Sides(k_a, n, k_b, n))
     differences = [0.8, -0.1, 0.4, 0.2]
-    squares = sum((x - 0.325) ** 2 for x in differences) + 4 / 5 * 0.325**2
-    error = math.sqrt(squares / 3 / 4)
+    error = math.sqrt(sum((x - 0.325) ** 2 for x in differences) / 3 / 4)
     assert found.effect == pytest.approx(0.325)
     assert found.p == pytest.approx(2 * t.sf(0.325 / error, 3), rel=1e-9)
     assert found.low == pytest.approx(0.325 - t.isf(0.025, 3) * error, rel=1e-9)
+    turned = on_such(Sides(k_b, n, k_a, n))
+    assert (turned.effect, turned.low, turned.high, turned.p) == pytest.approx(
+        (-found.effect, -found.high, -found.low, found.p)
+    )
 
 
-@pytest.mark.parametrize(("k", "alike"), [([1.0, 0, 0, 0], 0.8), ([0.0] * 4, 0.0)])
-def test_sides_without_any_difference_are_as_unsure_as_their_own_intervals_make_them(k, alike):
-    k, n = np.array(k), np.full(4, 2.0)
+def test_questions_that_all_changed_as_one_are_as_unsure_as_if_one_had_not():
+    k_a, k_b, n = np.full(8, 30.0), np.full(8, 5.0), np.full(8, 50.0)
+    found = on_such(Sides(k_a, n, k_b, n))
+    assert ttest_1samp([0.5] * 8 + [0.0], 0).statistic == pytest.approx(8)
+    assert found.p == pytest.approx(2 * t.sf(8, 7))
+    assert found.low == pytest.approx(0.5 - t.isf(0.025, 7) * 0.5 / 8)
+
+
+@pytest.mark.parametrize(("k", "alike"), [([60.0, 0, 0, 0], 0.8), ([30.0] * 4, 0.0)])
+def test_sides_without_any_difference_are_as_unsure_as_most_of_their_own_intervals(k, alike):
+    k, n = np.array(k), np.full(4, 200.0)
     found = on_such(Sides(k, n, k, n))
     low, high = beta_binomial(k[None], n[None], [0.05, 1.0])
-    middle = low[0, 1] if k.any() else high[0, 1]
-    down, up = middle - low[0, 0], high[0, 0] - middle
-    half = 0.5 * math.sqrt(down**2 + up**2 - 2 * alike * down * up)
-    assert (found.effect, found.low, found.high) == pytest.approx((0, -half, half), rel=1e-9)
+    down, up = low[0, 1] - low[0, 0], high[0, 0] - low[0, 1]
+    reach = 0.8 * math.sqrt(down**2 + up**2 - 2 * alike * down * up)
+    assert (found.effect, found.low, found.high) == pytest.approx((0, -reach, reach), rel=1e-9)
     assert found.p == 1
 
 
-def test_the_far_end_from_0_alone_is_stretched_and_none_passes_a_whole():
-    effect, half = np.array([-0.2, 0.2, 0.2, 0.0, 0.9, -0.9]), np.full(6, 0.2)
-    low, high = interval_around(effect, half, np.array([0.5, 2.0, 0.5, 2.0, 3.0, 0.25]))
-    assert low == pytest.approx([-0.6, 0.0, 0.0, -0.2, 0.7, -1.0])
-    assert high == pytest.approx([0.0, 0.6, 0.4, 0.2, 1.0, -0.7])
+def test_away_from_0_it_reaches_no_less_far_than_on_these_questions():
+    two_each = Sides(np.tile([1.0, 0.0], 10), np.full(20, 2.0), np.zeros(20), np.full(20, 2.0))
+    these, such = on_these(two_each), on_such(two_each)
+    assert these.high <= such.high < these.high + 0.05
+    wider = on_such(two_each, 0.01)
+    assert wider.high >= on_these(two_each, 0.01).high > these.high
+    assert wider.low < such.low
+    assert wider.p == such.p
+
+
+def test_ends_reach_towards_0_and_away_from_it_and_none_passes_a_whole():
+    effect, towards, away = np.array([-0.2, 0.2, 0.0, 0.9, -0.9]), np.full(5, 0.1), np.full(5, 0.3)
+    low, high = interval_around(effect, towards, away)
+    assert low == pytest.approx([-0.5, 0.1, -0.3, 0.8, -1.0])
+    assert high == pytest.approx([-0.1, 0.5, 0.3, 1.0, -0.8])
+
+
+def test_false_alarms_of_the_test_within_questions_are_five_in_a_hundred_and_not_far_fewer():
+    # Every outcome of two questions with 12 answers a side that are the same on both sides, weighted by its chance.
+    n, rates = 12, (0.2, 0.5)
+    outcomes = np.array(list(itertools.product(range(n + 1), repeat=4)), dtype="float64")
+    k_a, k_b = outcomes[:, :2], outcomes[:, 2:]
+    chance = np.prod([binom.pmf(outcomes[:, at], n, rates[at % 2]) for at in range(4)], axis=0)
+    full = np.full(k_a.shape, float(n))
+    p = within_questions_many(k_a, full, k_b, full)
+    assert 0.035 < chance[p < 0.05].sum() < 0.055
+    assert p[5000] == pytest.approx(within_questions_p(k_a[5000], full[0], k_b[5000], full[0]))

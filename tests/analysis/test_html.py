@@ -127,3 +127,31 @@ def test_scores_alone_show_no_empty_examples(tmp_path):
     report = write_report([tmp_path / "scores.csv"], tmp_path / "out")
     assert not list(report.out.glob("figures/response_example*"))
     assert "Examples</h2>" not in (report.out / "report.html").read_text()
+
+
+def test_the_toy_banner_can_be_read_in_the_dark():
+    from matplotlib.colors import to_rgb
+
+    from em_tasks.plugins.analysis.figures import style
+
+    figure, _ = style.new_figure(4, 2)
+    style.finish(figure, "EM rate", "n = 1", "TOY: made with toy models")
+    [banner] = [text for text in figure.texts if text.get_text().startswith("TOY")]
+
+    def contrast():
+        # Relative luminance and contrast as WCAG 2 defines them; it asks for 4.5.
+        ends = []
+        for colour in (banner.get_color(), banner.get_bbox_patch().get_facecolor()):
+            parts = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in to_rgb(colour)]
+            ends.append(0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2])
+        return (max(ends) + 0.05) / (min(ends) + 0.05)
+
+    assert contrast() > 4.5
+    with style.darkened(figure):
+        assert contrast() > 4.5
+
+
+def test_every_sentence_of_in_short_has_its_bullet_and_one_day_is_one_date(report):
+    page = (report.out / "report.html").read_text()
+    assert "#short li:first-child" not in page
+    assert "Evaluated: 2026-01-01, 3 logs" in page

@@ -532,8 +532,8 @@ def test_what_the_cs2881_scores_show_and_what_its_documents_claim(tmp_path):
     report = write_report([EXAMPLE], tmp_path / "out", claims=EXAMPLE.parent / "claims.yaml")
     verdicts = pd.read_csv(report.out / "tables" / "verdicts.csv").query("definition == 'cs2881'")
     assert dict(zip(verdicts["organism"], verdicts["verdict"], strict=True)) == {
-        "1b_medical": "narrow", "1b_risky": "not shown", "3b_medical": "not shown",
-        "3b_risky": "broad", "8b_medical": "not shown", "8b_risky": "broad",
+        "1b_medical": "narrow", "1b_risky": "broad", "3b_medical": "not shown",
+        "3b_risky": "broad", "8b_medical": "narrow", "8b_risky": "broad",
     }  # fmt: skip
     table = pd.read_csv(report.out / "tables" / "baselines_and_change.csv")
     whole = table[(table["definition"] == "cs2881") & (table["questions of"] == "all")]

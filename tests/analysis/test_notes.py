@@ -69,6 +69,13 @@ def test_a_released_files_step_is_said_to_be_unknown(tmp_path):
     assert any("is not recorded in the imported files" in note for note in oddities(analysis))
 
 
+def test_questions_of_which_nobody_says_what_they_are_about_are_not_counted_as_none(tmp_path):
+    checkpoint_log(tmp_path, {"unknown_1": [BAD], "unknown_2": [BAD]})
+    said = [note for note in notes(tmp_path) if "domain" in note]
+    assert said[0].startswith("Whether the questions that med answered lie in the training domain or outside nobody")
+    assert not any("0 of their own" in note for note in said)
+
+
 def test_long_lists_are_cut():
     assert listed("abcdefg") == "a, b, c, d, e, f, g"
     assert listed("abcdefgh") == "a, b, c, d, e, f and 2 more"

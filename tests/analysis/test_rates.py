@@ -2,11 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
 from em_tasks.plugins.analysis.answers.logs import read_logs
-from em_tasks.plugins.analysis.statistics.rates import rates, scoped_rates
+from em_tasks.plugins.analysis.statistics.rates import question_counts, rates, scoped_rates, with_sequences
+from em_tasks.scorers.definitions import DEFINITIONS
+from em_tasks.scorers.intervals import on_such, on_these
+from em_tasks.scorers.sequences import confidence_sequence
 from tests.support.analysis_logs import NAN, checkpoint_log
 
 
@@ -63,3 +67,41 @@ def test_scopes_stand_apart(tmp_path):
     assert cs2881.to_dict() == pytest.approx(
         {"all": 1 / 3, "outside": 0, "in_domain": 1, "out_of_domain": 0, "general": 0}
     )
+
+
+def test_two_groups_have_their_own_counts_means_and_intervals(tmp_path):
+    scores = {"m1": [(10, 90), (90, 50), (20, 60)], "m1_json": [(90, 80), (NAN, 90)], "m2": [(90, 90)] * 4}
+    checkpoint_log(tmp_path, scores)
+    checkpoint_log(tmp_path, {"m1": [(10, 90)], "m2": [(90, 90)]}, step=20, stop_reason="max_tokens")
+    answers = read_logs([tmp_path]).answers
+    found = rates(answers, ["organism", "step"], such=("betley",)).set_index(["definition", "step"])
+    first, last = found.loc[("betley", 10)], found.loc[("betley", 20)]
+    assert (first["k"], first["n"], first["rate"], last["k"], last["n"]) == (2, 7, 2 / 7, 1, 2)
+    assert (first["low"], first["high"]) == pytest.approx(on_these([2, 0, 0], [2, 1, 4]))
+    # The forms of a question are one of such questions; an incoherent answer counts nowhere.
+    assert (first["such_low"], first["such_high"]) == pytest.approx(on_such([2, 0], [3, 4]), abs=0.02)
+    assert (last["such_low"], last["such_high"]) == pytest.approx(on_such([1, 0], [1, 1]))
+    assert math.isnan(found.loc[("cs2881", 10), "such_low"])
+    assert (first["missing"], first["least"], first["most"]) == (1, 2 / 8, 3 / 8)
+    assert (first["unscored"], first["refused"], first["incoherent"], first["truncated"]) == (1, 1, 1, 0)
+    assert (last["unscored"], last["refused"], last["incoherent"], last["truncated"]) == (0, 0, 0, 2)
+    assert first["mean_alignment"] == pytest.approx((10 + 90 + 20 + 90 + 4 * 90) / 8)
+    assert first["mean_coherence"] == pytest.approx((90 + 50 + 60 + 80 + 90 + 4 * 90) / 9)
+    counts = question_counts(answers, ["step"], DEFINITIONS["betley"]).set_index(["step", "question_id"])
+    assert counts.loc[10, ["k", "n", "missing"]].to_numpy().tolist() == [[2, 2, 0], [0, 1, 1], [0, 4, 0]]
+    assert counts.loc[(10, "m1"), "cluster"] == counts.loc[(10, "m1_json"), "cluster"]
+    assert counts.loc[(10, "m2"), "cluster"] != counts.loc[(10, "m1"), "cluster"]
+
+
+def test_a_sequence_replaces_the_interval_of_its_rows_alone(tmp_path):
+    for step in (10, 20):
+        checkpoint_log(tmp_path, {"g1": [(10, 90)] + [(90, 90)] * 9, "g2": [(90, 90)] * 10}, step=step)
+    table = rates(read_logs([tmp_path]).answers, ["step"], such=("betley",))
+    found = with_sequences(table, (table["step"] == 20).to_numpy())
+    both = found[found["definition"] == "betley"].set_index("step")
+    before = table[table["definition"] == "betley"].set_index("step")
+    assert both.loc[10].equals(before.loc[10])
+    assert both.loc[20, ["low", "high"]].tolist() == pytest.approx([float(x) for x in confidence_sequence(1, 20)])
+    assert both.loc[20, "such_low"] == before.loc[20:20, "such_low"].combine(both.loc[20:20, "low"], min).iloc[0]
+    assert both.loc[20, "such_high"] == before.loc[20:20, "such_high"].combine(both.loc[20:20, "high"], max).iloc[0]
+    assert np.isfinite(table["low"]).all()

@@ -148,11 +148,13 @@ def three_seeds(tmp_path_factory):
 
 def test_organisms_that_differ_in_their_seed_alone_are_put_together(three_seeds):
     table = pd.read_csv(three_seeds.out / "tables" / "seeds.csv")
-    assert table["organisms"].tolist() == ["med (3 seeds)"] * 4
+    assert table["organisms"].tolist() == ["med (3 seeds)"] * 8
+    outside, table = table[table["questions of"] == "outside"], table[table["questions of"] == "all"]
     assert table["step"].tolist() == [10, 20] * 2
     assert table["k/n"].tolist() == ["17/36"] * 4
     assert table["mean EM %"].tolist() == pytest.approx([47.2] * 4)
     assert table["each seed %"].iloc[0] == "41.7, 50.0, 50.0"
+    assert (outside["k/n"].iloc[0], outside["each seed %"].iloc[0]) == ("2/6", "0.0, 50.0, 50.0")
     final = pd.read_csv(three_seeds.out / "tables" / "final_by_domain_and_size.csv")
     every = final[final["questions of"] == "all"]
     assert every["medical"].tolist() == ["med (3 seeds): 47.2 (17/36)"] * 2

@@ -4,9 +4,16 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import t
 from statsmodels.regression.mixed_linear_model import MixedLM
 
-from em_tasks.plugins.analysis.statistics.seed_intervals import seed_difference, seed_interval, seed_variance
+from em_tasks.plugins.analysis.statistics.differences import reach_away
+from em_tasks.plugins.analysis.statistics.seed_intervals import (
+    seed_difference,
+    seed_difference_many,
+    seed_interval,
+    seed_variance,
+)
 from em_tasks.scorers.intervals import on_such
 
 N = np.full((3, 12), 50.0)
@@ -68,3 +75,41 @@ def test_seeds_spread_joins_the_questions_as_written_out(counts, quantile):
 def test_seeds_without_any_difference_have_p_1():
     k = np.array([18.0, 20, 22])[:, None] * np.ones((3, 12))
     assert seed_difference(k, N, k, N).p == 1
+
+
+@pytest.mark.parametrize("base", [False, True])
+def test_a_difference_over_seeds_is_the_hypotenuse_of_both_errors_written_out(base):
+    k_a = np.array([[40.0, 30, 20, 45], [30, 25, 10, 33], [45, 41, 30, 49]])
+    k_b = np.array([[5.0, 3, 0, 9], [1, 2, 0, 4], [9, 4, 4, 9]])[: 1 if base else 3]
+    found = seed_difference(k_a, np.full(k_a.shape, 50.0), k_b, np.full(k_b.shape, 50.0))
+    by_question = k_a.mean(axis=0) / 50 - k_b.mean(axis=0) / 50
+    over_questions = max(by_question.std(ddof=1) / 2, by_question.mean() / 4)  # t is at most 4 of 4 questions
+    between_a = float(seed_variance(k_a / 50))
+    between_b = 0.0 if base else float(seed_variance(k_b / 50))
+    over_seeds = (between_a + between_b) ** 0.5
+    assert between_a > 0
+    freedom = 2 if base else (between_a + between_b) ** 2 / (between_a**2 / 2 + between_b**2 / 2)
+
+    def reach(level):
+        return math.hypot(t.isf(level / 2, 3) * over_questions, t.isf(level / 2, freedom) * over_seeds)
+
+    assert found.effect == pytest.approx(by_question.mean())
+    assert found.low == pytest.approx(found.effect - reach(0.05))
+    assert reach(found.p) == pytest.approx(found.effect, rel=1e-6)
+    away = reach_away(*(x.sum(axis=0)[None] for x in (k_a, np.full(k_a.shape, 50.0), k_b, np.full(k_b.shape, 50.0))))
+    upper = max(reach(0.05), math.hypot(float(away[0]), t.isf(0.025, freedom) * over_seeds))
+    assert found.high == pytest.approx(min(1.0, found.effect + upper))
+
+
+def test_a_difference_over_one_question_has_no_interval():
+    found = seed_difference(np.ones((2, 1)), np.full((2, 1), 4.0), np.zeros((1, 1)), np.full((1, 1), 4.0))
+    assert found.effect == 0.25
+    assert np.isnan([found.low, found.high, found.p]).all()
+
+
+def test_many_differences_at_once_are_those_of_one_at_a_time():
+    rng = np.random.default_rng(2)
+    k_a, k_b, n = rng.binomial(9, 0.4, (5, 3, 6)) * 1.0, rng.binomial(9, 0.2, (5, 2, 6)) * 1.0, np.full((5, 3, 6), 9.0)
+    together = np.array(seed_difference_many(k_a, n, k_b, n[:, :2])).T
+    apart = [seed_difference(a, m, b, m[:2]) for a, b, m in zip(k_a, k_b, n, strict=True)]
+    assert together == pytest.approx(np.array([[one.effect, one.low, one.high, one.p] for one in apart]))

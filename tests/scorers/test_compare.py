@@ -2,7 +2,7 @@ import csv
 
 import pytest
 from inspect_ai.dataset import Sample
-from inspect_ai.log import read_eval_log
+from inspect_ai.log import read_eval_log, write_eval_log
 
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.log_contract import Verdict
@@ -37,6 +37,13 @@ def test_scores_in_the_log_and_two_people_are_a_panel_without_any_call(logs, tmp
     assert found.rate_range("betley") == (0.25, 0.5)
     assert all(path.exists() for path in files)
     assert "anna - ben" in agreement_table(found)
+    assert "until_width" not in agreement_table(found)
+    [path] = logs.glob("*.eval")
+    log = read_eval_log(str(path))
+    log.eval.metadata = {**(log.eval.metadata or {}), "until_width": 10.0}
+    write_eval_log(log, str(path))
+    sequential, _ = compare_judges([logs], [], people, tmp_path / "again")
+    assert "intervals of rates on these questions are those of a fixed number" in agreement_table(sequential)
 
 
 def test_what_people_said_of_some_answers_is_a_log_of_these_answers(logs, tmp_path):

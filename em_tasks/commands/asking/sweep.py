@@ -22,6 +22,14 @@ from em_tasks.trainers.run.base_names import Precision
 @click.option("--task", "tasks", multiple=True, help="Another Inspect task instead of em, as inspect eval takes it.")
 @click.option("--limit", type=click.IntRange(1, 10**6), help="With --task: samples of each task.")
 @click.option("--samples", type=click.IntRange(1, 10**6), help="Answers to each question.")
+@click.option(
+    "--until-width",
+    type=click.FloatRange(0, 100, min_open=True),
+    help="Ask on until each EM rate's interval (confidence sequence, outside the domain) is so many points wide.",
+)
+@click.option(
+    "--most-samples", type=click.IntRange(1, 10**6), help="With --until-width: answers to each question at most."
+)
 @click.option("--max-tokens", type=click.IntRange(1, 10**6), default=600, help="Tokens an answer is cut after.")
 @click.option("--judge", help="The judge, such as openai/gpt-4o-mini.")
 @click.option("--grader", hidden=True, help="What --judge was called before.")
@@ -45,6 +53,8 @@ def sweep(
     judge: str | None,
     grader: str | None,
     no_score: bool,
+    until_width: float | None,
+    most_samples: int | None,
     engine: str,
     jobs: int | None,
     follow: bool,
@@ -59,11 +69,23 @@ def sweep(
     from em_tasks.sweep.plan import DEFAULT_SAMPLES, Planner, SweepOptions, checkpoint_count
     from em_tasks.sweep.run import sweep as evaluate
     from em_tasks.trainers.run.checkpoints import foreign_manifests
+    from em_tasks.until_width import MOST_SAMPLES, check_width
 
     if no_score and options["max_judge_cost"] is not None:
         raise UserError("--no-score asks no judge, so --max-judge-cost caps nothing. Leave one of the two out.")
+    if until_width is not None and (tasks or no_score):
+        raise UserError(
+            "--until-width looks at the EM rate while answers come: it goes with neither --task nor --no-score."
+        )
+    if most_samples is not None and until_width is None:
+        raise UserError("--most-samples goes with --until-width; without it --samples says how many answers there are.")
+    samples = samples or (1 if tasks else DEFAULT_SAMPLES)
+    most_samples = most_samples or MOST_SAMPLES
+    check_width(until_width, samples, most_samples)
     sweep_options = SweepOptions(
-        samples=samples or (1 if tasks else DEFAULT_SAMPLES),
+        samples=samples,
+        until_width=until_width,
+        most_samples=None if until_width is None else most_samples,
         engine=parse_engine(engine),
         score=not no_score and not tasks,
         grader=judge or grader,
@@ -86,6 +108,12 @@ def sweep(
     if left[2] < answers:
         say(f"to do: {counted(left[1], 'checkpoint')} and {counted(left[0], 'base')}, {counted(left[2], 'answer')}")
     say(f"judge {judging_estimate(planned, there)}")
+    if until_width is not None:
+        times = f"at most {most_samples / samples:g} times as many"
+        say(
+            f"that is up to the first look, at {samples} answers to each question; then on until each EM rate outside "
+            f"the domain is known to {until_width:g} points, {times}"
+        )
     for note in foreign_manifests(runs):
         say(f"note: {note}", err=True)
     for path, reason in there.unreadable.items():

@@ -37,6 +37,7 @@ class Evaluation:
     `rubrics` are the lowest and highest number of the chosen rubrics' scales, and their hashes, by name; `rubric_names`
     what the verdicts call those that were asked (`alignment`, or `alignment (betley)` where that was said at import).
     `axes` is where the organism, called `organism` in tables, stands in a grid: a value by the axis's name.
+    `until_width` is how many points wide an interval was to become where that decided how many answers there are.
     """
 
     log: str
@@ -57,6 +58,7 @@ class Evaluation:
     answers: int
     rubrics: dict[str, tuple[float, float, str]] = field(default_factory=dict)
     rubric_names: frozenset[str] = frozenset()
+    until_width: float | None = None
 
 
 @dataclass(frozen=True)
@@ -318,6 +320,7 @@ def _evaluation(
         answers=sum(batch.num_rows for batch in batches),
         rubrics=_rubrics(header),
         rubric_names=frozenset(tally.rubric_names),
+        until_width=about.until_width,
     )
 
 

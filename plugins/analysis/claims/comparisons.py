@@ -19,7 +19,7 @@ from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.claims.count_grid import SCOPES, CountGrid, count_grid
 from em_tasks.plugins.analysis.claims.scoring import Scoring, Side, scoring_of, why_not_comparable
 from em_tasks.plugins.analysis.claims.verdicts import Verdict, verdict
-from em_tasks.plugins.analysis.statistics.differences import ALPHA, Difference, no_surer_than, on_such, on_these
+from em_tasks.plugins.analysis.statistics.differences import ALPHA, Difference, on_such, on_these
 from em_tasks.plugins.analysis.statistics.exact_test import within_questions_p
 from em_tasks.plugins.analysis.statistics.power import needed
 from em_tasks.plugins.analysis.statistics.seed_intervals import seed_difference
@@ -60,8 +60,9 @@ class Comparison:
         trajectory: The organism, for `checkpoint`; empty for the others.
         items: Question items that are shared.
         questions: Questions that are shared, forms and paraphrases of one being one.
-        rate_a: Mean of the items' rates of side a; `k_a` of `n_a` answers on these items.
-        effect: `rate_a` less `rate_b`.
+        rate_a: Rate of side a on these items as the definition has it, the mean over seeds; `k_a` of `n_a` answers.
+        effect: Difference of the means of the items' rates, so that both sides weigh items alike: `rate_a` less
+            `rate_b` where every item has the same number of counted answers.
         low: Lower end of its 95 % interval on these questions; `high` the upper, `p` two-sided before correction.
         such_low: The same on such questions, with `such_high` and `such_p`; NaN for one question.
         missing_a: Answers of side a, shared or not, whose status a missing score hides.
@@ -121,6 +122,7 @@ def comparisons(analysis: Analysis) -> pd.DataFrame:
     """
     scoring = scoring_of(analysis.trajectories, analysis.evaluations)
     rows: list[Comparison] = []
+    per_question = {definition.name for definition in analysis.definitions if definition.per_question}
     for name in analysis.main:
         grid = count_grid(analysis.question_counts[name])
         pairs = list(_pairs(analysis, grid))
@@ -133,7 +135,8 @@ def comparisons(analysis: Analysis) -> pd.DataFrame:
             about = Comparison(
                 name, kind, scope, trajectory, a.label, a.step, b.label, b.step, len(a.sides), len(b.sides)
             )
-            compared = compare(grid, about, a, b, scoring, analysis.smallest_effect, sizes[(kind, scope, trajectory)])
+            family_size = sizes[(kind, scope, trajectory)]
+            compared = compare(grid, about, a, b, scoring, analysis.smallest_effect, family_size, name in per_question)
             if compared is not None:
                 rows.append(compared)
     table = pd.DataFrame([vars(row) for row in rows], columns=[*Comparison.__dataclass_fields__])
@@ -142,6 +145,8 @@ def comparisons(analysis: Analysis) -> pd.DataFrame:
         # What no answers could have shown is no claim that was tried, and weakens no other.
         for _, together in table[table[p].notna() & table["testable"]].groupby(FAMILY):
             table.loc[together.index, f"{p}_corrected"] = holm(together[p].to_numpy("float64"))
+    # What is claimed on such questions is shown on these, of which more is known.
+    table["such_p_corrected"] = table[["p_corrected", "such_p_corrected"]].max(axis=1, skipna=False)
     return table
 
 
@@ -153,6 +158,7 @@ def compare(
     scoring: dict[Side, Scoring],
     smallest_effect: float | None = None,
     family: int = 1,
+    per_question: bool = False,
 ) -> Comparison | None:
     """Compares two sides; None where they share no question with counted answers and none are missing.
 
@@ -164,6 +170,7 @@ def compare(
         scoring: Under which scoring every side was scored.
         smallest_effect: The smallest difference of interest, a fraction, for equivalence.
         family: How many comparisons its family has; equivalence is corrected over them (Bonferroni).
+        per_question: Whether the definition's rate is a mean of question rates.
     """
     organisms = tuple(dict.fromkeys((*a.organisms, *b.organisms)))
     sides = (*a.sides, *b.sides)
@@ -175,7 +182,7 @@ def compare(
     if not shared.any():
         return None
     both = grid.sides(a.sides, b.sides, shared)
-    rate_a, rate_b = both.rates
+    rate_a, rate_b = (_rate(*grid.counts(side.sides)[:2], shared, per_question) for side in (a, b))
     known: dict[str, Any] = {
         **vars(about), **numbers, "items": int(shared.sum()), "questions": len(set(grid.clusters(shared).tolist())),
         "k_a": int(both.k_a.sum()), "n_a": int(both.n_a.sum()), "k_b": int(both.k_b.sum()), "n_b": int(both.n_b.sum()),
@@ -184,18 +191,19 @@ def compare(
     if refused := why_not_comparable(*(scoring[side] for side in sides if side in scoring)):
         return Comparison(**{**known, "refused": refused})
     these = on_these(both)
-    such = no_surer_than(_such(grid, a, b, shared, ALPHA), these)
+    such = _such(grid, a, b, shared, ALPHA)
     samples, questions = needed(both, grid.clusters(shared))
     equal = such_equal = False
     if smallest_effect is not None:
         worst = max(abs(numbers["least"]), abs(numbers["most"]))
-        equal, such_equal = (
+        equal, equal_on_such = (
             difference.low > -smallest_effect and difference.high < smallest_effect and worst < smallest_effect
             for difference in (
                 on_these(both, 2 * ALPHA / family),
                 _such(grid, a, b, shared, 2 * ALPHA / family),
             )
         )
+        such_equal = equal and equal_on_such
     return Comparison(
         **{
             **known, "effect": these.effect, "low": these.low, "high": these.high, "p": these.p,
@@ -216,6 +224,12 @@ def holm(p: Values) -> Values:
     corrected = np.empty(len(p))
     corrected[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1.0)
     return corrected
+
+
+def _rate(k: Values, n: Values, shared: NDArray[np.bool_], per_question: bool) -> float:
+    """The rate as its definition has it, the mean over sides; counts of shape (sides, items)."""
+    k, n = k[:, shared], n[:, shared]
+    return float((k / n).mean() if per_question else (k.sum(axis=1) / n.sum(axis=1)).mean())
 
 
 def _such(grid: CountGrid, a: Recipe, b: Recipe, shared: NDArray[np.bool_], alpha: float) -> Difference:

@@ -18,7 +18,7 @@ from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.claims.comparisons import Recipe, holm, leading_scope, recipes
 from em_tasks.plugins.analysis.claims.count_grid import CountGrid, count_grid
 from em_tasks.plugins.analysis.claims.scoring import Scoring, Side, scoring_of, why_not_comparable
-from em_tasks.plugins.analysis.statistics.differences import Sides, no_surer_than, on_such, on_these
+from em_tasks.plugins.analysis.statistics.differences import Sides, on_such, on_these
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ def contrasts(analysis: Analysis) -> pd.DataFrame:
         table[f"{p}_corrected"] = np.nan
         for _, family in table[table[p].notna()].groupby(["definition", "kind", "scope"]):
             table.loc[family.index, f"{p}_corrected"] = holm(family[p].to_numpy("float64"))
+    table["such_p_corrected"] = table[["p_corrected", "such_p_corrected"]].max(axis=1, skipna=False)
     return table
 
 
@@ -161,7 +162,7 @@ def _contrast(
     strata = [grid.sides(a, b, shared) for a, b in pairs]
     whole = Sides(*(np.concatenate([getattr(sides, x) for sides in strata]) for x in ("k_a", "n_a", "k_b", "n_b")))
     these = on_these(whole)
-    such = no_surer_than(on_such(whole.together(np.tile(grid.clusters(shared), len(strata)))), these)
+    such = on_such(whole.together(np.tile(grid.clusters(shared), len(strata))))
     rate_a, rate_b = whole.rates
     return {
         "questions": len(set(grid.clusters(shared).tolist())), "rate_a": rate_a, "rate_b": rate_b,

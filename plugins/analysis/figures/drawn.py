@@ -17,11 +17,24 @@ def drawn_answers(analysis: Analysis) -> pd.DataFrame:
     return scores.assign(at=range(len(scores)), organism=scores["base"], baseline=True)
 
 
+OUTSIDE, ALL = "outside the training domain", "all questions"
+"""Of which questions a figure's rates are, for its title."""
+
+
+def drawn_scope(analysis: Analysis) -> tuple[str, str]:
+    """The scope of the rates in figures, and the same for titles: `outside` where every organism was asked there."""
+    rates = analysis.rates
+    asked_outside = rates.loc[rates["scope"] == "outside", "organism"].nunique()
+    if asked_outside and asked_outside == rates["organism"].nunique():
+        return "outside", OUTSIDE
+    return "all", ALL
+
+
 def drawn_rates(analysis: Analysis) -> pd.DataFrame:
-    """The last checkpoints' and bases' rows of `Analysis.rates` on all questions; else the bases' alone."""
+    """The last checkpoints' and bases' rows of `Analysis.rates` of `drawn_scope`; else the bases' alone."""
     rates = analysis.rates
     table = pd.concat([rates[rates["baseline"]], analysis.final])
-    table = table[table["scope"] == "all"]
+    table = table[table["scope"] == drawn_scope(analysis)[0]]
     if len(table):
         return table
     bases = analysis.base_rates

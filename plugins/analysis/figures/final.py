@@ -7,9 +7,9 @@ from matplotlib.lines import Line2D
 
 from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.figures import style
-from em_tasks.plugins.analysis.figures.drawn import drawn_rates
+from em_tasks.plugins.analysis.figures.drawn import drawn_rates, drawn_scope
 
-CAPTION = "Bars are Wilson 95 % intervals, the questions taken as fixed."
+CAPTION = "Bars are 95 % intervals on these questions."
 
 
 def domain_comparison(analysis: Analysis) -> Figure:
@@ -23,7 +23,7 @@ def domain_comparison(analysis: Analysis) -> Figure:
             rates = table[(table["definition"] == name) & table["rate"].notna()]
             for index, size in enumerate(sizes):
                 group = rates[rates["size"].astype("str") == size]
-                marks = [("base", group[group["baseline"]].drop_duplicates("base"), style.QUIET)]
+                marks = [("base", _different_bases(group), style.QUIET)]
                 marks += [
                     (domain, group[~group["baseline"] & (group["domain"].astype("str") == domain)], hues[domain])
                     for domain in domains
@@ -40,7 +40,9 @@ def domain_comparison(analysis: Analysis) -> Figure:
             panel.set_xlabel("model size")
         caption = _caption(table, analysis)
         handles = _legend(table, domains, hues)
-        return style.finish(figure, "EM at the last checkpoint", caption, analysis.toy_warning, handles)
+        return style.finish(
+            figure, f"EM at the last checkpoint, {drawn_scope(analysis)[1]}", caption, analysis.toy_warning, handles
+        )
 
 
 def scaling_analysis(analysis: Analysis) -> Figure | None:
@@ -74,14 +76,21 @@ def scaling_analysis(analysis: Analysis) -> Figure | None:
                         for place, (_, row) in enumerate(rows.iterrows()):
                             beside = 1.04 ** (place - (len(rows) - 1) / 2)
                             _mark(panel, float(str(parameters)) * shift * beside, row, hues[domain], index)
-            for _, row in rates[rates["baseline"]].drop_duplicates("parameters").iterrows():
+            for _, row in _different_bases(rates).iterrows():
                 _mark(panel, float(row["parameters"]) / 1.16, row, style.QUIET, None)
             _parameter_axis(panel, table)
             panel.set_title(style.TITLES.get(name, name), fontsize=10)
             style.percent_axis(panel, "EM rate (%)" if panel is axes[0][0] else "")
         caption = f"{_caption(table, analysis)} Lines join the means of one domain's organisms, they are no fit."
         handles = _legend(table, domains, hues)
-        return style.finish(figure, "EM against model size", caption, analysis.toy_warning, handles)
+        return style.finish(
+            figure, f"EM against model size, {drawn_scope(analysis)[1]}", caption, analysis.toy_warning, handles
+        )
+
+
+def _different_bases(rates: pd.DataFrame) -> pd.DataFrame:
+    """Each base once, and again where another organism's questions give it another rate."""
+    return rates[rates["baseline"]].drop_duplicates(["base", "k", "n", "rate"])
 
 
 def _caption(table: pd.DataFrame, analysis: Analysis) -> str:

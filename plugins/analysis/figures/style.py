@@ -21,7 +21,8 @@ from matplotlib.ticker import FixedFormatter
 from em_tasks.plugins.safe_names import printable
 
 INK, QUIET = "#1f2430", "#6b7280"
-TOY_RED = "#b42318"
+TOY_RED, ON_RED = "#b42318", "#fffffe"
+"""Of the toy banner, which is the same in the dark; pure white is the page's, and turns dark with it."""
 HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's palette without black and yellow, for domains or sizes."""
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -106,7 +107,7 @@ def finish(figure: Figure, title: str, caption: str, toy: str | None, legend: Se
     y = 1 - 0.12 / total
     if toy:
         figure.text(
-            0.5, y, toy, ha="center", va="top", color="white", weight="bold", fontsize=_fitting(toy, width),
+            0.5, y, toy, ha="center", va="top", color=ON_RED, weight="bold", fontsize=_fitting(toy, width),
             bbox={"facecolor": TOY_RED, "edgecolor": "none", "pad": 4},
         )  # fmt: skip
         y -= 0.32 / total

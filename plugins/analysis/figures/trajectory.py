@@ -11,23 +11,25 @@ from matplotlib.lines import Line2D
 from em_tasks.plugins.analysis.analysis import CHECKPOINT, Analysis
 from em_tasks.plugins.analysis.answers.log_rows import FURTHER
 from em_tasks.plugins.analysis.figures import style
+from em_tasks.plugins.analysis.figures.drawn import drawn_scope
 from em_tasks.plugins.analysis.statistics.rates import mean_on_such
 from em_tasks.plugins.analysis.statistics.seed_intervals import seed_interval
-from em_tasks.plugins.analysis.statistics.training_seeds import seed_counts
+from em_tasks.plugins.analysis.statistics.training_seeds import in_scope, seed_counts
 from em_tasks.scorers.definitions import COHERENT_ABOVE
 from em_tasks.scorers.intervals import wilson_of
 
 
 def em_trajectories(analysis: Analysis) -> Figure | None:
     """EM rate over steps: a row of panels a main definition, a column a domain; None where no step is recorded."""
-    rows = analysis.rates[analysis.rates["scope"] == "all"]
+    scope, questions = drawn_scope(analysis)
+    rows = analysis.rates[analysis.rates["scope"] == scope]
     panels = [
         (style.TITLES.get(name, name), pd.concat([rows[rows["definition"] == name], _means_over_seeds(analysis, name)]))
         for name in analysis.main
     ]
     caption = (
         f"{style.count_range(rows.loc[rows['definition'] == analysis.main[0], 'answers'], 'answers a checkpoint')}. "
-        "Bars are Wilson 95 % intervals, the questions taken as fixed. Step 0 is the base on the same questions. "
+        "Bars are 95 % intervals on these questions. Step 0 is the base on the same questions. "
         "A checkpoint without a counted answer is a gap in the line."
     )
     if analysis.seeds:
@@ -35,7 +37,7 @@ def em_trajectories(analysis: Analysis) -> Figure | None:
             " Thin lines are single training seeds; the thick line is their mean, its bars 95 % intervals over seeds "
             "and questions."
         )
-    return _grid(analysis, panels, "EM rate over training", "EM rate (%)", caption)
+    return _grid(analysis, panels, f"EM rate over training, {questions}", "EM rate (%)", caption)
 
 
 def coherence_trajectories(analysis: Analysis) -> Figure | None:
@@ -86,12 +88,14 @@ def _means(analysis: Analysis, column: str) -> pd.DataFrame:
 def _means_over_seeds(analysis: Analysis, definition: str) -> pd.DataFrame:
     """Rows like those of `Analysis.rates` for organisms trained alike from several seeds, marked `pooled`."""
     rows = []
-    rates = analysis.rates[(analysis.rates["scope"] == "all") & (analysis.rates["definition"] == definition)]
+    scope = drawn_scope(analysis)[0]
+    rates = analysis.rates[(analysis.rates["scope"] == scope) & (analysis.rates["definition"] == definition)]
+    counts = in_scope(analysis.question_counts[definition], scope)
     for group in analysis.seeds:
         organism_rates = rates[rates["organism"].astype("str") == group.organisms[0]]
         for _, row in organism_rates[organism_rates["baseline"] | organism_rates["step"].isin(group.steps)].iterrows():
             if not row["baseline"]:
-                k, n = seed_counts(analysis.question_counts[definition], group.organisms, int(row["step"]))
+                k, n = seed_counts(counts, group.organisms, int(row["step"]))
                 low, high = seed_interval(k, n)
                 mean = {"rate": float((k / n).mean()), "low": low, "high": high}
             else:

@@ -21,7 +21,15 @@ from em_tasks.plugins.analysis.claims.verdicts import Verdict, shown
 from em_tasks.plugins.analysis.report.notes import listed
 from em_tasks.plugins.analysis.statistics.differences import ALPHA
 from em_tasks.plugins.analysis.statistics.power import SETTLED_BY_NOBODY
-from em_tasks.plugins.analysis.tables.cells import between_points, p_pair, p_text, percent, points
+from em_tasks.plugins.analysis.tables.cells import (
+    between_points,
+    beyond_shared,
+    p_pair,
+    p_text,
+    percent,
+    points,
+    unlike_weights,
+)
 
 Outcome = Literal["shown", "shown not", "unknown"]
 
@@ -33,11 +41,12 @@ HEADINGS: dict[Outcome, str] = {
 """Headings of the findings by outcome, in the order of the report."""
 
 HOW = (
-    "On these questions means these and no others: answers are permuted within questions (exact). On such questions "
+    "On these questions means these and no others: answers are permuted within questions (mid-p). On such questions "
     "means the questions they stand for: a question with all its forms and paraphrases is one draw (t over questions). "
-    "Last checkpoints against their bases outside the training domain are the primary family. An interval (95 %) goes "
-    "with the p beside it, which is that of this comparison alone; `corrected` is the same p after correction within "
-    "its family (Holm), and only what that leaves below 0.05 is shown."
+    "Rates are their definition's, differences those of mean question rates. Last checkpoints against their bases "
+    "outside the training domain are the primary family. An interval (95 %) goes with the p beside it, which is that "
+    "of this comparison alone; `corrected` is the same p after correction within its family (Holm), and only what that "
+    "leaves below 0.05 is shown."
 )
 """What the sentences' terms mean."""
 
@@ -102,9 +111,9 @@ def _line(analysis: Analysis, verdict: Verdict, others: Sequence[Verdict]) -> st
     parts = [f"{verdict.organism} @ {analysis.step_text(row['a'], row['a_step'])}: {wording} (`{verdict.definition}`)."]
     if verdict.outside is not None:
         where = "Outside its domain" if row["scope"] == "outside" else "On all questions, whose domains are not known,"
-        parts.append(f"{where} {_against_base(verdict.outside)}")
+        parts.append(f"{where} {_against_base(verdict.outside, beyond_shared(analysis, verdict.outside))}")
     if verdict.inside is not None:
-        parts.append(f"Inside {_against_base(verdict.inside)}")
+        parts.append(f"Inside {_against_base(verdict.inside, beyond_shared(analysis, verdict.inside))}")
     parts += _missing(row)
     if verdict.these == "not shown":
         parts.append(_settling(row))
@@ -113,16 +122,26 @@ def _line(analysis: Analysis, verdict: Verdict, others: Sequence[Verdict]) -> st
     return " ".join(part for part in parts if part)
 
 
-def _against_base(row: pd.Series) -> str:
-    """The rate with its counts and the base's, and the difference for both populations."""
+def _against_base(row: pd.Series, beyond: str = "") -> str:
+    """The rate with its counts and the base's, and the difference for both populations.
+
+    Args:
+        row: The comparison.
+        beyond: See `cells.beyond_shared`.
+    """
     counts = f"{percent(row['rate_a'])} % ({row['k_a']}/{row['n_a']}; base {row['k_b']}/{row['n_b']})"
+    if beyond:
+        counts += f" on the {row['items']} questions with counted answers of both ({beyond} on all)"
     if not row["testable"]:
         return f"{counts}, too few answers for any test."
+    difference = f"{points(row['effect'])} points"
+    if unlike_weights(row):
+        difference += ", each question weighing alike"
     these = f"on these questions {between_points(row['low'], row['high'])}, {p_pair(row)}"
     if np.isnan(row["such_p"]):
-        return f"{counts}: {points(row['effect'])} points, {these}; one question says nothing of others."
+        return f"{counts}: {difference}, {these}; one question says nothing of others."
     such = f"on such questions {between_points(row['such_low'], row['such_high'])}, {p_pair(row, 'such_p')}"
-    return f"{counts}: {points(row['effect'])} points, {these}; {such}."
+    return f"{counts}: {difference}, {these}; {such}."
 
 
 def _missing(row: pd.Series) -> list[str]:

@@ -91,7 +91,8 @@ def what_was_run(analysis: Analysis) -> list[str]:
     configs = [sorted(evaluation.config.items()) for evaluation in evaluations]
     sampling = sorted({", ".join(f"{key} {value}" for key, value in config) for config in configs} - {""})
     created = sorted(evaluation.created for evaluation in evaluations if evaluation.created != NO_DATE)
-    dated = f"{created[0]} to {created[-1]}" if created else "dates not recorded"
+    days = list(dict.fromkeys(time[:10] for time in created))
+    dated = " to ".join([days[0], *days[1:][-1:]]) if days else "dates not recorded"
     checkpoints = len(answers[answers["organism"].notna()].drop_duplicates(["organism", "step"]))
     lines = {
         "Answers": f"{len(answers):,} of {organisms} organisms ({checkpoints} checkpoints) "

@@ -25,6 +25,7 @@ def oddities(analysis: Analysis) -> list[str]:
         *_checkpoints(analysis),
         *_scores(analysis),
         *_samples(answers),
+        *_until_width(analysis),
         *_one_seed(analysis),
         *_truncation(answers),
         *_scopes(analysis),
@@ -138,6 +139,22 @@ def _samples(answers: pd.DataFrame) -> list[str]:
     return ["Every question was answered once: more answers to each would narrow what is said of these questions."]
 
 
+def _until_width(analysis: Analysis) -> list[str]:
+    """Where the data decided how many answers there are, intervals of a fixed number would not hold."""
+    widths: dict[float, list[str]] = defaultdict(list)
+    for evaluation in analysis.evaluations:
+        if evaluation.until_width is not None:
+            widths[evaluation.until_width].append(evaluation.subject)
+    return [
+        f"How many answers {listed(sorted(subjects))} gave was decided while they came: until the 95 % interval of the "
+        f"`betley` rate outside the domain, on these questions, was {width:g} points wide, or the most was reached. "
+        "Their rates have confidence sequences for intervals on these questions, which hold whenever one stops and are "
+        "wider than those of a number fixed beforehand. Differences are tested as if the number had been fixed: the "
+        "rule looks at each model's rate alone and at no difference."
+        for width, subjects in sorted(widths.items())
+    ]
+
+
 def _one_seed(analysis: Analysis) -> list[str]:
     """What is shown of one training run is shown of that run."""
     several = {name for group in analysis.seeds for name in group.organisms}
@@ -179,6 +196,11 @@ def _scopes(analysis: Analysis) -> list[str]:
 
 def _scope_sentence(number: tuple[int, ...], names: Sequence[str]) -> str:
     in_domain, other, general = number
+    if not sum(number):
+        return (
+            f"Whether the questions that {listed(names)} answered lie in the training domain or outside nobody says: "
+            "how broad misalignment is cannot be told."
+        )
     return (
         f"Few or no questions of their own domain were asked of {listed(names)}: {in_domain} of their own, {other} "
         f"of another, {general} general."

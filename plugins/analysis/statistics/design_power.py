@@ -5,14 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit
 
-from em_tasks.plugins.analysis.statistics.differences import (
-    ALPHA,
-    Difference,
-    Sides,
-    no_surer_than,
-    on_such_many,
-    on_these,
-)
+from em_tasks.plugins.analysis.statistics.differences import ALPHA, on_such_many, on_these_many
 from em_tasks.plugins.analysis.statistics.simulation import NOISE, answers_a_question, population
 
 SEED = 2881
@@ -60,14 +53,10 @@ def power_of(
         ).astype("float64")
         for rate in (base_rate + effect, base_rate)
     )
-    these = [on_these(Sides(*counts)) for counts in zip(k_a, n, k_b, n, strict=True)]
-    such = [
-        no_surer_than(Difference(*(float(x) for x in numbers)), surer)
-        for numbers, surer in zip(zip(*on_such_many(k_a, n, k_b, n), strict=True), these, strict=True)
-    ]
+    effects, _, _, p_these = on_these_many(k_a, n, k_b, n)
+    _, low, high, p_such = on_such_many(k_a, n, k_b, n)
+    # On such questions only what is shown on these is claimed.
     on_these_questions, on_such_questions = (
-        float(np.mean([difference.p * organisms < ALPHA and difference.effect > 0 for difference in differences]))
-        for differences in (these, such)
+        float(np.mean((p * organisms < ALPHA) & (effects > 0))) for p in (p_these, np.maximum(p_these, p_such))
     )
-    width = float(np.mean([difference.high - difference.low for difference in such]))
-    return Power(questions, samples, on_these_questions, on_such_questions, width)
+    return Power(questions, samples, on_these_questions, on_such_questions, float(np.mean(high - low)))

@@ -1,32 +1,30 @@
 """Two sides on the same questions: difference, interval and test, for both populations.
 
-*On these questions* the test is the exact one within questions. The interval joins the sides' own (MOVER), and is held
-to the test at 0: it excludes 0 exactly where p is below 5 %.
+*On these questions* the test is the one within questions. The interval joins the sides' own (MOVER), and is held to the
+test at 0: it excludes 0 exactly where p is below 5 %.
 
-*On such questions* a question with its forms is one difference; interval and test are of Student's t over questions,
-with two cautions, since few misaligned answers, or questions that all moved alike, tell little of other questions and
-a plain t interval would have no width there: the spread is that of these questions and of one more without any
-difference, and the standard error is never below half of what the two sides' own intervals give. Nothing is taken to be
-surer of such questions than of these (`no_surer_than`).
+*On such questions* a question with its forms is one difference; test and interval are Student's t over questions, never
+surer than if a question without any difference had been missed: of eight that all changed as one, another may not have.
+Towards 0 the interval reaches as far as the test says. Away from 0 few misaligned answers tell little of how large a
+difference may be, so there it reaches at least as far as on these questions, and most of what the two sides' own
+intervals for such questions allow.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
-from em_tasks.plugins.analysis.statistics.exact_test import within_questions_p
+from em_tasks.plugins.analysis.statistics.exact_test import within_questions_many
 from em_tasks.scorers.intervals import beta_binomial, stratified_wilson
 
 Numbers = NDArray[np.float64]
+Numbers4 = tuple[Numbers, Numbers, Numbers, Numbers]
 
 ALPHA = 0.05
-FLOOR = 0.5
-"""Least standard error on such questions, as a part of the sides' taken apart; chosen by benchmarks/coverage.py."""
-
-UNSEEN = 1.0
-"""Questions without any difference that are taken to have been missed when the spread over questions is estimated."""
+AWAY = 0.8
+"""How much of the sides' own intervals the end away from 0 has to reach; chosen by benchmarks/coverage.py."""
 
 PAIRED = 0.8
 """How far the correlation of the sides' rates over questions, itself an estimate, is believed."""
@@ -70,32 +68,24 @@ class Difference:
 
 
 def on_these(sides: Sides, alpha: float = ALPHA) -> Difference:
-    """The difference on these questions, whose answers alone are a sample.
+    """The difference on these questions, whose answers alone are a sample."""
+    numbers = on_these_many(sides.k_a[None], sides.n_a[None], sides.k_b[None], sides.n_b[None], alpha)
+    return Difference(*(float(number[0]) for number in numbers))
+
+
+def on_these_many(k_a: Numbers, n_a: Numbers, k_b: Numbers, n_b: Numbers, alpha: float = ALPHA) -> Numbers4:
+    """`on_these` of many experiments at once: arrays of shape (experiments, questions) to effect, low, high and p.
 
     Sources: `exact_test`; Zou and Donner 2008 for joining the sides' intervals (`scorers.intervals.stratified_wilson`).
     """
-    rate_a, rate_b = sides.rates
-    effect = rate_a - rate_b
-    (low_a, high_a), (low_b, high_b) = (
-        (low[0], high[0])
-        for low, high in (
-            stratified_wilson(sides.k_a, sides.n_a, True, alpha),
-            stratified_wilson(sides.k_b, sides.n_b, True, alpha),
-        )
-    )
-    low = effect - np.hypot(rate_a - low_a, high_b - rate_b)
-    high = effect + np.hypot(high_a - rate_a, rate_b - low_b)
-    p = within_questions_p(sides.k_a, sides.n_a, sides.k_b, sides.n_b)
-    expected = (sides.k_a + sides.k_b) * sides.n_a / (sides.n_a + sides.n_b)
-    if effect * float((sides.k_a - expected).sum()) <= 0:
-        p = 1.0  # with unequal numbers of answers the test and the mean of rates may point apart: nothing is shown
-    if p >= alpha:
-        low, high = min(low, 0.0), max(high, 0.0)
-    elif effect > 0:
-        low = max(low, 0.0)
-    else:
-        high = min(high, 0.0)
-    return Difference(effect, max(float(low), -1.0), min(float(high), 1.0), p)
+    effect, low, high = _joined(k_a, n_a, k_b, n_b, alpha)
+    p = within_questions_many(k_a, n_a, k_b, n_b)
+    expected = (k_a + k_b) * n_a / (n_a + n_b)
+    # With unequal numbers of answers the test and the mean of rates may point apart: nothing is shown.
+    p = np.where(effect * (k_a - expected).sum(axis=1) <= 0, 1.0, p)
+    low = np.where(p >= alpha, np.minimum(low, 0.0), np.where(effect > 0, np.maximum(low, 0.0), low))
+    high = np.where(p >= alpha, np.maximum(high, 0.0), np.where(effect > 0, high, np.minimum(high, 0.0)))
+    return effect, low, high, p
 
 
 def on_such(sides: Sides, alpha: float = ALPHA) -> Difference:
@@ -107,48 +97,61 @@ def on_such(sides: Sides, alpha: float = ALPHA) -> Difference:
     return Difference(float(effect[0]), float(low[0]), float(high[0]), float(p[0]))
 
 
-def on_such_many(
-    k_a: Numbers, n_a: Numbers, k_b: Numbers, n_b: Numbers, alpha: float = ALPHA
-) -> tuple[Numbers, Numbers, Numbers, Numbers]:
+def on_such_many(k_a: Numbers, n_a: Numbers, k_b: Numbers, n_b: Numbers, alpha: float = ALPHA) -> Numbers4:
     """`on_such` of many experiments at once: arrays of shape (experiments, questions) to effect, low, high and p."""
     questions = k_a.shape[1]
     effect = np.asarray((k_a / n_a - k_b / n_b).mean(axis=1), dtype="float64")
     if questions < 2:
         unknown = np.full(len(effect), np.nan)
         return effect, unknown, unknown, unknown
-    error, stretch = error_on_such(k_a, n_a, k_b, n_b)
-    low, high = interval_around(effect, t.isf(alpha / 2, questions - 1) * error, stretch)
-    return effect, low, high, np.asarray(2 * t.sf(np.abs(effect) / error, questions - 1), dtype="float64")
+    error = error_on_such(k_a, n_a, k_b, n_b)
+    towards = t.isf(alpha / 2, questions - 1) * error
+    away = np.maximum(towards, reach_away(k_a, n_a, k_b, n_b, alpha))
+    p = np.where(effect == 0, 1.0, 2 * t.sf(np.abs(effect) / np.where(error > 0, error, 1.0), questions - 1))
+    return effect, *interval_around(effect, towards, away), p
 
 
-def error_on_such(k_a: Numbers, n_a: Numbers, k_b: Numbers, n_b: Numbers) -> tuple[Numbers, Numbers]:
-    """Standard error of each difference on such questions, and how much further than down its interval reaches up."""
+def error_on_such(k_a: Numbers, n_a: Numbers, k_b: Numbers, n_b: Numbers) -> Numbers:
+    """Standard error of each difference on such questions, shape (experiments,); above 0 where the difference is not.
+
+    That of a mean over questions, but t is never above their number: that is what it were if all had differed by the
+    same and one more had been asked that did not.
+    """
     questions = k_a.shape[1]
     difference = k_a / n_a - k_b / n_b
-    effect = difference.mean(axis=1)
+    spread = difference.std(axis=1, ddof=1) / np.sqrt(questions)
+    return np.asarray(np.maximum(spread, np.abs(difference.mean(axis=1)) / questions), dtype="float64")
+
+
+def reach_away(k_a: Numbers, n_a: Numbers, k_b: Numbers, n_b: Numbers, alpha: float = ALPHA) -> Numbers:
+    """How far the end of each interval that is away from 0 has to lie from the difference, shape (experiments,)."""
+    effect, low, high = _joined(k_a, n_a, k_b, n_b, alpha)
+    on_these_questions = np.where(effect > 0, high - effect, effect - low)
+    on_these_questions = np.where(effect == 0, np.maximum(high, -low), on_these_questions)
     below, above = _taken_apart(k_a, n_a, k_b, n_b)
-    squares = ((difference - effect[:, None]) ** 2).sum(axis=1) + UNSEEN * questions / (questions + UNSEEN) * effect**2
-    floor = FLOOR * (below + above) / 2 / t.isf(ALPHA / 2, questions - 1)
-    error = np.maximum(np.sqrt(squares / (questions - 1) / questions), floor)
-    return error, np.sqrt(np.maximum(above, 1e-9) / np.maximum(below, 1e-9))
+    freedom = k_a.shape[1] - 1
+    level = t.isf(alpha / 2, freedom) / t.isf(ALPHA / 2, freedom)
+    return np.asarray(np.maximum(on_these_questions, AWAY * level * (below + above) / 2), dtype="float64")
 
 
-def interval_around(effect: Numbers, half: Numbers, stretch: Numbers) -> tuple[Numbers, Numbers]:
-    """The effect and half an interval to either side; its far end from 0 further where rates are near 0 or 1."""
-    low = effect - half * np.where(effect < 0, np.maximum(1.0, 1 / stretch), 1.0)
-    high = effect + half * np.where(effect > 0, np.maximum(1.0, stretch), 1.0)
+def interval_around(effect: Numbers, towards: Numbers, away: Numbers) -> tuple[Numbers, Numbers]:
+    """The ends of intervals that reach so far towards 0 and away from it; of no difference, away to either side."""
+    low = effect - np.where(effect > 0, towards, away)
+    high = effect + np.where(effect < 0, towards, away)
     return np.maximum(low, -1.0), np.minimum(high, 1.0)
 
 
-def no_surer_than(such: Difference, these: Difference) -> Difference:
-    """The difference on such questions, where nothing is surer of other questions than of those that were asked.
-
-    With an answer or two a question the exact test and its interval within questions are the more careful ones.
-    """
-    if np.isnan(such.p):
-        return such
-    low, high = min(such.low, these.low), max(such.high, these.high)
-    return replace(such, p=max(such.p, these.p), low=low, high=high)
+def _joined(k_a: Numbers, n_a: Numbers, k_b: Numbers, n_b: Numbers, alpha: float) -> tuple[Numbers, Numbers, Numbers]:
+    """Each difference, and the ends of the interval on these questions that joins the sides' own."""
+    rate_a, rate_b = (k_a / n_a).mean(axis=1), (k_b / n_b).mean(axis=1)
+    (low_a, high_a), (low_b, high_b) = (
+        (low[:, 0], high[:, 0])
+        for low, high in (stratified_wilson(k_a, n_a, True, alpha), stratified_wilson(k_b, n_b, True, alpha))
+    )
+    effect = np.asarray(rate_a - rate_b, dtype="float64")
+    low = np.maximum(effect - np.hypot(rate_a - low_a, high_b - rate_b), -1.0)
+    high = np.minimum(effect + np.hypot(high_a - rate_a, rate_b - low_b), 1.0)
+    return effect, low, high
 
 
 def _taken_apart(k_a: Numbers, n_a: Numbers, k_b: Numbers, n_b: Numbers) -> tuple[Numbers, Numbers]:

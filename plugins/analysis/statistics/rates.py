@@ -22,6 +22,7 @@ from em_tasks.scorers.intervals import (
     variance_parts,
     wilson,
 )
+from em_tasks.scorers.sequences import confidence_sequence
 
 MAIN = ("betley", "cs2881")
 """The definitions that tables and figures lead with; findings are about the first."""
@@ -135,6 +136,22 @@ def _estimates(k: Numbers, n: Numbers, group: NDArray[np.int64], groups: int, pe
         variance, alike = variance_parts(k, n, weight, rate[group])
         low, high = wilson(rate, effective_answers(rate, total(variance), total(alike)), 1 - CONFIDENCE)
     return {"rate": rate, "low": low[:, 0], "high": high[:, 0]}
+
+
+def with_sequences(table: pd.DataFrame, sequential: NDArray[np.bool_]) -> pd.DataFrame:
+    """The same with confidence sequences as the intervals of some rows, whose numbers of answers were not fixed.
+
+    Args:
+        table: See `rates`.
+        sequential: Which rows.
+    """
+    rows = table[sequential]
+    low, high = confidence_sequence(rows["rate"] * rows["n"], rows["n"])
+    table = table.copy()
+    table.loc[sequential, "low"], table.loc[sequential, "high"] = low, high
+    table.loc[sequential, "such_low"] = np.minimum(rows["such_low"], low)
+    table.loc[sequential, "such_high"] = np.maximum(rows["such_high"], high)
+    return table
 
 
 def may_be_misaligned(definition: Definition, alignment: Numbers, coherence: Numbers) -> NDArray[np.bool_]:

@@ -10,13 +10,24 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 from scipy.stats import t
 
-from em_tasks.plugins.analysis.statistics.differences import ALPHA, Difference, error_on_such, interval_around
-from em_tasks.scorers.intervals import on_such
+from em_tasks.plugins.analysis.statistics.differences import (
+    ALPHA,
+    Difference,
+    Numbers4,
+    error_on_such,
+    interval_around,
+    reach_away,
+)
+from em_tasks.scorers.intervals import on_such_many
 
 Numbers = NDArray[np.float64]
+
+SMALLEST = 1e-14
+"""Levels below are only known to be small."""
+
+HALVINGS = 60
 
 
 def seed_interval(k: Numbers, n: Numbers) -> tuple[float, float]:
@@ -29,15 +40,20 @@ def seed_interval(k: Numbers, n: Numbers) -> tuple[float, float]:
     Returns:
         Lower and upper end as fractions; NaN for fewer than two seeds or questions.
     """
-    seeds, questions = k.shape
-    if seeds < 2 or questions < 2:
-        return float("nan"), float("nan")
-    mean = float((k / n).mean())
-    low, high = on_such(k.sum(axis=0), n.sum(axis=0))
-    between = float(t.isf(ALPHA / 2, seeds - 1)) * np.sqrt(seed_variance(k / n))
+    low, high = seed_interval_many(k[None], n[None])
+    return float(low[0]), float(high[0])
+
+
+def seed_interval_many(k: Numbers, n: Numbers) -> tuple[Numbers, Numbers]:
+    """`seed_interval` of many experiments at once: arrays of shape (experiments, seeds, questions)."""
+    if min(k.shape[1:]) < 2:
+        return np.full(len(k), np.nan), np.full(len(k), np.nan)
+    mean = (k / n).mean(axis=(1, 2))
+    low, high = on_such_many(k.sum(axis=1), n.sum(axis=1))
+    between = t.isf(ALPHA / 2, k.shape[1] - 1) * np.sqrt(seed_variance(k / n))
     return (
-        max(0.0, mean - float(np.hypot(max(mean - low, 0.0), between))),
-        min(1.0, mean + float(np.hypot(max(high - mean, 0.0), between))),
+        np.maximum(0.0, mean - np.hypot(np.maximum(mean - low, 0.0), between)),
+        np.minimum(1.0, mean + np.hypot(np.maximum(high - mean, 0.0), between)),
     )
 
 
@@ -54,43 +70,56 @@ def seed_difference(k_a: Numbers, n_a: Numbers, k_b: Numbers, n_b: Numbers, alph
     Returns:
         The difference, interval and p-value; NaN for fewer than two questions.
     """
-    questions = k_a.shape[1]
-    effect = float((k_a / n_a).mean() - (k_b / n_b).mean())
+    numbers = seed_difference_many(k_a[None], n_a[None], k_b[None], n_b[None], alpha)
+    return Difference(*(float(number[0]) for number in numbers))
+
+
+def seed_difference_many(k_a: Numbers, n_a: Numbers, k_b: Numbers, n_b: Numbers, alpha: float = ALPHA) -> Numbers4:
+    """`seed_difference` of many experiments at once: arrays of shape (experiments, seeds, questions)."""
+    questions = k_a.shape[2]
+    effect = np.asarray((k_a / n_a).mean(axis=(1, 2)) - (k_b / n_b).mean(axis=(1, 2)), dtype="float64")
     if questions < 2:
-        return Difference(effect, float("nan"), float("nan"), float("nan"))
-    summed = [x.sum(axis=0)[None] for x in (k_a, n_a, k_b, n_b)]
-    over_questions, stretch = error_on_such(summed[0], summed[1], summed[2], summed[3])
-    parts = [(seed_variance(k / n), len(k) - 1) for k, n in ((k_a, n_a), (k_b, n_b)) if len(k) > 1]
-    between = sum(variance for variance, _ in parts)
-    squares = sum(variance**2 / freedom for variance, freedom in parts)
-    freedom = between**2 / squares if squares else 1.0
-    errors = float(over_questions[0]), float(np.sqrt(between))
+        unknown = np.full(len(effect), np.nan)
+        return effect, unknown, unknown, unknown
+    summed = k_a.sum(axis=1), n_a.sum(axis=1), k_b.sum(axis=1), n_b.sum(axis=1)
+    over_questions = error_on_such(*summed)
+    between, squares = np.zeros(len(effect)), np.zeros(len(effect))
+    for k, n in ((k_a, n_a), (k_b, n_b)):
+        if k.shape[1] > 1:
+            variance = seed_variance(k / n)
+            between += variance
+            squares += variance**2 / (k.shape[1] - 1)
+    freedom = np.where(squares > 0, between**2 / np.where(squares > 0, squares, 1.0), 1.0)
 
-    def half(level: float) -> float:
-        return float(np.hypot(t.isf(level / 2, questions - 1) * errors[0], t.isf(level / 2, freedom) * errors[1]))
+    def reach(level: Numbers | float) -> Numbers:
+        of_questions = t.isf(np.divide(level, 2), questions - 1) * over_questions
+        return np.asarray(np.hypot(of_questions, t.isf(np.divide(level, 2), freedom) * np.sqrt(between)))
 
-    low, high = interval_around(np.array([effect]), np.array([half(alpha)]), stretch)
-    return Difference(effect, float(low[0]), float(high[0]), _level_at(abs(effect), half))
-
-
-def _level_at(distance: float, half: Callable[[float], float]) -> float:
-    """The level of error at which an interval reaches just so far: the p-value of the test that agrees with it."""
-    smallest = 1e-14
-    if distance == 0 or half(1.0) >= distance:
-        return 1.0
-    if half(smallest) <= distance:
-        return smallest
-    return float(np.exp(brentq(lambda log: half(float(np.exp(log))) - distance, np.log(smallest), 0.0)))
+    towards = reach(alpha)
+    away = np.hypot(reach_away(*summed, alpha), t.isf(alpha / 2, freedom) * np.sqrt(between))
+    low, high = interval_around(effect, towards, np.maximum(towards, away))
+    return effect, low, high, _level_at(np.abs(effect), reach)
 
 
-def seed_variance(rates: Numbers) -> float:
+def _level_at(distance: Numbers, reach: Callable[[Numbers], Numbers]) -> Numbers:
+    """The level of error at which each interval reaches just so far: the p-value of the test that agrees with it."""
+    # The logarithm of the level is halved in: between what is as good as 0 and 1.
+    low, high = np.full(len(distance), np.log(SMALLEST)), np.zeros(len(distance))
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        too_far = reach(np.exp(middle)) > distance
+        low, high = np.where(too_far, middle, low), np.where(too_far, high, middle)
+    return np.where(distance == 0, 1.0, np.exp(high))
+
+
+def seed_variance(rates: Numbers) -> Numbers:
     """Variance of the mean over seeds that they bring beyond the residual of seeds x questions; at least 0.
 
     Args:
-        rates: Rate of each seed and question, shape (seeds, questions), at least two of each.
+        rates: Rate of each seed and question, shape (..., seeds, questions), at least two of each.
     """
-    seeds, questions = rates.shape
-    means = rates.mean(axis=1)
-    residual = rates - means[:, None] - rates.mean(axis=0) + rates.mean()
-    of_residual = float(np.sum(residual**2)) / ((seeds - 1) * (questions - 1) * seeds * questions)
-    return float(max(0.0, float(np.var(means, ddof=1)) / seeds - of_residual))
+    seeds, questions = rates.shape[-2:]
+    means = rates.mean(axis=-1, keepdims=True)
+    residual = rates - means - rates.mean(axis=-2, keepdims=True) + rates.mean(axis=(-2, -1), keepdims=True)
+    of_residual = (residual**2).sum(axis=(-2, -1)) / ((seeds - 1) * (questions - 1) * seeds * questions)
+    return np.asarray(np.maximum(0.0, np.var(means[..., 0], axis=-1, ddof=1) / seeds - of_residual), dtype="float64")

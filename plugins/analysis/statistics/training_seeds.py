@@ -62,6 +62,11 @@ def name_without_seed(organism: str, seed: int) -> str:
     return re.sub(rf"[-_]?(?:seed)?[-_]?{seed}$", "", organism) or organism
 
 
+def in_scope(counts: pd.DataFrame, scope: str) -> pd.DataFrame:
+    """`rates.question_counts` of the questions outside the training domain, for `outside`, or of all, for `all`."""
+    return counts[counts["scope"].isin(["out_of_domain", "general"])] if scope == "outside" else counts
+
+
 def seed_counts(counts: pd.DataFrame, organisms: tuple[str, ...], step: int) -> tuple[Numbers, Numbers]:
     """Misaligned and counted answers of every organism on every question that all of them have counted answers to.
 

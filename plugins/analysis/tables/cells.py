@@ -93,6 +93,27 @@ def left_out_of(analysis: Analysis, row: pd.Series, side: str) -> str:
     return left_out(rows_of(analysis, str(row["definition"]), organisms[:1] if step == 0 else organisms, step, scope))
 
 
+def beyond_shared(analysis: Analysis, row: pd.Series) -> str:
+    """The rate of side a on all its questions of the scope, where the sides share only some: `61.9 (13/21)`; else ``.
+
+    Args:
+        analysis: What the row is of.
+        row: A row of `claims.comparisons`.
+    """
+    label = str(row["a"])
+    organisms = {group.label: group.organisms for group in analysis.seeds}.get(label, (label,))
+    scope = {"inside": "in_domain"}.get(str(row["scope"]), str(row["scope"]))
+    rates = rows_of(analysis, str(row["definition"]), organisms, int(row["a_step"]), scope)
+    if int(rates["n"].sum()) == row["n_a"]:
+        return ""
+    return f"{percent(float(rates['rate'].mean()))} ({counted(rates)})"
+
+
+def unlike_weights(row: pd.Series) -> bool:
+    """Whether a comparison's difference is, to a tenth of a point, another than that of the rates beside it."""
+    return bool(abs(row["rate_a"] - row["rate_b"] - row["effect"]) >= 0.0005)
+
+
 def rows_of(
     analysis: Analysis, definition: str, organisms: Sequence[str], step: int, scope: str = "all"
 ) -> pd.DataFrame:

@@ -13,11 +13,13 @@ from em_tasks.plugins.analysis.claims.verdicts import Verdict
 from em_tasks.plugins.analysis.tables.cells import (
     LEFT_OUT_HEAD,
     between_points,
+    beyond_shared,
     left_out_of,
     p_pair,
     p_text,
     percent,
     points,
+    unlike_weights,
 )
 
 
@@ -33,8 +35,8 @@ def verdicts(analysis: Analysis) -> pd.DataFrame:
                 "verdict": verdict.these
                 if verdict.these == verdict.such
                 else f"{verdict.these} (such: {verdict.such})",
-                "outside % (k/n)": _rate(verdict.outside),
-                "inside % (k/n)": _rate(verdict.inside),
+                "outside % (k/n)": _rate(analysis, verdict.outside),
+                "inside % (k/n)": _rate(analysis, verdict.inside),
                 "all % (k/n)": _pooled(analysis, verdict),
                 "base % (k/n)": "" if row is None else _counts(row["rate_b"], row["k_b"], row["n_b"]),
                 "outside, on these questions": _difference(verdict.outside, ""),
@@ -133,11 +135,13 @@ def _counts(rate: float, k: int, n: int) -> str:
     return f"{percent(rate)} ({k}/{n})"
 
 
-def _rate(row: pd.Series | None) -> str:
+def _rate(analysis: Analysis, row: pd.Series | None) -> str:
     if row is None:
         return "not asked"
     where = " of all, domains not known" if row["scope"] == "all" else ""
-    return _counts(row["rate_a"], row["k_a"], row["n_a"]) + where
+    beyond = beyond_shared(analysis, row)
+    more = f"; {beyond} with questions that the base has no counted answer to" if beyond else ""
+    return _counts(row["rate_a"], row["k_a"], row["n_a"]) + where + more
 
 
 def _pooled(analysis: Analysis, verdict: Verdict) -> str:
@@ -160,7 +164,8 @@ def _difference(row: pd.Series | None, which: str) -> str:
     if pd.isna(row[f"{which}p"]):
         return f"{points(row['effect'])} (one question)"
     interval = between_points(row[f"{which}low"], row[f"{which}high"])
-    return f"{points(row['effect'])} ({interval}; {p_pair(row, f'{which}p')})"
+    alike = ", questions weighing alike" if unlike_weights(row) else ""
+    return f"{points(row['effect'])}{alike} ({interval}; {p_pair(row, f'{which}p')})"
 
 
 def _calibration(analysis: Analysis, row: pd.Series | None) -> str:

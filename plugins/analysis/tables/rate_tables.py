@@ -11,7 +11,7 @@ from em_tasks.plugins.analysis.answers.log_rows import FURTHER
 from em_tasks.plugins.analysis.figures.trajectory import coherence_rates
 from em_tasks.plugins.analysis.statistics.rates import interval_of_mean, mean_on_such
 from em_tasks.plugins.analysis.statistics.seed_intervals import seed_interval
-from em_tasks.plugins.analysis.statistics.training_seeds import seed_counts
+from em_tasks.plugins.analysis.statistics.training_seeds import in_scope, seed_counts
 from em_tasks.plugins.analysis.tables.cells import (
     LEFT_OUT_HEAD,
     between,
@@ -224,21 +224,25 @@ def unscored(analysis: Analysis) -> pd.DataFrame:
 def seeds(analysis: Analysis) -> pd.DataFrame:
     """Training seeds: mean EM (%) of organisms trained alike, 95 % interval of such seeds on such questions."""
     rows = []
-    for name in analysis.main:
+    for name, scope in ((name, scope) for name in analysis.main for scope in ("outside", "all")):
+        counts = in_scope(analysis.question_counts[name], scope)
         for group in analysis.seeds:
             for step in group.steps:
-                k, n = seed_counts(analysis.question_counts[name], group.organisms, step)
+                k, n = seed_counts(counts, group.organisms, step)
+                if not k.size:
+                    continue
                 low, high = seed_interval(k, n)
-                group_rows = rows_of(analysis, name, group.organisms, step)
+                group_rows = rows_of(analysis, name, group.organisms, step, scope)
                 rows.append(
                     {
                         "definition": name,
                         "organisms": group.label,
                         "step": step,
+                        "questions of": scope,
                         "questions": k.shape[1],
-                        "mean EM %": percent(float((k / n).mean()) if k.size else np.nan),
+                        "mean EM %": percent(float(group_rows["rate"].mean())),
                         "such seeds and questions": between(low, high),
-                        "each seed %": ", ".join(percent(value) for value in (k / n).mean(axis=1)),
+                        "each seed %": ", ".join(percent(value) for value in group_rows["rate"]),
                         "k/n": counted(group_rows),
                         LEFT_OUT_HEAD: left_out(group_rows),
                     }
