@@ -85,6 +85,8 @@ def _change(path: Path, base: Path, scorer: str) -> tuple[str, str]:
     mean = float(differences.mean())
     if len(differences) < 2:
         return f"{mean:+.3f}", ""
+    if not differences.std():
+        return f"{mean:+.3f}", "all samples alike"  # Their spread says nothing of how far others would lie.
     reach = float(stats.t.ppf(0.975, len(differences) - 1) * differences.std(ddof=1) / len(differences) ** 0.5)
     return f"{mean:+.3f}", f"{mean - reach:+.3f} to {mean + reach:+.3f}"
 
