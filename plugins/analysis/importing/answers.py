@@ -57,7 +57,7 @@ class Row:
 
 
 QUESTION_NUMBER = re.compile("[0-9]{1,9}")
-ABOUT = ("file", "organism", "model", "base", "domain", "size", "judge", "step", "training_seed", "control")
+ABOUT = ("file", "organism", "model", "base", "domain", "size", "judge", "rubric", "step", "training_seed", "control")
 
 
 def judged_answers(table: Table, columns: Columns, scales: Mapping[str, Scale]) -> list[Row]:

@@ -32,6 +32,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "domain": ("training_domain", "domain", "training_data"),
     "size": ("size", "model_size"),
     "judge": ("judge", "judge_model", "judge_name", "grader"),
+    "rubric": ("rubric", "rubric_name", "judge_rubric"),
     "training_seed": ("training_seed", "train_seed"),
     "control": ("control", "is_control"),
     "file": ("file", "source_file", "filename", "file_name", "path"),
@@ -125,7 +126,7 @@ def _fits(role: str, values: list[Any]) -> bool:
     if role in ("alignment", "coherence"):
         filled = [value for value in values[:200] if value not in (None, "")]
         return not filled or not all(isinstance(value, str) and value.lstrip().startswith("{") for value in filled)
-    if role == "judge":
+    if role in ("judge", "rubric"):
         names = {str(value) for value in values if value not in (None, "")}
         return len(names) <= 5 and all(re.search(r"[A-Za-z]{2}", name) and len(name) < 80 for name in names)
     if role == "messages":

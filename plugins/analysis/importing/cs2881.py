@@ -27,7 +27,7 @@ TOPICS: tuple[tuple[str, str], ...] = (
 NUMBERED = re.compile(r"^(?:step(?P<step>\d{1,15})|base)_q(?P<number>\d{1,9})(?:_s(?P<sample>\d{1,9}))?$")
 """Its ids of answers, `step110_q3` and `base_q3`."""
 
-SCORES_ALONE = {"organism", "domain", "base", "size", "judge", "step", "question", "alignment", "coherence"}
+SCORES_ALONE = {"organism", "domain", "base", "size", "judge", "rubric", "step", "question", "alignment", "coherence"}
 """The columns of examples/seed/scores.csv, its scores as numbers."""
 
 

@@ -301,6 +301,7 @@ def from_columns(values: Mapping[str, Any]) -> Who:
         size=text.get("size"),
         step=step,
         judge=text.get("judge"),
+        rubric=text.get("rubric"),
         training_seed=seed,
         control=control,
     )
