@@ -59,6 +59,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "scorers/calibration/rogan_gladen.py": ("tests/scorers/test_calibrate.py",),
     "scorers/calibration/calibrate.py": ("tests/scorers/test_calibrate.py",),
     "scorers/intervals.py": ("tests/scorers/test_intervals.py",),
+    "scorers/sequences.py": ("tests/scorers/test_sequences.py",),
     "plugins/analysis/statistics/differences.py": ("tests/analysis/test_differences.py",),
     "plugins/analysis/statistics/exact_test.py": ("tests/analysis/test_differences.py",),
     "plugins/analysis/statistics/rates.py": ("tests/analysis/test_rates.py",),
@@ -76,6 +77,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
         CLAIMS + "test_what_no_answers_could_have_shown_weakens_nothing",
         CLAIMS + "test_forms_of_a_question_do_not_make_it_several",
         CLAIMS + "test_counts_beside_a_rate_are_of_the_questions_that_are_compared",
+        CLAIMS + "test_a_checkpoint_has_one_rate_throughout_a_report_and_what_differs_from_it_is_explained",
+        CLAIMS + "test_nothing_is_claimed_of_such_questions_that_is_not_shown_on_these",
     ),
     "plugins/analysis/report/findings.py": ("tests/analysis/test_findings.py", "tests/analysis/test_comparisons.py"),
 }
