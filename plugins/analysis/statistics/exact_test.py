@@ -2,8 +2,8 @@
 
 Were both sides the same on every question, each question's misaligned answers would be spread over its answers by
 chance, whatever the questions' rates. That is a test on these questions: it holds for any number of them, even one.
-Its p-value is the mid-p of the exact distribution: with few answers the exact one raises far fewer false alarms than the
-5 % that are allowed, the mid-p about as many (benchmarks/coverage.py), and finds more.
+Its p-value is the mid-p of the exact distribution: with few answers the exact one raises far fewer false alarms than
+the 5 % that are allowed, the mid-p about as many (benchmarks/coverage.py), and finds more.
 """
 
 import numpy as np
