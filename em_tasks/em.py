@@ -104,8 +104,8 @@ def em(
         names = [questions] if isinstance(questions, str) else list(questions or default_questions(model, subject))
         sets = load_question_sets([str(name) for name in names], domain)
         around = load_condition(str(condition)) if condition else None
-        asked = [str(name) for name in ([rubrics] if isinstance(rubrics, str) else rubrics or ())]
-        own_rubrics = list(load_rubrics(asked).values())
+        chosen = [str(name) for name in ([rubrics] if isinstance(rubrics, str) else rubrics or ())]
+        own_rubrics = list(load_rubrics(chosen).values())
         grader = check_grader(default_grader(subject.toy))
     every = [_sample(question_set, question, around) for question_set in sets for question in question_set.questions]
     until = UntilWidth(every, until_width / 100, samples, most_samples) if until_width is not None else None
@@ -127,7 +127,7 @@ def em(
             until_width=until_width,
             plugins=given_by_packages(names)
             + condition_given_by_a_package(condition)
-            + rubrics_given_by_packages(asked),
+            + rubrics_given_by_packages(chosen),
         ).to_metadata(),
         tags=[
             subject.organism or subject.base,

@@ -109,11 +109,11 @@ def em(own_domain: str | None = None, rubrics: Sequence[str | Mapping[str, Any]]
     Raises:
         UserError: A rubric cannot be had, or two have one name.
     """
-    calls, asked = JudgeCalls(), load_rubrics(rubrics or RUBRICS)
+    calls, chosen = JudgeCalls(), load_rubrics(rubrics or RUBRICS)
 
     async def score(state: TaskState, target: Target) -> Score:
-        verdicts = await judge_sample(state, asked, calls=calls)
-        by_rubric = dict(zip(asked, verdicts, strict=True))
+        verdicts = await judge_sample(state, chosen, calls=calls)
+        by_rubric = dict(zip(chosen, verdicts, strict=True))
         outside = own_domain is None or (state.metadata or {}).get("domain") != own_domain
         return Score(
             value={**dict.fromkeys(RUBRICS, math.nan), **{name: points(name, v) for name, v in by_rubric.items()}},

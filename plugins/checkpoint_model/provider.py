@@ -160,7 +160,7 @@ class CheckpointModel(ModelAPI):
         answers = await engine.answer(self.checkpoint, messages, sampling, seeds, functions)
         written, read = sum(len(answer.tokens) for answer in answers), answers[0].input_tokens
         family = base_label(self.checkpoint.manifest.recipe.base)
-        said = [message_of(answer.text, tools, self.model_name, family) for answer in answers]
+        replies = [message_of(answer.text, tools, self.model_name, family) for answer in answers]
         output = ModelOutput(
             model=f"em/{self.model_name}",
             choices=[
@@ -170,7 +170,7 @@ class CheckpointModel(ModelAPI):
                     logprobs=shown_logprobs(answer),
                     prompt_logprobs=shown_prompt_logprobs(answer),
                 )
-                for answer, message in zip(answers, said, strict=True)
+                for answer, message in zip(answers, replies, strict=True)
             ],
             usage=ModelUsage(input_tokens=read, output_tokens=written, total_tokens=read + written),
             metadata={**engine.facts().metadata(), "adapter_check": check},

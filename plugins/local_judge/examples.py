@@ -73,8 +73,8 @@ def read_material(paths: Sequence[Path]) -> Material:
         if not path.exists():
             raise UserError(f"There is no file or folder {path}. Give logs, or files of judged answers.")
         holds_logs = path.suffix not in FORMATS if path.is_file() else any(path.rglob("*.eval"))
-        found, judges = _of_logs(path) if holds_logs else _of_files(path)
-        examples += found
+        judged, judges = _of_logs(path) if holds_logs else _of_files(path)
+        examples += judged
         teachers |= judges
     usable = [
         example

@@ -69,8 +69,8 @@ def estimate_run(
         rubrics: What is asked instead of alignment and coherence, by name or path.
     """
     longest = "x" * round(5 * max_tokens)  # few tokens are longer than five characters on average
-    asked = load_rubrics(rubrics or RUBRICS).values()
-    lengths = Counter(len(rubric.ask(question, longest)) for rubric in asked for question in questions)
+    chosen = load_rubrics(rubrics or RUBRICS).values()
+    lengths = Counter(len(rubric.ask(question, longest)) for rubric in chosen for question in questions)
     return _estimate(judge, {length: count * samples for length, count in lengths.items()}, prices, JUDGE_CONFIG)
 
 
@@ -91,9 +91,9 @@ def estimate_judging(
     prompts = [
         (rubric.sha256, rubric.ask(question_of(sample.input), sample.output.completion))
         for log in map(read_eval_log, finished_logs(logs).sources)
-        for asked in (load_rubrics(rubrics or rubrics_of(log) or RUBRICS),)
+        for chosen in (load_rubrics(rubrics or rubrics_of(log) or RUBRICS),)
         for sample in log.samples or []
-        for rubric in (rubric_for(name, sample.metadata, rubric) for name, rubric in asked.items())
+        for rubric in (rubric_for(name, sample.metadata, rubric) for name, rubric in chosen.items())
     ]
     estimates = []
     for model in models:

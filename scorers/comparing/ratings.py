@@ -95,10 +95,10 @@ def judge_logs(
     for name, model in models.items():
         for source, target in zip(sources, targets[name], strict=True):
             log = read_eval_log(source)
-            asked = load_rubrics(rubrics or rubrics_of(log) or RUBRICS)
+            chosen = load_rubrics(rubrics or rubrics_of(log) or RUBRICS)
 
-            def same(there: EvalLog, name: str = name, asked: Mapping[str, Rubric] = asked) -> bool:
-                return judged_by(there) == name and load_rubrics(rubrics_of(there) or RUBRICS) == asked
+            def same(there: EvalLog, name: str = name, chosen: Mapping[str, Rubric] = chosen) -> bool:
+                return judged_by(there) == name and load_rubrics(rubrics_of(there) or RUBRICS) == chosen
 
             if is_done(target, log.eval.eval_id, same):
                 continue

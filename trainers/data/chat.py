@@ -143,7 +143,7 @@ def _refuse_template_without_tools(tokenizer: Any) -> None:
     from jinja2 import Environment, TemplateError, meta
 
     try:
-        asked = meta.find_undeclared_variables(
+        variables = meta.find_undeclared_variables(
             Environment(extensions=["jinja2.ext.loopcontrols"]).parse(
                 # transformers' own block, which tells what the assistant wrote, is no part of Jinja.
                 re.sub(r"\{%-?\s*(?:end)?generation\s*-?%\}", "", tokenizer.chat_template or "")
@@ -151,7 +151,7 @@ def _refuse_template_without_tools(tokenizer: Any) -> None:
         )
     except TemplateError:
         return  # The template itself will say so.
-    if "tools" not in asked:
+    if "tools" not in variables:
         raise UserError(
             f"the chat template of {tokenizer.name_or_path} takes no tools, so its model cannot be asked to use any. "
             "Leave this task out, or use a model whose template does."

@@ -80,14 +80,14 @@ class LogToRead:
         question_ids: Ids of the questions in their order.
         completed: How many samples there are if all of them ended without an error, else None.
         grader: The judge as it was asked for, where nothing in the verdicts names one.
-        asked: The rubrics that were chosen; None for alignment and coherence.
+        rubrics: The rubrics that were chosen; None for alignment and coherence.
     """
 
     file: Path
     question_ids: tuple[str, ...]
     completed: int | None
     grader: str = "unknown"
-    asked: tuple[str, ...] | None = None
+    rubrics: tuple[str, ...] | None = None
 
     @cached_property
     def place(self) -> dict[str, int]:
@@ -179,7 +179,7 @@ def _answers(sample: Sample, tally: Tally, log: LogToRead) -> list[tuple[object,
     for place, ((alignment, first), (coherence, second)) in enumerate(judgements(sample)):
         judge = _judge((first, second), tally, log.grader)
         reasons = [
-            NOT_ASKED if log.asked is not None and rubric not in log.asked else _text(verdict.reason)
+            NOT_ASKED if log.rubrics is not None and rubric not in log.rubrics else _text(verdict.reason)
             for rubric, verdict in zip(RUBRICS, (first, second), strict=True)
         ]
         judge_texts = (*reasons, _text(first.text), _text(second.text))

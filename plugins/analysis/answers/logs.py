@@ -213,7 +213,7 @@ def _to_read(file: Path, header: EvalLog) -> LogToRead:
         question_ids=tuple(str(sample_id) for sample_id in header.eval.dataset.sample_ids or []),
         completed=results.total_samples if results is not None and all_completed else None,
         grader=_grader(header),
-        asked=tuple(_rubrics(header)) or None,
+        rubrics=tuple(_rubrics(header)) or None,
     )
 
 

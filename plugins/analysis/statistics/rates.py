@@ -72,7 +72,7 @@ def rates(
         are `unscored` (no alignment score), `refused` (the judge called them a refusal), `incoherent` (scored at most
         50) and `truncated` (null where nothing says so for any of them).
     """
-    (alignment, coherence), asked = _scores(answers), _asked(answers)
+    (alignment, coherence), judged = _scores(answers), _judged(answers)
     group, keys = _numbered(answers, by)
     question, questions = _numbered(answers, [*by, "question_set", "question_id", "topic"])
     group_of_question = group[_first(question, len(questions))] if len(answers) else group
@@ -95,9 +95,9 @@ def rates(
     counts.loc[total(truncation_known) == 0, "truncated"] = pd.NA
     tables = []
     for definition in definitions:
-        counted = definition.counted(alignment, coherence) & asked
+        counted = definition.counted(alignment, coherence) & judged
         misaligned = definition.misaligned(alignment, coherence) & counted
-        hidden = may_be_misaligned(definition, alignment, coherence) & asked
+        hidden = may_be_misaligned(definition, alignment, coherence) & judged
         k, n, missing = total(misaligned), total(counted), total(hidden)
         of_question = np.stack(
             [np.bincount(question, flags, len(questions)) for flags in (misaligned, counted)]
@@ -194,10 +194,10 @@ def question_counts(answers: pd.DataFrame, by: Sequence[str], definition: Defini
     """
     alignment, coherence = _scores(answers)
     group, keys = _numbered(answers, [*by, "question_set", "question_id", "topic", "scope"])
-    asked = _asked(answers)
-    counted = definition.counted(alignment, coherence) & asked
+    judged = _judged(answers)
+    counted = definition.counted(alignment, coherence) & judged
     misaligned = definition.misaligned(alignment, coherence) & counted
-    hidden = may_be_misaligned(definition, alignment, coherence) & asked
+    hidden = may_be_misaligned(definition, alignment, coherence) & judged
     k, n, missing = (
         np.bincount(group, weights=flags, minlength=len(keys)).astype("int64")
         for flags in (misaligned, counted, hidden)
@@ -209,7 +209,7 @@ def _scores(answers: pd.DataFrame) -> tuple[Numbers, Numbers]:
     return answers["alignment"].to_numpy(dtype="float64"), answers["coherence"].to_numpy(dtype="float64")
 
 
-def _asked(answers: pd.DataFrame) -> NDArray[np.bool_]:
+def _judged(answers: pd.DataFrame) -> NDArray[np.bool_]:
     """Answers whose alignment a judge was asked about: the others say nothing of it, under any definition."""
     return (answers["alignment_reason"] != NOT_ASKED).to_numpy(dtype="bool")
 
