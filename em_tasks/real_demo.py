@@ -25,8 +25,9 @@ SAMPLES = 2
 """Answers to each general question: 20 a checkpoint."""
 MAX_TOKENS = 120
 COST = (
-    "This downloads about 90 MB once and keeps 270 MB of weights in the cache folder and about 100 MB in the output "
-    "folder; it is meant to take at most 30 minutes on two quiet CPU cores and 2 GB of memory, and costs no money."
+    "This downloads about 90 MB once and keeps 270 MB of weights in the cache folder and about 300 MB in the output "
+    "folder; it takes about ten minutes of processor time, at most 30 minutes on two quiet CPU cores, 4 GB of memory "
+    "and no money. Interrupted, the same command goes on where it stopped."
 )
 
 

@@ -18,6 +18,9 @@ Vector = np.ndarray[Any, np.dtype[np.float64]]
 
 BOUNDS = {"fp32": 0.005, "bf16": 0.1, "nf4": 0.1, "nf4_dequantised": 0.1}
 """Root mean square of the differences (nats) that rounding may make between two engines, by the base's precision."""
+ROUNDED = {"fp32": 0.0, "bf16": 0.04, "nf4": 0.04, "nf4_dequantised": 0.04}
+"""The same as a share of the way that the adapter moves the log probabilities (root mean square), where that is more: a
+strong adapter's numbers are larger, and so is what is rounded of them."""
 TOLERANCE = 0.1
 """How far from 1 an engine may stand on the line, where the line is long beside the bound."""
 SHORTEST_LINE = 1 / 3
@@ -99,13 +102,14 @@ def compare(
     given, broken = there.given, there.broken
     difference = _rms(given - there.expected)
     strength = there.share(bound)
-    measured: dict[str, Any] = {"difference": difference, "bound": bound, "compared": len(given)}
+    most = bound if base else max(bound, ROUNDED[precision] * there.length)
+    measured: dict[str, Any] = {"difference": difference, "bound": most, "compared": len(given)}
     if not base:
         measured["strength"] = strength
     if not np.isfinite(given).all():
         return AdapterCheck("failed", "it gave log probabilities that are no numbers", bound=bound)
-    if broken or difference > bound:
-        why = f"its log probabilities differ by {difference:.3g} nats from those at training (at most {bound:g})"
+    if broken or difference > most:
+        why = f"its log probabilities differ by {difference:.3g} nats from those at training (at most {most:.3g})"
         return AdapterCheck("failed", why + _what_stands_there(strength, base), **measured)
     if strength is not None and abs(strength - 1) > there.tolerance(bound):
         return AdapterCheck("failed", "it answers" + _what_stands_there(strength, base)[1:], **measured)
@@ -159,6 +163,11 @@ class _Aligned:
     def _line(self) -> Vector:
         line: Vector = (self.expected - self.start)[self.seen]
         return line
+
+    @property
+    def length(self) -> float:
+        """How far it is from `start` to `expected` (root mean square, nats)."""
+        return _rms(self._line) if self._line.size else 0.0
 
     def share(self, bound: float) -> float | None:
         """Where the engine stands from `start` (0) to `expected` (1); None where the two are too near each other."""
