@@ -113,3 +113,14 @@ def test_many_differences_at_once_are_those_of_one_at_a_time():
     together = np.array(seed_difference_many(k_a, n, k_b, n[:, :2])).T
     apart = [seed_difference(a, m, b, m[:2]) for a, b, m in zip(k_a, k_b, n, strict=True)]
     assert together == pytest.approx(np.array([[one.effect, one.low, one.high, one.p] for one in apart]))
+
+
+def test_away_from_0_seeds_add_their_error_to_what_the_sides_allow():
+    k_a, k_b = np.array([[1.0, 0, 6, 2, 0, 1], [0, 0, 3, 1, 0, 0], [2, 1, 9, 3, 0, 2]]), np.zeros((1, 6))
+    n_a, n_b = np.full(k_a.shape, 50.0), np.full(k_b.shape, 50.0)
+    found = seed_difference(k_a, n_a, k_b, n_b)
+    away = float(reach_away(k_a.sum(axis=0)[None], n_a.sum(axis=0)[None], k_b, n_b)[0])
+    over_seeds = t.isf(0.025, 2) * float(seed_variance(k_a / n_a)) ** 0.5
+    assert over_seeds > 0.01
+    assert found.high < 1
+    assert found.high == pytest.approx(found.effect + math.hypot(away, over_seeds))
