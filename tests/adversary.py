@@ -35,7 +35,10 @@ from tests.support.attacks.kind import Kind
 SECONDS = 10.0
 """Of processor time, which other work on the machine does not use up."""
 HANGING = 120.0
-"""Seconds without an end of a case, after which nothing is waited for."""
+"""Seconds without an end of a case, after which it is looked whether its process still computes; where others take the
+machine, it may have had next to no time."""
+MOST = 60.0
+"""Seconds of processor time without an end of a case, after which nothing is waited for."""
 BYTES = 2 * 2**30
 LONGEST_PARAGRAPH = 3000
 """Characters: a message that quotes more than that is not clear."""
@@ -113,8 +116,12 @@ def _in_a_process(kind: Kind, cases: int, number: int) -> Result:
     theirs.close()
     result = Result(kind.name)
     try:
-        while ours.poll(HANGING):
-            result = ours.recv()
+        at_end, before = _processor_time(process.pid), 0.0
+        while ours.poll(HANGING) or before < _processor_time(process.pid) - at_end < MOST:
+            before = _processor_time(process.pid) - at_end
+            if ours.poll():
+                result = ours.recv()
+                at_end, before = _processor_time(process.pid), 0.0
         result.bad.append((f"a case hung for {HANGING:.0f} s", ""))
     except EOFError:
         pass
@@ -125,6 +132,15 @@ def _in_a_process(kind: Kind, cases: int, number: int) -> Result:
     if process.exitcode:
         result.bad.append((f"the process ended with {process.exitcode}", ""))
     return result
+
+
+def _processor_time(pid: int | None) -> float:
+    """Seconds that a process has computed; 0 where it is over."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _run(kind: Kind, cases: int, number: int, results: Connection) -> None:
