@@ -5,6 +5,7 @@ log for every other tool. Scores that exist already (published, or given by peop
 """
 
 import csv
+import io
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from inspect_ai.model import Model, ModelConfig
 
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.safe_names import file_name
+from em_tasks.plugins.yaml_files import read_text
 from em_tasks.scorers.comparing.finished_logs import find_logs, finished_logs, is_done, new_places, write_copy
 from em_tasks.scorers.definitions import Scores
 from em_tasks.scorers.em import NAME, RUBRICS, em, rubrics_of
@@ -181,6 +183,10 @@ def own_ratings(logs: Sequence[str | Path], answers: Sequence[Answer]) -> list[R
     ]
 
 
+LARGEST_CSV = 2**30
+"""Bytes."""
+
+
 def ratings_in_csv(judge: str, path: Path, answers: Sequence[Answer]) -> Ratings:
     """Published scores or human labels as one more judge.
 
@@ -191,11 +197,11 @@ def ratings_in_csv(judge: str, path: Path, answers: Sequence[Answer]) -> Ratings
         answers: The panel's answers.
 
     Raises:
-        UserError: No such file.
+        UserError: No such file, a pipe or device, or no UTF-8 text.
         UserError: Columns are missing, a score is no number from 0 to 100, or no row belongs to any answer.
     """
     csv.field_size_limit(sys.maxsize)
-    with path.open(encoding="utf-8", newline="") as file:
+    with io.StringIO(read_text(path, LARGEST_CSV), newline="") as file:
         reader = csv.DictReader(file)
         header = list(reader.fieldnames or [])
         columns = {what: next((name for name in names if name in header), None) for what, names in CSV_NAMES.items()}

@@ -1,4 +1,5 @@
 import math
+import os
 import zipfile
 
 import pytest
@@ -99,6 +100,12 @@ def test_unusable_csvs_say_what_is_wrong(logs, tmp_path, text, says):
     path.write_text(text)
     with pytest.raises(UserError, match=says):
         ratings_in_csv("people", path, answers_in([logs]))
+
+
+def test_a_pipe_for_a_csv_is_named_and_never_waited_for(logs, tmp_path):
+    os.mkfifo(tmp_path / "x.csv")
+    with pytest.raises(UserError, match=r"x\.csv is a pipe or a device"):
+        ratings_in_csv("people", tmp_path / "x.csv", answers_in([logs]))
 
 
 def test_judging_keeps_the_original_log_as_it_was(logs):
