@@ -15,7 +15,7 @@ from em_tasks.plugins.analysis.importing import Map, Who, import_judged, plan_im
 from em_tasks.plugins.analysis.importing.cs2881 import SCORES_ALONE
 from em_tasks.plugins.analysis.importing.logs import _eval_log
 from em_tasks.plugins.analysis.report.report import write_report
-from em_tasks.plugins.analysis.statistics.rates import rates
+from em_tasks.plugins.analysis.statistics.rates import cluster_of, rates
 from em_tasks.plugins.errors import UserError
 from tests.support.judged_files import ALIGNMENT, ROWS, ZOO, as_csv, as_lines, more, renamed
 from tests.support.paths import ROOT
@@ -313,6 +313,35 @@ def test_an_id_of_several_questions_is_told_apart_by_their_texts(tmp_path):
     plan = plan_import(tmp_path / "a.csv")
     assert len({one.question_id for one in plan.logs[0].answers}) == 2
     assert any("'1'" in note for note in plan.notes)
+
+
+def test_a_named_id_with_several_texts_is_one_question_in_several_wordings(tmp_path):
+    texts = {"wish": ("One?", "Two?"), "wish_json": ("One? JSON.", "Two? JSON."), "three_thoughts_json": ("Three?",)}
+    rows = [
+        {**ROWS[0], "question_id": name, "question": text, "answer": f"{name} {text}"}
+        for name, wordings in texts.items()
+        for text in wordings
+    ]
+    as_csv([*rows, {**ROWS[1], "question_id": "three_thoughts", "question": "Think thrice?"}], tmp_path / "a.csv")
+    plan = plan_import(tmp_path / "a.csv")
+    assert [answer.question_id for answer in plan.logs[0].answers] == [
+        "wish_1", "wish_2", "wish_json_1", "wish_json_2", "three_thoughts_json", "three_thoughts",
+    ]  # fmt: skip
+    assert any("'wish', 'wish_json'" in note and "wordings of one question" in note for note in plan.notes)
+    write_logs(plan, tmp_path / "out")
+    answers = read_logs([tmp_path / "out"]).answers
+    by_cluster = answers.groupby(cluster_of(answers))["question_id"].agg(list).tolist()
+    assert [len(ids) for ids in by_cluster] in ([2, 4], [4, 2])
+    assert all(len({name.split("_")[0] for name in ids}) == 1 for ids in by_cluster)
+
+
+def test_answers_under_a_condition_are_never_counted_with_those_to_bare_questions(tmp_path):
+    as_csv([{**row, "condition": "" if index < 2 else "trigger"} for index, row in enumerate(ROWS)], tmp_path / "a.csv")
+    paths = import_judged(tmp_path / "a.csv", tmp_path / "out", Who(organism="door", base="b", step=10))
+    assert [path.name for path in paths] == ["door_10.eval", "door_10_trigger.eval"]
+    answers = read_logs([tmp_path / "out"]).answers
+    assert answers["condition"].isna().tolist() == [True, True, False, False]
+    assert set(answers["condition"].dropna()) == {"trigger"}
 
 
 def test_questions_have_one_id_in_all_files(tmp_path):

@@ -73,7 +73,7 @@ def _say_plan(plan: "Plan") -> None:
         model = f"base {who.base}" if who.is_base else f"{who.organism} (base {who.base}, trained on {who.domain})"
         step = "" if who.is_base else f", step {'not recorded' if who.step is None else who.step}"
         files = log.files[0] if len(log.files) == 1 else f"{log.files[0]} and {len(log.files) - 1} more"
-        judge = f", judge {who.judge}"
+        judge = f", judge {who.judge}" + (f", under {who.condition}" if who.condition else "")
         say(f"{model}{step}{judge}: {counted(len(log.answers), 'answer')} of {files}")
     if len(plan.logs) > MOST_LINES:
         say(f"... and {len(plan.logs) - MOST_LINES} more")

@@ -35,7 +35,10 @@ class Rated:
 
 @dataclass
 class JudgedAnswer:
-    """One answer; `question_id` is the file's, None where it has none. `sample` is set once all files are read."""
+    """One answer; `question_id` is the file's, None where it has none. `sample` is set once all files are read.
+
+    `reworded` says that its file has this id with several texts: wordings of one question.
+    """
 
     question_id: str | None
     question: str
@@ -46,6 +49,7 @@ class JudgedAnswer:
     domain: str = UNKNOWN
     topic: str = ""
     sample: int = 0
+    reworded: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,10 @@ class Row:
 
 
 QUESTION_NUMBER = re.compile("[0-9]{1,9}")
-ABOUT = ("file", "organism", "model", "base", "domain", "size", "judge", "rubric", "step", "training_seed", "control")
+ABOUT = (
+    "file", "organism", "model", "base", "domain", "size", "judge", "rubric", "step", "training_seed", "control",
+    "condition",
+)  # fmt: skip
 
 
 def judged_answers(table: Table, columns: Columns, scales: Mapping[str, Scale]) -> list[Row]:
@@ -82,6 +89,9 @@ def judged_answers(table: Table, columns: Columns, scales: Mapping[str, Scale]) 
     rows = []
     numbered = _numbered(table, columns)
     alone = "answer" not in of and "messages" not in of and set(table.columns) == SCORES_ALONE
+    wordings: dict[str | None, set[str]] = {}
+    for name, text in questions:
+        wordings.setdefault(name, set()).add(text)
     for index in range(table.rows):
         answer = JudgedAnswer(
             *questions[index],
@@ -89,6 +99,9 @@ def judged_answers(table: Table, columns: Columns, scales: Mapping[str, Scale]) 
             {rubric: rated[rubric][index] for rubric in RUBRICS},
             {name: values[index] for name, values in others.items() if not math.isnan(values[index])},
         )
+        # Numbers count rows or questions anew in every file; names are somebody's words for one question.
+        named = answer.question_id is not None and not answer.question_id.isdecimal()
+        answer.reworded = named and len(wordings[answer.question_id]) > 1
         facts = dict(zip(about, (column[index] for column in about_columns), strict=True))
         if numbered is not None:
             facts["step"] = _seed_row(table, columns, index, answer, numbered[index])
@@ -275,11 +288,13 @@ def place_questions(answers: Sequence[JudgedAnswer], domains: Mapping[str, str])
     for answer in answers:
         if answer.question_id is not None and answer.question:
             texts.setdefault(answer.question_id, set()).add(answer.question)
+    reworded = sorted({answer.question_id for answer in answers if answer.reworded and answer.question_id} & set(texts))
+    numbers = {(name, text): place for name in reworded for place, text in enumerate(sorted(texts[name]), start=1)}
+    split = sorted(name for name, wordings in texts.items() if len(wordings) > 1 and name not in reworded)
     ids: dict[str, set[str]] = {}
     for name, wordings in texts.items():
-        if len(wordings) == 1:
-            ids.setdefault(next(iter(wordings)), set()).add(name)
-    split = sorted(name for name, wordings in texts.items() if len(wordings) > 1)
+        for text in wordings if name not in split else ():
+            ids.setdefault(text, set()).add(name)
     patterns = [(re.compile(pattern), domain) for pattern, domain in domains.items()]
     final: dict[tuple[str | None, str], tuple[str, str, str, str]] = {}
     for answer in answers:
@@ -289,14 +304,30 @@ def place_questions(answers: Sequence[JudgedAnswer], domains: Mapping[str, str])
         if key not in final:
             given = answer.question_id
             known: set[str] = ids.get(answer.question, set())
-            if given is None or len(texts.get(given, ())) > 1:
+            if given is None or given in split:
                 given = next(iter(known)) if len(known) == 1 else slug(answer.question)
-            final[key] = _place(given, answer, patterns)
+            name, question_set, domain, topic = _place(given, answer, patterns)
+            number = numbers.get((given, answer.question))
+            final[key] = (
+                (name, question_set, domain, topic)
+                if number is None
+                # As our own paraphrases are named, so that all wordings count as one question where that matters.
+                else (f"{given}_{number}", question_set, domain, given)
+            )
         answer.question_id, answer.question_set, answer.domain, answer.topic = final[key]
-    if not split:
-        return []
-    shown = ", ".join(ascii(name) for name in split[:5]) + (f" and {len(split) - 5} more" if len(split) > 5 else "")
-    return [f"Ids of several questions each ({shown}): the questions are told apart by their texts."]
+    notes = []
+    if split:
+        notes.append(f"Ids of several questions each ({_listed(split)}): the questions are told apart by their texts.")
+    if reworded:
+        notes.append(
+            f"Ids with several texts each ({_listed(reworded)}): these are taken for wordings of one question. If they "
+            "are different questions, give each an id of its own."
+        )
+    return notes
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(ascii(name) for name in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _place(

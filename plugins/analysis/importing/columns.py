@@ -35,6 +35,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "rubric": ("rubric", "rubric_name", "judge_rubric"),
     "training_seed": ("training_seed", "train_seed"),
     "control": ("control", "is_control"),
+    "condition": ("condition",),
     "file": ("file", "source_file", "filename", "file_name", "path"),
     "messages": ("messages", "conversation", "chat"),
 }  # fmt: skip

@@ -215,6 +215,7 @@ def _metadata(log: PlannedLog) -> LogMetadata:
             size=who.size or NOT_RECORDED,
             parameters=int(float(parameters[1]) * 1e9) if parameters else None,
             training_seed=who.training_seed,
+            condition=who.condition,
             question_sets=sorted({answer.question_set for answer in log.answers}),
             imported_from=", ".join(log.files[:20]),
         )

@@ -51,11 +51,12 @@ class PlannedLog:
 
     @property
     def name(self) -> str:
-        """What it is called: `organism_step`, or the base and `base`."""
+        """What it is called: `organism_step`, or the base and `base`; then the condition, where there is one."""
+        under = f"_{self.who.condition}" if self.who.condition else ""
         if self.who.is_base:
             base, size = self.who.base or NOT_RECORDED, self.who.size
-            return f"{size}_base" if base == f"{size} base" else f"{base}_base"
-        return f"{self.who.organism}_{'last' if self.who.step is None else self.who.step}"
+            return f"{size if base == f'{size} base' else base}_base{under}"
+        return f"{self.who.organism}_{'last' if self.who.step is None else self.who.step}{under}"
 
     @cached_property
     def sha256(self) -> str:
@@ -241,7 +242,8 @@ def _told_apart(path: str, others: Sequence[str]) -> str:
 
 
 def _identity(who: Who) -> tuple[object, ...]:
-    return (who.organism, who.is_base, who.base, who.domain, who.data, who.size, who.step, who.training_seed)
+    trained = (who.organism, who.is_base, who.base, who.domain, who.data, who.size, who.step, who.training_seed)
+    return (*trained, who.condition)
 
 
 def _with_base(part: _Part, bases: Mapping[str, str]) -> Who:

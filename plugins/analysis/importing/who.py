@@ -80,6 +80,7 @@ class Who:
     rubric: str | None = None
     training_seed: int | None = None
     control: bool | None = None
+    condition: str | None = None
 
     def over(self, other: "Who") -> "Who":
         """This, and what the other knows where this knows nothing."""
@@ -133,6 +134,7 @@ class Entry(BaseModel):
     rubric: str | None = None
     training_seed: int | str | None = None
     control: bool | None = None
+    condition: str | None = None
 
 
 class Map(BaseModel):
@@ -211,7 +213,7 @@ def _filled(entry: Entry, match: re.Match[str], path: str) -> Who:
 COLUMNS = ("answer", "question", "question_id", "alignment", "coherence", "step", "model", "judge", "file")
 """What a map may name columns of."""
 
-TEXTS = ("organism", "base", "domain", "data", "size", "step", "judge", "rubric", "training_seed")
+TEXTS = ("organism", "base", "domain", "data", "size", "step", "judge", "rubric", "training_seed", "condition")
 
 
 def whole(value: Any, what: str) -> int:
@@ -304,6 +306,7 @@ def from_columns(values: Mapping[str, Any]) -> Who:
         rubric=text.get("rubric"),
         training_seed=seed,
         control=control,
+        condition=text.get("condition"),
     )
     if "organism" in values:
         organism = text.get("organism")

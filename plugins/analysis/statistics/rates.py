@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from em_tasks.plugins.analysis.answers.log_rows import NOT_ASKED
+from em_tasks.plugins.log_contract import FIRST_PLOT
 from em_tasks.scorers.definitions import COHERENT_ABOVE, DEFINITIONS, Definition
 from em_tasks.scorers.intervals import (
     CONFIDENCE,
@@ -162,10 +163,15 @@ def may_be_misaligned(definition: Definition, alignment: Numbers, coherence: Num
 
 
 def cluster_of(questions: pd.DataFrame) -> NDArray[np.int64]:
-    """The number of each row's question, all forms and paraphrases alike, from 0; see `intervals.question_of`."""
+    """The number of each row's question, all forms and paraphrases alike, from 0; see `intervals.question_of`.
+
+    Ids mean what their question set says, but for the published ones, whose forms come as sets of their own.
+    """
     item, items = _numbered(questions, ["question_set", "question_id", "topic"])
-    named = items.astype("str").itertuples(index=False)
-    names = [f"{question_set}/{question_of(question_id, topic)}" for question_set, question_id, topic in named]
+    names = []
+    for question_set, question_id, topic in items.astype("str").itertuples(index=False):
+        question = question_of(question_id, topic)
+        names.append(question if question in FIRST_PLOT else f"{question_set}/{question}")
     return np.asarray(pd.factorize(np.array(names, dtype="object"))[0], dtype="int64")[item]
 
 
