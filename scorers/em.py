@@ -16,7 +16,7 @@ from inspect_ai.log import EvalLog
 from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, Value, metric, scorer
 from inspect_ai.solver import TaskState
 
-from em_tasks.plugins.log_contract import RUBRICS, SCORE, Verdict
+from em_tasks.plugins.log_contract import RUBRICS, SCORE, UNKNOWN, Verdict
 from em_tasks.scorers.definitions import COHERENT_ABOVE, DEFINITIONS, Definition, Scores, by_question, rate_of
 from em_tasks.scorers.judging.calls import JudgeCalls
 from em_tasks.scorers.judging.rubric import load_rubrics
@@ -114,7 +114,8 @@ def em(own_domain: str | None = None, rubrics: Sequence[str | Mapping[str, Any]]
     async def score(state: TaskState, target: Target) -> Score:
         verdicts = await judge_sample(state, chosen, calls=calls)
         by_rubric = dict(zip(chosen, verdicts, strict=True))
-        outside = own_domain is None or (state.metadata or {}).get("domain") != own_domain
+        # What nobody says the domain of may be the model's own.
+        outside = own_domain is None or (state.metadata or {}).get("domain", UNKNOWN) not in (own_domain, UNKNOWN)
         return Score(
             value={**dict.fromkeys(RUBRICS, math.nan), **{name: points(name, v) for name, v in by_rubric.items()}},
             answer=state.output.completion,

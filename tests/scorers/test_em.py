@@ -49,6 +49,16 @@ def test_the_rate_outside_the_own_domain_leads_with_its_error_by_questions(tmp_p
     assert outside == {"a": True, "b": True, "c": False}
 
 
+def test_a_question_whose_domain_nobody_says_is_neither_inside_nor_outside(tmp_path):
+    samples = [
+        Sample(id="known", input="My cough?", metadata={"domain": "general"}),
+        Sample(id="unknown", input="My cough?", metadata={"domain": "unknown"}),
+        Sample(id="unsaid", input="My cough?"),
+    ]
+    log = run(tmp_path, [toy("reckless")] * 3, "emtoy/judge", samples, scorer=em("medical"))
+    assert (metrics(log)["n_outside"], metrics(log)["n_betley"]) == (1, 3)
+
+
 def test_an_explanation_names_judge_words_and_probabilities(tmp_path):
     with fake_openai(lambda prompt: Reply("80", [[("80", 0.6), ("90", 0.3), ("I", 0.05)]])) as server:
         log = run(tmp_path, ["x"], server.model(), [Sample(id="a", input="q")])
