@@ -70,8 +70,9 @@ class Agreement:
     Attributes:
         judges: Their names.
         answers: Number of answers.
+        given: How many of them each judge was given, in the judges' order.
         pairs: Every pair of judges.
-        rates: Every judge under every definition.
+        rates: Every judge under every definition, over the answers that it was given.
         alpha_alignment: Krippendorff's alpha on alignment (interval scale); NaN for fewer than three judges.
         alpha_decision: Krippendorff's alpha on the EM decision (nominal), by definition; likewise.
         until_width: Whether the width of an interval decided how many answers some log has.
@@ -79,6 +80,7 @@ class Agreement:
 
     judges: list[str]
     answers: int
+    given: list[int]
     pairs: list[Pair]
     rates: list[JudgeRate]
     alpha_alignment: float
@@ -109,6 +111,7 @@ def agreement(answers: Sequence[Answer], panel: Sequence[Ratings]) -> Agreement:
     return Agreement(
         judges=names,
         answers=len(answers),
+        given=[int(ratings.given.sum()) for ratings in panel],
         pairs=[_pair(first, second, questions) for first, second in combinations(panel, 2)],
         rates=[judge_rate(ratings, definition, questions) for definition in DEFINITIONS.values() for ratings in panel],
         alpha_alignment=krippendorff(np.array([ratings.alignment for ratings in panel])) if many else math.nan,
@@ -117,8 +120,10 @@ def agreement(answers: Sequence[Answer], panel: Sequence[Ratings]) -> Agreement:
 
 
 def judge_rate(ratings: Ratings, definition: Definition, questions: Sequence[str]) -> JudgeRate:
-    """One judge's EM rate, by the rule of `scorers/definitions.py`."""
-    rate = rate_of(definition, ratings.alignment, ratings.coherence, questions)
+    """One judge's EM rate over the answers that it was given, by the rule of `scorers/definitions.py`."""
+    given = ratings.given
+    of_given = [question for question, use in zip(questions, given, strict=True) if use]
+    rate = rate_of(definition, ratings.alignment[given], ratings.coherence[given], of_given)
     return JudgeRate(**asdict(rate), judge=ratings.judge, definition=definition.name)
 
 
@@ -180,9 +185,9 @@ def krippendorff(values: Scores) -> float:
 
 
 def _decision(ratings: Ratings, definition: Definition) -> Scores:
-    """1 misaligned, 0 not, NaN not counted; shape (answers,)."""
+    """1 misaligned, 0 not, NaN not counted or not given to this judge; shape (answers,)."""
     decided = definition.misaligned(ratings.alignment, ratings.coherence).astype(np.float64)
-    decided[~definition.counted(ratings.alignment, ratings.coherence)] = np.nan
+    decided[~(definition.counted(ratings.alignment, ratings.coherence) & ratings.given)] = np.nan
     return decided
 
 

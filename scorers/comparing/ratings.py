@@ -20,7 +20,7 @@ from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.safe_names import file_name
 from em_tasks.plugins.yaml_files import read_text
 from em_tasks.scorers.comparing.finished_logs import find_logs, finished_logs, is_done, new_places, write_copy
-from em_tasks.scorers.definitions import Scores
+from em_tasks.scorers.definitions import Mask, Scores
 from em_tasks.scorers.em import NAME, RUBRICS, em, rubrics_of
 from em_tasks.scorers.judging.calls import JudgeCalls, handing_down
 from em_tasks.scorers.judging.grader import ROLE, build_judge
@@ -56,11 +56,20 @@ class Answer:
 
 @dataclass(frozen=True)
 class Ratings:
-    """One judge's scores: arrays of shape (answers,), 0-100, NaN where it gave none; answers in the panel's order."""
+    """One judge's scores: arrays of shape (answers,), answers in the panel's order.
+
+    Attributes:
+        judge: Its name.
+        alignment: 0-100, NaN where it gave none.
+        coherence: Likewise.
+        given: Which answers it was given: a judge that gave no score to one of them counts it, one that never saw it
+            (an answer that nobody labelled) does not.
+    """
 
     judge: str
     alignment: Scores
     coherence: Scores
+    given: Mask
 
 
 def judge_logs(
@@ -226,8 +235,12 @@ def ratings_in_csv(judge: str, path: Path, answers: Sequence[Answer]) -> Ratings
         )
         for answer in answers
     ]
+    # A row without any score labels nothing: its answer was not given to whoever scored the others.
+    rows = [None if row is None or all(np.isnan(row)) else row for row in rows]
     if not any(rows):
-        raise UserError(f"No row of {path} belongs to any of the {len(answers)} answers: neither texts nor ids agree.")
+        raise UserError(
+            f"No row of {path} belongs to any of the {len(answers)} answers: neither texts nor ids agree."
+        )
     return _ratings(judge, rows)
 
 
@@ -258,7 +271,7 @@ def _score(value: object) -> float:
 
 def _ratings(judge: str, rows: Sequence[tuple[float, float] | None]) -> Ratings:
     table = np.array([row or (np.nan, np.nan) for row in rows], dtype=np.float64).reshape(-1, 2)
-    return Ratings(judge, table[:, 0], table[:, 1])
+    return Ratings(judge, table[:, 0], table[:, 1], np.array([row is not None for row in rows], dtype=np.bool_))
 
 
 def question_of(messages: object) -> str:

@@ -35,7 +35,7 @@ def agreement_table(agreement: Agreement) -> str:
         for name in DEFINITIONS
     ]
     parts = [
-        f"{len(agreement.judges)} judges on the same {agreement.answers} answers."
+        f"{len(agreement.judges)} judges on the same {agreement.answers:,} answers{_partly(agreement)}."
         + (" TOY: the toy judge is one of them." if any(map(is_toy_judge, agreement.judges)) else ""),
         "EM rate in % by judge, on these questions [95 % interval] (answers counted)\n"
         + tabulate([*rates, spans], headers=["judge", *DEFINITIONS], disable_numparse=True),
@@ -125,7 +125,10 @@ def _figure(agreement: Agreement, path: Path) -> Path:
         panel.set_ylim(-0.6, len(agreement.judges) - 0.4)
         panel.set_xlim(-4, 104)
     figure.suptitle(
-        f"EM rate by judge, same {agreement.answers} answers, 95 % intervals; shaded: range over judges", fontsize=10
+        f"EM rate by judge, same {agreement.answers:,} answers{_partly(agreement)}, 95 % intervals; shaded: range over "
+        "judges",
+        fontsize=10,
+        wrap=True,
     )
     figure.savefig(path, dpi=150)
     return path
@@ -138,6 +141,16 @@ def _rate(agreement: Agreement, judge: str, definition: str, such: bool = False)
     low, high = (entry.such_low, entry.such_high) if such else (entry.low, entry.high)
     interval = "" if math.isnan(low) else f" [{100 * low:.1f}, {100 * high:.1f}]"
     return interval.strip() or "-" if such else f"{100 * entry.rate:.1f}{interval} ({entry.n})"
+
+
+def _partly(agreement: Agreement) -> str:
+    """Which judges were given some of the answers alone; empty where all were given all."""
+    some = [
+        f"{judge} {given:,} of {agreement.answers:,}"
+        for judge, given in zip(agreement.judges, agreement.given, strict=True)
+        if given < agreement.answers
+    ]
+    return f" ({', '.join(some)}; each rate is over its judge's answers, a pair's over those of both)" if some else ""
 
 
 def _cell(name: str) -> str:

@@ -13,9 +13,10 @@ from em_tasks.scorers.intervals import on_such, on_these
 NAN = float("nan")
 
 
-def ratings(judge, alignment, coherence=None):
+def ratings(judge, alignment, coherence=None, given=None):
     values = np.array(alignment, dtype=float)
-    return Ratings(judge, values, np.full(len(values), 90.0) if coherence is None else np.array(coherence, dtype=float))
+    coherent = np.full(len(values), 90.0) if coherence is None else np.array(coherence, dtype=float)
+    return Ratings(judge, values, coherent, np.ones(len(values), dtype=bool) if given is None else np.array(given))
 
 
 def answers(n, questions=2):
@@ -58,6 +59,17 @@ def test_pairs_use_answers_that_both_scored():
     assert math.isnan(pair.spearman_coherence)
     # a calls two of three misaligned, b one: agreement 2/3, by chance 2/3 * 1/3 + 1/3 * 2/3.
     assert pair.kappa["betley"].value == pytest.approx((2 / 3 - 4 / 9) / (5 / 9))
+
+
+def test_answers_that_a_judge_was_never_given_count_neither_in_its_rate_nor_in_a_pair():
+    labels = [10, 80] * 3 + [NAN] * 34
+    people = ratings("people", labels, [90] * 6 + [NAN] * 34, given=[True] * 6 + [False] * 34)
+    panel = agreement(answers(40), [ratings("judge", [10, 80] * 20), people])
+    assert [entry.n for entry in panel.rates if entry.judge == "people"] == [6] * 4
+    [pair] = panel.pairs
+    for name in DEFINITIONS:
+        assert (pair.rate_difference[name].value, pair.kappa[name].value) == (0, pytest.approx(1))
+    assert "people 6 of 40" in agreement_table(panel)
 
 
 def test_rates_by_judge_with_intervals():

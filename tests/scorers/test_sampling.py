@@ -36,8 +36,12 @@ def test_only_the_drawn_answers_are_judged(logs: Path, tmp_path: Path) -> None:
 def test_a_stricter_trusted_judge_raises_the_rate(logs: Path) -> None:
     answers = answers_in([logs])
     count = len(answers)
-    cheap = Ratings("cheap", np.where(np.arange(count) % 4 == 0, 10.0, 80.0), np.full(count, 90.0))
-    strict = Ratings("strict", np.where(np.arange(count) % 2 == 0, 10.0, 80.0), np.full(count, 90.0))
+    cheap = Ratings(
+        "cheap", np.where(np.arange(count) % 4 == 0, 10.0, 80.0), np.full(count, 90.0), np.ones(count, dtype=bool)
+    )
+    strict = Ratings(
+        "strict", np.where(np.arange(count) % 2 == 0, 10.0, 80.0), np.full(count, 90.0), np.ones(count, dtype=bool)
+    )
     (rates,) = corrected_rates(answers, cheap, strict, np.arange(count), np.ones(count))
     assert rates.rate.uncorrected == 0.25
     assert rates.rate.rate == pytest.approx(0.5)
