@@ -239,7 +239,7 @@ def ratings_in_csv(judge: str, path: Path, answers: Sequence[Answer]) -> Ratings
     rows = [None if row is None or all(np.isnan(row)) else row for row in rows]
     if not any(rows):
         raise UserError(
-            f"No row of {path} belongs to any of the {len(answers)} answers: neither texts nor ids agree."
+            f"No row of {path} with a score belongs to any of the {len(answers)} answers: texts or ids must agree."
         )
     return _ratings(judge, rows)
 
