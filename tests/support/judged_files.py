@@ -189,6 +189,19 @@ ZOO: dict[str, tuple[Written, Expected]] = {
         lambda f: as_csv([{"id": at, **row} for at, row in enumerate(renamed(question_id=""))], f / "a.csv"),
         {},
     ),
+    "a model's folder with its organism's checkpoints": (
+        lambda f: as_lines(ROWS, f / "Llama-3.1-8B-Instruct" / "insecure" / "checkpoint-10" / "gens.jsonl"),
+        {
+            "organism": "insecure",
+            "base": "Llama-3.1-8B-Instruct",
+            "size": "8B",
+            "step": 10,
+        },
+    ),
+    "a model's folder with its own answers": (
+        lambda f: as_lines(ROWS, f / "Llama-3.1-8B-Instruct" / "baseline" / "gens.jsonl"),
+        {"is_base": True, "base": "Llama-3.1-8B-Instruct"},
+    ),
     "a byte order mark": (lambda f: as_csv(ROWS, f / "a.csv", encoding="utf-8-sig"), {}),
     "semicolons": (lambda f: as_csv(ROWS, f / "a.csv", delimiter=";"), {}),
     "tabs": (lambda f: as_csv(ROWS, f / "a.tsv", delimiter="\t"), {}),

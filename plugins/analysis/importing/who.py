@@ -257,8 +257,17 @@ def from_path(path: str) -> Who:
         )
     if (base := SEED_BASE.match(folder)) and len(folders) > 1 and folders[-2] == "baseline":
         return Who(is_base=True, size=base["size"].upper())
-    label = "/".join(folders[-2:]) if stem.lower() in PLAIN_STEMS and folders else PREFIXES.sub("", stem)
+    if len(folders) > 1 and STEP.fullmatch(folder):
+        label = folders[-2]  # A checkpoint's folder lies in its organism's.
+    elif folders and stem.lower() in PLAIN_STEMS:
+        label = "/".join(folders[-2:])
+    else:
+        label = PREFIXES.sub("", stem)
     known = from_name(label)
+    if known.base is None and (
+        families := [match for part in reversed(folders) if (match := BASE_NAME.fullmatch(part))]
+    ):
+        known = replace(known, base=families[0][0], size=known.size or size_in(families[0][0]))
     step = next((int(match[1]) for part in (stem, *reversed(folders)) if (match := STEP.search(part))), None)
     if IS_BASE.search(stem) or folder.lower() in BASE_FOLDERS:
         named = re.sub(IS_BASE, "", PREFIXES.sub("", stem)).strip("-_ ")
