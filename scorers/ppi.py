@@ -196,7 +196,7 @@ def _wilson(rate: float, variance: float, least: float, z: float) -> tuple[float
 def _power(f: Numbers, on: Numbers, y: Numbers, weights: Numbers) -> float:
     """The share of the cheap judge with the least variance (Angelopoulos et al. 2023b, eq. 7), kept within 0 and 1."""
     variance = float(f.var())
-    if variance == 0:
+    if variance == 0 or np.array_equal(on, y):  # Agreement on every label, be they all alike, is for the cheap judge.
         return 1.0
     covariance = float(weights @ ((y - weights @ y) * (on - weights @ on)))
     return float(np.clip(covariance / (variance * (1 + len(y) / len(f))), 0, 1))

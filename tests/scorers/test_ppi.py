@@ -68,6 +68,14 @@ def test_a_judge_that_knows_nothing_is_left_aside() -> None:
     assert corrected.rate == pytest.approx(truth[:200].mean(), abs=0.02)
 
 
+def test_labels_that_all_agree_leave_the_rate_where_it_is() -> None:
+    judged = np.zeros(200)
+    judged[:2] = 1
+    corrected = corrected_rate(judged, np.arange(100, 122), np.zeros(22))
+    assert (corrected.rate, corrected.trusted_share) == (pytest.approx(0.01), 1.0)
+    assert corrected.low < 0.01 < corrected.high
+
+
 def test_agreement_on_a_few_labels_is_not_certainty() -> None:
     corrected = corrected_rate(np.zeros(500), np.arange(20), np.zeros(20))
     assert corrected.rate == 0

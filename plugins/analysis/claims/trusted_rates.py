@@ -39,7 +39,8 @@ class TrustedRate:
         scope: `all` questions, or those `outside` its domain.
         judge: Who scored all of them.
         trusted: Who scored some.
-        drawn: Whether each label's chance of having been drawn is known; else all are taken to have had the same.
+        drawn: Whether each label's chance of having been drawn is known; else all are taken to have had the same, and
+            every model among the answers has labels.
         low: Lower end of the measured rate's 95 % interval, `high` its upper.
         corrected: The rate as the trusted judge would give it; `corrected.uncorrected` is the measured one.
     """
@@ -135,6 +136,8 @@ def _corrected(
     if len(places) < LEAST_LABELS or not theirs_counted.any() or not counted.any():
         return None
     drawn = bool(np.isfinite(labels.chance[places]).all())
+    if not drawn and not _every_model_has_one(answers, labels.given):
+        return None
     questions = (answers["question_set"].astype("str") + "/" + answers["question_id"].astype("str")).tolist()
     low, high = on_these(*by_question(definition, *scores, questions), definition.per_question)
     corrected = corrected_rate(
@@ -145,3 +148,9 @@ def _corrected(
         counted=(counted, theirs_counted),
     )
     return drawn, low, high, corrected
+
+
+def _every_model_has_one(answers: pd.DataFrame, given: Mask) -> bool:
+    """Whether each checkpoint and base has a label: how the judges differ on one model says nothing of another."""
+    model = answers.groupby(["organism", "base", "step", "condition"], observed=True, dropna=False).ngroup().to_numpy()
+    return set(model[given]) == set(model)
