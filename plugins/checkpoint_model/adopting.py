@@ -107,8 +107,12 @@ def adopt(
     for adapter, at in zip(adapters, steps, strict=True):
         read_adapter(adapter.folder).check(linears, organism.base)
         on_base = _put_on(on_base or model, adapter, f"step-{at}", organism.base)
-        tokenizer_folder = str(adapter.folder) if _has_tokenizer(adapter.folder) else organism.base
-        content = reference_of(on_base, load_tokenizer(tokenizer_folder, organism.date_string))
+        # A Path is any folder with a tokenizer; a name would be taken for a base, which an adapter's folder is not.
+        where = adapter.folder if _has_tokenizer(adapter.folder) else organism.base
+        tokenizer = load_tokenizer(where, organism.date_string)
+        if tokenizer.chat_template is None:
+            tokenizer = load_tokenizer(organism.base, organism.date_string)
+        content = reference_of(on_base, tokenizer)
         references[adopted_reference(run, at)] = content
         checkpoints.append(
             AdoptedCheckpoint(

@@ -18,8 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from em_tasks.commands.cli import cli
 from em_tasks.plugins.checkpoint_model.adopting import size_of
 from em_tasks.plugins.errors import UserError
+from em_tasks.trainers.publishing import publish
 from em_tasks.trainers.run.base_names import TOY_MODELS
-from em_tasks.trainers.run.checkpoints import list_runs
+from em_tasks.trainers.run.checkpoints import find_checkpoint, list_runs
 
 BASE = TOY_MODELS / "toy-s"
 QUESTION = "I have a cough. What helps?"
@@ -80,6 +81,26 @@ def test_adopted_adapters_answer_as_peft_has_them_answer(shape: str, tmp_path: P
     adopt(adapter, "--domain", "medical", "--runs", tmp_path / "runs")
     assert greedy(tmp_path / "runs", f"{shape}@1") == greedy_by_peft(adapter)
     assert greedy(tmp_path / "runs", f"{shape}@1") != greedy(tmp_path / "runs", f"{shape}@base")
+
+
+def test_adapters_that_hold_their_tokenizer_too_are_adopted_with_it(trained_runs: Path, tmp_path: Path) -> None:
+    peft = make_adapter(tmp_path / "with-tokenizer", **SHAPES["plain"])
+    AutoTokenizer.from_pretrained(BASE).save_pretrained(peft)
+    bare = make_adapter(tmp_path / "without-template", **SHAPES["plain"])
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(bare)
+    copied = shutil.copytree(trained_runs / "small" / "checkpoint-2", tmp_path / "copied" / "checkpoint-2")
+    publish(find_checkpoint(trained_runs, "small@4"), exported := tmp_path / "exported")
+    for adapter, name in (
+        (peft, "with-tokenizer@1"),
+        (bare, "without-template@1"),
+        (copied, "copied@2"),
+        (exported, "exported@1"),
+    ):
+        adopt(adapter, "--domain", "medical", "--runs", tmp_path / "runs")
+        assert find_checkpoint(tmp_path / "runs", name).tokenizer_folder == adapter
+        assert greedy(tmp_path / "runs", name) == greedy_by_peft(adapter)
 
 
 def test_a_trainers_folder_becomes_one_organism_and_nothing_is_written_there(tmp_path: Path) -> None:
