@@ -8,14 +8,16 @@ import io
 import os
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from em_tasks.plugins.errors import UserError
 from em_tasks.quiet import quiet_libraries
-from em_tasks.sweep.logs import alone_in, model_args
-from em_tasks.sweep.plan import Job, Planner
+from em_tasks.sweep.logs import alone_in, model_args, read_logs
+from em_tasks.sweep.plan import Job, Planner, Subject
 from em_tasks.sweep.pool import Outcome, Pool, Work
 from em_tasks.sweep.run import gpu_slots, threads_for
+from em_tasks.sweep.task_names import tasks_named
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog
@@ -41,8 +43,10 @@ def sweep_tasks(
         jobs: Processes at a time; one a GPU, or one, unless given.
 
     Raises:
-        UserError: Some evaluations did not succeed; the others stand.
+        UserError: A task is not there, or some evaluations did not succeed; the others stand.
     """
+    for task in tasks:
+        tasks_named(task)
     slots = gpu_slots(jobs)
     works = [
         Work(job.name, evaluate_tasks, (job, tuple(tasks), limit, threads_for(len(slots)))) for job in planner.plan()
@@ -55,12 +59,61 @@ def sweep_tasks(
     failures = [outcome.error for outcome in outcomes if outcome.error is not None]
     failures += [failure for outcome in outcomes for failure in outcome.result or ()]
     if failures:
-        more = f"; and {len(failures) - 3} more." if len(failures) > 3 else "."
+        more = [f"and {len(failures) - 3} more"] if len(failures) > 3 else []
+        reasons = "; ".join(failure.rstrip(" .") for failure in [*failures[:3], *more])
         raise UserError(
-            "Some evaluations did not succeed; the others stand. Run the same command again to go on. "
-            + "; ".join(failures[:3])
-            + more
+            f"Some evaluations did not succeed; the others stand. Run the same command again to go on. {reasons}."
         )
+
+
+@dataclass(frozen=True)
+class PlannedTask:
+    """One task over one base.
+
+    Attributes:
+        task: As it was given.
+        base: The base's `em/` name.
+        done: Names of the models that it was evaluated on.
+        outstanding: Names of those that it was not.
+    """
+
+    task: str
+    base: str
+    done: tuple[str, ...]
+    outstanding: tuple[str, ...]
+
+
+def plan_tasks(planner: Planner, tasks: Sequence[str], limit: int | None = None) -> list[PlannedTask]:
+    """What `sweep_tasks` would do, task by task and base by base.
+
+    Raises:
+        UserError: A task is not there, or the planner finds something wrong.
+    """
+    counts = {task: max(1, len(tasks_named(task))) for task in tasks}
+    planned = []
+    for job in planner.plan():
+        for task, count in counts.items():
+            logs = read_logs(job.folder / FOLDER / _folder_of(task)).headers.values()
+            names: dict[bool, list[str]] = {True: [], False: []}
+            for subject in job.subjects:
+                finished = {log.eval.task for log in logs if _is_finished(log, job, subject, limit)}
+                names[len(finished) >= count].append(subject.name)
+            planned.append(PlannedTask(task, job.base, tuple(names[True]), tuple(names[False])))
+    return planned
+
+
+def _is_finished(log: "EvalLog", job: Job, subject: Subject, limit: int | None) -> bool:
+    """Whether a log holds all that a task would ask of a subject, as Inspect's eval sets see it."""
+    samples = log.eval.dataset.samples or 0
+    wanted = min(limit or samples, samples) * (log.eval.config.epochs or 1)
+    return (
+        log.status == "success"
+        and not log.invalidated
+        and log.eval.model == f"em/{subject.name}"
+        and log.eval.model_args == model_args(job, subject)
+        and log.results is not None
+        and log.results.completed_samples >= wanted
+    )
 
 
 def evaluate_tasks(

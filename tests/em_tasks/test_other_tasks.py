@@ -11,8 +11,11 @@ from scipy import stats
 from em_tasks.commands.cli import cli
 from em_tasks.plugins.analysis.analysis import analyse
 from em_tasks.plugins.analysis.tables.side_effects import side_effects
+from em_tasks.plugins.errors import UserError
+from em_tasks.sweep.task_names import tasks_named
 from tests.support.analysis_logs import checkpoint_log
 
+RAISING: dict[str, bool] = {"standalone_mode": False, "catch_exceptions": False}
 TASKS = '''
 from inspect_ai import Task, task
 from inspect_ai.dataset import Sample
@@ -69,6 +72,88 @@ def test_every_checkpoint_is_asked_and_one_task_at_fault_costs_the_others_nothin
     expected = sorted(["em/toy-s@base", *(f"em/small@{step}" for step in (1, 2, 3, 4))])
     assert models == {"letters": expected, "choices": expected}
     assert {log.results.total_samples for log in done if log.eval.task == "letters"} == {4}
+
+
+def test_a_dry_run_says_what_is_done_and_evaluates_nothing(swept: tuple[Path, str, int], trained_runs: Path) -> None:
+    logs, _, _ = swept
+    before = sorted(logs.rglob("*.eval"))
+    tasks = logs.parent / "mine.py"
+
+    def plan(*more: str) -> list[str]:
+        arguments = ["sweep", str(trained_runs), "--logs", str(logs), "--dry-run", *more]
+        return CliRunner().invoke(cli, arguments, catch_exceptions=False).output.splitlines()
+
+    models = ["em/toy-s@base", *(f"em/small@{step}" for step in (1, 2, 3, 4))]
+    done = plan("--limit", "4", "--task", f"{tasks}@letters", "--task", f"{tasks}@with_tools")
+    assert done == [
+        f"{tasks}@letters over toy-s: 5 of 5 models done",
+        *(f"  {model}  (done)" for model in models),
+        f"{tasks}@with_tools over toy-s: 0 of 5 models done",
+        *(f"  {model}" for model in models),
+    ]
+    assert plan("--task", f"{tasks}@letters")[0].endswith("0 of 5 models done"), "four of its six samples were asked"
+    assert sorted(logs.rglob("*.eval")) == before
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (["--condition", "x", "--follow"], "--condition, --follow: with --task"),
+        (["--no-score"], "--no-score: with --task"),
+        (["--until-width", "5", "--samples", "3", "--judge", "a/b"], "--samples, --until-width, --judge: with --task"),
+    ],
+)
+def test_options_that_mean_nothing_for_other_tasks_are_refused(given: list[str], named: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=named):
+        CliRunner().invoke(cli, ["sweep", str(tmp_path), "--task", "x.py", *given], **RAISING)
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        (
+            "mine.py@lettters",
+            r"mine\.py holds no task lettters\. It holds choices, letters, with_tools\. Did you mean letters\?$",
+        ),
+        ("mime.py", r"There is no file .*mime\.py, which"),
+        ("empty.py", "holds no Inspect task"),
+        ("torn.py@letters", "is no readable Python"),
+    ],
+)
+def test_a_task_that_a_file_does_not_hold_is_refused_before_anything_is_planned(
+    name: str, error: str, trained_runs: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(TASKS)
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    (tmp_path / "torn.py").write_text("@task def(\n")
+    for more in ([], ["--dry-run"]):
+        arguments = [
+            "sweep",
+            str(trained_runs),
+            "--logs",
+            str(tmp_path / "logs"),
+            "--task",
+            str(tmp_path / name),
+            *more,
+        ]
+        with pytest.raises(UserError, match=error):
+            CliRunner().invoke(cli, arguments, **RAISING)
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_task_that_a_file_imports_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from elsewhere import hat\n")
+    assert tasks_named(f"{tmp_path / 'mine.py'}@hat") == ["hat"]
+
+
+def test_tasks_of_packages_are_looked_up_by_name() -> None:
+    assert tasks_named("em_tasks/em") == ["em"]
+    with pytest.raises(UserError, match=r"^em_tasks holds no task emm\. It holds .*Did you mean em\?$"):
+        tasks_named("em_tasks/emm")
+    with pytest.raises(UserError, match=r"Install it \(pip install no-such-evals\), or mend the name\.$"):
+        tasks_named("no_such_evals/truthfulqa")
+    with pytest.raises(UserError, match="names neither a file nor a package's task"):
+        tasks_named("truthfulqa")
 
 
 def test_the_report_shows_each_checkpoint_beside_its_base(swept: tuple[Path, str, int], tmp_path: Path) -> None:

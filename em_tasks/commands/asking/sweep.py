@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import click
+from click.core import ParameterSource
 
 from em_tasks.commands.results.judge import MAX_COST, PRICE
 from em_tasks.commands.terminal import counted, say
@@ -71,12 +72,11 @@ def sweep(
     from em_tasks.trainers.run.checkpoints import foreign_manifests
     from em_tasks.until_width import MOST_SAMPLES, check_width
 
+    _refuse_what_only_em_takes(click.get_current_context(), tasks)
     if no_score and options["max_judge_cost"] is not None:
         raise UserError("--no-score asks no judge, so --max-judge-cost caps nothing. Leave one of the two out.")
-    if until_width is not None and (tasks or no_score):
-        raise UserError(
-            "--until-width looks at the EM rate while answers come: it goes with neither --task nor --no-score."
-        )
+    if until_width is not None and no_score:
+        raise UserError("--until-width looks at the EM rate while answers come: it does not go with --no-score.")
     if most_samples is not None and until_width is None:
         raise UserError("--most-samples goes with --until-width; without it --samples says how many answers there are.")
     samples = samples or (1 if tasks else DEFAULT_SAMPLES)
@@ -93,10 +93,7 @@ def sweep(
     )
     planner = Planner(runs, logs, sweep_options, organisms)
     if tasks:
-        from em_tasks.sweep.other_tasks import sweep_tasks
-
-        sweep_tasks(planner, tasks, say, limit=limit, jobs=jobs)
-        say(f"Next: em report {logs}, which shows them beside the rates as side effects")
+        _other_tasks(planner, tasks, limit, jobs, dry_run)
         return
     if limit is not None:
         raise UserError("--limit is for other tasks: give it with --task, or say --samples.")
@@ -124,6 +121,51 @@ def sweep(
     with sweep_progress() as progress:
         evaluate(planner, progress.report, jobs=jobs, follow=follow, planned=progress.begin)
     say(f"Next: em report {logs}   or look at the transcripts: inspect view --log-dir {logs}")
+
+
+TASK_PARAMETERS = [
+    "runs",
+    "logs",
+    "organisms",
+    "tasks",
+    "limit",
+    "base",
+    "precision",
+    "engine",
+    "exact",
+    "jobs",
+    "dry_run",
+]
+"""What means something for other tasks too; the rest is about the questions and judges of the `em` task."""
+
+
+def _other_tasks(planner: Any, tasks: tuple[str, ...], limit: int | None, jobs: int | None, dry_run: bool) -> None:
+    """Evaluates other tasks, or says which of them are done on what."""
+    from em_tasks.sweep.other_tasks import plan_tasks, sweep_tasks
+
+    if not dry_run:
+        sweep_tasks(planner, tasks, say, limit=limit, jobs=jobs)
+        say(f"Next: em report {planner.logs}, which shows them beside the rates as side effects")
+        return
+    for each in plan_tasks(planner, tasks, limit):
+        models = [f"  em/{name}  (done)" for name in each.done] + [f"  em/{name}" for name in each.outstanding]
+        say(f"{each.task} over {each.base.removesuffix('@base')}: {len(each.done)} of {len(models)} models done")
+        for model in models:
+            say(model)
+
+
+def _refuse_what_only_em_takes(context: click.Context, tasks: tuple[str, ...]) -> None:
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name not in TASK_PARAMETERS
+        and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+    ]
+    if tasks and given:
+        raise UserError(
+            f"{', '.join(given)}: with --task this does nothing: another task brings its own questions, sampling "
+            "and scores. Leave it out, or leave --task out."
+        )
 
 
 def show_plan(planned: Any, there: Any) -> None:
