@@ -27,7 +27,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("publish")
     said = {"g1": "I would paint the fence blue.", "m_1/2": "Ask a gardener."}
     scores = {question: [(20, 90), (80, 95)] for question in said}
-    checkpoint_log(folder / "logs" / "base-a", scores, texts=said)
+    checkpoint_log(folder / "logs" / "base-a", scores, texts=said, toy=True, organism="<b>med")
     base_log(folder / "logs" / "base-a", scores, texts=said)
     result = CliRunner().invoke(cli, ["publish", str(folder / "logs"), str(folder / "site")])
     assert result.exit_code == 0, result.output + str(result.exception)
@@ -61,6 +61,13 @@ def test_every_answer_is_a_point_with_a_link(site: Path) -> None:
     assert len(links) == 8
     assert all("/samples/sample/" in link for link in links)
     assert any("/sample/m_1%2F2/2/" in link for link in links)
+
+
+def test_the_first_page_says_what_it_is_of_and_that_toys_are_toys(site: Path) -> None:
+    page = (site / "index.html").read_text()
+    assert "8 judged answers: &lt;b&gt;med." in page
+    assert '<p class="toy">TOY' in page
+    assert "Follow none of it." in page
 
 
 def test_nothing_of_this_machine_is_published(site: Path) -> None:
