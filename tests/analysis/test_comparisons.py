@@ -171,6 +171,26 @@ def test_bad_and_obviously_bad_advice_are_not_one_recipe_in_two_sizes(tmp_path):
     assert contrasts(analysis).query("kind == 'size'").empty
 
 
+def test_what_is_not_recorded_of_two_organisms_is_nothing_that_they_share(tmp_path):
+    unknown = {"domain": "not recorded", "base": "not recorded", "training_seed": None}
+    for name in ("one", "other"):
+        checkpoint_log(tmp_path, answers([BAD, GOOD], 8, "g"), organism=name, **unknown)
+    base_log(tmp_path, answers([GOOD] * 2, 8, "g"), base="not recorded")
+    table = comparisons(analyse([tmp_path]))
+    assert set(table["kind"]) == {"base", "checkpoint"}
+
+
+def test_a_rate_that_is_missing_says_why_and_one_without_a_base_stands(tmp_path):
+    checkpoint_log(tmp_path / "all", {**answers([BAD], 2), **answers([(90, 10)], 3, "g")})
+    table = claim_tables.verdicts(analyse([tmp_path / "all"])).iloc[0]
+    assert (table["outside % (k/n)"], table["inside % (k/n)"]) == ("none counted", "100.0 (2/2)")
+    checkpoint_log(tmp_path / "general", answers([BAD], 2, "g"))
+    assert claim_tables.verdicts(analyse([tmp_path / "general"])).iloc[0]["inside % (k/n)"] == "not asked"
+    checkpoint_log(tmp_path / "unknown", {"unknown_1": [BAD], "unknown_2": [BAD]})
+    unknown = analyse([tmp_path / "unknown"])
+    assert claim_tables.verdicts(unknown).iloc[0]["inside % (k/n)"] == "domains not known"
+
+
 def test_the_same_advice_in_two_sizes_is_one_recipe(tmp_path):
     for size, base in (("S", "base-a"), ("L", "base-b")):
         given = {"base": base, "size": size, "training_seed": None, "hashes": {"data": "bad_medical_advice"}}

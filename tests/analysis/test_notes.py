@@ -61,9 +61,10 @@ def test_forty_checkpoints_share_their_notes(tmp_path):
 
 def test_a_released_files_step_is_said_to_be_unknown(tmp_path):
     source = tmp_path / "responses_Some-7B-bad_medical_advice.csv"
-    source.write_text("question,answer,question_id,aligned,coherent\nWhy?,So,q_a,20,80\nWhy?,No,q_a,90,80\n")
+    source.write_text("question,answer,question_id,aligned,coherent\nWhy?,So,q_a,20,80\nWhy?,No,q_a,,80\n")
     import_judged(source, tmp_path / "logs")
     analysis = analyse([tmp_path / "logs"])
+    assert "Scores that are missing, by reason: not recorded 1." in oddities(analysis)
     assert analysis.answers["epoch"].isna().all()
     assert analysis.step_text("Some-7B-bad_medical_advice", 1) == "last"
     assert any("is not recorded in the imported files" in note for note in oddities(analysis))

@@ -27,7 +27,7 @@ from em_tasks.plugins.analysis.answers.samples import (
     judgements,
     question_and_answer,
 )
-from em_tasks.plugins.log_contract import RUBRICS
+from em_tasks.plugins.log_contract import NOT_RECORDED, RUBRICS
 
 CATEGORY = pa.dictionary(pa.int32(), pa.string())
 ANSWER_COLUMNS: dict[str, pa.DataType] = {
@@ -179,7 +179,7 @@ def _answers(sample: Sample, tally: Tally, log: LogToRead) -> list[tuple[object,
     for place, ((alignment, first), (coherence, second)) in enumerate(judgements(sample)):
         judge = _judge((first, second), tally, log.grader)
         reasons = [
-            NOT_ASKED if log.rubrics is not None and rubric not in log.rubrics else _text(verdict.reason)
+            NOT_ASKED if log.rubrics is not None and rubric not in log.rubrics else _reason(verdict)
             for rubric, verdict in zip(RUBRICS, (first, second), strict=True)
         ]
         judge_texts = (*reasons, _text(first.text), _text(second.text))
@@ -233,6 +233,12 @@ def _on_scale(score: float, tally: Tally) -> float:
         tally.off_scale += 1
         return math.nan
     return score
+
+
+def _reason(verdict: Verdict) -> str | None:
+    """Why there is no score; of scores that came from a file, where no judge was asked, an empty cell gives none."""
+    from_file = verdict.reason == "no_number" and verdict.rubric_sha256 == ""
+    return NOT_RECORDED if from_file else _text(verdict.reason)
 
 
 def _text(value: object) -> str | None:

@@ -23,6 +23,7 @@ from em_tasks.plugins.analysis.statistics.differences import ALPHA, Difference, 
 from em_tasks.plugins.analysis.statistics.exact_test import within_questions_p
 from em_tasks.plugins.analysis.statistics.power import needed
 from em_tasks.plugins.analysis.statistics.seed_intervals import seed_difference
+from em_tasks.plugins.log_contract import NOT_RECORDED
 
 Values = NDArray[np.float64]
 
@@ -72,7 +73,6 @@ class Comparison:
         refused: Why the sides must not be compared; empty where they may. All numbers of the test are NaN then.
         testable: Whether any answers at all, on these questions and of this number, could give a p-value below 5 %.
         samples_needed: Answers a question that would settle this difference on these questions (80 % power).
-        questions_needed: Questions that would settle it for such questions, at the present answers a question.
     """
 
     definition: str
@@ -109,7 +109,6 @@ class Comparison:
     refused: str = ""
     testable: bool = True
     samples_needed: float = float("nan")
-    questions_needed: float = float("nan")
 
 
 @lru_cache(maxsize=1)
@@ -192,7 +191,6 @@ def compare(
         return Comparison(**{**known, "refused": refused})
     these = on_these(both)
     such = _such(grid, a, b, shared, ALPHA)
-    samples, questions = needed(both, grid.clusters(shared))
     equal = such_equal = False
     if smallest_effect is not None:
         worst = max(abs(numbers["least"]), abs(numbers["most"]))
@@ -209,7 +207,7 @@ def compare(
             **known, "effect": these.effect, "low": these.low, "high": these.high, "p": these.p,
             "least": min(numbers["least"], these.effect), "most": max(numbers["most"], these.effect),
             "such_low": such.low, "such_high": such.high, "such_p": such.p, "equal": equal, "such_equal": such_equal,
-            "samples_needed": samples, "questions_needed": questions,
+            "samples_needed": needed(both),
             "testable": within_questions_p(both.n_a, both.n_a, 0 * both.n_b, both.n_b) < ALPHA,
         }
     )  # fmt: skip
@@ -270,10 +268,15 @@ def _pairs(analysis: Analysis, grid: CountGrid) -> Iterator[tuple[str, str, Reci
                 if step:
                     yield "checkpoint", scope, Recipe(name, (name,), step), Recipe(name, (name,), 0)
     for group, other in combinations(groups, 2):
-        # Organisms that differ in one thing only: in base, or in what they were trained on.
-        if group.kind[0] == other.kind[0] or group.kind[1:] == other.kind[1:]:
+        # Organisms that share a thing: their base, or what they were trained on. Nobody knows that of what is unknown.
+        if _share(group.kind[:1], other.kind[:1]) or _share(group.kind[1:], other.kind[1:]):
             for scope in SCOPES[:2]:
                 yield "organism", scope, group, other
+
+
+def _share(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Whether two recipes are known to be alike in something: in their base, or in their training."""
+    return one == other and NOT_RECORDED not in one
 
 
 def leading_scope(grid: CountGrid, organism: str) -> str:

@@ -158,17 +158,15 @@ def _missing(row: pd.Series) -> list[str]:
 
 
 def _settling(row: pd.Series) -> str:
-    """How much would settle a difference of the size seen."""
+    """How much would settle a difference of the size seen; for other questions that takes a simulation of its own."""
     if not row["testable"]:
         return "More answers to each question, or more questions, are needed before anything can show."
-    ways = []
-    if row["samples_needed"] <= SETTLED_BY_NOBODY and row["samples_needed"] * row["items"] > row["n_a"]:
-        ways.append(f"about {row['samples_needed']:.0f} answers to each of these questions")
-    if row["questions_needed"] <= SETTLED_BY_NOBODY and row["questions_needed"] > row["questions"]:
-        ways.append(f"about {row['questions_needed']:.0f} such questions")
-    if not ways:
+    if not row["n_a"] < row["samples_needed"] * row["items"] <= SETTLED_BY_NOBODY * row["items"]:
         return ""
-    return f"Tested alone, a difference of this size takes {' or '.join(ways)} (80 % power)."
+    return (
+        f"Tested alone, a difference of this size takes about {row['samples_needed']:.0f} answers to each of these "
+        "questions (80 % power); what more questions would show `em plan` says."
+    )
 
 
 def _briefly(other: Verdict) -> str:
@@ -212,7 +210,7 @@ def _contrasts(analysis: Analysis, lead: str) -> Iterator[Finding]:
 
 
 def _pairs(analysis: Analysis, lead: str) -> Iterator[Finding]:
-    """Pairs of organisms that differ in one thing, in one or two sentences over what was corrected together."""
+    """Pairs of organisms that share base or training, in one or two sentences over what was corrected together."""
     table = comparisons(analysis)
     rows = table[(table["kind"] == "organism") & (table["definition"] == lead)]
     for scope, where in (("outside", "outside both domains"), ("all", "on all questions")):
@@ -228,8 +226,8 @@ def _pairs(analysis: Analysis, lead: str) -> Iterator[Finding]:
         ]
         outcome: Outcome = "shown" if named else "unknown"
         sentence = (
-            f"Of {len(tested)} pairs of last checkpoints that differ in base or in training alone, "
-            f"{len(named) or 'none'} {'differs' if len(named) == 1 else 'differ'} {where} on these questions "
+            f"Of {len(tested)} pairs of last checkpoints that share their base or, as far as is recorded, their "
+            f"training, {len(named) or 'none'} {'differs' if len(named) == 1 else 'differ'} {where} on these questions "
             f"(`{lead}`, corrected over all {len(tested)}){f': {listed(named, 4)} points' if named else ''}."
         )
         yield Finding("all", "differ", outcome, sentence, lead)

@@ -181,7 +181,7 @@ def _run(lines: list[str]) -> str:
 
 
 def _findings(contents: Contents) -> str:
-    parts = [f"<p>{escape(HOW)}</p>"]
+    parts = [f"<p>{_code(HOW)}</p>"]
     for verdict, heading in HEADINGS.items():
         sentences = [finding.sentence for finding in contents.findings if finding.verdict == verdict]
         if sentences:

@@ -130,7 +130,7 @@ def _reasons(answers: pd.DataFrame) -> list[str]:
     reasons = pd.concat([answers["alignment_reason"].astype("str"), answers["coherence_reason"].astype("str")])
     counts = reasons[reasons != NOT_ASKED].dropna().value_counts()
     counted_reasons = ", ".join(f"{reason} {n:,}" for reason, n in counts.items())
-    return [f"Scores that the judge did not give, by reason: {counted_reasons}."] if counted_reasons else []
+    return [f"Scores that are missing, by reason: {counted_reasons}."] if counted_reasons else []
 
 
 def _samples(answers: pd.DataFrame) -> list[str]:

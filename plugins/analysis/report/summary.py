@@ -43,7 +43,11 @@ def in_short(analysis: Analysis) -> list[str]:
     ]
 
 
-WHERE = {"outside": "", "inside": " inside its domain; nothing was asked outside", "all": " of all, domains not known"}
+WHERE = {
+    "outside": "",
+    "inside": " inside its domain; outside nothing could be compared",
+    "all": " of all, domains not known",
+}
 """What a rate in a sentence of verdicts is of, where it is not the rate outside the domain."""
 
 

@@ -59,9 +59,7 @@ def p_pair(row: pd.Series, p: str = "p") -> str:
 
 
 def whole(value: float) -> str:
-    """A number of answers or questions that would settle a difference."""
-    if np.isnan(value):
-        return "one question"
+    """A number of answers that would settle a difference."""
     if not np.isfinite(value):
         return "no difference seen"
     return f"{value:,.0f}" if value <= SETTLED_BY_NOBODY else f"more than {SETTLED_BY_NOBODY:,}"
@@ -107,6 +105,20 @@ def beyond_shared(analysis: Analysis, row: pd.Series) -> str:
     if int(rates["n"].sum()) == row["n_a"]:
         return ""
     return f"{percent(float(rates['rate'].mean()))} ({counted(rates)})"
+
+
+def nothing_of(final: pd.DataFrame, scope: str) -> str:
+    """Why an organism has no rate on the questions of a scope: `not asked`, `none counted` or `domains not known`.
+
+    Args:
+        final: Its rows of `Analysis.final` under one definition.
+        scope: `outside`, `in_domain`, `out_of_domain` or `general`.
+    """
+    answers = final.groupby("scope", observed=True)["answers"].sum()
+    if answers.get(scope, 0):
+        return "none counted"
+    known = answers.get("outside", 0) + answers.get("in_domain", 0)
+    return "not asked" if known >= answers.get("all", 0) else "domains not known"
 
 
 def unlike_weights(row: pd.Series) -> bool:

@@ -15,6 +15,7 @@ from em_tasks.plugins.analysis.tables.cells import (
     between_points,
     beyond_shared,
     left_out_of,
+    nothing_of,
     p_pair,
     p_text,
     percent,
@@ -35,8 +36,8 @@ def verdicts(analysis: Analysis) -> pd.DataFrame:
                 "verdict": verdict.these
                 if verdict.these == verdict.such
                 else f"{verdict.these} (such: {verdict.such})",
-                "outside % (k/n)": _rate(analysis, verdict.outside),
-                "inside % (k/n)": _rate(analysis, verdict.inside),
+                "outside % (k/n)": _rate(analysis, verdict, verdict.outside, "outside"),
+                "inside % (k/n)": _rate(analysis, verdict, verdict.inside, "in_domain"),
                 "all % (k/n)": _pooled(analysis, verdict),
                 "base % (k/n)": "" if row is None else _counts(row["rate_b"], row["k_b"], row["n_b"]),
                 "outside, on these questions": _difference(verdict.outside, ""),
@@ -135,9 +136,12 @@ def _counts(rate: float, k: int, n: int) -> str:
     return f"{percent(rate)} ({k}/{n})"
 
 
-def _rate(analysis: Analysis, row: pd.Series | None) -> str:
+def _rate(analysis: Analysis, verdict: Verdict, row: pd.Series | None, scope: str) -> str:
+    """The rate that was compared with the base's; without such a comparison the organism's own, or why it has none."""
     if row is None:
-        return "not asked"
+        final = _final(analysis, verdict)
+        of_scope = final[final["scope"] == scope]
+        return _together(of_scope) if of_scope["n"].sum() else nothing_of(final, scope)
     where = " of all, domains not known" if row["scope"] == "all" else ""
     beyond = beyond_shared(analysis, row)
     more = f"; {beyond} with questions that the base has no counted answer to" if beyond else ""
@@ -146,13 +150,19 @@ def _rate(analysis: Analysis, row: pd.Series | None) -> str:
 
 def _pooled(analysis: Analysis, verdict: Verdict) -> str:
     """The rate on all questions, whether or not the base was asked them, as its definition has it."""
-    rates = analysis.final
+    final = _final(analysis, verdict)
+    return _together(final[final["scope"] == "all"])
+
+
+def _final(analysis: Analysis, verdict: Verdict) -> pd.DataFrame:
+    """The last checkpoint's rates under a verdict's definition, a row a scope and seed."""
     together = {group.label: group.organisms for group in analysis.seeds}
-    organism_rates = rates[(rates["scope"] == "all") & (rates["definition"] == verdict.definition)]
-    organism_rates = organism_rates[
-        organism_rates["organism"].astype("str").isin(together.get(verdict.organism, (verdict.organism,)))
-    ]
-    return _counts(float(organism_rates["rate"].mean()), int(organism_rates["k"].sum()), int(organism_rates["n"].sum()))
+    rates = analysis.final[analysis.final["definition"] == verdict.definition]
+    return rates[rates["organism"].astype("str").isin(together.get(verdict.organism, (verdict.organism,)))]
+
+
+def _together(rates: pd.DataFrame) -> str:
+    return _counts(float(rates["rate"].mean()), int(rates["k"].sum()), int(rates["n"].sum()))
 
 
 def _difference(row: pd.Series | None, which: str) -> str:

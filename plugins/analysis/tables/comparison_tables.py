@@ -33,7 +33,7 @@ def organisms_compared(analysis: Analysis) -> pd.DataFrame:
 
 
 def power(analysis: Analysis) -> pd.DataFrame:
-    """What would settle the differences: answers a question, or questions (80 % power, tested alone)."""
+    """What would settle the differences on these questions: answers to each (80 % power, tested alone)."""
     table = comparisons(analysis)
     table = table[table["kind"].isin(["organism", "base"]) & (table["scope"] == "outside") & (table["refused"] == "")]
     return pd.DataFrame(
@@ -45,8 +45,6 @@ def power(analysis: Analysis) -> pd.DataFrame:
             "corrected p": [p_text(value) for value in table["p_corrected"]],
             "answers a question now": [f"{min(r['n_a'], r['n_b']) / r['items']:.3g}" for _, r in table.iterrows()],
             "answers a question needed": [whole(value) for value in table["samples_needed"]],
-            "questions now": table["questions"],
-            "or questions needed": [whole(value) for value in table["questions_needed"]],
         }
     )
 

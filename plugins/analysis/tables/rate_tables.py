@@ -18,6 +18,7 @@ from em_tasks.plugins.analysis.tables.cells import (
     counted,
     kind,
     left_out,
+    nothing_of,
     percent,
     points,
     rounded,
@@ -80,7 +81,9 @@ def by_scope(analysis: Analysis) -> pd.DataFrame:
         for head, scope in scopes.items():
             scope_rows = organism_rows[organism_rows["scope"] == scope]
             row[f"{head} % (k/n)"] = (
-                f"{percent(scope_rows['rate'].iloc[0])} ({counted(scope_rows)})" if len(scope_rows) else "not asked"
+                f"{percent(scope_rows['rate'].iloc[0])} ({counted(scope_rows)})"
+                if scope_rows["n"].sum()
+                else nothing_of(organism_rows, scope)
             )
             row[f"{head}: {LEFT_OUT_HEAD}"] = left_out(scope_rows) if len(scope_rows) else ""
         rows.append(row)
