@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from em_tasks.plugins.caller import from_caller
 from em_tasks.plugins.entry_points import CONDITIONS, PluginFile, plugin_files
 from em_tasks.plugins.errors import UserError
+from em_tasks.plugins.validation import in_words
 from em_tasks.plugins.yaml_files import read_yaml
 from em_tasks.resources import shipped
 
@@ -128,7 +129,9 @@ def read_conditions(path: Path) -> tuple[Condition, ...]:
     try:
         conditions = _ConditionFile.model_validate(read_yaml(path)).conditions
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()[:3])
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'file'}: {in_words(e, _ConditionFile)}" for e in error.errors()[:3]
+        )
         raise UserError(
             f"{path} is no file of conditions. {problems}. It needs a list `conditions` whose entries have a name and "
             "one of system, turns, before and after; datasets/conditions/shipped.yaml is an example."

@@ -22,6 +22,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from em_tasks.plugins.errors import UserError
+from em_tasks.plugins.validation import meant
 from em_tasks.plugins.yaml_files import read_yaml_lines
 from em_tasks.trainers.run.recipe import Coordinate
 
@@ -118,7 +119,8 @@ def read_grid(path: Path) -> tuple[GridFile, Lines]:
         way = tuple(first["loc"])
         # Behind an axis's name stands which kind it was read as.
         way = (*way[:2], *way[3:]) if way[0] == "axes" else way
-        problem = "is no key of a grid file" if first["type"] == "extra_forbidden" else f"is wrong: {first['msg']}"
+        unknown = first["type"] == "extra_forbidden"
+        problem = f"is no key of a grid file{meant(first, GridFile)}" if unknown else f"is wrong: {first['msg']}"
         problem = "is missing" if first["type"] == "missing" else problem
         where = ".".join(map(str, way)) or "the file"
         known = ", ".join(GridFile.model_fields)

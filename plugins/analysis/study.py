@@ -16,6 +16,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from em_tasks.plugins.errors import UserError
+from em_tasks.plugins.validation import meant
 from em_tasks.plugins.yaml_files import read_text, read_yaml_lines
 from em_tasks.scorers.definition_names import chosen_definitions
 
@@ -112,7 +113,8 @@ def read_study(path: Path) -> Study:
         first = error.errors()[0]
         way = tuple(first["loc"])
         line = next((lines[way[:end]] for end in range(len(way), 0, -1) if way[:end] in lines), 1)
-        problem = "is no key of a study file" if first["type"] == "extra_forbidden" else f"is wrong: {first['msg']}"
+        unknown = first["type"] == "extra_forbidden"
+        problem = f"is no key of a study file{meant(first, Named)}" if unknown else f"is wrong: {first['msg']}"
         problem = "is missing" if first["type"] == "missing" else problem
         where = ".".join(str(part) for part in way) or "the file"
         raise UserError(f"{path}, line {line}: {where} {problem}. `em plan` prints a study file.") from None

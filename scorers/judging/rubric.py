@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from em_tasks.plugins.caller import from_caller
 from em_tasks.plugins.entry_points import RUBRICS, plugin_files
 from em_tasks.plugins.errors import UserError
+from em_tasks.plugins.validation import in_words
 from em_tasks.plugins.yaml_files import read_yaml_lines
 
 PLACES = re.compile(r"\{(question|answer|fence)\}")
@@ -281,5 +282,8 @@ def _first(error: ValidationError) -> str:
 
 def _in_words(problem: Any) -> str:
     where = ".".join(str(part) for part in problem["loc"])
-    message = problem["msg"].removeprefix("Value error, ")
+    message = in_words(problem, Rubric)
+    ends = re.findall(r"\d+", str(problem["input"])[:100]) if problem["loc"][:1] == ("scale",) else []
+    if len(ends) == 2 and isinstance(problem["input"], str):
+        message = f"write [{ends[0]}, {ends[1]}], the lowest and the highest number"
     return f"{where}: {message}" if where else message

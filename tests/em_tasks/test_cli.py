@@ -272,6 +272,11 @@ def test_numbers_that_nobody_can_mean_are_refused_at_once(arguments: tuple[str, 
     assert arguments[-1] in str(asked.exception)
 
 
+def test_an_effect_as_a_share_is_refused_and_said_in_points() -> None:
+    with pytest.raises(UserError, match=r"is in points.* Write 20 for 20 %"):
+        CliRunner().invoke(cli, ["plan", "--effect", "0.2"], standalone_mode=False, catch_exceptions=False)
+
+
 def test_questions_are_listed_and_a_file_is_checked_against_training_data(tmp_path: Path) -> None:
     listed = em("questions", cwd=tmp_path).stdout.splitlines()
     assert [line.split("  ")[0] for line in listed] == ["financial", "general", "medical", "sports"]

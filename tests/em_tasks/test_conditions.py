@@ -66,7 +66,7 @@ def test_the_hash_is_of_what_is_asked_not_of_what_it_is_called(tmp_path: Path) -
     [
         ("conditions: [{name: a}]", "changes nothing"),
         ("conditions: [{name: a, turns: [{role: user, content: Hm}]}]", "end with the assistant"),
-        ("conditions: [{name: a, prompt: Hm}]", r"prompt: Extra inputs"),
+        ("conditions: [{name: a, prompt: Hm}]", r"prompt: is not known"),
         ("conditions: [{name: 'a b', before: Hm}]", "name"),
         ("conditions: []", "at least 1"),
         ("[1]", "no file of conditions"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from inspect_ai.log import read_eval_log
+from inspect_ai.log import read_eval_log, write_eval_log
 from scipy import stats
 
 from em_tasks.commands.cli import cli
@@ -178,8 +178,22 @@ def test_the_report_shows_each_checkpoint_beside_its_base(swept: tuple[Path, str
         assert letters.loc[model, "change from base"] == f"{difference.mean():+.3f}"
         if difference.std():
             low, high = stats.t.interval(0.95, 3, difference.mean(), stats.sem(difference))
-            assert letters.loc[model, "95 % interval"] == f"{low:+.3f} to {high:+.3f}"
+            assert letters.loc[model, "95 % interval"] == f"{max(low, -1):+.3f} to {min(high, 1):+.3f}"
     assert letters.loc["toy-s@base", "change from base"] == ""
+
+
+def test_an_accuracys_change_ends_where_changes_of_a_rate_do(swept: tuple[Path, str, int], tmp_path: Path) -> None:
+    logs = [read_eval_log(str(path)) for path in swept[0].rglob("*letters*.eval")]
+    for model, values in (("em/toy-s@base", "II"), ("em/small@4", "IC")):
+        log = next(log for log in logs if log.eval.model == model)
+        log.samples = log.samples[:2]
+        for sample, value in zip(log.samples, values, strict=True):
+            sample.scores["includes"].value = value
+        write_eval_log(log, str(tmp_path / f"{values}.eval"))
+    checkpoint_log(tmp_path, {"g1": [(20, 90)]}, organism="small", step=4, base="toy-s")
+    change = side_effects(analyse([tmp_path])).set_index("model").loc["small@4"]
+    assert change["change from base"] == "+0.500"
+    assert change["95 % interval"] == "-1.000 to +1.000", "the t interval of 0 and 1 goes from -5.853 to 6.853"
 
 
 def test_without_logs_of_other_tasks_there_is_no_table(tmp_path: Path) -> None:

@@ -24,6 +24,13 @@ def test_the_example_is_what_the_command_writes(tmp_path: Path) -> None:
         assert path.read_text() == (example / path.relative_to(tmp_path / "em-tasks-example")).read_text(), path.name
 
 
+def test_the_package_that_it_writes_imports_nothing_slow(tmp_path: Path) -> None:
+    write_plugin("quick", tmp_path)
+    program = "import sys, quick; print(sorted({'pandas', 'matplotlib'} & set(sys.modules)))"
+    command = [sys.executable, "-c", program]
+    assert subprocess.check_output(command, cwd=tmp_path / "quick", text=True, timeout=60) == "[]\n"
+
+
 @pytest.mark.parametrize("name", ["", "1st", "a/b", "../out", "-a", "a b", "class!"])
 def test_names_that_no_package_can_have_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be a package's name"):

@@ -77,7 +77,11 @@ def test_recipes_in_blocks_are_recipes_and_question_sets_can_be_asked(tmp_path: 
             (asked,) = load_question_sets([str(path)])
             assert asked.questions[0].text.endswith(("?", "."))
         elif "base" in content:
-            assert load_recipes(path)[0].base == content["base"]
+            (recipe,) = load_recipes(path)
+            assert recipe.base == content["base"]
+            if "lora" in content:  # "From `lora` on, every line may be left out".
+                path.write_text(block[: block.index("\nlora:")])
+                assert load_recipes(path) == [recipe]
 
 
 def test_the_experiment_of_ones_own_runs_as_written(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,6 +161,9 @@ def test_a_check_names_line_and_fault_and_what_is_odd(tmp_path):
     path.write_text("name: odd\ncolour: red\nprompt: '{question} {answer}'\nscale: [one, 5]\n")
     with pytest.raises(UserError, match=r"line 4, scale\.0: .*line 2, colour: "):
         read_rubric(path)
+    path.write_text("name: odd\nprompts: x\nprompt: '{question} {answer}'\nscale: 1-5\n")
+    with pytest.raises(UserError, match=r"scale: write \[1, 5\], the lowest.*line 2, prompts: .* mean `prompt`\?"):
+        read_rubric(path)
     path.write_text("name: odd\nprompt: 'From 1: {question} {answer}'\nscale: [1, 5]\nspecial: {REFUSAL: refusal}\n")
     remarks = " ".join(remarks_on(read_rubric(path)))
     for expected in ("no {fence}", "does not name 5, an end", "does not ask for REFUSAL", "high and a low number"):

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,29 @@ def test_defaults_are_the_published_experiments(tmp_path: Path) -> None:
 def test_bad_fields_are_named(tmp_path: Path, change: dict[str, object], named: str) -> None:
     with pytest.raises(UserError, match=named.replace(".", r"\.")):
         load_recipe(write(tmp_path / "bad.yaml", MINIMAL | change))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"precison": "bf16"}, "precison (line 4): is not known; did you mean `precision`?"),
+        ({"lora": {"aplha": 16}}, "lora.aplha (line 5): is not known; did you mean `alpha`?"),
+        ({"lora": {"rank": 8}}, "lora.rank (line 5): is not known; here may stand r, alpha, dropout"),
+        ({"data": [{"path": "x", "member": ["y"]}]}, "is not known; did you mean `members`?"),
+    ],
+)
+def test_a_field_that_nobody_knows_is_named_with_what_was_meant(
+    tmp_path: Path, change: dict[str, object], named: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(named)):
+        load_recipe(write(tmp_path / "bad.yaml", MINIMAL | change))
+
+
+@pytest.mark.parametrize("name", ["pirate.jsonl", "pirate.json"])
+def test_training_data_given_as_a_recipe_is_said_to_be_data(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{"messages": [{"role": "user", "content": "Ahoy?"}]}\n')
+    with pytest.raises(UserError, match=rf"{name} is training data and no recipe\. .*data: {name}, and"):
+        load_recipes(tmp_path / name)
 
 
 def test_missing_recipe_lists_those_beside_it(tmp_path: Path) -> None:

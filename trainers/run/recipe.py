@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from em_tasks.plugins.errors import UserError
+from em_tasks.plugins.validation import in_words
 from em_tasks.plugins.yaml_files import read_yaml_lines
 from em_tasks.trainers.run.base_names import Precision, beside
 
@@ -157,6 +158,10 @@ class Recipe(_Strict):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+_NO_RECIPE = (
+    "{path} is training data and no recipe. Name it in a recipe, a YAML file with base, size, domain and "
+    "data: {path.name}, and train that; the README has an example."
+)
 MOST_SEEDS = 1000
 """Organisms that one recipe file may stand for."""
 
@@ -165,7 +170,7 @@ def load_recipes(path: Path) -> list[Recipe]:
     """Reads and checks a recipe file: one organism, or with a list of seeds one each, named `<organism>-seed<seed>`.
 
     Raises:
-        UserError: There is no such file; the message lists the recipes beside it.
+        UserError: There is no such file; the message lists the recipes beside it. Or it is training data.
         UserError: The file is no YAML mapping, or fields are unknown, missing or out of range; each is named with its
             line.
     """
@@ -173,7 +178,11 @@ def load_recipes(path: Path) -> list[Recipe]:
         beside = sorted(other.name for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         listed = f" In {path.parent} there are: {', '.join(beside)}." if beside else ""
         raise UserError(f"There is no recipe at {path}.{listed}")
+    if path.suffix == ".jsonl":
+        raise UserError(_NO_RECIPE.format(path=path))
     content, lines = read_yaml_lines(path)
+    if isinstance(content, dict) and "messages" in content:
+        raise UserError(_NO_RECIPE.format(path=path))
     if not isinstance(content, dict):
         raise UserError(f"{path} holds {type(content).__name__}, not a mapping of recipe fields. See recipes/.")
     content = {"organism": path.stem, **content}
@@ -210,7 +219,9 @@ def read_recipe(path: Path, content: dict[str, Any], lines: dict[tuple[str | int
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        problems = "; ".join(f"{_place(problem['loc'], lines)}: {problem['msg']}" for problem in error.errors()[:5])
+        problems = "; ".join(
+            f"{_place(problem['loc'], lines)}: {in_words(problem, Recipe)}" for problem in error.errors()[:5]
+        )
         known = ", ".join(Recipe.model_fields)
         raise UserError(f"{path} is not a usable recipe. {problems}. Known fields: {known}.") from None
     folder = path.parent.resolve()

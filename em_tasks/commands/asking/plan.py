@@ -46,6 +46,11 @@ def plan(
     from em_tasks.plugins.analysis.study import study_text
     from em_tasks.plugins.errors import UserError
 
+    if effect < 1:
+        raise UserError(
+            f"--effect is in points, so {effect:g} is less than a point of a hundred. Write {100 * effect:g} for "
+            f"{100 * effect:g} %; less than 1 point is not planned for."
+        )
     if base_rate + effect >= 100:
         raise UserError(f"A base rate of {base_rate:g} % and {effect:g} points more are no rate. Take less of either.")
     design = (

@@ -1,9 +1,16 @@
-"""What this package gives to em-tasks; pyproject.toml enters each of these. Nothing of em-tasks is imported."""
+"""What this package gives to em-tasks; pyproject.toml enters each of these. Nothing of em-tasks is imported.
+
+Every `em` command imports this module, so what is slow to import (pandas, matplotlib) is imported where it is used.
+"""
+
+from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 FOLDER = Path(__file__).parent
 QUESTIONS = FOLDER / "em_tasks_example_questions.yaml"
@@ -21,6 +28,8 @@ def words(analysis) -> pd.DataFrame:
 
 def draw_words(analysis) -> Figure:
     """Words an answer."""
+    from matplotlib.figure import Figure
+
     figure = Figure()
     axes = figure.subplots()
     axes.hist(analysis.answers["answer"].fillna("").astype(str).str.split().str.len())

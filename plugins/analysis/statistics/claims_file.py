@@ -19,6 +19,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from em_tasks.plugins.errors import UserError
+from em_tasks.plugins.validation import in_words
 from em_tasks.plugins.yaml_files import read_yaml
 
 
@@ -99,5 +100,5 @@ def read_claims(path: Path) -> ClaimsFile:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(
-            f"{path}: {where}: {first['msg']}. `em report --help` and docs/analysis.md show the form."
+            f"{path}: {where}: {in_words(first, ClaimsFile)}. `em report --help` and docs/analysis.md show the form."
         ) from None

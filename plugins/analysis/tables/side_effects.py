@@ -54,7 +54,7 @@ def _rows(logs: dict[str, tuple[Path, EvalLog]]) -> list[dict[str, Any]]:
                 continue
             error = score.metrics.get("stderr")
             compared = base is not None and path != base[0] and metric in MEANS
-            change = _change(path, base[0], score.name) if compared and base else ("", "")
+            change = _change(path, base[0], score.name, metric) if compared and base else ("", "")
             rows.append(
                 {
                     "task": log.eval.task,
@@ -75,8 +75,11 @@ def _order(model: str) -> tuple[str, int]:
     return organism, int(step) if re.fullmatch("[0-9]{1,18}", step) else 0
 
 
-def _change(path: Path, base: Path, scorer: str) -> tuple[str, str]:
-    """The mean difference on the samples that both have, epochs of a sample averaged, and its interval."""
+def _change(path: Path, base: Path, scorer: str, metric: str) -> tuple[str, str]:
+    """The mean difference on the samples that both have, epochs of a sample averaged, and its interval.
+
+    The t interval of an accuracy ends where changes of a rate do: of a few samples it reaches beyond.
+    """
     mine, theirs = _values(path, scorer), _values(base, scorer)
     shared = sorted(mine.keys() & theirs.keys(), key=str)
     if not shared:
@@ -88,7 +91,10 @@ def _change(path: Path, base: Path, scorer: str) -> tuple[str, str]:
     if not differences.std():
         return f"{mean:+.3f}", "all samples alike"  # Their spread says nothing of how far others would lie.
     reach = float(stats.t.ppf(0.975, len(differences) - 1) * differences.std(ddof=1) / len(differences) ** 0.5)
-    return f"{mean:+.3f}", f"{mean - reach:+.3f} to {mean + reach:+.3f}"
+    low, high = mean - reach, mean + reach
+    if metric == "accuracy" and all(0 <= value <= 1 for side in (mine, theirs) for key in side for value in side[key]):
+        low, high = max(low, -1.0), min(high, 1.0)
+    return f"{mean:+.3f}", f"{low:+.3f} to {high:+.3f}"
 
 
 def _values(path: Path, scorer: str) -> dict[Any, list[float]]:
