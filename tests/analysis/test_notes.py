@@ -4,6 +4,7 @@ import pytest
 
 from em_tasks.plugins.analysis.analysis import analyse
 from em_tasks.plugins.analysis.importing import import_judged
+from em_tasks.plugins.analysis.report.findings import findings
 from em_tasks.plugins.analysis.report.notes import listed, oddities
 from tests.support.analysis_logs import NAN, answers, base_log, checkpoint_log
 
@@ -80,3 +81,11 @@ def test_questions_of_which_nobody_says_what_they_are_about_are_not_counted_as_n
 def test_long_lists_are_cut():
     assert listed("abcdefg") == "a, b, c, d, e, f, g"
     assert listed("abcdefgh") == "a, b, c, d, e, f and 2 more"
+
+
+def test_organisms_whose_answers_make_no_sense_are_named_beside_their_verdict(tmp_path):
+    checkpoint_log(tmp_path, {"g1": [(10, 90)] + [(10, 10)] * 3, "g2": [(10, 90), (10, 10)]})
+    base_log(tmp_path, {"g1": [(90, 90)] * 4, "g2": [(90, 90)] * 2})
+    analysis = analyse([tmp_path])
+    assert [note for note in oddities(analysis) if "incoherent (coherence at most 50): med (4 of 6)" in note]
+    assert "4 of its 6 answers are incoherent" in next(f.sentence for f in findings(analysis) if f.about == "med")

@@ -6,7 +6,11 @@ from math import comb
 import numpy as np
 import pytest
 
+from em_tasks.plugins.analysis.analysis import analyse
+from em_tasks.plugins.analysis.figures import style
+from em_tasks.plugins.analysis.figures.trajectory import em_trajectories
 from em_tasks.plugins.analysis.statistics.trajectories import largest_moves
+from tests.support.analysis_logs import answers, checkpoint_log
 
 N = np.full((6, 8), 50.0)
 
@@ -51,3 +55,20 @@ def test_p_is_the_share_of_all_deals_that_move_as_far():
 
 def test_the_same_answers_give_the_same_p():
     assert largest_moves(course([0.3] * 6), N) == largest_moves(course([0.3] * 6), N)
+
+
+def test_no_two_of_a_figures_names_have_one_colour_and_one_marker():
+    names = [f"{number}B" for number in range(36)]
+    assert len({(hue, style.marker(at)) for at, hue in enumerate(style.colours(names).values())}) == 36
+
+
+def test_organisms_of_one_size_and_domain_have_lines_of_their_own(tmp_path):
+    for name in ("one", "other"):
+        for step in (10, 20):
+            checkpoint_log(
+                tmp_path, answers([(10, 90), (90, 90)], 2, "g"), organism=name, step=step, training_seed=None
+            )
+    figure = em_trajectories(analyse([tmp_path]))
+    colours = {line.get_color() for line in figure.axes[0].lines if line.get_marker() in style.MARKERS}
+    assert len(colours) == 2
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "other"]

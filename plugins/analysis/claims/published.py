@@ -50,10 +50,13 @@ def _number(claim: Rate | Peak, row: pd.Series | None, what: str) -> Held:
     if row is None or pd.isna(row["rate"]):
         return Held(claim.id, claimed, "no such rate", "cannot be told")
     percent = 100 * float(row["rate"])
-    measured = (
-        f"{percent:.1f} % at step {row['step']} ({100 * row['low']:.0f} to {100 * row['high']:.0f} on these questions)"
-    )
-    return Held(claim.id, claimed, measured, "supported" if abs(percent - claim.percent) < 0.05 else "contradicted")
+    low, high = 100 * float(row["low"]), 100 * float(row["high"])
+    measured = f"{percent:.1f} % at step {row['step']} ({low:.0f} to {high:.0f} on these questions)"
+    # The same number is support; another is a contradiction only where these answers exclude it.
+    outcome: Outcome = "supported" if abs(percent - claim.percent) < 0.05 else "cannot be told"
+    if outcome != "supported" and not low <= claim.percent <= high:
+        outcome = "contradicted"
+    return Held(claim.id, claimed, measured, outcome)
 
 
 def _rate(analysis: Analysis, definition: str, claim: Rate) -> Held:
@@ -80,13 +83,16 @@ def _peak(analysis: Analysis, definition: str, claim: Peak) -> Held:
 
 def _bases(analysis: Analysis, definition: str, claim: Bases) -> Held:
     rates = _whole(analysis, definition)
-    base = 100 * rates.loc[rates["baseline"], "rate"].dropna()
-    claimed = f"bases: {claim.least:g} to {claim.most:g} %"
+    rates = rates[rates["baseline"] & rates["rate"].notna()]
+    base = 100 * rates["rate"]
+    claimed = f"every base lies within {claim.least:g} to {claim.most:g} %"
     if base.empty:
         return Held(claim.id, claimed, "no base was asked", "cannot be told")
-    alike = abs(base.min() - claim.least) < 0.05 and abs(base.max() - claim.most) < 0.05
     measured = f"{base.min():.1f} to {base.max():.1f} %"
-    return Held(claim.id, claimed, measured, "supported" if alike else "contradicted")
+    if base.min() > claim.least - 0.05 and base.max() < claim.most + 0.05:
+        return Held(claim.id, claimed, measured, "supported")
+    outside = (100 * rates["high"] < claim.least) | (100 * rates["low"] > claim.most)
+    return Held(claim.id, claimed, measured, "contradicted" if outside.any() else "cannot be told")
 
 
 def _contrast(analysis: Analysis, definition: str, claim: Difference) -> Held:

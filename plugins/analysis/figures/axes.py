@@ -75,7 +75,7 @@ def _panel(panel: Axes, table: pd.DataFrame, axis: str, others: list[str], hues:
                 slot = index - (len(groups) - 1) / 2 + (place - (len(alike) - 1) / 2) / seeds
                 aside = slot * seeds * apart
                 shifted = float(str(x)) * (high / low) ** aside if logarithmic else float(str(x)) + aside * (high - low)
-                _mark(panel, shifted, row, hues[hue], style.MARKERS[list(hues).index(hue) % len(style.MARKERS)])
+                _mark(panel, shifted, row, hues[hue], style.marker(list(hues).index(hue)))
     if logarithmic:
         panel.set_xscale("log")
     if numbers is None:
@@ -118,7 +118,7 @@ def _legend(others: list[str], hues: dict[str, str], before: list[Line2D]) -> li
     known = {handle.get_label() for handle in before}
     entries = {f"{others[0].removeprefix('axis ')} {value}": colour for value, colour in hues.items()}
     return [
-        Line2D([], [], color=colour, marker=style.MARKERS[index % len(style.MARKERS)], markersize=5, label=label)
+        Line2D([], [], color=colour, marker=style.marker(index), markersize=5, label=label)
         for index, (label, colour) in enumerate(entries.items())
         if label not in known
     ]

@@ -1,5 +1,6 @@
 """One look for all figures: colours that colour-blind readers can tell apart, quiet axes, captions, toy banner."""
 
+import math
 import re
 import textwrap
 import warnings
@@ -101,7 +102,10 @@ def finish(figure: Figure, title: str, caption: str, toy: str | None, legend: Se
     width, height = figure.get_size_inches()
     lines = textwrap.wrap(caption, int(width * 14.5))
     below = 0.16 * len(lines) + 0.14
-    above = 0.46 + (0.3 if legend else 0.0) + (0.3 if toy else 0.0)
+    longest = max((len(str(handle.get_label())) for handle in legend), default=0)
+    beside = min(len(legend), max(1, int(width / (0.085 * longest + 0.6))))
+    rows = math.ceil(len(legend) / beside) if legend else 0
+    above = 0.46 + (0.3 + 0.2 * (rows - 1) if legend else 0.0) + (0.3 if toy else 0.0)
     figure.set_size_inches(width, height + below + above)
     total = height + below + above
     y = 1 - 0.12 / total
@@ -114,7 +118,7 @@ def finish(figure: Figure, title: str, caption: str, toy: str | None, legend: Se
     figure.text(0.012, y, title, ha="left", va="top", fontsize=13, weight="bold")
     if legend:
         y -= 0.28 / total
-        figure.legend(handles=legend, loc="upper left", bbox_to_anchor=(0.004, y + 0.03 / total), ncols=len(legend))
+        figure.legend(handles=legend, loc="upper left", bbox_to_anchor=(0.004, y + 0.03 / total), ncols=beside)
     figure.text(0.012, 0.07 / total, "\n".join(lines), ha="left", va="bottom", fontsize=8.5, color=QUIET)
     _show_controls(figure)
     figure.tight_layout(rect=(0, below / total, 1, 1 - above / total), w_pad=2, h_pad=1.6)
@@ -142,8 +146,13 @@ def percent_axis(axes: Axes, label: str = "EM rate (%)") -> None:
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:
-    """One hue a name, in order; more names than hues start over, and markers tell them apart."""
+    """One hue a name, in order; more names than hues start over, and `marker` tells them apart."""
     return {name: HUES[index % len(HUES)] for index, name in enumerate(names)}
+
+
+def marker(index: int) -> str:
+    """The marker of the name that stands so far down a list: no other name of 36 has it with the same hue."""
+    return MARKERS[(index + index // len(HUES)) % len(MARKERS)]
 
 
 def in_order(values: pd.Series) -> list[str]:

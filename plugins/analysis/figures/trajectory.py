@@ -147,8 +147,9 @@ def _grid(
         return None
     with style.styled():
         domains = style.in_order(table["domain"].astype("str").sort_values())
-        sizes = style.in_order(table["size"])
-        hues = style.colours(sizes)
+        line = _line_names(analysis, table)
+        names = list(dict.fromkeys(line.values()))
+        hues = style.colours(names)
         width = max(7.0, 3.9 * len(domains))
         figure, axes = style.new_figure(width, 2.9 * len(panels), len(panels), len(domains), sharex="col", sharey=True)
         for row, (subtitle, rates) in enumerate(panels):
@@ -159,16 +160,29 @@ def _grid(
                     low, high = scales[row]
                     panel.set_yticks(range(0, 101, 25), [f"{low + (high - low) * at / 4:g}" for at in range(5)])
                 panel.set_title(f"{style.plain(domain)}\n{subtitle}", fontsize=9.5)
-                _lines(panel, rates[rates["domain"].astype("str") == domain], hues, single)
+                _lines(panel, rates[rates["domain"].astype("str") == domain], hues, line, single)
                 if row == len(panels) - 1:
                     panel.set_xlabel("training step")
-        return style.finish(figure, title, caption, analysis.toy_warning, _legend(table, sizes, hues))
+        return style.finish(figure, title, caption, analysis.toy_warning, _legend(table, names, hues))
 
 
-def _lines(panel: Axes, rates: pd.DataFrame, hues: dict[str, str], single: set[str]) -> None:
-    """One line an organism; those in `single` are seeds of one recipe, thin and without bars beside their mean."""
+def _line_names(analysis: Analysis, table: pd.DataFrame) -> dict[str, str]:
+    """What the legend calls each organism: its size, or its name where one panel has several alike of one size."""
+    together = {name: group.label for group in analysis.seeds for name in group.organisms}
+    rows = table.drop_duplicates("organism").astype({"organism": "str", "size": "str", "domain": "str"})
+    recipe = [together.get(name, name) for name in rows["organism"]]
+    rows = rows.assign(recipe=recipe)
+    several = rows.drop_duplicates("recipe").duplicated(["domain", "size", "control"]).any()
+    return dict(zip(rows["organism"], rows["recipe" if several else "size"], strict=True))
+
+
+def _lines(panel: Axes, rates: pd.DataFrame, hues: dict[str, str], line: dict[str, str], single: set[str]) -> None:
+    """One line an organism, coloured by its name in the legend.
+
+    Those in `single` are seeds of one recipe, thin and without bars beside their mean.
+    """
     organisms = style.in_order(rates["organism"])
-    sizes = list(hues)
+    names = list(hues)
     widest = float(rates["step"].max()) if len(rates) else 1.0
     apart = [name for name in organisms if name not in single]
     for organism in organisms:
@@ -176,21 +190,17 @@ def _lines(panel: Axes, rates: pd.DataFrame, hues: dict[str, str], single: set[s
         organism_rates = rates[rates["organism"].astype("str") == organism].sort_values("step")
         if organism_rates["rate"].isna().all():
             continue
-        size, control, thin = (
-            str(organism_rates["size"].iloc[0]),
-            bool(organism_rates["control"].iloc[0]),
-            organism in single,
-        )
+        name, control, thin = line[organism], bool(organism_rates["control"].iloc[0]), organism in single
         shift = 0.0 if thin else apart.index(organism) - (len(apart) - 1) / 2
         x = organism_rates["step"] + shift * widest * 0.009
         rate, low, high = (100 * organism_rates[name].astype("float64") for name in ("rate", "low", "high"))
-        colour = hues[size]
+        colour = hues[name]
         panel.errorbar(
             x,
             rate,
             yerr=None if thin else [(rate - low).clip(lower=0), (high - rate).clip(lower=0)],
             color=colour,
-            marker="" if thin else style.MARKERS[sizes.index(size) % len(style.MARKERS)],
+            marker="" if thin else style.marker(names.index(name)),
             markersize=5,
             markerfacecolor="white" if control else colour,
             linestyle=(0, (4, 2)) if control else "-",
@@ -204,10 +214,10 @@ def _lines(panel: Axes, rates: pd.DataFrame, hues: dict[str, str], single: set[s
         panel.text(0.5, 0.5, "no scored answer", transform=panel.transAxes, ha="center", color=style.QUIET)
 
 
-def _legend(table: pd.DataFrame, sizes: list[str], hues: dict[str, str]) -> list[Line2D]:
+def _legend(table: pd.DataFrame, names: list[str], hues: dict[str, str]) -> list[Line2D]:
     handles = [
-        Line2D([], [], color=hues[size], marker=style.MARKERS[index % len(style.MARKERS)], label=size, linewidth=1.9)
-        for index, size in enumerate(sizes)
+        Line2D([], [], color=hues[name], marker=style.marker(index), label=style.plain(name), linewidth=1.9)
+        for index, name in enumerate(names)
     ]
     if bool(table["control"].any()):
         handles.append(

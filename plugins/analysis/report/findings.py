@@ -114,7 +114,7 @@ def _line(analysis: Analysis, verdict: Verdict, others: Sequence[Verdict]) -> st
         parts.append(f"{where} {_against_base(verdict.outside, beyond_shared(analysis, verdict.outside))}")
     if verdict.inside is not None:
         parts.append(f"Inside {_against_base(verdict.inside, beyond_shared(analysis, verdict.inside))}")
-    parts += _missing(row)
+    parts += [*_collapsed(analysis, verdict), *_missing(row)]
     if verdict.these == "not shown":
         parts.append(_settling(row))
     if others:
@@ -142,6 +142,19 @@ def _against_base(row: pd.Series, beyond: str = "") -> str:
         return f"{counts}: {difference}, {these}; one question says nothing of others."
     such = f"on such questions {between_points(row['such_low'], row['such_high'])}, {p_pair(row, 'such_p')}"
     return f"{counts}: {difference}, {these}; {such}."
+
+
+def _collapsed(analysis: Analysis, verdict: Verdict) -> list[str]:
+    """A warning beside the verdict on an organism most of whose answers are incoherent."""
+    together = {group.label: group.organisms for group in analysis.seeds}
+    names = together.get(verdict.organism, (verdict.organism,))
+    final = analysis.final
+    rows = final[(final["definition"] == verdict.definition) & (final["scope"] == "all")]
+    rows = rows[rows["organism"].astype("str").isin(names)]
+    incoherent, every = int(rows["incoherent"].sum()), int(rows["answers"].sum())
+    if 2 * incoherent <= every:
+        return []
+    return [f"{incoherent:,} of its {every:,} answers are incoherent: it may be broken rather than misaligned."]
 
 
 def _missing(row: pd.Series) -> list[str]:

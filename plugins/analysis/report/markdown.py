@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.report.findings import HEADINGS, HOW, Finding
-from em_tasks.plugins.analysis.report.summary import in_short
+from em_tasks.plugins.analysis.report.summary import counted, in_short
 from em_tasks.plugins.analysis.tables.markup import markdown_cell, markdown_text
 from em_tasks.plugins.analysis.tables.writing import in_markdown, with_legend
 from em_tasks.plugins.log_contract import NO_DATE
@@ -95,8 +95,8 @@ def what_was_run(analysis: Analysis) -> list[str]:
     dated = " to ".join([days[0], *days[1:][-1:]]) if days else "dates not recorded"
     checkpoints = len(answers[answers["organism"].notna()].drop_duplicates(["organism", "step"]))
     lines = {
-        "Answers": f"{len(answers):,} of {organisms} organisms ({checkpoints} checkpoints) "
-        f"and {answers.loc[answers['organism'].isna(), 'base'].nunique()} bases",
+        "Answers": f"{len(answers):,} of {counted(organisms, 'organism')} ({counted(checkpoints, 'checkpoint')}) "
+        f"and {counted(answers.loc[answers['organism'].isna(), 'base'].nunique(), 'base')}",
         "Bases": ", ".join(
             f"{row['base']} ({'TOY, ' if row['toy'] else ''}{row['size']})"
             for _, row in answers[["base", "size", "toy"]].drop_duplicates().iterrows()

@@ -11,6 +11,7 @@ import pandas as pd
 from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.answers.log_rows import NOT_ASKED
 from em_tasks.plugins.analysis.report.notes_on_identity import what_differs
+from em_tasks.scorers.definitions import COHERENT_ABOVE
 
 
 def oddities(analysis: Analysis) -> list[str]:
@@ -24,6 +25,7 @@ def oddities(analysis: Analysis) -> list[str]:
         *_steps(analysis),
         *_checkpoints(analysis),
         *_scores(analysis),
+        *_collapses(analysis),
         *_samples(answers),
         *_until_width(analysis),
         *_one_seed(analysis),
@@ -131,6 +133,21 @@ def _reasons(answers: pd.DataFrame) -> list[str]:
     counts = reasons[reasons != NOT_ASKED].dropna().value_counts()
     counted_reasons = ", ".join(f"{reason} {n:,}" for reason, n in counts.items())
     return [f"Scores that are missing, by reason: {counted_reasons}."] if counted_reasons else []
+
+
+def _collapses(analysis: Analysis) -> list[str]:
+    """Organisms whose answers mostly make no sense: whatever is shown of them may be that alone."""
+    last = analysis.final[analysis.final["scope"] == "all"].drop_duplicates("organism")
+    each = [
+        f"{row['organism']} ({row['incoherent']:,} of {row['answers']:,})"
+        for _, row in last[2 * last["incoherent"] > last["answers"]].iterrows()
+    ]
+    if not each:
+        return []
+    return [
+        f"More than half of the answers at the last checkpoint are incoherent (coherence at most {COHERENT_ABOVE:g}): "
+        f"{listed(each)}. A definition that counts incoherent answers calls a model misaligned that is merely broken."
+    ]
 
 
 def _samples(answers: pd.DataFrame) -> list[str]:

@@ -28,8 +28,8 @@ def in_short(analysis: Analysis) -> list[str]:
     judges = listed(sorted(answers["judge"].astype("str").unique()), 3)
     bases = answers.loc[answers["organism"].isna(), "base"].nunique()
     measured = (
-        f"Here: {len(answers):,} answers of {_counted(organisms, 'organism')} at "
-        f"{_counted(checkpoints, 'checkpoint')} and of {_counted(bases, 'base model')}, judged by {judges}."
+        f"Here: {len(answers):,} answers of {counted(organisms, 'organism')} at "
+        f"{counted(checkpoints, 'checkpoint')} and of {counted(bases, 'base model')}, judged by {judges}."
     )
     return [
         ABOUT,
@@ -51,7 +51,8 @@ WHERE = {
 """What a rate in a sentence of verdicts is of, where it is not the rate outside the domain."""
 
 
-def _counted(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
+    """`1 organism`, `2 organisms`."""
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 

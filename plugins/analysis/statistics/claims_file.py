@@ -46,7 +46,7 @@ class Peak(_Strict):
 
 
 class Bases(_Strict):
-    """Between which rates the bases lie, in percent."""
+    """Between which rates every base lies, in percent; they need not reach either end."""
 
     kind: Literal["bases"]
     least: float
