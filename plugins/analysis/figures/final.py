@@ -9,6 +9,9 @@ from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.figures import style
 from em_tasks.plugins.analysis.figures.drawn import drawn_rates, drawn_scope
 
+TITLE = 3.7
+"""Inches that the longest title of a panel takes."""
+
 CAPTION = "Bars are 95 % intervals on these questions."
 
 
@@ -18,7 +21,9 @@ def domain_comparison(analysis: Analysis) -> Figure:
         table = drawn_rates(analysis)
         sizes, domains = style.in_order(table["size"]), sorted(style.in_order(table["domain"]))
         hues = style.colours(domains)
-        figure, axes = style.new_figure(max(7.0, 2.0 + 2.4 * len(sizes)), 3.3, 1, len(analysis.main), sharey=True)
+        figure, axes = style.new_figure(
+            max(7.0, 2.0 + 2.4 * len(sizes), TITLE * len(analysis.main)), 3.3, 1, len(analysis.main), sharey=True
+        )
         for panel, name in zip(axes[0], analysis.main, strict=True):
             rates = table[(table["definition"] == name) & table["rate"].notna()]
             for index, size in enumerate(sizes):
@@ -54,7 +59,7 @@ def scaling_analysis(analysis: Analysis) -> Figure | None:
     with style.styled():
         domains = sorted(style.in_order(table["domain"]))
         hues = style.colours(domains)
-        figure, axes = style.new_figure(8.6, 3.3, 1, len(analysis.main), sharey=True)
+        figure, axes = style.new_figure(max(8.6, TITLE * len(analysis.main)), 3.3, 1, len(analysis.main), sharey=True)
         for panel, name in zip(axes[0], analysis.main, strict=True):
             rates = table[(table["definition"] == name) & table["rate"].notna()]
             for control in (False, True):

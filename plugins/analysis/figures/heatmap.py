@@ -10,6 +10,9 @@ from em_tasks.plugins.analysis.figures.drawn import drawn_answers
 from em_tasks.plugins.analysis.figures.style import wrapped_name
 
 MOST_QUESTIONS = 60
+UPRIGHT = 12
+"""Characters: a longer name in a narrower group stands upright."""
+
 SCOPES = {"in_domain": "own domain", "out_of_domain": "other domain", "general": "general"}
 
 
@@ -52,20 +55,28 @@ def question_heatmap(analysis: Analysis) -> Figure:
             range(len(columns)), [analysis.step_text(*column) for column in columns], rotation=90, fontsize=7.5
         )
         panel.set_xlabel("training step, 0 is the base")
-        at = 0
+        at = tallest = 0
         for name in organisms:
             if at:
                 panel.axvline(at - 0.5, color="white", linewidth=3)
+            room = int(13 * (figure.get_size_inches()[0] - 3.4) * len(steps[name]) / len(columns))
+            # A narrow group's name stands upright: broken into syllables it would run into its neighbours'.
+            upright = any(len(line) > room for line in wrapped_name(name, room).split("\n")) or room < UPRIGHT < len(
+                name
+            )
+            tallest = max(tallest, len(name) if upright else 0)
             panel.text(
                 at + len(steps[name]) / 2 - 0.5,
                 -0.8,
-                wrapped_name(name, int(13 * (figure.get_size_inches()[0] - 3.4) * len(steps[name]) / len(columns))),
+                name if upright else wrapped_name(name, room),
+                rotation=90 if upright else 0,
                 ha="center",
                 va="bottom",
                 fontsize=8,
                 weight="bold",
             )
             at += len(steps[name])
+        figure.set_size_inches(figure.get_size_inches()[0], height + 0.085 * tallest)
         for edge in np.flatnonzero(np.diff(pd.factorize(rows["question_domain"])[0])):
             panel.axhline(edge + 0.5, color="white", linewidth=2)
         bar = figure.colorbar(image, ax=panel, fraction=0.03, pad=0.02)
