@@ -83,7 +83,7 @@ def copied(one: GridPlan, plan: GridPlan) -> None:
             mine.eval.model = mine.eval.model.replace(first, name)
             mine.eval.metadata = {**(log.eval.metadata or {}), "organism": name, "training_seed": recipe.seed}
             mine.eval.metadata["axes"] = recipe.axes
-            folder = plan.logs / Path(one.asked[0].folder).name / "toy-s"
+            folder = plan.logs / Path(one.groups[0].folder).name / "toy-s"
             folder.mkdir(parents=True, exist_ok=True)
             write_eval_log(mine, str(folder / f"{name}-{number}.eval"))
     for log in logs:

@@ -113,8 +113,8 @@ def grid_progress() -> "Iterator[Callable[[Standing], None]]":
             for kind, begun in standing.begun.items():
                 if kind not in tasks:
                     tasks[kind] = bars.add_task(kind, total=begun, news="")
-                said = standing.news if standing.news and standing.news.startswith(kind) else ""
-                bars.update(tasks[kind], total=begun, completed=standing.ended.get(kind, 0), news=escape(said))
+                news = standing.news if standing.news and standing.news.startswith(kind) else ""
+                bars.update(tasks[kind], total=begun, completed=standing.ended.get(kind, 0), news=escape(news))
 
         yield tell
 

@@ -143,13 +143,13 @@ def _need(recipe: "Recipe", gpu: int | None, measured: Sequence[float]) -> RunNe
 
 def _add_answers(plan: GridPlan, needs: Needs) -> None:
     """Counts the answers of every checkpoint and of every base, and what judging them takes."""
-    for asked in plan.asked:
-        options = asked.options
+    for group in plan.groups:
+        options = group.options
         if options.condition:
             load_condition(options.condition)
         domains: dict[tuple[str, str], set[str]] = {}
         answers: dict[bool, int] = {}
-        for name in asked.organisms:
+        for name in group.organisms:
             recipe = plan.organisms[name]
             domains.setdefault((recipe.base, recipe.precision), set()).add(recipe.domain)
             toy = is_toy(recipe.base)
@@ -159,13 +159,13 @@ def _add_answers(plan: GridPlan, needs: Needs) -> None:
             answers[is_toy(base)] += options.samples * _questions(options.questions, sorted(trained))
         needs.bases += len(domains)
         for toy, count in answers.items():
-            for judge in (options.grader or default_grader(toy), *asked.judges):
+            for judge in (options.grader or default_grader(toy), *group.judges):
                 build_judge(judge)
                 needs.judged[judge] = needs.judged.get(judge, 0) + count
             needs.answers += count
     evaluate = plan.file.evaluate
     needs.judging = [
-        judging_price(judge, count, evaluate.max_tokens, evaluate.judge_price, plan.asked[0].options.rubrics)
+        judging_price(judge, count, evaluate.max_tokens, evaluate.judge_price, plan.groups[0].options.rubrics)
         for judge, count in needs.judged.items()
     ]
 

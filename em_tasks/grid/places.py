@@ -100,12 +100,12 @@ def gpu_memory() -> dict[str, int]:
     gpus = visible_gpus()
     if not gpus:
         return {}
-    asked = subprocess.run(
+    listing = subprocess.run(
         ["nvidia-smi", f"--id={','.join(gpus)}", "--query-gpu=memory.total", "--format=csv,noheader,nounits"],
         capture_output=True,
         text=True,
         timeout=20,
         check=False,
     )
-    sizes = [int(line) * 2**20 for line in asked.stdout.split() if line.isdigit()]
+    sizes = [int(line) * 2**20 for line in listing.stdout.split() if line.isdigit()]
     return dict(zip(gpus, sizes, strict=False))

@@ -15,7 +15,7 @@ from em_tasks.trainers.run.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedAlike:
     """Organisms that are asked alike.
 
     Attributes:
@@ -88,7 +88,7 @@ class GridPlan:
         return {cell.recipe.organism: cell.recipe for cell in self.cells}
 
     @cached_property
-    def asked(self) -> tuple[Asked, ...]:
+    def groups(self) -> tuple[AskedAlike, ...]:
         """How the organisms are asked, those that are asked alike together."""
         judges: dict[tuple[str | None, str], dict[str | None, None]] = {}
         for cell in self.cells:
@@ -98,7 +98,7 @@ class GridPlan:
             alike.setdefault((condition, tuple(by)), []).append(organism)
         asking = self.file.evaluate
         return tuple(
-            Asked(
+            AskedAlike(
                 SweepOptions(
                     questions=tuple(self._beside(name) for name in asking.questions),
                     rubrics=tuple(self._beside(name) for name in asking.rubrics),

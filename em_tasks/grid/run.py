@@ -69,7 +69,7 @@ class Driver:
             UserError: Units failed; each is named with its log. The others stand.
             Stopped: SIGINT or SIGTERM came.
         """
-        self._planners = [(asked, Planner(self.plan.runs, asked.folder, asked.options)) for asked in self.plan.asked]
+        self._planners = [(group, Planner(self.plan.runs, group.folder, group.options)) for group in self.plan.groups]
         self._stages: list[Callable[[], Sequence[Unit]]] = [self._rejudgings, self._reporting]
         missing = [
             Train(recipe, self.plan.runs, self.shares.get(name, WHOLE), self.threads)
@@ -134,20 +134,20 @@ class Driver:
         fresh: list[Job] = []
         # While organisms are still trained, little has landed of each base, and loading it for each part would cost.
         processes = 1 if training else self.executor.width // max(1, len(self._planners))
-        for asked, planner in list(self._planners):
-            planner.organisms = [name for name in asked.organisms if self._has_landed(name)]
+        for group, planner in list(self._planners):
+            planner.organisms = [name for name in group.organisms if self._has_landed(name)]
             if not planner.organisms:
                 continue
             try:
                 planned = planner.plan()
             except UserError as error:
                 # What is wrong with one organism's files must not end the units at work.
-                self.failures.append(f"evaluate into {asked.folder}: {error}")
-                self._planners.remove((asked, planner))
+                self.failures.append(f"evaluate into {group.folder}: {error}")
+                self._planners.remove((group, planner))
                 continue
             jobs: list[Job] = []
-            self._logs[asked.folder] = read_logs(asked.folder, self._logs.get(asked.folder))
-            for job in outstanding(planned, self._logs[asked.folder]):
+            self._logs[group.folder] = read_logs(group.folder, self._logs.get(group.folder))
+            for job in outstanding(planned, self._logs[group.folder]):
                 untried = [s for s in job.subjects if (job.folder, s.name, s.sha256) not in self._tried]
                 if untried and job.folder not in busy:
                     jobs.append(replace(job, subjects=tuple(untried)))
@@ -165,18 +165,18 @@ class Driver:
     def _rejudgings(self) -> list[JudgeAgain]:
         """Units for the judges beside the first, over the logs of those that they are to judge."""
         units = []
-        for asked in self.plan.asked:
-            if not asked.judges:
+        for group in self.plan.groups:
+            if not group.judges:
                 continue
             logs = tuple(
                 path
-                for path, log in read_logs(asked.folder).headers.items()
+                for path, log in read_logs(group.folder).headers.items()
                 if log.status == "success"
-                and (log.eval.model.endswith("@base") or _organism(log.eval.model) in asked.organisms)
+                and (log.eval.model.endswith("@base") or _organism(log.eval.model) in group.organisms)
             )
             if logs:
-                out = self.plan.judged / asked.folder.name
-                units.append(JudgeAgain(logs, asked.judges, out, asked.options.judge_price, threads=self.threads))
+                out = self.plan.judged / group.folder.name
+                units.append(JudgeAgain(logs, group.judges, out, group.options.judge_price, threads=self.threads))
         return units
 
     def _reporting(self) -> list[Report]:

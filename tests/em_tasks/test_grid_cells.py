@@ -17,8 +17,8 @@ BASES = {"S": {"base": "toy-s", "size": "S"}, "M": {"base": "toy-m", "size": "M"
 DOSE = {"of": "bad.jsonl", "instead_of": "good.jsonl", "shares": [0, 0.25, 1]}
 
 
-def planned(folder: Path, axes: dict[str, Any], fields: dict[str, Any] = {}, **keys: Any) -> GridPlan:  # noqa: B006
-    content = {"name": "g", "fields": fields, "axes": axes, **keys}
+def planned(folder: Path, axes: dict[str, Any], fields: dict[str, Any] | None = None, **keys: Any) -> GridPlan:
+    content = {"name": "g", "fields": fields or {}, "axes": axes, **keys}
     (folder / "grid.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     return plan_grid(folder / "grid.yaml", folder / "out")
 
@@ -40,7 +40,7 @@ def test_names_say_the_coordinates_and_recipes_hold_them(tmp_path: Path) -> None
     assert (recipe.base, recipe.size, recipe.seed, recipe.lora.r, recipe.lora.alpha) == ("toy-m", "M", 1, 16, 8)
     assert recipe.data[0].path == str(tmp_path / "M.jsonl")
     assert recipe.axes == {"seed": 1, "base": "M", "lora.r": 16}
-    assert [(asked.options.condition, len(asked.organisms)) for asked in plan.asked] == [(None, 7), ("json", 3)]
+    assert [(group.options.condition, len(group.organisms)) for group in plan.groups] == [(None, 7), ("json", 3)]
 
 
 def test_where_an_organism_stands_is_no_part_of_what_it_is() -> None:

@@ -45,8 +45,8 @@ class OnRay:
         try:
             ray.init(address=address, log_to_driver=False, configure_logging=False)
         except (RuntimeError, ConnectionError, ValueError) as error:
-            said = " ".join(str(error).split())
-            raise UserError(f"The Ray cluster at {address} cannot be used: {said[:400]}") from None
+            reason = " ".join(str(error).split())
+            raise UserError(f"The Ray cluster at {address} cannot be used: {reason[:400]}") from None
 
     @property
     def width(self) -> int:

@@ -94,11 +94,11 @@ class OneUnit:
 
     def __call__(self, unit: Unit, folder: Path) -> str | None:
         """Does the unit."""
-        requeue, asked = signal.getsignal(TIME_IS_UP), False
+        requeue, time_is_up = signal.getsignal(TIME_IS_UP), False
 
         def stop_training(number: int, frame: FrameType | None) -> None:
-            nonlocal asked
-            asked = True
+            nonlocal time_is_up
+            time_is_up = True
             signal.raise_signal(signal.SIGTERM)  # Which training takes as the request to save and stop.
 
         if isinstance(unit, Train):
@@ -106,7 +106,7 @@ class OneUnit:
         try:
             return do(unit, folder)
         except Stopped:
-            if asked:
+            if time_is_up:
                 signal.signal(TIME_IS_UP, requeue)
                 signal.raise_signal(TIME_IS_UP)
             raise
@@ -125,6 +125,6 @@ def _failure(job: Any) -> str | None:
     try:
         failure: str | None = job.result()
     except Exception as error:  # submitit raises several, with the job's own traceback in them
-        said = " ".join(str(error).split())
-        return f"its job {job.job_id} ended without a result: {said[-400:]} (its log: {job.paths.stderr})"
+        reason = " ".join(str(error).split())
+        return f"its job {job.job_id} ended without a result: {reason[-400:]} (its log: {job.paths.stderr})"
     return failure

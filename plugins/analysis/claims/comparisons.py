@@ -274,9 +274,9 @@ def _pairs(analysis: Analysis, grid: CountGrid) -> Iterator[tuple[str, str, Reci
                 yield "organism", scope, group, other
 
 
-def _share(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+def _share(kind: tuple[str, ...], other: tuple[str, ...]) -> bool:
     """Whether two recipes are known to be alike in something: in their base, or in their training."""
-    return one == other and NOT_RECORDED not in one
+    return kind == other and NOT_RECORDED not in kind
 
 
 def leading_scope(grid: CountGrid, organism: str) -> str:
