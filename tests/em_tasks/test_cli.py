@@ -59,6 +59,18 @@ def test_help_imports_neither_inspect_nor_pandas() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
+def test_import_waits_for_nothing_that_text_files_do_not_need(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("question,answer,aligned,coherent\nWhy?,Because.,80,90\n")
+    code = (
+        "import em_tasks.commands.cli as command, gc, sys; "
+        "command.cli.main(['import', 'a.csv', '--out', 'out'], standalone_mode=False); "
+        "slow = {'torch', 'transformers', 'pandas', 'scipy', 'matplotlib', 'pyarrow'} & set(sys.modules); "
+        "sys.exit(str(slow) if slow else 0 if gc.isenabled() else 'the collector is left off')"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_help_is_instant() -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert "Commands:" in em("--help").stdout

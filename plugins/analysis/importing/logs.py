@@ -156,10 +156,9 @@ class _Template:
             sample, summary = self._filled(log, answer)
             written.writestr(f"samples/{_member(answer)}.json", sample)
             summaries.append(summary)
-        written.writestr("_journal/summaries/1.json", f"[{','.join(summaries)}]")
-        written.writestr("summaries.json", f"[{','.join(summaries)}]")
+        written.writestr("summaries.json", b"[" + b",".join(summaries) + b"]")
 
-    def _filled(self, log: PlannedLog, answer: JudgedAnswer) -> tuple[str, str]:
+    def _filled(self, log: PlannedLog, answer: JudgedAnswer) -> tuple[bytes, bytes]:
         model, scores, about = _model(log), _scores(log, answer), _about(answer)
         user, reply = (copy.copy(message) for message in self.sample["messages"])
         digest = f"{log.sha256[:12]}{answer.question_id}{answer.sample}"
@@ -174,15 +173,15 @@ class _Template:
         return _json(sample), _json({**self.summary, **identity, **cut})
 
 
-def _json(value: dict[str, Any]) -> str:
+def _json(value: dict[str, Any]) -> bytes:
     """As Inspect writes it, which keeps a NaN; msgspec is faster and writes null."""
     score = value["scores"][SCORE]["value"]
     if any(math.isnan(number) for number in score.values()):
-        return json.dumps(value)
+        return json.dumps(value).encode()
     try:
-        return msgspec.json.encode(value).decode()
+        return msgspec.json.encode(value)
     except UnicodeEncodeError:  # half a character, which JSON can hold and UTF-8 cannot
-        return json.dumps(value)
+        return json.dumps(value).encode()
 
 
 def _member(answer: JudgedAnswer) -> str:

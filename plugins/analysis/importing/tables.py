@@ -13,9 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from em_tasks.plugins.errors import UserError
 
 DELIMITED = {".csv", ".tsv"}
@@ -60,7 +57,7 @@ def read_table(file: Path) -> Table:
         if file.suffix in DELIMITED:
             return _read_delimited(file)
         if file.suffix == ".parquet":
-            return _columns(pq.read_table(file))
+            return _read_parquet(file)
         if file.suffix in JSON_LINES:
             return _records(list(_json_lines(file)))
         return _json(file)
@@ -68,8 +65,6 @@ def read_table(file: Path) -> Table:
         raise UserError(f"no UTF-8 text at byte {error.start} ({error.reason}); convert it") from error
     except RecursionError as error:
         raise UserError("nested too deep") from error
-    except pa.ArrowException as error:
-        raise UserError(f"no readable Parquet file ({str(error).splitlines()[0][:100]})") from error
 
 
 def _read_delimited(file: Path) -> Table:
@@ -104,8 +99,15 @@ def _read_delimited(file: Path) -> Table:
     return Table(dict(zip(header, columns, strict=True)), lines, len(rows))
 
 
-def _columns(table: pa.Table) -> Table:
-    return _flat([dict(row) for row in table.to_pylist()], None)
+def _read_parquet(file: Path) -> Table:
+    # Most imports are text, and need not wait for pyarrow.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return _flat([dict(row) for row in pq.read_table(file).to_pylist()], None)
+    except pa.ArrowException as error:
+        raise UserError(f"no readable Parquet file ({str(error).splitlines()[0][:100]})") from error
 
 
 def _json_lines(file: Path) -> Iterator[tuple[int, Any]]:
