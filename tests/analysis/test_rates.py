@@ -3,11 +3,22 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
+from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
 from em_tasks.plugins.analysis.answers.logs import read_logs
-from em_tasks.plugins.analysis.statistics.rates import question_counts, rates, scoped_rates, with_sequences
+from em_tasks.plugins.analysis.statistics.rates import (
+    interval_of_mean,
+    may_be_misaligned,
+    mean_on_such,
+    question_counts,
+    rates,
+    scoped_rates,
+    with_sequences,
+)
+from em_tasks.scorers.definition_names import chosen_definitions
 from em_tasks.scorers.definitions import DEFINITIONS
 from em_tasks.scorers.intervals import on_such, on_these
 from em_tasks.scorers.sequences import confidence_sequence
@@ -105,3 +116,19 @@ def test_a_sequence_replaces_the_interval_of_its_rows_alone(tmp_path):
     assert both.loc[20, "such_low"] == before.loc[20:20, "such_low"].combine(both.loc[20:20, "low"], min).iloc[0]
     assert both.loc[20, "such_high"] == before.loc[20:20, "such_high"].combine(both.loc[20:20, "high"], max).iloc[0]
     assert np.isfinite(table["low"]).all()
+
+
+def test_means_over_questions_have_the_t_interval_of_their_questions():
+    values = pd.Series([1.0, 3.0, 4.0, NAN, 9.0])  # questions' means 2, 4 and 9
+    mean, low, high, scored = mean_on_such(values, pd.Series(["a", "a", "b", "b", "c"]))
+    assert (mean, scored) == (5, 4)
+    assert (low, high) == pytest.approx(stats.t.interval(0.95, 2, 5, stats.sem([2, 4, 9])))
+    assert interval_of_mean([2, 4]) == pytest.approx((3, *stats.t.interval(0.95, 1, 3, 1)))
+    assert interval_of_mean([4]) == pytest.approx((4, NAN, NAN), nan_ok=True)
+    assert interval_of_mean([]) == pytest.approx((NAN, NAN, NAN), nan_ok=True)
+
+
+def test_a_missing_score_may_be_the_worst_there_is():
+    missing, coherent = np.array([NAN]), np.array([90.0])
+    lowest = chosen_definitions(["<1"])[0]
+    assert may_be_misaligned(lowest, missing, coherent).tolist() == [True]

@@ -122,6 +122,8 @@ def finish(figure: Figure, title: str, caption: str, toy: str | None, legend: Se
     figure.text(0.012, 0.07 / total, "\n".join(lines), ha="left", va="bottom", fontsize=8.5, color=QUIET)
     _show_controls(figure)
     figure.tight_layout(rect=(0, below / total, 1, 1 - above / total), w_pad=2, h_pad=1.6)
+    # It is laid out now; whatever stays in charge of the layout has matplotlib draw it twice each time it is saved.
+    figure.set_layout_engine(None)
     return figure
 
 

@@ -3,6 +3,7 @@
 import logging
 import threading
 import warnings
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -57,8 +58,9 @@ def linear_shapes(model: Any) -> dict[str, tuple[int, int]]:
     return {name: (layer.out_features, layer.in_features) for name, layer in layers.items()}
 
 
+@cache
 def library_versions(*names: str) -> str:
-    """`name version` of each library, for the log."""
+    """`name version` of each library, for the log of every answer; looking one up reads the metadata of all."""
     return ", ".join(f"{name} {version(name)}" for name in names)
 
 
