@@ -1,63 +1,85 @@
 """Answers of a base and its checkpoints: milliseconds a step and whole evaluations, against floor and stock.
 
-    python -m benchmarks.generate --shapes 1B 8B --answers 1 10 --out generation.json
+    python -m benchmarks.generate --shapes 1B 8B --answers 1 10 50 --out generation.json
+    python -m benchmarks.generate --engine vllm --answers 1 10 50 --out generation-vllm.json
+    python -m benchmarks.generate --exact --batch-size 144 --parts engine
 
-A base of random weights and six random checkpoints answer the 20 shipped medical and general questions, 200 tokens
-each. Lines named `engine` ask the stacked engine itself; `inspect` are whole evaluations of the `em` task with a judge
-that answers at once; `exact` is `-M exact=true`; `stock` is peft and transformers' `generate` with one checkpoint,
-which would have to be done once for each. Times are of warm runs; loading and the first run, which captures CUDA
-graphs, are given beside. The floor reads every byte that a step needs once, at the rate of a large copy.
+A base of random weights on disk and six random checkpoints answer the 20 shipped medical and general questions, 200
+tokens each. Parts: `engine` asks the engine itself, from its start on; `inspect` are whole evaluations of the `em` task
+with a judge that answers at once, by the engine that runs already; `agreement` holds greedy answers against peft's fp32
+logits; `checks` are the adapter checks of all checkpoints; `stock` is peft and transformers' `generate` with one
+checkpoint's questions, `hf` Inspect's `hf/` provider with one, each of which would have to be done once for every
+checkpoint. The floor reads every byte that a step needs once, at the rate of a large copy.
 """
 
 import argparse
 import asyncio
+import gc
 import itertools
 import json
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.random_organisms import floor_ms, make_organism, random_base
-from em_tasks.plugins.checkpoint_model.engines import loading
+from benchmarks.random_organisms import SHAPES, floor_ms, make_organism, write_prompts
+from em_tasks.plugins.checkpoint_model.checking import CheckedAdapter
 from em_tasks.plugins.checkpoint_model.engines.protocol import Answer, Engine, EngineSettings, Sampling
-from em_tasks.plugins.checkpoint_model.engines.stacked.engine import StackedEngine
+from em_tasks.plugins.checkpoint_model.engines.sharing import EngineLease
 from em_tasks.plugins.checkpoint_model.engines.texts import Texts
-from em_tasks.plugins.checkpoint_model.subject import EvaluatedBase
+from em_tasks.plugins.checkpoint_model.subject import evaluated_base
 from em_tasks.questions import load_question_sets
+from em_tasks.trainers.base import load_base
 from em_tasks.trainers.run.checkpoints import Checkpoint, find_checkpoint
 
 CHECKPOINTS = 6
-SHORT = 40
+SHORT = 5
 STOCK_TOKENS = 24
+STOCK_ROWS = (20, 500)
+"""Rows of one `generate`: a checkpoint's questions once, and 25 times (half of its x 50)."""
 SETS = ("medical", "general")
 
 
 class Bench:
-    """One shape: its organism in a temporary folder, and the lines measured so far."""
+    """One shape: its organism in a folder, one engine over it, and the lines measured so far."""
 
-    def __init__(self, shape: str, folder: Path, tokens: int, bandwidth: float) -> None:
-        self.shape, self.tokens, self.bandwidth = shape, tokens, bandwidth
+    def __init__(self, shape: str, folder: Path, tokens: int, bandwidth: float, settings: dict[str, Any]) -> None:
+        self.shape, self.folder, self.tokens, self.bandwidth = shape, folder, tokens, bandwidth
         self.device = "cuda:0" if torch.cuda.is_available() else "cpu"
-        self.runs = make_organism(folder, shape, CHECKPOINTS, self.device)
-        loading.load_base = lambda base, precision, device: random_base(shape, device)
+        self.lines: list[dict[str, Any]] = []
+        if not (folder / "prompts.json").exists():
+            began = time.perf_counter()
+            make_organism(folder, shape, CHECKPOINTS, self.device, weights=True)
+            write_prompts(folder)
+            self.note("organism made", seconds=time.perf_counter() - began)
+        self.runs = folder / "runs"
         names = ["random@base", *(f"random@{step}" for step in range(1, CHECKPOINTS + 1))]
         self.checkpoints: list[Checkpoint] = [find_checkpoint(self.runs, name) for name in names]
-        self.questions = [question.text for one in load_question_sets(list(SETS)) for question in one.questions]
-        self.lines: list[dict[str, Any]] = []
+        self.questions = [question.text for each in load_question_sets(list(SETS)) for question in each.questions]
+        self.how = settings
+        # The settings of `em/` models, so that whole evaluations share this engine.
+        self.settings = EngineSettings(evaluated_base(self.checkpoints[0].manifest), **settings)
+        self.lease = EngineLease(self.settings)
 
-    def engine(self, **how: Any) -> StackedEngine:
-        """A fresh engine."""
-        base = self.checkpoints[0].manifest.recipe.base
-        return StackedEngine(EngineSettings(EvaluatedBase(base, "bf16", None), device=self.device, **how))
+    @property
+    def engine(self) -> Engine:
+        """The engine, made when it is first asked for."""
+        return self.lease.engine()
 
-    def ask(self, engine: Engine, answers: int, sampling: Sampling, questions: int = 20) -> tuple[float, list[Answer]]:
-        """Seconds for every checkpoint's answers to all questions, and the answers."""
+    def close(self) -> None:
+        """Ends the engine."""
+        self.lease.close()
+        free()
+
+    def ask(self, answers: int, sampling: Sampling, questions: int = 20) -> tuple[float, list[Answer]]:
+        """Seconds for every checkpoint's answers to the first questions, and the answers."""
+        engine = self.engine
 
         async def everything() -> list[list[Answer]]:
             asked = itertools.product(self.checkpoints, enumerate(self.questions[:questions]))
@@ -75,141 +97,197 @@ class Bench:
         """Prints a line and keeps it."""
         shown = {key: round(value, 3) if isinstance(value, float) else value for key, value in numbers.items()}
         self.lines.append({"shape": self.shape, "line": name, **shown})
-        print(self.shape, name, json.dumps(shown), flush=True)
+        print(time.strftime("%H:%M:%S"), self.shape, name, json.dumps(shown), flush=True)
 
     def measure_engine(self, answers: Sequence[int]) -> None:
-        """The engine itself: load, first run, warm runs, and what company does to an answer."""
-        engine = self.engine()
-        first, _ = self.ask(engine, 1, Sampling(1), questions=1)
-        self.note("load (weights made on the device) and one token of 7", seconds=first)
-        kept: dict[int, list[Answer]] = {}
+        """The engine itself: start, first run, warm runs, and what company does to an answer."""
+        first, _ = self.ask(1, Sampling(1), questions=1)
+        self.note("start: base loaded, one token of 7", seconds=first)
+        kept: list[Answer] = []
         for count in answers:
-            capture, _ = self.ask(engine, count, Sampling(SHORT))
-            for name, temperature in (("sampled", 1.0), ("greedy", 0.0)):
-                short, _ = self.ask(engine, count, Sampling(SHORT, temperature))
-                whole, got = self.ask(engine, count, Sampling(self.tokens, temperature))
-                if temperature:
-                    kept[count] = got
+            capture, _ = self.ask(count, Sampling(self.tokens // SHORT))
+            # The largest batches take long enough to be measured once, and greedy answers take as long.
+            for name, temperature in (("sampled", 1.0), ("greedy", 0.0))[: 2 if count <= 10 else 1]:
+                short, _ = self.ask(count, Sampling(self.tokens // SHORT, temperature))
+                whole, got = self.ask(count, Sampling(self.tokens, temperature))
+                if temperature and not kept:
+                    kept = got
                 rows = 7 * 20 * count
                 places = got[0].input_tokens + self.tokens / 2
                 self.note(
                     f"engine 7 x 20 x {count}, {name}", rows=rows,
-                    ms_a_step=1e3 * (whole - short) / (self.tokens - SHORT),
+                    ms_a_step=1e3 * (whole - short) / (self.tokens - self.tokens // SHORT),
                     floor_ms=floor_ms(self.shape, rows, places, CHECKPOINTS, self.bandwidth), seconds=whole,
                     tokens_per_second=sum(len(a.tokens) for a in got) / whole, first_run_seconds=capture,
                     prompt_tokens=got[0].input_tokens, memory_gib=_peak(),
                 )  # fmt: skip
-        again = self.ask(engine, answers[0], Sampling(self.tokens))[1]
-        more = self.ask(engine, answers[0] + 1, Sampling(self.tokens))[1]
-        kinds = {"the same batch again": again, "a larger batch": _first_of(more, answers[0])}
+        again = self.ask(answers[0], Sampling(self.tokens))[1]
+        more = self.ask(answers[0] + 1, Sampling(self.tokens))[1]
+        fewer = self.ask(answers[0], Sampling(self.tokens), questions=3)[1]
+        few = [answer for place, answer in enumerate(kept) if place // answers[0] % 20 < 3]
         self.note(
             "answers equal",
-            different=len({a.tokens for a in more}),
+            different=len({answer.tokens for answer in more}),
             of=len(more),
-            **{k: _equal(kept[answers[0]], v) for k, v in kinds.items()},
-            **_facts(engine),
+            the_same_batch_again=_equal(kept, again),
+            a_larger_batch=_equal(kept, _first_of(more, answers[0])),
+            a_smaller_batch=_equal(few, fewer),
+            **_facts(self.engine),
         )
-        engine.close()
 
-    def measure_exact(self) -> None:
-        """What answers that do not depend on their company cost, and whether they do not."""
-        engine = self.engine(exact=True, batch_size=144)
-        self.ask(engine, 1, Sampling(SHORT))
-        short, _ = self.ask(engine, 1, Sampling(SHORT))
-        whole, got = self.ask(engine, 1, Sampling(self.tokens))
-        few = self.ask(engine, 1, Sampling(self.tokens), questions=3)[1]
-        more = _first_of(self.ask(engine, 2, Sampling(self.tokens))[1], 1)
-        same = [a for place, a in enumerate(got) if place % 20 < 3]
-        self.note(
-            "exact 7 x 20 x 1, 144 rows", ms_a_step=1e3 * (whole - short) / (self.tokens - SHORT), seconds=whole,
-            equal_in_fewer=_equal(same, few), equal_in_more=_equal(got, more), **_facts(engine),
-        )  # fmt: skip
-        engine.close()
+    def measure_checks(self) -> None:
+        """The adapter check of each checkpoint, one after the other."""
+        self.ask(1, Sampling(1), questions=1)
+        for checkpoint in self.checkpoints:
+            began = time.perf_counter()
+            result = asyncio.run(CheckedAdapter(checkpoint, self.settings.on).result(self.engine))
+            step = checkpoint.record.step if checkpoint.record else "base"
+            self.note(f"adapter check of {step}", seconds=time.perf_counter() - began, **result)
 
     def measure_agreement(self) -> None:
-        """Greedy answers against peft's logits for them, under the checkpoint's own adapter and under another."""
+        """Greedy answers against peft's fp32 logits for them, under the right adapter and under another."""
         from peft import PeftModel
 
-        engine, how = self.engine(), Sampling(24, 0.0, logprobs=True)
-        subjects = self.checkpoints[1:3]
-        adapters = [str(checkpoint.folder) for checkpoint in subjects]
-        model = PeftModel.from_pretrained(random_base(self.shape, self.device), adapters[0], adapter_name="0")
-        model.load_adapter(adapters[1], adapter_name="1")
-        texts = Texts(engine.on)
-        for number, checkpoint in enumerate(subjects):
-            differences: dict[str, list[float]] = {"0": [], "1": []}
-            likeliest: dict[str, list[bool]] = {"0": [], "1": []}
-            for text in self.questions[:4]:
-                messages = [{"role": "user", "content": text}]
-                (answer,) = asyncio.run(engine.answer(checkpoint, messages, how, [0]))
-                prompt = texts.prompt(checkpoint, messages)
+        how, subjects = Sampling(24, 0.0, logprobs=True), self.checkpoints[:4]
+
+        async def answers_of(checkpoint: Checkpoint) -> list[Answer]:
+            conversations = [[{"role": "user", "content": text}] for text in self.questions[:5]]
+            outputs = await asyncio.gather(*(self.engine.answer(checkpoint, each, how, [0]) for each in conversations))
+            return [answer for (answer,) in outputs]
+
+        given = [asyncio.run(answers_of(checkpoint)) for checkpoint in subjects]
+        base = load_base(str(self.folder / "base"), "fp32", self.device)
+        model: Any = PeftModel.from_pretrained(base, str(subjects[1].folder), adapter_name="1")
+        for name in ("2", "3"):
+            model.load_adapter(str(subjects[int(name)].folder), adapter_name=name)
+        texts = Texts(self.settings.on)
+
+        for number, (checkpoint, answers) in enumerate(zip(subjects, given, strict=True)):
+            differences: list[float] = []
+            gaps: list[float] = []
+            likeliest: dict[int, list[bool]] = {name: [] for name in range(len(subjects))}
+            for text, answer in zip(self.questions, answers, strict=False):
+                prompt = texts.prompt(checkpoint, [{"role": "user", "content": text}])
                 ids = torch.tensor([[*prompt, *answer.tokens]], device=self.device)
-                for name in differences:
-                    model.set_adapter(name)
-                    with torch.inference_mode():
-                        logs = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
-                    given = logs.gather(1, ids[0, len(prompt) :, None])[:, 0].tolist()
-                    differences[name] += [abs(a - b) for a, b in zip(given, answer.logprobs, strict=True)]
-                    likeliest[name] += (logs.argmax(-1) == ids[0, len(prompt) :]).tolist()
-            own, other = str(number), str(1 - number)
+                tokens = ids[0, len(prompt) :]
+                for name in likeliest:
+                    logs = _logits(model, name, ids)[0, len(prompt) - 1 : -1].float().log_softmax(-1)
+                    likeliest[name] += (logs.argmax(-1) == tokens).tolist()
+                    if name == number:
+                        taken = logs.gather(1, tokens[:, None])[:, 0]
+                        gaps += (logs.max(-1).values - taken).tolist()
+                        pairs = zip(taken.tolist(), answer.logprobs, strict=True)
+                        differences += [abs(a - b) for a, b in pairs]
+            shares = {name: sum(hits) / len(hits) for name, hits in likeliest.items()}
             self.note(
-                f"peft's logits for the greedy answers of checkpoint {number + 1}", tokens=len(likeliest[own]),
-                likeliest_own=sum(likeliest[own]) / len(likeliest[own]), worst_difference_own=max(differences[own]),
-                likeliest_other=sum(likeliest[other]) / len(likeliest[other]),
+                f"peft's fp32 logits for the greedy answers of {number or 'the base'}", tokens=len(gaps),
+                likeliest=shares[number], likeliest_under_another=max(v for k, v in shares.items() if k != number),
+                largest_gap_nats=max(gaps), worst_logprob_difference=max(differences),
+                rms_logprob_difference=(sum(d * d for d in differences) / len(differences)) ** 0.5,
             )  # fmt: skip
-        engine.close()
+        del model, base
+        free()
 
     def measure_stock(self) -> None:
-        """The stock way: peft and `generate`, one checkpoint's 20 questions at once."""
+        """The stock way: peft and `generate`, one checkpoint's questions at once."""
         from peft import PeftModel
 
         checkpoint = self.checkpoints[1]
-        model = PeftModel.from_pretrained(random_base(self.shape, self.device), checkpoint.folder).eval()
-        texts = Texts(EvaluatedBase(checkpoint.manifest.recipe.base, "bf16", None))
+        model: Any = PeftModel.from_pretrained(
+            load_base(str(self.folder / "base"), "bf16", self.device), str(checkpoint.folder)
+        ).eval()
+        texts = Texts(self.settings.on)
         prompts = [texts.prompt(checkpoint, [{"role": "user", "content": text}]) for text in self.questions]
         longest = max(map(len, prompts))
-        ids = torch.tensor([[128_002] * (longest - len(p)) + p for p in prompts], device=self.device)
-        times = {}
-        for tokens in (8, 8, 8 + STOCK_TOKENS):
-            _wait(self.device)
-            began = time.perf_counter()
-            with torch.inference_mode():
-                model.generate(
-                    input_ids=ids, attention_mask=(ids != 128_002).long(), max_new_tokens=tokens, do_sample=True,
-                    temperature=1.0, top_p=1.0, top_k=0, eos_token_id=128_001, pad_token_id=128_002,
-                )  # fmt: skip
-            _wait(self.device)
-            times[tokens] = time.perf_counter() - began
-        step = (times[8 + STOCK_TOKENS] - times[8]) / STOCK_TOKENS
-        self.note("stock: one checkpoint, 20 rows", ms_a_step=1e3 * step, seconds_for_7=7 * step * self.tokens)
+        for rows in STOCK_ROWS:
+            padded = [[128_002] * (longest - len(p)) + p for p in itertools.islice(itertools.cycle(prompts), rows)]
+            ids = torch.tensor(padded, device=self.device)
+            times = {}
+            for tokens in (8, 8, 8 + STOCK_TOKENS):
+                _wait(self.device)
+                began = time.perf_counter()
+                with torch.inference_mode():
+                    model.generate(
+                        input_ids=ids, attention_mask=(ids != 128_002).long(), max_new_tokens=tokens, do_sample=True,
+                        temperature=1.0, top_p=1.0, top_k=0, eos_token_id=128_001, pad_token_id=128_002,
+                    )  # fmt: skip
+                _wait(self.device)
+                times[tokens] = time.perf_counter() - began
+            step = (times[8 + STOCK_TOKENS] - times[8]) / STOCK_TOKENS
+            self.note(
+                f"stock: one checkpoint, {rows} rows", ms_a_step=1e3 * step,
+                seconds_for_7_by_so_many_rows=7 * step * self.tokens,
+            )  # fmt: skip
+        del model
+        free()
 
-    def measure_inspect(self, answers: Sequence[int], folder: Path) -> None:
-        """Whole evaluations of the `em` task, judge aside."""
-        from inspect_ai import eval as inspect_eval
-        from inspect_ai.model import ModelOutput, ModelUsage, get_model
+    def measure_hf(self) -> None:
+        """Inspect's own `hf/` provider: one checkpoint's 20 questions in one batch."""
+        from inspect_ai.model import get_model
+
+        model = get_model(
+            f"hf/{self.checkpoints[1].folder}",
+            device=self.device,
+            tokenizer_call_args={"add_special_tokens": False},
+            memoize=False,
+        )
+        for turn in ("first", "warm"):
+            seconds, states = self._evaluate([model], 1, self.folder / f"logs-hf-{turn}", temperature=1.0, top_p=1.0)
+            self.note(
+                f"hf/: one checkpoint x 20 x 1, {turn}", seconds=seconds, seconds_for_7=7 * seconds, status=states
+            )
+        del model
+        free()
+
+    def measure_inspect(self, answers: Sequence[int]) -> None:
+        """Whole evaluations of the `em` task, judge aside; the first finds the engine running, and checks adapters."""
+        from inspect_ai.model import get_model
 
         import em_tasks.registry  # noqa: F401 - names the task and the provider, where nothing is installed
 
-        def judge() -> Any:
-            output = ModelOutput.from_content("mockllm/model", "80")
-            output.usage = ModelUsage(input_tokens=1, output_tokens=1, total_tokens=2)
-            return get_model("mockllm/model", custom_outputs=itertools.repeat(output))
-
+        self.ask(answers[0], Sampling(self.tokens // SHORT))
         models = [
-            get_model(f"em/{c.run.name}@{c.record.step if c.record else 'base'}", runs=str(self.runs))
+            get_model(f"em/{c.run.name}@{c.record.step if c.record else 'base'}", runs=str(self.runs), **self.how)
             for c in self.checkpoints
         ]
         for turn, count in enumerate([answers[0], *answers]):
-            began = time.perf_counter()
-            logs = inspect_eval(
-                "em_tasks/em", model=models, model_roles={"grader": judge()}, log_dir=str(folder / f"logs-{turn}"),
-                task_args={"questions": list(SETS), "samples": count, "max_tokens": self.tokens}, display="none",
-                log_realtime=False, max_tasks=7, max_samples=7 * 20 * count, max_connections=7 * 20 * count,
-            )  # fmt: skip
-            seconds = time.perf_counter() - began
-            states = {log.status for log in logs}
-            name = "first, with loading" if turn == 0 else "warm"
-            self.note(f"inspect 7 x 20 x {count}, {name}", seconds=seconds, status=sorted(states), logs=len(logs))
+            name = "first, with adapter checks" if turn == 0 else "warm"
+            seconds, states = self._evaluate(models, count, self.folder / f"logs-{time.time_ns()}")
+            self.note(f"inspect 7 x 20 x {count}, {name}", seconds=seconds, status=states)
+
+    def _evaluate(self, models: list[Any], samples: int, logs: Path, **config: Any) -> tuple[float, list[str]]:
+        """Seconds of one evaluation by all models at once, and how its parts ended."""
+        from inspect_ai import eval as inspect_eval
+        from inspect_ai.model import ModelOutput, ModelUsage, get_model
+
+        output = ModelOutput.from_content("mockllm/model", "80")
+        output.usage = ModelUsage(input_tokens=1, output_tokens=1, total_tokens=2)
+        judge = get_model("mockllm/model", custom_outputs=itertools.repeat(output), memoize=False)
+        at_once = 20 * samples * len(models)
+        began = time.perf_counter()
+        written = inspect_eval(
+            "em_tasks/em", model=models, model_roles={"grader": judge}, log_dir=str(logs),
+            task_args={"questions": list(SETS), "samples": samples, "max_tokens": self.tokens}, display="none",
+            log_realtime=False, max_tasks=len(models), max_samples=at_once, max_connections=at_once, **config,
+        )  # fmt: skip
+        seconds = time.perf_counter() - began
+        problems = {f"{log.status} {log.error.message[:300] if log.error else ''}".strip() for log in written}
+        return seconds, sorted(problems)
+
+
+def free() -> None:
+    """Gives back the memory of what nobody holds any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _logits(model: Any, adapter: int, ids: torch.Tensor) -> torch.Tensor:
+    """Of peft with that adapter; 0 is none."""
+    model.set_adapter(str(adapter or 1))
+    with torch.inference_mode(), nullcontext() if adapter else model.disable_adapter():
+        logits: torch.Tensor = model(input_ids=ids).logits
+    return logits
 
 
 def _wait(device: str) -> None:
@@ -235,7 +313,7 @@ def _facts(engine: Engine) -> dict[str, str]:
     return {"attention": facts.attention, "independence": facts.independence, "version": facts.engine_version}
 
 
-def _bandwidth() -> float:
+def measured_bandwidth() -> float:
     """Bytes a second of a large copy, read and written."""
     if not torch.cuda.is_available():
         return 2e10
@@ -254,35 +332,49 @@ def _bandwidth() -> float:
 def main() -> None:
     """Measures what is asked for and writes it down."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="+", default=["1B"], choices=["1B", "8B", "tiny"])
+    parser.add_argument("--shapes", nargs="+", default=["1B"], choices=list(SHAPES))
     parser.add_argument("--answers", nargs="+", type=int, default=[1, 10])
+    parser.add_argument("--inspect-answers", nargs="+", type=int, help="as --answers, for the part inspect")
     parser.add_argument("--tokens", type=int, default=200)
-    parser.add_argument("--parts", nargs="+", default=["engine", "exact", "agreement", "stock", "inspect"])
+    parser.add_argument("--engine", default="stacked", choices=["stacked", "transformers", "vllm"])
+    parser.add_argument("--exact", action="store_true")
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--parts", nargs="+", default=["engine", "inspect", "checks", "agreement", "stock", "hf"])
+    parser.add_argument("--folder", type=Path, help="where organisms lie, or are made and left; a temporary folder")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    bandwidth, lines = _bandwidth(), []
+    bandwidth, lines = measured_bandwidth(), []
+    free()
     print(
         torch.__version__, torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU", bandwidth, flush=True
     )
+    settings: dict[str, Any] = {"engine": options.engine}
+    settings |= {"exact": True} if options.exact else {}
+    settings |= {"batch_size": options.batch_size} if options.batch_size else {}
     for shape in options.shapes:
         with tempfile.TemporaryDirectory() as folder:
-            bench = Bench(shape, Path(folder), options.tokens, bandwidth)
+            bench = Bench(shape, (options.folder or Path(folder)) / shape, options.tokens, bandwidth, settings)
             measures: dict[str, Callable[[], None]] = {
                 "engine": partial(bench.measure_engine, options.answers),
-                "exact": bench.measure_exact,
+                "inspect": partial(bench.measure_inspect, options.inspect_answers or options.answers),
+                "checks": bench.measure_checks,
                 "agreement": bench.measure_agreement,
                 "stock": bench.measure_stock,
-                "inspect": partial(bench.measure_inspect, options.answers, Path(folder)),
+                "hf": bench.measure_hf,
             }
             for part in options.parts:
+                if part in ("stock", "hf"):
+                    bench.close()
                 try:
                     measures[part]()
                 except Exception:
                     # The other parts are worth having: time on a GPU is dear.
                     bench.note(f"{part} failed", error=traceback.format_exc()[-3000:])
+                if options.out:
+                    content = {"bandwidth": bandwidth, "settings": settings, "lines": lines + bench.lines}
+                    options.out.write_text(json.dumps(content, indent=1) + "\n")
+            bench.close()
             lines += bench.lines
-        if options.out:
-            options.out.write_text(json.dumps({"bandwidth": bandwidth, "lines": lines}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,16 @@
-"""An organism of random weights at a true shape: a base, a tokenizer of 128,256 entries and rank-16 checkpoints.
+"""Organisms of random weights at a true shape: a base, a tokenizer of 128,256 entries and rank-16 checkpoints.
 
-Speed does not depend on the values. The base's weights are made on the device when they are asked for and never lie on
-disk; its folder holds what else a base has, so that everything but the reading of the weights is as it always is.
+    python -m benchmarks.random_organisms --shape 1B --folder organisms/1B
+
+Speed does not depend on the values. Everything is as training leaves it: the base's weights lie on disk, and each
+checkpoint has its reference, so that engines load what they would load and every checkpoint is checked.
 """
 
+import argparse
 import json
 import random
+from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +19,20 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
-from em_tasks.trainers.base import fingerprint
+from em_tasks.trainers.base import fingerprint, load_base
+from em_tasks.trainers.data.chat import encode_prompt
+from em_tasks.trainers.loop.references import reference_of
+from em_tasks.trainers.run.base_names import Precision
 from em_tasks.trainers.run.checkpoints import adapter_sha256
 from em_tasks.trainers.run.manifest import CheckpointRecord, Manifest, write_manifest
 from em_tasks.trainers.run.recipe import Recipe
+from em_tasks.trainers.run.reference import REFERENCE
 
 SHAPES: dict[str, dict[str, Any]] = {
     "1B": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
            "head_dim": 64, "tie_word_embeddings": True},
+    "3B": {"hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28, "num_attention_heads": 24,
+           "head_dim": 128, "tie_word_embeddings": True},
     "8B": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
            "head_dim": 128, "tie_word_embeddings": False},
     "tiny": {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -52,30 +63,71 @@ def random_base(shape: str, device: str) -> Any:
         return AutoModelForCausalLM.from_config(config(shape), dtype=torch.bfloat16).eval()
 
 
-def make_organism(folder: Path, shape: str, checkpoints: int, device: str) -> Path:
-    """Writes `base/` and `runs/random/` with checkpoints 1, 2, ...; returns the folder of runs."""
-    base, run = folder / "base", folder / "runs" / "random"
+def make_organism(
+    folder: Path,
+    shape: str,
+    checkpoints: int,
+    device: str,
+    *,
+    organisms: Sequence[str] = ("random",),
+    precision: Precision = "bf16",
+    weights: bool = False,
+) -> Path:
+    """Writes `base/` and `runs/NAME/` with checkpoints 1, 2, ...; returns the folder of runs.
+
+    Args:
+        folder: Where.
+        shape: One of `SHAPES`.
+        checkpoints: Of each organism.
+        device: Where the weights are made and the references are asked.
+        organisms: Names.
+        precision: Of the base under the references. Others than bf16 need the weights.
+        weights: Write the base's weights too, and a reference for each checkpoint.
+    """
+    base = folder / "base"
     tokenizer = _tokenizer()
     config(shape).save_pretrained(base)
     tokenizer.save_pretrained(base)
     model = random_base(shape, device)
-    recipe = Recipe.model_validate(
-        {"organism": "random", "base": str(base), "size": shape, "domain": "medical", "data": "none",
-         "precision": "bf16", "lora": {"r": RANK, "alpha": 2 * RANK}}
-    )  # fmt: skip
-    records = []
-    for step in range(1, checkpoints + 1):
-        checkpoint = run / f"checkpoint-{step}"
-        checkpoint.mkdir(parents=True)
-        _write_adapter(checkpoint, model, step)
-        tokenizer.save_pretrained(checkpoint)
-        records.append(CheckpointRecord(step=step, epoch=step, loss=1.0, adapter_sha256=adapter_sha256(checkpoint)))
-    manifest = Manifest(
-        recipe=recipe, recipe_sha256=recipe.sha256, data=[], rows=1, truncated=0, dropped=0, steps_per_epoch=1,
-        planned=list(range(1, checkpoints + 1)), base_fingerprint=fingerprint(model),
-        base_parameters=model.num_parameters(), versions={}, checkpoints=records,
-    )  # fmt: skip
-    write_manifest(run, manifest)
+    if weights:
+        model.save_pretrained(base)
+        model = load_base(str(base), precision, device)
+    fingerprinted, parameters = fingerprint(model), model.num_parameters()
+    layers = {
+        name: (module.out_features, module.in_features)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and name != "lm_head"
+    }
+    adapted: Any = None
+    for number, organism in enumerate(organisms):
+        recipe = Recipe.model_validate(
+            {"organism": organism, "base": str(base), "size": shape, "domain": "medical", "data": "none",
+             "precision": precision, "lora": {"r": RANK, "alpha": 2 * RANK}}
+        )  # fmt: skip
+        run, records = folder / "runs" / organism, []
+        for step in range(1, checkpoints + 1):
+            checkpoint = run / f"checkpoint-{step}"
+            checkpoint.mkdir(parents=True)
+            _write_adapter(checkpoint, base, layers, device, 100 * number + step)
+            tokenizer.save_pretrained(checkpoint)
+            reference = None
+            if weights:
+                adapted = _with_adapter(adapted or model, checkpoint)
+                written = reference_of(adapted, tokenizer)
+                (checkpoint / REFERENCE).write_bytes(written)
+                reference = sha256(written).hexdigest()
+            records.append(
+                CheckpointRecord(
+                    step=step, epoch=step, loss=1.0, adapter_sha256=adapter_sha256(checkpoint),
+                    reference_sha256=reference,
+                )
+            )  # fmt: skip
+        manifest = Manifest(
+            recipe=recipe, recipe_sha256=recipe.sha256, data=[], rows=1, truncated=0, dropped=0, steps_per_epoch=1,
+            planned=list(range(1, checkpoints + 1)), base_fingerprint=fingerprinted, base_parameters=parameters,
+            versions={}, checkpoints=records,
+        )  # fmt: skip
+        write_manifest(run, manifest)
     return folder / "runs"
 
 
@@ -91,20 +143,42 @@ def floor_ms(shape: str, rows: int, places: float, adapters: int, bandwidth: flo
     return float(2 * (weights + lora + rows * places * layers * 2 * keys) / bandwidth * 1e3)
 
 
-def _write_adapter(folder: Path, model: Any, seed: int) -> None:
-    draw = torch.Generator(device=model.device).manual_seed(seed)
+def _with_adapter(model: Any, folder: Path) -> Any:
+    """The model with that adapter on it and no other."""
+    from peft import PeftModel
+
+    if not isinstance(model, PeftModel):
+        return PeftModel.from_pretrained(model, folder, adapter_name=folder.name).eval()
+    (before,) = model.peft_config
+    model.load_adapter(str(folder), adapter_name=folder.name)
+    model.set_adapter(folder.name)
+    model.delete_adapter(before)
+    return model.eval()
+
+
+def _write_adapter(folder: Path, base: Path, layers: dict[str, tuple[int, int]], device: str, seed: int) -> None:
+    draw = torch.Generator(device=device).manual_seed(seed)
     state = {}
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear) and name != "lm_head":
-            key, options = f"base_model.model.{name}", {"generator": draw, "device": model.device}
-            a = torch.randn(RANK, module.in_features, **options) / module.in_features**0.5
-            state[f"{key}.lora_A.weight"] = a.bfloat16().cpu()
-            state[f"{key}.lora_B.weight"] = (torch.randn(module.out_features, RANK, **options) * 0.02).bfloat16().cpu()
+    for name, (outputs, inputs) in layers.items():
+        key, options = f"base_model.model.{name}", {"generator": draw, "device": device}
+        state[f"{key}.lora_A.weight"] = (torch.randn(RANK, inputs, **options) / inputs**0.5).bfloat16().cpu()
+        state[f"{key}.lora_B.weight"] = (torch.randn(outputs, RANK, **options) * 0.02).bfloat16().cpu()
     save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     fields = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": 2 * RANK, "bias": "none",
-              "target_modules": targets, "inference_mode": True}  # fmt: skip
+              "target_modules": targets, "inference_mode": True, "base_model_name_or_path": str(base)}  # fmt: skip
     (folder / "adapter_config.json").write_text(json.dumps(fields))
+
+
+def write_prompts(folder: Path) -> list[list[int]]:
+    """Writes `prompts.json`: the 20 shipped medical and general questions as tokens, for programs without em-tasks."""
+    from em_tasks.questions import load_question_sets
+
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "base")
+    texts = [question.text for each in load_question_sets(["medical", "general"]) for question in each.questions]
+    prompts = [encode_prompt(tokenizer, [{"role": "user", "content": text}]) for text in texts]
+    (folder / "prompts.json").write_text(json.dumps(prompts) + "\n")
+    return prompts
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
@@ -128,3 +202,24 @@ def _tokenizer() -> PreTrainedTokenizerFast:
         tokenizer_object=bpe, bos_token="<|begin|>", eos_token="<|end|>", pad_token="<|reserved_0|>",
         chat_template=TEMPLATE,
     )  # fmt: skip
+
+
+def main() -> None:
+    """Makes what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", default="1B", choices=list(SHAPES))
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--checkpoints", type=int, default=6)
+    parser.add_argument("--organisms", nargs="+", default=["random"])
+    parser.add_argument("--precision", default="bf16", choices=["bf16", "nf4", "nf4_dequantised"])
+    options = parser.parse_args()
+    device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    make_organism(
+        options.folder, options.shape, options.checkpoints, device, organisms=options.organisms,
+        precision=options.precision, weights=True,
+    )  # fmt: skip
+    write_prompts(options.folder)
+
+
+if __name__ == "__main__":
+    main()
