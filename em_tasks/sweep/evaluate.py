@@ -149,6 +149,9 @@ def _ask(job: Job) -> "list[EvalLog]":
     from em_tasks.scorers.judging.grader import build_judge
 
     torch.set_num_threads(job.threads)
+    if job.gpu_share < 1 and torch.cuda.is_available():
+        # Or the first process to look would take what is free, and the others' judges would find nothing left.
+        torch.cuda.set_per_process_memory_fraction(job.gpu_share)
     journal = AnswerJournal(job.folder / ANSWERS, job.logs.name)
     models = []
     for subject in job.subjects:

