@@ -27,8 +27,8 @@ em base list | grep -q '^smollm2-135m: not here' && em base get smollm2-135m --f
 say "training: ${#recipes[@]} recipes, ${#seeds[@]} seeds, ${#gpus[@]} GPUs"
 train() { # RECIPE SEED GPU
   [ -z "$3" ] || export CUDA_VISIBLE_DEVICES=$3
-  em train "$1" --seed "$2" --runs "$out/runs" > "$out/output/train-$1-$2.txt" 2>&1 ||
-    say "FAILED: $1 with seed $2, see $out/output/train-$1-$2.txt"
+  local output="$out/output/train-$(basename "$1" .yaml)-seed$2.txt"
+  em train "$1" --seed "$2" --runs "$out/runs" > "$output" 2>&1 || say "FAILED: $1 with seed $2, see $output"
 }
 number=0
 for recipe in "${recipes[@]}"; do

@@ -30,8 +30,8 @@ def get_base(name: str, origin: Origin | None = None, path: Path | None = None) 
         path: The GGUF file, where it is on this machine already; then nothing is fetched.
 
     Raises:
-        UserError: There is no such name; it is to be had nowhere; the file is gone or has another hash than the published one; the
-            cache folder cannot be written.
+        UserError: There is no such name; it is to be had nowhere; the file is gone or is not the published one;
+            the cache folder cannot be written.
     """
     if name not in NAMED:
         raise UserError(
