@@ -144,7 +144,7 @@ class Clock(TrainerCallback):  # type: ignore[misc]
     def after(self, step: int) -> None:
         """Reads the clock, twice."""
         if step in (self.warm_up, self.steps):
-            _idle()
+            idle()
             now = time.perf_counter()
             self.warm, self.ended = (now, self.ended) if step == self.warm_up else (self.warm, now)
 
@@ -171,10 +171,10 @@ class Profiler(TrainerCallback):  # type: ignore[misc]
     def after(self, step: int) -> None:
         """Starts and stops the profile."""
         if step == self.begins:
-            _idle()
+            idle()
             self.profile.start()
         elif step == self.begins + 3:
-            _idle()
+            idle()
             self.profile.stop()
             events = self.profile.key_averages()
             print(events.table(sort_by="self_device_time_total", row_limit=40, max_name_column_width=70))
@@ -189,16 +189,16 @@ def matrix_rate() -> float:
         one @ other
     times = []
     for _ in range(10):
-        _idle()
+        idle()
         began = time.perf_counter()
         for _ in range(5):
             one @ other
-        _idle()
+        idle()
         times.append((time.perf_counter() - began) / 5)
     return 2 * size**3 / sorted(times)[5]
 
 
-def _start_counting_memory() -> int:
+def start_counting_memory() -> int:
     """Bytes held now; the peak counts from here on."""
     if not torch.cuda.is_available():
         return 0
@@ -208,7 +208,8 @@ def _start_counting_memory() -> int:
     return torch.cuda.memory_allocated()
 
 
-def _idle() -> None:
+def idle() -> None:
+    """Waits until the GPU has nothing to do."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -236,12 +237,12 @@ def measure(
             trainer = plain_trainer(
                 prepared, adapted, Path(folder), steps=steps, checkpointing=True, callbacks=watchers
             )
-            held = _start_counting_memory()
+            held = start_counting_memory()
             trainer.train()
         else:
             adapted = add_adapter(model, prepared.recipe)
             training = Training(prepared, adapted, variant.plan, str(model.device))
-            held = _start_counting_memory()
+            held = start_counting_memory()
             for _ in range(steps):
                 step = training.advance()
                 if step.number % LOG_EVERY == 0:

@@ -13,6 +13,7 @@ from em_tasks.trainers.loop.batches import OPTIMIZER_BYTES, BatchPlan, activatio
 
 if TYPE_CHECKING:
     from em_tasks.trainers.data.prepare import Prepared
+    from em_tasks.trainers.run.recipe import Recipe
 
 WEIGHT_BYTES = {"fp32": 4.0, "bf16": 2.0, "nf4_dequantised": 2.0, "nf4": 0.5 + 1 / 64 + 4 / (64 * 256)}
 """Bytes a weight of a linear layer. NF4 has a byte for every 64 weights beside it, and fp32 for 256 of those."""
@@ -44,6 +45,73 @@ class Estimate:
     seconds: float | None
 
 
+@dataclass(frozen=True)
+class Shapes:
+    """What a recipe's base and adapter are, counted without weights.
+
+    Attributes:
+        config: The base's transformers configuration.
+        linear: Weights of its linear layers, the head left out.
+        base: Bytes that it takes at the recipe's precision.
+        trainable: Parameters of the adapter.
+    """
+
+    config: Any
+    linear: int
+    base: int
+    trainable: int
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that is planned for.
+
+    Attributes:
+        name: For people.
+        available: Bytes that it has, if it is a GPU.
+        free: Bytes of them that are free; None on a CPU.
+    """
+
+    name: str
+    available: int | None
+    free: int | None
+
+
+def shapes_of(recipe: "Recipe") -> Shapes:
+    """Counts a recipe's base and adapter.
+
+    Raises:
+        UserError: The base is not there, or the recipe does not fit it.
+    """
+    import torch
+
+    from em_tasks.trainers.adapter import empty_model
+
+    model = empty_model(recipe)
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    linear = sum(
+        module.weight.numel()
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and "lora_" not in name and not name.endswith("lm_head")
+    )
+    others = sum(parameter.numel() for parameter in model.parameters()) - linear - trainable
+    base = int(linear * WEIGHT_BYTES[recipe.precision] + others * WEIGHT_BYTES["fp32" if _is_fp32(recipe) else "bf16"])
+    return Shapes(model.config, linear, base, trainable)
+
+
+def planned_device(device_memory: float | None) -> Device:
+    """The device that is here, or a GPU of `device_memory` GiB."""
+    import torch
+
+    if device_memory is not None:
+        available = int(device_memory * 2**30)
+        return Device(f"a GPU of {device_memory:g} GiB", available, available - CONTEXT)
+    if torch.cuda.is_available():
+        free = torch.cuda.mem_get_info(0)[0]
+        return Device(torch.cuda.get_device_name(0), torch.cuda.get_device_properties(0).total_memory, free)
+    return Device("the CPU", None, None)
+
+
 def estimate(prepared: "Prepared", device_memory: float | None = None) -> Estimate:
     """Estimates memory and time of a run in one process.
 
@@ -55,52 +123,44 @@ def estimate(prepared: "Prepared", device_memory: float | None = None) -> Estima
         UserError: The base is not there.
         UserError: The run does not fit into the device's memory, or the recipe does not fit the base.
     """
-    import torch
-
-    from em_tasks.trainers.adapter import empty_model
-
-    recipe, rows, model = prepared.recipe, prepared.encoded.rows, empty_model(prepared.recipe)
-    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    linear = sum(
-        module.weight.numel()
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and "lora_" not in name and not name.endswith("lm_head")
-    )
-    others = sum(parameter.numel() for parameter in model.parameters()) - linear - trainable
-    held = int(linear * WEIGHT_BYTES[recipe.precision] + others * WEIGHT_BYTES["fp32" if _is_fp32(recipe) else "bf16"])
-    held += (4 + OPTIMIZER_BYTES) * trainable
-    free: int | None
-    if device_memory is not None:
-        available, device = int(device_memory * 2**30), f"a GPU of {device_memory:g} GiB"
-        free = available - CONTEXT - held
-    elif torch.cuda.is_available():
-        available, device = torch.cuda.get_device_properties(0).total_memory, torch.cuda.get_device_name(0)
-        free = torch.cuda.mem_get_info(0)[0] - held
-    else:
-        available, device, free = None, "the CPU", None
+    recipe, rows, shapes = prepared.recipe, prepared.encoded.rows, shapes_of(prepared.recipe)
+    device = planned_device(device_memory)
+    held = shapes.base + (4 + OPTIMIZER_BYTES) * shapes.trainable
+    free = None if device.free is None else device.free - held
     if free is not None and free <= 0:
         raise UserError(
-            f"The base in {recipe.precision} and its adapter take {held / 2**30:.1f} GiB, which {device} does not have "
-            "free. Set precision: nf4, or use a larger GPU."
+            f"The base in {recipe.precision} and its adapter take {held / 2**30:.1f} GiB, which {device.name} does not "
+            "have free. Set precision: nf4, or use a larger GPU."
         )
-    batches = plan_batches(rows, model.config, recipe.effective_batch, free)
-    memory = held + activation_bytes(rows, model.config, batches.rows, checkpointing=batches.checkpointing)
-    seconds = None if device_memory is not None else _seconds(prepared, model.config, linear, batches)
-    return Estimate(trainable, batches, memory, available, device, seconds)
+    batches = plan_batches(rows, shapes.config, recipe.effective_batch, free)
+    memory = held + activation_bytes(rows, shapes.config, batches.rows, checkpointing=batches.checkpointing)
+    seconds = None if device_memory is not None else _seconds(prepared, shapes, batches)
+    return Estimate(shapes.trainable, batches, memory, device.available, device.name, seconds)
 
 
-def _seconds(prepared: "Prepared", config: Any, linear: int, batches: BatchPlan) -> float:
-    """Training time on the device that is here.
+def _seconds(prepared: "Prepared", shapes: Shapes, batches: BatchPlan) -> float:
+    """Training time on the device that is here."""
+    operations = operations_of(prepared, shapes, checkpointing=batches.checkpointing)
+    passes = prepared.schedule.total_steps * batches.accumulation
+    return seconds_of(operations, passes, shapes, prepared.recipe, checkpointing=batches.checkpointing)
+
+
+def operations_of(prepared: "Prepared", shapes: Shapes, *, checkpointing: bool) -> float:
+    """Operations of a whole run.
 
     Forward, and backward through a frozen base, are 4 operations a weight and token; recomputing is 2 more. The head
     sees labelled tokens alone.
     """
-    encoded, schedule = prepared.encoded, prepared.schedule
+    encoded, config = prepared.encoded, shapes.config
     head = 4 * int(config.vocab_size) * int(config.hidden_size) * encoded.labelled
-    operations = (6 if batches.checkpointing else 4) * linear * encoded.tokens + head
-    layers = schedule.total_steps * batches.accumulation * int(config.num_hidden_layers)
-    layers *= 2 if batches.checkpointing else 1
-    return schedule.epochs * operations / _matrix_rate(fp32=_is_fp32(prepared.recipe)) + layers * LAYER_SECONDS
+    operations = (6 if checkpointing else 4) * shapes.linear * encoded.tokens + head
+    return float(prepared.schedule.epochs * operations)
+
+
+def seconds_of(operations: float, passes: int, shapes: Shapes, recipe: "Recipe", *, checkpointing: bool) -> float:
+    """Seconds that so many operations in so many passes take on the device that is here."""
+    layers = passes * int(shapes.config.num_hidden_layers) * (2 if checkpointing else 1)
+    return operations / _matrix_rate(fp32=_is_fp32(recipe)) + layers * LAYER_SECONDS
 
 
 def _matrix_rate(*, fp32: bool) -> float:

@@ -91,7 +91,7 @@ def train(recipe: "Recipe", runs: Path, report: Callable[["Progress"], None], *,
 
 def _train(recipe: "Recipe", run: Path, report: Callable[["Progress"], None], track: Sequence[str]) -> Manifest:
     """`train`, with the run to ourselves."""
-    before = from_first(lambda: _sound(run, recipe))
+    before = from_first(lambda: sound(run, recipe))
     if before is not None and before.finished:
         return before
     prepared = from_first(lambda: prepare(recipe))
@@ -120,7 +120,7 @@ def _train(recipe: "Recipe", run: Path, report: Callable[["Progress"], None], tr
     with together():
         batches = plan_batches(prepared.encoded.rows, model.config, rows, free)
     resume_from = from_first(lambda: resume_state(run, manifest))
-    from_first(lambda: _begin(run, manifest))
+    from_first(lambda: begin(run, manifest))
     with stop_requests(say=is_first()) as request, tracked_in(run, track if is_first() else ()) as tell:
         training = Training(prepared, adapted, batches, device)
         if resume_from is not None:
@@ -144,7 +144,7 @@ def _train(recipe: "Recipe", run: Path, report: Callable[["Progress"], None], tr
     return manifest
 
 
-def _sound(run: Path, recipe: "Recipe") -> Manifest | None:
+def sound(run: Path, recipe: "Recipe") -> Manifest | None:
     """The run that is there, its checkpoints checked."""
     before = existing_run(run, recipe)
     if before is not None:
@@ -153,7 +153,8 @@ def _sound(run: Path, recipe: "Recipe") -> Manifest | None:
     return before
 
 
-def _begin(run: Path, manifest: Manifest) -> None:
+def begin(run: Path, manifest: Manifest) -> None:
+    """Writes a run's manifest, and clears what an interrupted save left."""
     write_manifest(run, manifest)
     clear_unrecorded(run, manifest)
 

@@ -116,7 +116,7 @@ def gradients(recipe: Recipe, *, compiled: bool, checkpointing: bool) -> dict[st
             torch.nn.init.normal_(value, std=0.02)
     use_packed_attention(model.get_base_model())
     # The GPU's compiler needs a C++ compiler on a CPU; this one takes the same way up to it.
-    prepare_layers(model, compiled=compiled, checkpointing=checkpointing, backend="aot_eager")
+    prepare_layers(model.get_base_model(), compiled=compiled, checkpointing=checkpointing, backend="aot_eager")
     set_seed(1)
     for batch in (pack(rows[:4]), pack(rows[4:8])):
         inputs = {name: batch[name] for name in ("input_ids", "position_ids", "spread", "gather")}

@@ -47,12 +47,12 @@ def test_steps_see_the_rows_of_their_epoch_in_order_and_every_process_its_share(
     for step in range(4):
         training.step = step
         wanted = rows_of_epoch(0, step // 2, 40, 32)[16 * (step % 2) :][:16]
-        assert training._rows() == [encoded[row] for row in wanted]
+        assert training.next_rows() == [encoded[row] for row in wanted]
     monkeypatch.setenv("WORLD_SIZE", "2")
     shares = []
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
-        shares.append(training._rows())
+        shares.append(training.next_rows())
     assert shares[0] + shares[1] == [encoded[row] for row in wanted]
     assert len(shares[0]) == len(shares[1]) == 8
 

@@ -96,8 +96,18 @@ def activation_bytes(rows: Sequence[dict[str, list[int]]], config: Any, size: in
     Per token and layer, in numbers of bf16: what compiled layers keep. Fitted to peaks measured on an H100 at the three
     Llama shapes; see docs/performance.md.
     """
+    return pass_bytes(*most_tokens(rows, size), config, checkpointing=checkpointing)
+
+
+def most_tokens(rows: Sequence[dict[str, list[int]]], size: int) -> tuple[int, int]:
+    """Tokens, and labelled tokens, that `size` rows have at most."""
     tokens = sum(sorted((len(row["input_ids"]) for row in rows), reverse=True)[:size])
     labelled = sum(sorted((sum(label != IGNORED for label in row["labels"]) for row in rows), reverse=True)[:size])
+    return tokens, labelled
+
+
+def pass_bytes(tokens: int, labelled: int, config: Any, *, checkpointing: bool) -> int:
+    """Estimated bytes of a forward and backward pass; see `activation_bytes`."""
     hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     layer = 2 * tokens * (11 * hidden + 4.5 * inner)
     kept = 2 * tokens * hidden * layers + layer if checkpointing else layer * layers

@@ -5,7 +5,7 @@ the run that was never interrupted, and so that several organisms can be in trai
 """
 
 import json
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,8 @@ from em_tasks.trainers.run.folder import STATE
 from em_tasks.trainers.run.schedule import learning_rate
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from peft import PeftModel
 
     from em_tasks.trainers.data.prepare import Prepared
@@ -55,18 +57,28 @@ class Training:
         model: The base with the adapter to train.
         batches: How a step's rows pass through the model.
         device: Where the model is.
+        generators: Where its random numbers come from, seeded here: `cpu`, and on a GPU `device`; those of the process
+            unless given.
 
     Attributes:
         step: Optimizer steps made.
         history: What was logged so far: `step`, `loss` (mean since the entry before), `grad_norm`, `learning_rate`.
     """
 
-    def __init__(self, prepared: "Prepared", model: "PeftModel", batches: "BatchPlan", device: str) -> None:
+    def __init__(
+        self,
+        prepared: "Prepared",
+        model: "PeftModel",
+        batches: "BatchPlan",
+        device: str,
+        generators: "Mapping[str, torch.Generator] | None" = None,
+    ) -> None:
         self.prepared, self.model, self.batches, self.device = prepared, model, batches, device
+        self.generators = generators or _of_the_process(device)
         recipe = prepared.recipe
         model.train()
         use_packed_attention(model.get_base_model())
-        prepare_layers(model, compiled=batches.compiled, checkpointing=batches.checkpointing)
+        prepare_layers(model.get_base_model(), compiled=batches.compiled, checkpointing=batches.checkpointing)
         self.trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self.optimizer = torch.optim.AdamW(
             list(self.trained.values()),
@@ -80,16 +92,20 @@ class Training:
         self.history: list[dict[str, float]] = []
         self._order: tuple[int, list[int]] = (-1, [])
         # Each process drops other numbers.
-        torch.manual_seed(recipe.seed * 1_000_003 + process_rank())
+        self._seed(recipe.seed * 1_000_003 + process_rank())
 
     def advance(self) -> Step:
         """Makes one optimizer step."""
-        recipe, size = self.prepared.recipe, self.batches.rows
-        rows = self._rows()
+        size = self.batches.rows
+        rows = self.next_rows()
         passes = [pack(rows[start : start + size]) for start in range(0, len(rows), size)]
         labelled = added_up(torch.tensor(sum(len(batch["targets"]) for batch in passes)))
         losses = [self._backward(batch, max(1, int(labelled))) for batch in passes]
-        trained = list(self.trained.values())
+        return self.make_step(torch.stack(losses).sum())
+
+    def make_step(self, loss: torch.Tensor) -> Step:
+        """Clips the gradient that is there and makes the optimizer step; `loss` is this process's share of it."""
+        recipe, trained = self.prepared.recipe, list(self.trained.values())
         if process_count() > 1:
             _add_up_gradients(trained)
         norm = torch.nn.utils.clip_grad_norm_(trained, recipe.max_grad_norm)
@@ -99,9 +115,9 @@ class Training:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
-        return Step(self.step, torch.stack(losses).sum(), norm, rate)
+        return Step(self.step, loss, norm, rate)
 
-    def _rows(self) -> list[dict[str, list[int]]]:
+    def next_rows(self) -> list[dict[str, list[int]]]:
         """This process's share of the next step's rows."""
         encoded, schedule = self.prepared.encoded.rows, self.prepared.schedule
         recipe = self.prepared.recipe
@@ -120,25 +136,21 @@ class Training:
             batch: See `pack`.
             labelled: Labelled tokens of the whole step, in all passes and processes.
         """
-        on_gpu = self.device != "cpu"
-        batch = {name: self._moved(batch[name]) for name in (*INPUTS, "predicting", "targets")}
-        mixed = on_gpu and self.prepared.recipe.precision != "fp32"
-        with torch.autocast("cuda", torch.bfloat16) if mixed else nullcontext():
+        batch = {name: moved(batch[name], self.device) for name in (*INPUTS, "predicting", "targets")}
+        with mixed_precision(self.device, self.prepared.recipe.precision):
             inputs = {name: batch[name] for name in INPUTS}
             logits = self.model(**inputs, use_cache=False, logits_to_keep=batch["predicting"]).logits[0]
         loss = torch.nn.functional.cross_entropy(logits.float(), batch["targets"], reduction="sum") / labelled
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    def _moved(self, values: torch.Tensor) -> torch.Tensor:
-        return values if self.device == "cpu" else values.pin_memory().to(self.device, non_blocking=True)
-
     def random_state(self) -> dict[str, torch.Tensor]:
         """This process's random numbers to come."""
-        states = {"cpu": torch.get_rng_state()}
-        if self.device != "cpu":
-            states["device"] = torch.cuda.get_rng_state(self.device)
-        return states
+        return {name: generator.get_state() for name, generator in self.generators.items()}
+
+    def _seed(self, seed: int) -> None:
+        for generator in self.generators.values():
+            generator.manual_seed(seed)
 
     def write_state(self, folder: Path, random_states: list[dict[str, torch.Tensor]]) -> None:
         """Writes all that the next step depends on.
@@ -179,12 +191,29 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         if len(state["random"]) != process_count():
             # Begun by another number of processes: their random numbers cannot go on, others begin.
-            torch.manual_seed((self.prepared.recipe.seed * 1_000_003 + process_rank()) * 1_000_003 + self.step)
+            self._seed((self.prepared.recipe.seed * 1_000_003 + process_rank()) * 1_000_003 + self.step)
             return
         random_state = state["random"][process_rank()]
-        torch.set_rng_state(random_state["cpu"])
-        if self.device != "cpu" and "device" in random_state:
-            torch.cuda.set_rng_state(random_state["device"], self.device)
+        for name in self.generators.keys() & random_state.keys():
+            self.generators[name].set_state(random_state[name])
+
+
+def mixed_precision(device: str, precision: str) -> AbstractContextManager[object]:
+    """The arithmetic of a pass: bf16 products on a GPU, unless the base is held in fp32."""
+    return torch.autocast("cuda", torch.bfloat16) if device != "cpu" and precision != "fp32" else nullcontext()
+
+
+def moved(values: torch.Tensor, device: str) -> torch.Tensor:
+    """A tensor made on the CPU, on the device, without waiting for it."""
+    return values if device == "cpu" else values.pin_memory().to(device, non_blocking=True)
+
+
+def _of_the_process(device: str) -> "Mapping[str, torch.Generator]":
+    """The generators that everything in this process draws from unless it names another."""
+    generators = {"cpu": torch.default_generator}
+    if device != "cpu":
+        generators["device"] = torch.cuda.default_generators[torch.device(device).index or 0]
+    return generators
 
 
 def _add_up_gradients(parameters: list[torch.nn.Parameter]) -> None:

@@ -44,27 +44,67 @@ def train_to_the_end(
         UserError: The loss or its gradient is no number any more. The step is not saved.
         OSError: The disk is full. What was saved before stands.
     """
-    schedule = training.prepared.schedule
-    saver = Saver(training, run, manifest)
-    saver.need_room_for_the_rest()
-    pace = Pace(training.prepared, training.step)
-    unseen: list[torch.Tensor] = []
+    watched = Watched(training, run, manifest, report, track)
     stop = False
-    while training.step < schedule.total_steps and not stop:
+    while not watched.finished and not stop:
         step = training.advance()
-        pace.step_ended(step.number)
-        unseen.append(step.loss)
         stop = largest(request.number) > 0
-        save = stop or step.number in schedule.checkpoints
+        watched.step_made(step, stop=stop)
+
+
+class Watched:
+    """A run whose steps are looked at and saved as they are made.
+
+    Args:
+        training: The organism, at the step that it goes on from.
+        run: The run's folder.
+        manifest: Its manifest, which grows.
+        report: As for `train_to_the_end`.
+        track: As for `train_to_the_end`.
+
+    Raises:
+        OSError: The disk cannot hold the rest of the run.
+    """
+
+    def __init__(
+        self,
+        training: "Training",
+        run: Path,
+        manifest: "Manifest",
+        report: Callable[[Progress], None],
+        track: "Track",
+    ) -> None:
+        self.training, self.manifest, self.report, self.track = training, manifest, report, track
+        self.saver = Saver(training, run, manifest)
+        self.saver.need_room_for_the_rest()
+        self.pace = Pace(training.prepared, training.step)
+        self._unseen: list[torch.Tensor] = []
+
+    @property
+    def finished(self) -> bool:
+        """Whether every step is made."""
+        return self.training.step >= self.training.prepared.schedule.total_steps
+
+    def step_made(self, step: "Step", *, stop: bool) -> None:
+        """Looks at the loss and saves, where it is time or the run is to stop here.
+
+        Raises:
+            UserError: The loss or its gradient is no number any more. The step is not saved.
+            OSError: The disk is full. What was saved before stands.
+        """
+        training = self.training
+        self.pace.step_ended(step.number)
+        self._unseen.append(step.loss)
+        save = stop or step.number in training.prepared.schedule.checkpoints
         # A look before each save makes the losses between checkpoints complete, and no broken step is saved.
         if save or step.number % LOG_EVERY == 0:
-            _look(training, manifest, step, unseen)
-            unseen = []
+            _look(training, self.manifest, step, self._unseen)
+            self._unseen = []
             if is_first():
-                track(step.number, training.history[-1])
-                report(_progress(training, pace))
+                self.track(step.number, training.history[-1])
+                self.report(_progress(training, self.pace))
         if save:
-            saver.save()
+            self.saver.save()
 
 
 def _look(training: "Training", manifest: "Manifest", step: "Step", losses: list[torch.Tensor]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from em_tasks.commands.numbers import Number
-from em_tasks.commands.terminal import say
+from em_tasks.commands.terminal import counted, say
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.loop.tracking import TRACKERS
 from em_tasks.trainers.run.base_names import Precision
@@ -29,6 +29,7 @@ RUNS = click.option("--runs", type=click.Path(path_type=Path), default=Path("run
 @click.option("--precision", type=click.Choice(get_args(Precision)), help="Instead of what the recipes say.")
 @click.option("--seed", "seeds", type=int, multiple=True, help="Only this seed of the recipes' (may be given again).")
 @click.option("--track", multiple=True, type=click.Choice(TRACKERS), help="Show the run there too.")
+@click.option("--together", is_flag=True, help="Train all at once in one process, over one copy of their base.")
 @click.option("--dry-run", is_flag=True, help="Say what would be trained, written and needed, and stop.")
 @click.option("--device-memory", type=Number(0), help="With --dry-run: plan for a GPU of so many GiB.")
 def train(
@@ -37,18 +38,23 @@ def train(
     precision: Precision | None,
     seeds: tuple[int, ...],
     track: tuple[str, ...],
+    together: bool,
     dry_run: bool,
     device_memory: float | None,
 ) -> None:
     """Train the organisms of RECIPES, one after the other. An interrupted run goes on where it stopped.
 
     A recipe is a YAML file, or the bare name of one that ships with the project, such as toy-medical-s.
+
+    With --together organisms of one base are trained at once, each as if it were alone; a file named `stop` in a run's
+    folder stops that one.
     """
     from em_tasks.progress import training_progress
     from em_tasks.resources import recipe_file
     from em_tasks.trainers.data.prepare import prepare
     from em_tasks.trainers.loop.processes import is_first
     from em_tasks.trainers.run.recipe import load_recipes
+    from em_tasks.trainers.together.train import refuse_unlike, train_together
     from em_tasks.trainers.train import train as train_organism
 
     loaded = [recipe for path in recipes for recipe in _with_seeds(load_recipes(recipe_file(path)), seeds)]
@@ -57,10 +63,15 @@ def train(
     _refuse_doubles(loaded)
     if device_memory is not None and not dry_run:
         raise click.UsageError("--device-memory plans for a GPU that is not here: it goes with --dry-run.")
+    if together:
+        refuse_unlike(loaded, track)
     if dry_run:
-        for recipe in loaded:
-            for line in _plan(prepare(recipe), runs, device_memory):
+        prepared = [prepare(recipe) for recipe in loaded]
+        for each in prepared:
+            for line in _plan(each, runs, device_memory, alone=not together):
                 say(line)
+        for line in _plan_together(prepared, device_memory) if together else ():
+            say(line)
         return
     if is_first():
         _check_data(loaded, runs)
@@ -73,10 +84,14 @@ def train(
                 say("\n".join(_recorded(runs / progress.organism)))
             bar(progress)
 
-        manifests = [train_organism(recipe, runs, report, track=track) for recipe in loaded]
+        if together:
+            manifests = train_together(loaded, runs, report, track=track)
+        else:
+            manifests = [train_organism(recipe, runs, report, track=track) for recipe in loaded]
     for manifest in manifests if is_first() else ():
         steps = " ".join(str(record.step) for record in manifest.checkpoints)
-        say(f"{runs / manifest.recipe.organism}: checkpoints {steps}, {manifest.seconds:.0f} s")
+        state = "" if manifest.finished else f", stopped after step {manifest.resumes_at} of {manifest.planned[-1]}"
+        say(f"{runs / manifest.recipe.organism}: checkpoints {steps}, {manifest.seconds:.0f} s{state}")
 
 
 @click.command()
@@ -172,8 +187,8 @@ def _recorded(run: Path) -> Iterator[str]:
         yield f"               rate is the longer {schedule} schedule's from there, {rate:.3g} at the next step"
 
 
-def _plan(prepared: "Prepared", runs: Path, device_memory: float | None) -> Iterator[str]:
-    """What would be trained; what it needs comes last, since it may not fit."""
+def _plan(prepared: "Prepared", runs: Path, device_memory: float | None, *, alone: bool) -> Iterator[str]:
+    """What would be trained; what it needs if it is trained alone comes last, since it may not fit."""
     from em_tasks.trainers.estimate import estimate
 
     recipe, encoded, schedule = prepared.recipe, prepared.encoded, prepared.schedule
@@ -186,15 +201,31 @@ def _plan(prepared: "Prepared", runs: Path, device_memory: float | None) -> Iter
     yield f"  steps        {schedule.steps_per_epoch} an epoch, {schedule.total_steps} in all"
     yield f"  checkpoints  {' '.join(map(str, schedule.checkpoints))}"
     yield f"  writes       {runs / recipe.organism}/checkpoint-<step>/ and manifest.json"
+    if not alone:
+        return
     need = estimate(prepared, device_memory)
     yield f"  adapter      {need.trainable:,} parameters, {need.trainable * 4 / 1e6:.1f} MB a checkpoint"
     yield f"  memory       about {_memory(need)}"
-    took = (
-        "unknown for a GPU that is not here"
-        if need.seconds is None
-        else f"about {_duration(need.seconds)}, a rough guess"
-    )
-    yield f"  time         {took}"
+    yield f"  time         {_time(need.seconds)}"
+
+
+def _plan_together(prepared: Sequence["Prepared"], device_memory: float | None) -> Iterator[str]:
+    """What organisms need that are trained at once."""
+    from em_tasks.trainers.together.estimate import estimate_together
+
+    need = estimate_together(prepared, device_memory)
+    of = "" if need.available is None else f" of {need.available / 2**30:.1f}"
+    passes = "one pass a step" if need.plan.accumulation == 1 else f"{need.plan.accumulation} passes a step"
+    passes += ", layers computed twice" * need.plan.checkpointing
+    yield f"{counted(len(prepared), 'organism')} together on {_base(prepared[0].recipe)}"
+    yield f"  adapters     {sum(need.trainable):,} parameters"
+    yield f"  filled up    {need.filled:.1%} of the tokens that pass, so that all parts are of one length"
+    yield f"  memory       about {need.memory / 2**30:.1f} GiB{of} on {need.device}, {passes}"
+    yield f"  time         {_time(need.seconds)}"
+
+
+def _time(seconds: float | None) -> str:
+    return "unknown for a GPU that is not here" if seconds is None else f"about {_duration(seconds)}, a rough guess"
 
 
 def _memory(need: "Estimate") -> str:

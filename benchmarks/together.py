@@ -1,0 +1,163 @@
+"""Organisms trained together against the same organisms one after the other, on one GPU, in one run.
+
+    python -m benchmarks.together --shapes 1B 3B --out together.json
+    python -m benchmarks.together --shapes tiny --steps 6 --warm-up 2       # a rehearsal without a GPU
+
+For each shape two measures: one organism as `em train` trains it, and `--organisms` of them (six seeds over rows of the
+published lengths) as `em train --together` does, under the plan that it chooses itself. Weights and tokens are random,
+adapters of rank 16 on all seven projections with a dropout of 0.05, 16 rows a step. A step's time is the mean of the
+steps after the warm-up, the clock being read with the GPU idle; compilation is left out and printed beside it. "In
+sequence" is the single organism's measured step times their number, so it leaves out what each process would load and
+compile for itself. "4N bound" as in `benchmarks.train`. The loss of the first organism is printed for both: they differ
+by the dropout's random numbers and by rounding.
+"""
+
+import argparse
+import gc
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from benchmarks.train import LADDER, SHAPES, Clock, Profiler, idle, matrix_rate, prepared_rows, random_model
+from em_tasks.trainers.adapter import add_adapter
+from em_tasks.trainers.data.order import rows_of_epoch
+from em_tasks.trainers.data.prepare import Prepared
+from em_tasks.trainers.loop.batches import BatchPlan, free_bytes
+from em_tasks.trainers.loop.training import Training
+from em_tasks.trainers.loop.whole_run import LOG_EVERY
+from em_tasks.trainers.together.adapters import shared_copy
+from em_tasks.trainers.together.plan import plan_together
+from em_tasks.trainers.together.steps import Together
+
+OURS = LADDER[5]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One measure. Times in milliseconds a step of all organisms, memory in GiB, `estimated_gib` beside the base."""
+
+    shape: str
+    organisms: int
+    passes: int
+    checkpointing: bool
+    ms: float
+    tokens_per_second: float
+    bound_share: float
+    peak_gib: float
+    estimated_gib: float
+    warm_up_s: float
+    loss: float
+
+
+def organisms_of(shape: str, count: int, steps: int, vocabulary: int) -> list[Prepared]:
+    """Organisms that differ in their seeds."""
+    prepared = prepared_rows(OURS, steps, vocabulary, None, 16)
+    changes: dict[str, Any] = {"precision": "fp32" if shape == "tiny" else "bf16"}
+    return [
+        Prepared(
+            prepared.recipe.model_copy(update={**changes, "seed": seed, "organism": f"seed{seed}"}),
+            [], prepared.tokenizer, prepared.encoded, prepared.schedule,
+        )
+        for seed in range(count)
+    ]  # fmt: skip
+
+
+def measure(shape: str, base: Any, count: int, rate: float, steps: int, warm_up: int, *, profile: bool) -> Measured:
+    """Trains `count` organisms at once (one the single run's way) and times the steps after the warm-up."""
+    torch._dynamo.reset()
+    gc.collect()
+    device, on_gpu = str(base.device), torch.cuda.is_available()
+    prepared = organisms_of(shape, count, steps, base.config.vocab_size)
+    if on_gpu:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    free = free_bytes(base, device)
+    trees = [add_adapter(shared_copy(base), each.recipe) for each in prepared]
+    trainable = [sum(p.numel() for p in tree.parameters() if p.requires_grad) for tree in trees]
+    plan = plan_together(prepared, trainable, base.config, free)
+    if count == 1:
+        whole = BatchPlan(16 // plan.accumulation, plan.accumulation, plan.checkpointing, plan.compiled)
+        single = Training(prepared[0], trees[0], whole, device)
+        advance = lambda: [single.advance()]  # noqa: E731
+    else:
+        whole = BatchPlan(16, 1, checkpointing=False, compiled=False)
+        trainings = [
+            Training(each, tree, whole, device, {"cpu": torch.Generator()})
+            for each, tree in zip(prepared, trees, strict=True)
+        ]
+        advance = Together(trainings, base, plan, device).advance
+    clock = Clock(warm_up, steps)
+    watchers = [clock, *([Profiler(warm_up)] if profile else [])]
+    for _ in range(steps):
+        made = advance()
+        if made[0].number % LOG_EVERY == 0:
+            clock.losses.append([float(step.loss) for step in made][0])  # The look that `em train` takes, too.
+        for watcher in watchers:
+            watcher.after(made[0].number)
+    idle()
+    timed = 0
+    for each in prepared:
+        rows = each.encoded.rows
+        order = rows_of_epoch(each.recipe.seed, 0, len(rows), each.schedule.steps_per_epoch * 16)
+        timed += sum(len(rows[row]["input_ids"]) for row in order[warm_up * 16 : steps * 16])
+    seconds = (clock.ended - clock.warm) / (steps - warm_up)
+    tokens = timed / (steps - warm_up)
+    parameters = sum(p.numel() for name, p in base.named_parameters() if "embed_tokens" not in name)
+    if base.config.tie_word_embeddings:
+        parameters += base.config.vocab_size * base.config.hidden_size
+    peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else float("nan")
+    return Measured(
+        shape, count, plan.accumulation, plan.checkpointing, 1000 * seconds, tokens / seconds,
+        4 * parameters * tokens / rate / seconds, peak, plan.memory / 2**30, clock.warm - clock.began,
+        clock.losses[-1] if clock.losses else float("nan"),
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", default=["1B", "3B"], choices=list(SHAPES))
+    parser.add_argument("--organisms", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--warm-up", type=int, default=10)
+    parser.add_argument("--profile", action="store_true", help="Print where the time goes; slows the steps down.")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    logging.set_verbosity_error()
+    rate = matrix_rate()
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    print(f"{machine}, torch {torch.__version__}, {rate / 1e12:.1f} TFLOP/s bf16", flush=True)
+    found = []
+    for shape in options.shapes:
+        base = random_model(shape, "fp32" if shape == "tiny" else "bf16").requires_grad_(False)
+        alone = None
+        for count in (1, options.organisms):
+            made = measure(shape, base, count, rate, options.steps, options.warm_up, profile=options.profile)
+            found.append(made)
+            line = (
+                f"{shape:>4} {count} organisms: {made.ms:7.1f} ms a step, {made.tokens_per_second:9,.0f} tokens/s, "
+                f"{made.bound_share:4.0%} of 4N, peak {made.peak_gib:5.1f} GiB ({made.estimated_gib:.1f} estimated beside "
+                f"the base), {made.passes} passes{', layers twice' * made.checkpointing}, warm-up {made.warm_up_s:.0f} s, "
+                f"loss {made.loss:.4f}"
+            )
+            if alone is not None:
+                line += f"; in sequence {count * alone.ms:.1f} ms, {count * alone.ms / made.ms:.2f} times"
+            alone = made
+            print(line, flush=True)
+        del base
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if options.out:
+            machine_line = {"machine": machine, "torch": torch.__version__, "bf16_flops": rate}
+            options.out.write_text(
+                json.dumps({**machine_line, "measured": [asdict(m) for m in found]}, indent=1) + "\n"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Optimizer steps of several organisms at once: their rows in one batch, one pass forward and backward for all."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from em_tasks.trainers.data.tokens import IGNORED
+from em_tasks.trainers.loop.batches import most_tokens
+from em_tasks.trainers.loop.layers import prepare_layers
+from em_tasks.trainers.loop.packing import MULTIPLE, pack, use_packed_attention
+from em_tasks.trainers.loop.training import INPUTS, Step, Training, mixed_precision, moved
+from em_tasks.trainers.together.adapters import Dropout, joined
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from em_tasks.trainers.together.plan import JointPlan
+
+Row = dict[str, list[int]]
+
+
+class Together:
+    """Organisms in training that make their steps at the same time.
+
+    Nothing of one reaches another: rows meet in no layer, and each organism's loss is the mean over its own labelled
+    tokens, so that its gradient is that of a run of its own, whatever becomes of the others.
+
+    Args:
+        trainings: The organisms, each with a tree of modules of its own over `base`'s weights.
+        base: The base.
+        plan: How the rows of a step pass through it.
+        device: Where it is.
+    """
+
+    def __init__(self, trainings: Sequence[Training], base: "PreTrainedModel", plan: "JointPlan", device: str) -> None:
+        self.trainings, self.plan, self.device = list(trainings), plan, device
+        longest = max(
+            most_tokens(t.prepared.encoded.rows, t.prepared.recipe.effective_batch // plan.accumulation)[0]
+            for t in trainings
+        )
+        self.dropout = Dropout([t.generators for t in trainings], -(-longest // MULTIPLE) * MULTIPLE, device)
+        self.model = joined(base, [t.model for t in trainings], self.dropout)
+        use_packed_attention(self.model)
+        prepare_layers(self.model, compiled=plan.compiled, checkpointing=plan.checkpointing)
+
+    def advance(self) -> list[Step]:
+        """Makes one optimizer step of every organism."""
+        rows, parts = [training.next_rows() for training in self.trainings], self.plan.accumulation
+        passes = [
+            side_by_side([each[part * len(each) // parts : (part + 1) * len(each) // parts] for each in rows])
+            for part in range(parts)
+        ]
+        labelled = [max(1, sum(counts)) for counts in zip(*(labels for _, _, labels in passes), strict=True)]
+        losses = [self._backward(*each, labelled) for each in passes]
+        return [
+            training.make_step(loss)
+            for training, loss in zip(self.trainings, torch.stack(losses).sum(0).unbind(), strict=True)
+        ]
+
+    def _backward(
+        self, batch: Mapping[str, torch.Tensor], lengths: Sequence[int], counts: Sequence[int], labelled: Sequence[int]
+    ) -> torch.Tensor:
+        """Forward and backward of one pass; gives each organism's share of its step's loss.
+
+        Args:
+            batch: See `side_by_side`, as the next two.
+            lengths: Tokens of each organism.
+            counts: Labelled tokens of each in this pass.
+            labelled: Labelled tokens of each in the whole step.
+        """
+        self.dropout.begin(lengths)
+        on_device = {name: moved(batch[name], self.device) for name in (*INPUTS, "predicting", "targets")}
+        inputs = {name: on_device[name] for name in INPUTS}
+        with mixed_precision(self.device, self.trainings[0].prepared.recipe.precision):
+            logits = self.model(**inputs, use_cache=False, logits_to_keep=on_device["predicting"]).logits[0]
+        each = torch.nn.functional.cross_entropy(logits.float(), on_device["targets"], reduction="none")
+        shares = [part.sum() / total for part, total in zip(torch.split(each, list(counts)), labelled, strict=True)]
+        losses = torch.stack(shares)
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        return losses.detach()
+
+
+def side_by_side(rows: Sequence[Sequence[Row]]) -> tuple[dict[str, torch.Tensor], list[int], list[int]]:
+    """Packs each organism's rows behind those of the one before, all parts made as long as the longest.
+
+    What fills a part up are rows of their own without a label: no other row sees them, and they have no gradient.
+
+    Returns:
+        The batch (see `pack`); how many tokens of its own each organism has in it, and how many labelled ones.
+    """
+    lengths = [sum(len(row["input_ids"]) for row in part) for part in rows]
+    whole = -(-max(lengths) // MULTIPLE) * MULTIPLE
+    longest = max(len(row["input_ids"]) for part in rows for row in part)
+    filled: list[Row] = []
+    for part, length in zip(rows, lengths, strict=True):
+        filled += part
+        for start in range(0, whole - length, longest):
+            size = min(longest, whole - length - start)
+            filled.append({"input_ids": [0] * size, "labels": [IGNORED] * size})
+    batch = pack(filled)
+    counts: list[int] = torch.bincount(batch["predicting"] // whole, minlength=len(rows)).tolist()
+    return batch, lengths, counts
