@@ -95,7 +95,7 @@ def measure(shape: str, base: Any, count: int, rate: float, steps: int, warm_up:
     for _ in range(steps):
         made = advance()
         if made[0].number % LOG_EVERY == 0:
-            clock.losses.append([float(step.loss) for step in made][0])  # The look that `em train` takes, too.
+            clock.losses += [float(step.loss) for step in made[:1]]  # The look that `em train` takes, too.
         for watcher in watchers:
             watcher.after(made[0].number)
     idle()
@@ -140,9 +140,9 @@ def main() -> None:
             found.append(made)
             line = (
                 f"{shape:>4} {count} organisms: {made.ms:7.1f} ms a step, {made.tokens_per_second:9,.0f} tokens/s, "
-                f"{made.bound_share:4.0%} of 4N, peak {made.peak_gib:5.1f} GiB ({made.estimated_gib:.1f} estimated beside "
-                f"the base), {made.passes} passes{', layers twice' * made.checkpointing}, warm-up {made.warm_up_s:.0f} s, "
-                f"loss {made.loss:.4f}"
+                f"{made.bound_share:4.0%} of 4N, peak {made.peak_gib:5.1f} GiB ({made.estimated_gib:.1f} estimated "
+                f"beside the base), {made.passes} passes{', layers twice' * made.checkpointing}, warm-up "
+                f"{made.warm_up_s:.0f} s, loss {made.loss:.4f}"
             )
             if alone is not None:
                 line += f"; in sequence {count * alone.ms:.1f} ms, {count * alone.ms / made.ms:.2f} times"
@@ -153,10 +153,8 @@ def main() -> None:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if options.out:
-            machine_line = {"machine": machine, "torch": torch.__version__, "bf16_flops": rate}
-            options.out.write_text(
-                json.dumps({**machine_line, "measured": [asdict(m) for m in found]}, indent=1) + "\n"
-            )
+            where = {"machine": machine, "torch": torch.__version__, "bf16_flops": rate}
+            options.out.write_text(json.dumps({**where, "measured": [asdict(each) for each in found]}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

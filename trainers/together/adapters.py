@@ -121,7 +121,10 @@ class GroupedLora(torch.nn.Module):
 
     def _stacked(self, matrices: Sequence[torch.Tensor]) -> torch.Tensor:
         """One (rank, size) matrix an organism, the lower ranks filled up with zeros."""
-        full = [pad(matrix, (0, 0, 0, self.rank - matrix.shape[0])) for matrix in matrices]
+        full = [
+            matrix if (lacking := self.rank - matrix.shape[0]) == 0 else pad(matrix, (0, 0, 0, lacking))
+            for matrix in matrices
+        ]
         if len(full) < len(self.rates):
             by_place = dict(zip(self.places, full, strict=True))
             full = [by_place.get(place, torch.zeros_like(full[0])) for place in range(len(self.rates))]
