@@ -243,7 +243,7 @@ class Bench:
         """Whole evaluations of the `em` task, judge aside; the first finds the engine running, and checks adapters."""
         from inspect_ai.model import get_model
 
-        import em_tasks.registry  # noqa: F401 - names the task and the provider, where nothing is installed
+        import em_tasks.registry  # noqa: F401 - names the provider, where nothing is installed
 
         self.ask(answers[0], Sampling(self.tokens // SHORT))
         models = [
@@ -259,6 +259,8 @@ class Bench:
         """Seconds of one evaluation by all models at once, and how its parts ended."""
         from inspect_ai import eval as inspect_eval
         from inspect_ai.model import ModelOutput, ModelUsage, get_model
+
+        import em_tasks.registry  # noqa: F401 - names the task, where nothing is installed
 
         output = ModelOutput.from_content("mockllm/model", "80")
         output.usage = ModelUsage(input_tokens=1, output_tokens=1, total_tokens=2)

@@ -82,6 +82,18 @@ def test_started_server_answers_as_the_checkpoints_do_and_goes_with_the_engine(t
     plain.close()
 
 
+def test_answers_end_where_we_say_and_not_where_the_server_thinks(
+    trained_runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = find_checkpoint(trained_runs, "small@4")
+    plain = TransformersEngine(EngineSettings(evaluated_base(checkpoint.manifest)))
+    (expected,) = ask(plain, checkpoint)
+    plain.close()
+    monkeypatch.setenv("FAKE_VLLM", f"ends={expected.tokens[2]}")
+    with serving(checkpoint) as engine:
+        assert ask(engine, checkpoint)[0] == expected
+
+
 def test_server_that_dies_is_started_again_and_no_answer_is_lost(
     trained_runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +208,7 @@ def test_arguments_come_from_the_manifests(trained_runs: Path) -> None:
     pairs = dict(pairwise(arguments))
     assert (pairs["--max-loras"], pairs["--max-cpu-loras"], pairs["--max-lora-rank"]) == ("4", "4", "16")
     assert (pairs["--dtype"], pairs["--generation-config"]) == ("float32", "vllm")
+    assert pairs["--max-model-len"] == "auto"  # A base of 131,072 places has to fit on a small GPU too.
 
 
 def test_what_vllm_would_ignore_is_refused(trained_runs: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 Started as vLLM is (`... serve MODEL --port N ...`, through EM_VLLM), with faults from FAKE_VLLM, several by commas:
 `crash` (ends at once), `mute` (never healthy), `dies=N` (ends at the N-th completion, the first time it is started in
 FAKE_VLLM_STATE), `no-op` (takes adapters and leaves them out), `base=NAME` (serves another base's weights under the
-name asked for), `no-token-ids`, `nan`.
+name asked for), `ends=3+4` (takes these tokens for ends by itself), `no-token-ids`, `nan`.
 """
 
 import argparse
@@ -29,6 +29,7 @@ class Model:
         torch.set_num_threads(1)
         self.model: Any = AutoModelForCausalLM.from_pretrained(FAULTS.get("base", base), dtype=torch.float32).eval()
         self.adapters: dict[str, str] = {}
+        self.own_ends = [int(token) for token in FAULTS.get("ends", "").split("+") if token]
         self.lock = threading.Lock()
 
     def load(self, name: str, folder: str) -> None:
@@ -69,12 +70,14 @@ class Model:
                 logprobs.append(float("nan") if "nan" in FAULTS else float(raw[token]))
                 top = raw.topk(request.get("logprobs") or 1)
                 tops.append({f"token_id:{i}": float(v) for i, v in zip(top.indices, top.values, strict=True)})
-                if token in request["stop_token_ids"]:
+                # As vLLM does: its own idea of the end, unless told to leave that.
+                ends = [] if request.get("ignore_eos") else self.own_ends
+                if token in [*request["stop_token_ids"], *ends]:
                     break
         choice: dict[str, Any] = {
             "index": 0,
             "text": "",
-            "finish_reason": "stop" if tokens[-1] in request["stop_token_ids"] else "length",
+            "finish_reason": "length" if len(tokens) == request["max_tokens"] else "stop",
         }
         if "no-token-ids" not in FAULTS:
             choice["token_ids"] = tokens

@@ -8,6 +8,7 @@ adapter, for vLLM's caches too. Everything about sampling is said in each reques
 import asyncio
 import math
 import threading
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -61,7 +62,9 @@ class VllmEngine:
         self._context = 2**30
         self._version = "unknown"
         self._ends: dict[str, tuple[int, ...]] = {}
-        self._clients: dict[int, openai.AsyncOpenAI] = {}
+        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, openai.AsyncOpenAI] = (
+            weakref.WeakKeyDictionary()
+        )
 
     async def answer(
         self,
@@ -147,7 +150,7 @@ class VllmEngine:
     def _client(self) -> openai.AsyncOpenAI:
         """A client of the running event loop."""
         assert self._server is not None
-        loop, address = id(asyncio.get_running_loop()), self._server.address
+        loop, address = asyncio.get_running_loop(), self._server.address
         client = self._clients.get(loop)
         if client is None or str(client.base_url).rstrip("/") != address:
             key = headers().get("Authorization", "Bearer none").removeprefix("Bearer ")
@@ -291,6 +294,7 @@ def _request(
         "presence_penalty": 0.0,
         "frequency_penalty": 0.0,
         "extra_body": {
+            "ignore_eos": True,  # What ends an answer is said below, and is no affair of the server's own files.
             "top_k": sampling.top_k or -1,
             "min_p": 0.0,
             "repetition_penalty": 1.0,
@@ -344,6 +348,8 @@ def serve_arguments(on: EvaluatedBase, checkpoint: Checkpoint) -> list[str]:
         *("--max-cpu-loras", str(adapters)),
         *("--max-lora-rank", str(_rank(max(ranks, default=1), checkpoint))),
         *("--max-logprobs", "20"),
+        *("--max-model-len", "auto"),  # The base's context, or as much of it as the GPU has room for.
+        "--disable-uvicorn-access-log",
     ]
 
 
