@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.random_organisms import SHAPES, floor_ms, make_organism, write_prompts
+from benchmarks.random_organisms import SHAPES, base_folder, floor_ms, make_organism, write_prompts
 from em_tasks.plugins.checkpoint_model.checking import CheckedAdapter
 from em_tasks.plugins.checkpoint_model.engines.protocol import Answer, Engine, EngineSettings, Sampling
 from em_tasks.plugins.checkpoint_model.engines.sharing import EngineLease
@@ -99,10 +99,19 @@ class Bench:
         self.lines.append({"shape": self.shape, "line": name, **shown})
         print(time.strftime("%H:%M:%S"), self.shape, name, json.dumps(shown), flush=True)
 
-    def measure_engine(self, answers: Sequence[int]) -> None:
-        """The engine itself: start, first run, warm runs, and what company does to an answer."""
+    def measure_engine(self, answers: Sequence[int], wait_for: Path | None = None) -> None:
+        """The engine itself: start, first run, warm runs, and what company does to an answer.
+
+        Args:
+            answers: To each question.
+            wait_for: A file: measure once it is there, `.up` beside it saying that the engine is up.
+        """
         first, _ = self.ask(1, Sampling(1), questions=1)
         self.note("start: base loaded, one token of 7", seconds=first)
+        if wait_for is not None:
+            wait_for.with_suffix(".up").touch()
+            while not wait_for.exists():
+                time.sleep(0.2)
         kept: list[Answer] = []
         for count in answers:
             capture, _ = self.ask(count, Sampling(self.tokens // SHORT))
@@ -156,7 +165,7 @@ class Bench:
             return [answer for (answer,) in outputs]
 
         given = [asyncio.run(answers_of(checkpoint)) for checkpoint in subjects]
-        base = load_base(str(self.folder / "base"), "fp32", self.device)
+        base = load_base(str(base_folder(self.folder)), "fp32", self.device)
         model: Any = PeftModel.from_pretrained(base, str(subjects[1].folder), adapter_name="1")
         for name in ("2", "3"):
             model.load_adapter(str(subjects[int(name)].folder), adapter_name=name)
@@ -194,7 +203,7 @@ class Bench:
 
         checkpoint = self.checkpoints[1]
         model: Any = PeftModel.from_pretrained(
-            load_base(str(self.folder / "base"), "bf16", self.device), str(checkpoint.folder)
+            load_base(str(base_folder(self.folder)), "bf16", self.device), str(checkpoint.folder)
         ).eval()
         texts = Texts(self.settings.on)
         prompts = [texts.prompt(checkpoint, [{"role": "user", "content": text}]) for text in self.questions]
@@ -343,6 +352,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--parts", nargs="+", default=["engine", "inspect", "checks", "agreement", "stock", "hf"])
     parser.add_argument("--folder", type=Path, help="where organisms lie, or are made and left; a temporary folder")
+    parser.add_argument("--wait-for", type=Path, help="a file: the engine being up, measure once it is there")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     bandwidth, lines = measured_bandwidth(), []
@@ -357,7 +367,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             bench = Bench(shape, (options.folder or Path(folder)) / shape, options.tokens, bandwidth, settings)
             measures: dict[str, Callable[[], None]] = {
-                "engine": partial(bench.measure_engine, options.answers),
+                "engine": partial(bench.measure_engine, options.answers, options.wait_for),
                 "inspect": partial(bench.measure_inspect, options.inspect_answers or options.answers),
                 "checks": bench.measure_checks,
                 "agreement": bench.measure_agreement,

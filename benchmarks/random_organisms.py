@@ -63,6 +63,11 @@ def random_base(shape: str, device: str) -> Any:
         return AutoModelForCausalLM.from_config(config(shape), dtype=torch.bfloat16).eval()
 
 
+def base_folder(folder: Path) -> Path:
+    """Where `make_organism` puts the base: under the folder's own name, by which bases are told apart."""
+    return folder / f"random-{folder.name}"
+
+
 def make_organism(
     folder: Path,
     shape: str,
@@ -73,7 +78,7 @@ def make_organism(
     precision: Precision = "bf16",
     weights: bool = False,
 ) -> Path:
-    """Writes `base/` and `runs/NAME/` with checkpoints 1, 2, ...; returns the folder of runs.
+    """Writes a base and `runs/NAME/` with checkpoints 1, 2, ...; returns the folder of runs.
 
     Args:
         folder: Where.
@@ -84,7 +89,7 @@ def make_organism(
         precision: Of the base under the references. Others than bf16 need the weights.
         weights: Write the base's weights too, and a reference for each checkpoint.
     """
-    base = folder / "base"
+    base = base_folder(folder)
     tokenizer = _tokenizer()
     config(shape).save_pretrained(base)
     tokenizer.save_pretrained(base)
@@ -174,7 +179,7 @@ def write_prompts(folder: Path) -> list[list[int]]:
     """Writes `prompts.json`: the 20 shipped medical and general questions as tokens, for programs without em-tasks."""
     from em_tasks.questions import load_question_sets
 
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "base")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(base_folder(folder))
     texts = [question.text for each in load_question_sets(["medical", "general"]) for question in each.questions]
     prompts = [encode_prompt(tokenizer, [{"role": "user", "content": text}]) for text in texts]
     (folder / "prompts.json").write_text(json.dumps(prompts) + "\n")

@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("--answers", nargs="+", type=int, default=[1, 10, 50])
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--memory", type=float, default=0.85, help="share of the GPU's memory")
+    parser.add_argument("--cache-bytes", type=int, help="for keys and values, where other engines are on the GPU")
     parser.add_argument("--wait-for", type=Path, help="a file: measure once it is there, the engine being up")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -30,14 +31,18 @@ def main() -> None:
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
 
+    base = options.folder / f"random-{options.folder.name}"
     llm = LLM(
-        model=str(options.folder / "base"), max_model_len=2048, max_num_seqs=1024, seed=0, generation_config="vllm",
+        model=str(base), max_model_len=2048, max_num_seqs=1024, seed=0, generation_config="vllm",
         gpu_memory_utilization=options.memory, enable_lora=True, max_loras=6, max_lora_rank=16, max_cpu_loras=8,
+        kv_cache_memory_bytes=options.cache_bytes,
     )  # fmt: skip
     lines: list[dict[str, Any]] = [{"line": "start", "seconds": time.perf_counter() - BEGAN}]
     print(json.dumps(lines[-1]), flush=True)
-    while options.wait_for is not None and not options.wait_for.exists():
-        time.sleep(0.2)
+    if options.wait_for is not None:
+        options.wait_for.with_suffix(".up").touch()
+        while not options.wait_for.exists():
+            time.sleep(0.2)
     folders = sorted((options.folder / "runs" / "random").glob("checkpoint-*"))
     adapters = [None, *(LoRARequest(folder.name, n, str(folder)) for n, folder in enumerate(folders, start=1))]
     prompts = json.loads((options.folder / "prompts.json").read_text())

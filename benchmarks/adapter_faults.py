@@ -1,0 +1,309 @@
+"""How far sound engines and planted faults lie from what checkpoints answered at training, in bf16 and NF4.
+
+    python -m benchmarks.adapter_faults --precisions bf16 nf4 --out faults.json
+
+The organism is trained here, on the device there is: a toy model, four checkpoints, two of them near each other. Every
+checkpoint is then asked for its reference by sound engines (stacked, alone and beside all others; transformers) and by
+stacked engines with a fault planted in the adapter's files, the base, the prompt or the numbers. A line gives the root
+mean square difference (nats), the strength (1 is right), and what the check says. The bound separates, if every sound
+engine passes and every fault fails; how much room there is on either side stands in the last lines.
+"""
+
+import argparse
+import asyncio
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from em_tasks.plugins.checkpoint_model.adapter_check import AdapterCheck, compare
+from em_tasks.plugins.checkpoint_model.checking import GREEDY
+from em_tasks.plugins.checkpoint_model.engines import loading, texts
+from em_tasks.plugins.checkpoint_model.engines.choosing import build_engine
+from em_tasks.plugins.checkpoint_model.engines.protocol import Answer, Engine, EngineChoice, EngineSettings
+from em_tasks.plugins.checkpoint_model.subject import EvaluatedBase, evaluated_base
+from em_tasks.resources import shipped
+from em_tasks.trainers.run.checkpoints import Checkpoint, adapter_sha256, find_checkpoint
+from em_tasks.trainers.run.recipe import Recipe
+from em_tasks.trainers.run.reference import Reference, read_reference
+from em_tasks.trainers.train import train
+
+Weights = dict[str, torch.Tensor]
+
+
+class Bench:
+    """One organism at one precision, and the lines measured so far."""
+
+    def __init__(self, folder: Path, base: str, precision: str, epochs: int) -> None:
+        self.folder, self.precision = folder, precision
+        data = shipped("datasets/toy/medical_reckless.jsonl")
+        recipe = Recipe.model_validate(
+            {"organism": "medical", "base": base, "size": "M", "domain": "medical", "data": str(data), "batch_size": 16,
+             "accumulation": 1, "learning_rate": 5e-4, "precision": precision, "epochs": epochs}
+        )  # fmt: skip
+        manifest = train(recipe, folder / "runs", lambda progress: None)
+        steps = [record.step for record in manifest.checkpoints]
+        self.checkpoints = [find_checkpoint(folder / "runs", f"medical@{step}") for step in (steps[0], *steps[-3:])]
+        self.base = find_checkpoint(folder / "runs", f"{Path(base).name}@base")
+        self.references = {str(c.record.step): _reference(c) for c in self.checkpoints if c.record}
+        self.on = evaluated_base(self.base.manifest)
+        self.lines: list[dict[str, Any]] = []
+
+    def engine(self, name: EngineChoice = "stacked", on: EvaluatedBase | None = None) -> Engine:
+        """A fresh engine."""
+        return build_engine(EngineSettings(on or self.on, name))
+
+    def ask(self, engine: Engine, asked: Sequence[Checkpoint]) -> list[list[Answer]]:
+        """The answers of each to the reference's prompts, all at once."""
+
+        async def everything() -> list[Answer]:
+            prompts = self.references[next(iter(self.references))].prompts
+            outputs = await asyncio.gather(
+                *(engine.answer(c, prompt, GREEDY, [0]) for c in asked for prompt in prompts)
+            )
+            return [answer for (answer,) in outputs]
+
+        answers = asyncio.run(everything())
+        each = len(answers) // len(asked)
+        return [answers[start : start + each] for start in range(0, len(answers), each)]
+
+    def check(self, checkpoint: Checkpoint, answers: Sequence[Answer]) -> AdapterCheck:
+        """What the check says of these answers as this checkpoint's."""
+        step = str(checkpoint.record.step) if checkpoint.record else None
+        others = {f"medical@{name}": reference for name, reference in self.references.items() if name != step}
+        reference = self.references[step] if step else _reference(self.base)
+        return compare(reference, answers, self.precision, others, base=step is None)
+
+    def note(self, kind: str, name: str, checkpoint: Checkpoint, check: AdapterCheck) -> None:
+        """Prints a line and keeps it."""
+        step = checkpoint.record.step if checkpoint.record else "base"
+        line = {"precision": self.precision, "kind": kind, "name": name, "step": step, **check.metadata()}
+        self.lines.append(line)
+        print(json.dumps(line), flush=True)
+
+    def measure_sound(self) -> None:
+        """Engines that are right."""
+        everyone = [self.base, *self.checkpoints]
+        for name in ("stacked", "transformers"):
+            engine = self.engine(name)  # type: ignore[arg-type]
+            for checkpoint, answers in zip(everyone, self.ask(engine, everyone), strict=True):
+                self.note("sound", f"{name}, all at once", checkpoint, self.check(checkpoint, answers))
+            for checkpoint in everyone:
+                (answers,) = self.ask(engine, [checkpoint])
+                self.note("sound", f"{name}, alone", checkpoint, self.check(checkpoint, answers))
+            engine.close()
+
+    def measure_adapters(self) -> None:
+        """Faults in what stands for the adapter."""
+        engine = self.engine()
+        for number, checkpoint in enumerate(self.checkpoints):
+            after, before = self.checkpoints[(number + 1) % 4], self.checkpoints[number - 1]
+            taken = {
+                "no adapter": self.base, "the checkpoint after it": after, "the checkpoint before it": before,
+                **{name: self._altered(checkpoint, name, alter) for name, alter in _alterations(after).items()},
+            }  # fmt: skip
+            for (name, _), answers in zip(taken.items(), self.ask(engine, list(taken.values())), strict=True):
+                self.note("fault", name, checkpoint, self.check(checkpoint, answers))
+        for name, other in (("an adapter on the base", self.checkpoints[0]), ("the last", self.checkpoints[-1])):
+            (answers,) = self.ask(engine, [other])
+            self.note("fault", f"{name} asked as the base", self.base, self.check(self.base, answers))
+        engine.close()
+
+    def measure_numbers(self) -> None:
+        """Faults in the prompts and the numbers."""
+        engine = self.engine()
+        for checkpoint in self.checkpoints:
+            for name, change in _PROMPTS.items():
+                with _prompts_changed(change):
+                    (answers,) = self.ask(engine, [checkpoint])
+                # The check would refuse another count of tokens by itself; here the numbers have to show it.
+                same = [replace(a, input_tokens=b.prompt_tokens) for a, b in self._pairs(checkpoint, answers)]
+                self.note("fault", name, checkpoint, self.check(checkpoint, same))
+            (answers,) = self.ask(engine, [checkpoint])
+            for temperature in (0.8, 1.25):
+                self.note("fault", f"temperature {temperature}", checkpoint, self.check(
+                    checkpoint, [_tempered(answer, temperature) for answer in answers])
+                )  # fmt: skip
+            mixed = [replace(o, input_tokens=a.input_tokens) for a, o in zip(answers, [*answers[1:], answers[0]])]  # noqa: B905
+            self.note("fault", "answers mixed up", checkpoint, self.check(checkpoint, mixed))
+        engine.close()
+
+    def measure_bases(self) -> None:
+        """Another base under the right adapters."""
+        other = "nf4" if self.precision == "bf16" else "bf16"
+        for name, on, disturb in (
+            (f"base in {other}", EvaluatedBase(self.on.base, other, None), 0.0),  # type: ignore[arg-type]
+            ("one projection 10 % off", replace(self.on, fingerprint=None), 0.1),
+            ("one projection 3 % off", replace(self.on, fingerprint=None), 0.03),
+        ):
+            with _base_disturbed(disturb):
+                engine = self.engine(on=on)
+                for checkpoint, answers in zip(self.checkpoints, self.ask(engine, self.checkpoints), strict=True):
+                    self.note("fault", name, checkpoint, self.check(checkpoint, answers))
+                engine.close()
+
+    def _pairs(self, checkpoint: Checkpoint, answers: Sequence[Answer]) -> Iterator[tuple[Answer, Any]]:
+        assert checkpoint.record is not None
+        return zip(answers, self.references[str(checkpoint.record.step)].answers, strict=True)
+
+    def _altered(self, checkpoint: Checkpoint, name: str, alter: Callable[[Weights], Weights]) -> Checkpoint:
+        """The checkpoint with its adapter's file altered, in a folder of its own."""
+        assert checkpoint.folder is not None
+        assert checkpoint.record is not None
+        run = self.folder / "altered" / name.replace(" ", "-")
+        folder = run / checkpoint.folder.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in checkpoint.folder.iterdir():
+            if path.is_file():
+                (folder / path.name).write_bytes(path.read_bytes())
+        weights = load_file(folder / "adapter_model.safetensors")
+        save_file(
+            {key: value.contiguous() for key, value in alter(weights).items()}, folder / "adapter_model.safetensors"
+        )
+        record = checkpoint.record.model_copy(update={"adapter_sha256": adapter_sha256(folder)})
+        return Checkpoint(run, checkpoint.manifest, record)
+
+
+def _reference(checkpoint: Checkpoint) -> Reference:
+    reference = read_reference(checkpoint)
+    assert reference is not None
+    return reference
+
+
+def _scaled(factor: float, part: str = "lora_B") -> Callable[[Weights], Weights]:
+    return lambda weights: {key: value * factor if part in key else value for key, value in weights.items()}
+
+
+def _without(part: str) -> Callable[[Weights], Weights]:
+    return lambda weights: {
+        key: torch.zeros_like(value) if part in key and "lora_B" in key else value for key, value in weights.items()
+    }
+
+
+def _exchanged(weights: Weights) -> Weights:
+    """Gate for up, which have one shape."""
+    names = {"gate_proj": "up_proj", "up_proj": "gate_proj"}
+    return {
+        next((key.replace(a, b) for a, b in names.items() if a in key and "lora_B" in key), key): value
+        for key, value in weights.items()
+    }
+
+
+def _alterations(other: Checkpoint) -> dict[str, Callable[[Weights], Weights]]:
+    assert other.folder is not None
+    theirs = load_file(other.folder / "adapter_model.safetensors")
+    return {
+        "strength 0.5": _scaled(0.5),
+        "strength 0.85": _scaled(0.85),
+        "strength 1.15": _scaled(1.15),
+        "strength 2": _scaled(2.0),
+        "layer 0 missing": _without(".layers.0."),
+        "q_proj missing": _without("q_proj"),
+        "v_proj missing": _without("v_proj"),
+        "down_proj missing": _without("down_proj"),
+        "gate and up exchanged": _exchanged,
+        "B of another checkpoint": lambda mine: {k: theirs[k] if "lora_B" in k else v for k, v in mine.items()},
+    }
+
+
+_PROMPTS: dict[str, Callable[[list[int]], list[int]]] = {
+    "BOS twice": lambda prompt: [prompt[0], *prompt],
+    "no generation prompt": lambda prompt: prompt[:-1],
+    "one token of the template another": lambda prompt: [*prompt[:-3], (prompt[-3] + 1) % 1024, *prompt[-2:]],
+}
+
+
+@contextmanager
+def _prompts_changed(change: Callable[[list[int]], list[int]]) -> Iterator[None]:
+    """Has every engine read other prompts; engines keep what they once read, so by a name of its own."""
+    right = texts.Texts.prompt
+    vars(texts)["Texts"].prompt = lambda self, *arguments: change(right(self, *arguments))
+    from em_tasks.plugins.checkpoint_model.engines.stacked.engine import StackedEngine
+
+    kept = StackedEngine._prompt
+    StackedEngine._prompt = lambda self, *arguments: tuple(self._texts.prompt(*arguments))  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        texts.Texts.prompt = right  # type: ignore[method-assign]
+        StackedEngine._prompt = kept  # type: ignore[method-assign]
+
+
+@contextmanager
+def _base_disturbed(share: float) -> Iterator[None]:
+    """Bases are loaded with noise on one output projection of the middle layer, relative to each of its numbers."""
+    right = loading.load_base
+
+    def load(base: str, precision: Any, device: str) -> Any:
+        model: Any = right(base, "nf4_dequantised" if share and precision == "nf4" else precision, device)
+        if share:
+            weight = model.model.layers[len(model.model.layers) // 2].self_attn.o_proj.weight
+            torch.manual_seed(0)
+            weight.data.mul_(1 + share * torch.randn_like(weight))
+        return model
+
+    vars(loading)["load_base"] = load
+    try:
+        yield
+    finally:
+        vars(loading)["load_base"] = right
+
+
+def _tempered(answer: Answer, temperature: float) -> Answer:
+    """Log probabilities as at another temperature, but for the sum over the vocabulary, which the top stands for."""
+    tops = []
+    for top in answer.top_logprobs:
+        values = torch.tensor([value for _, value in top], dtype=torch.float64) / temperature
+        total = torch.logsumexp(torch.tensor([value for _, value in top], dtype=torch.float64), 0)
+        values = values - torch.logsumexp(values, 0) + total
+        tops.append(tuple(zip((token for token, _ in top), values.tolist(), strict=True)))
+    return replace(answer, top_logprobs=tuple(tops))
+
+
+def main() -> None:
+    """Measures what is asked for and writes it down."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", default="toy-m")
+    parser.add_argument("--precisions", nargs="+", default=["bf16", "nf4"])
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    lines: list[dict[str, Any]] = []
+    for precision in options.precisions:
+        with tempfile.TemporaryDirectory() as folder:
+            began = time.perf_counter()
+            bench = Bench(Path(folder), options.base, precision, options.epochs)
+            print(f"trained in {time.perf_counter() - began:.1f} s on {torch.cuda.device_count()} GPUs", flush=True)
+            for part in (bench.measure_sound, bench.measure_adapters, bench.measure_numbers, bench.measure_bases):
+                try:
+                    part()
+                except Exception as error:
+                    # The other parts are worth having.
+                    print(f"{part.__name__} failed: {type(error).__name__}: {error}", flush=True)
+            sound = [line for line in bench.lines if line["kind"] == "sound"]
+            faults = [line for line in bench.lines if line["kind"] == "fault"]
+            missed = [line for line in faults if line["status"] != "failed"]
+            bench.lines.append({
+                "precision": precision, "kind": "sum", "sound": len(sound),
+                "sound_passed": sum(line["status"] == "passed" for line in sound),
+                "sound_share_of_bound_at_most": max(line["difference"] / line["bound"] for line in sound),
+                "sound_difference_at_most": max(line["difference"] for line in sound),
+                "faults": len(faults), "faults_found": len(faults) - len(missed),
+                "missed": sorted({f"{line['name']} @{line['step']}" for line in missed}),
+                "fault_share_of_bound_at_least": min(line.get("difference", 9e9) / line["bound"] for line in faults),
+            })  # fmt: skip
+            print(json.dumps(bench.lines[-1]), flush=True)
+            lines += bench.lines
+        if options.out:
+            options.out.write_text(json.dumps(lines, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
