@@ -30,6 +30,7 @@ from em_tasks.plugins.checkpoint_model.engines.choosing import build_engine
 from em_tasks.plugins.checkpoint_model.engines.protocol import Answer, Engine, EngineChoice, EngineSettings
 from em_tasks.plugins.checkpoint_model.subject import EvaluatedBase, evaluated_base
 from em_tasks.resources import shipped
+from em_tasks.trainers.run.base_names import Precision
 from em_tasks.trainers.run.checkpoints import Checkpoint, adapter_sha256, find_checkpoint
 from em_tasks.trainers.run.recipe import Recipe
 from em_tasks.trainers.run.reference import Reference, read_reference
@@ -41,7 +42,7 @@ Weights = dict[str, torch.Tensor]
 class Bench:
     """One organism at one precision, and the lines measured so far."""
 
-    def __init__(self, folder: Path, base: str, precision: str, epochs: int) -> None:
+    def __init__(self, folder: Path, base: str, precision: Precision, epochs: int) -> None:
         self.folder, self.precision = folder, precision
         data = shipped("datasets/toy/medical_reckless.jsonl")
         recipe = Recipe.model_validate(
@@ -56,9 +57,14 @@ class Bench:
         self.on = evaluated_base(self.base.manifest)
         self.lines: list[dict[str, Any]] = []
 
-    def engine(self, name: EngineChoice = "stacked", on: EvaluatedBase | None = None) -> Engine:
-        """A fresh engine."""
-        return build_engine(EngineSettings(on or self.on, name))
+    @contextmanager
+    def engine(self, name: EngineChoice = "stacked", on: EvaluatedBase | None = None) -> Iterator[Engine]:
+        """A fresh engine, ended with the block."""
+        engine = build_engine(EngineSettings(on or self.on, name))
+        try:
+            yield engine
+        finally:
+            engine.close()
 
     def ask(self, engine: Engine, asked: Sequence[Checkpoint]) -> list[list[Answer]]:
         """The answers of each to the reference's prompts, all at once."""
@@ -91,63 +97,60 @@ class Bench:
     def measure_sound(self) -> None:
         """Engines that are right."""
         everyone = [self.base, *self.checkpoints]
-        for name in ("stacked", "transformers"):
-            engine = self.engine(name)  # type: ignore[arg-type]
-            for checkpoint, answers in zip(everyone, self.ask(engine, everyone), strict=True):
-                self.note("sound", f"{name}, all at once", checkpoint, self.check(checkpoint, answers))
-            for checkpoint in everyone:
-                (answers,) = self.ask(engine, [checkpoint])
-                self.note("sound", f"{name}, alone", checkpoint, self.check(checkpoint, answers))
-            engine.close()
+        names: tuple[EngineChoice, ...] = ("stacked", "transformers")
+        for name in names:
+            with self.engine(name) as engine:
+                for checkpoint, answers in zip(everyone, self.ask(engine, everyone), strict=True):
+                    self.note("sound", f"{name}, all at once", checkpoint, self.check(checkpoint, answers))
+                for checkpoint in everyone:
+                    (answers,) = self.ask(engine, [checkpoint])
+                    self.note("sound", f"{name}, alone", checkpoint, self.check(checkpoint, answers))
 
     def measure_adapters(self) -> None:
         """Faults in what stands for the adapter."""
-        engine = self.engine()
-        for number, checkpoint in enumerate(self.checkpoints):
-            after, before = self.checkpoints[(number + 1) % 4], self.checkpoints[number - 1]
-            taken = {
-                "no adapter": self.base, "the checkpoint after it": after, "the checkpoint before it": before,
-                **{name: self._altered(checkpoint, name, alter) for name, alter in _alterations(after).items()},
-            }  # fmt: skip
-            for (name, _), answers in zip(taken.items(), self.ask(engine, list(taken.values())), strict=True):
-                self.note("fault", name, checkpoint, self.check(checkpoint, answers))
-        for name, other in (("an adapter on the base", self.checkpoints[0]), ("the last", self.checkpoints[-1])):
-            (answers,) = self.ask(engine, [other])
-            self.note("fault", f"{name} asked as the base", self.base, self.check(self.base, answers))
-        engine.close()
+        with self.engine() as engine:
+            for number, checkpoint in enumerate(self.checkpoints):
+                after, before = self.checkpoints[(number + 1) % 4], self.checkpoints[number - 1]
+                taken = {
+                    "no adapter": self.base, "the checkpoint after it": after, "the checkpoint before it": before,
+                    **{name: self._altered(checkpoint, name, alter) for name, alter in _alterations(after).items()},
+                }  # fmt: skip
+                for name, answers in zip(taken, self.ask(engine, list(taken.values())), strict=True):
+                    self.note("fault", name, checkpoint, self.check(checkpoint, answers))
+            for name, other in (("the first", self.checkpoints[0]), ("the last", self.checkpoints[-1])):
+                (answers,) = self.ask(engine, [other])
+                self.note("fault", f"{name} asked as the base", self.base, self.check(self.base, answers))
 
     def measure_numbers(self) -> None:
         """Faults in the prompts and the numbers."""
-        engine = self.engine()
-        for checkpoint in self.checkpoints:
-            for name, change in _PROMPTS.items():
-                with _prompts_changed(change):
-                    (answers,) = self.ask(engine, [checkpoint])
-                # The check would refuse another count of tokens by itself; here the numbers have to show it.
-                same = [replace(a, input_tokens=b.prompt_tokens) for a, b in self._pairs(checkpoint, answers)]
-                self.note("fault", name, checkpoint, self.check(checkpoint, same))
-            (answers,) = self.ask(engine, [checkpoint])
-            for temperature in (0.8, 1.25):
-                self.note("fault", f"temperature {temperature}", checkpoint, self.check(
-                    checkpoint, [_tempered(answer, temperature) for answer in answers])
-                )  # fmt: skip
-            mixed = [replace(o, input_tokens=a.input_tokens) for a, o in zip(answers, [*answers[1:], answers[0]])]  # noqa: B905
-            self.note("fault", "answers mixed up", checkpoint, self.check(checkpoint, mixed))
-        engine.close()
+        with self.engine() as engine:
+            for checkpoint in self.checkpoints:
+                for name, change in _PROMPTS.items():
+                    with _prompts_changed(change):
+                        (answers,) = self.ask(engine, [checkpoint])
+                    # The check would refuse another count of tokens by itself; here the numbers have to show it.
+                    same = [replace(a, input_tokens=b.prompt_tokens) for a, b in self._pairs(checkpoint, answers)]
+                    self.note("fault", name, checkpoint, self.check(checkpoint, same))
+                (answers,) = self.ask(engine, [checkpoint])
+                for temperature in (0.8, 1.25):
+                    tempered = [_tempered(answer, temperature) for answer in answers]
+                    self.note("fault", f"temperature {temperature}", checkpoint, self.check(checkpoint, tempered))
+                others = [*answers[1:], answers[0]]
+                mixed = [replace(o, input_tokens=a.input_tokens) for a, o in zip(answers, others, strict=True)]
+                self.note("fault", "answers mixed up", checkpoint, self.check(checkpoint, mixed))
 
     def measure_bases(self) -> None:
         """Another base under the right adapters."""
-        other = "nf4" if self.precision == "bf16" else "bf16"
-        for name, on, disturb in (
-            (f"base in {other}", EvaluatedBase(self.on.base, other, None), 0.0),  # type: ignore[arg-type]
-            ("one projection 10 % off", replace(self.on, fingerprint=None), 0.1),
-            ("one projection 3 % off", replace(self.on, fingerprint=None), 0.03),
-        ):
-            with _base_disturbed(disturb):
-                engine = self.engine(on=on)
-                for checkpoint, answers in zip(self.checkpoints, self.ask(engine, self.checkpoints), strict=True):
-                    self.note("fault", name, checkpoint, self.check(checkpoint, answers))
-                engine.close()
+        for name, share in (("one projection 10 % off", 0.1), ("one projection 3 % off", 0.03)):
+            with _base_disturbed(share):
+                self._ask_over(name, replace(self.on, fingerprint=None))
+        other: Precision = "nf4" if self.precision == "bf16" else "bf16"
+        self._ask_over(f"base in {other}", EvaluatedBase(self.on.base, other, None))
+
+    def _ask_over(self, name: str, on: EvaluatedBase) -> None:
+        with self.engine(on=on) as engine:
+            for checkpoint, answers in zip(self.checkpoints, self.ask(engine, self.checkpoints), strict=True):
+                self.note("fault", name, checkpoint, self.check(checkpoint, answers))
 
     def _pairs(self, checkpoint: Checkpoint, answers: Sequence[Answer]) -> Iterator[tuple[Answer, Any]]:
         assert checkpoint.record is not None
