@@ -122,7 +122,7 @@ class GroupedLora(torch.nn.Module):
     def _stacked(self, matrices: Sequence[torch.Tensor]) -> torch.Tensor:
         """One (rank, size) matrix an organism, the lower ranks filled up with zeros."""
         full = [
-            matrix if (lacking := self.rank - matrix.shape[0]) == 0 else pad(matrix, (0, 0, 0, lacking))
+            matrix if matrix.shape[0] == self.rank else pad(matrix, (0, 0, 0, self.rank - matrix.shape[0]))
             for matrix in matrices
         ]
         if len(full) < len(self.rates):
