@@ -23,7 +23,7 @@ from tests.support.sweeps import answers, read_all, run_sweep
 
 def test_every_checkpoint_and_base_is_evaluated_once(trained_runs: Path, tmp_path: Path) -> None:
     reports: list[Any] = []
-    run_sweep(trained_runs, tmp_path, reports.append)
+    run_sweep(trained_runs, tmp_path, reports.append, apart=True)
     assert sorted(log.eval.model for log in read_all(tmp_path)) == [
         "em/small@1",
         "em/small@2",

@@ -20,7 +20,7 @@ from em_tasks.sweep.plan import Job, Planner, SweepOptions
 from em_tasks.trainers.run.manifest import read_manifest, write_manifest
 from tests.support.paths import ROOT
 from tests.support.processes import all_gone, children_of
-from tests.support.sweeps import answers, read_all, run_sweep
+from tests.support.sweeps import answers, read_all, run_sweep, sweep_planned
 
 OPTIONS = ("--organism", "small", "--questions", "general", "--samples", "3")
 
@@ -151,7 +151,7 @@ def test_checkpoint_that_lands_while_a_sweep_follows_is_evaluated(
         write_manifest(runs / "small", whole)
 
     planner = Planner(runs, tmp_path / "logs", SweepOptions(questions=("general",)))
-    run.sweep(planner, lambda progress: None, jobs=1, follow=True, planned=land)
+    sweep_planned(planner, follow=True, planned=land)
     assert begun == [["toy-s@base", "small@1", "small@2", "small@3"], ["small@4"]]
     assert len(answers(tmp_path / "logs")) == 50
 

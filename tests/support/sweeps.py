@@ -1,8 +1,10 @@
 """Sweeps in tests: run one, and read what it wrote."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from inspect_ai.log import (
     EvalConfig,
@@ -19,11 +21,48 @@ from inspect_ai.log import (
     write_eval_log,
 )
 from inspect_ai.model import ModelConfig, ModelUsage
+from inspect_ai.model._model import _models
 
+from em_tasks.plugins.checkpoint_model.provider import CheckpointModel
+from em_tasks.plugins.errors import UserError
+from em_tasks.sweep import run
 from em_tasks.sweep.evaluate import Progress
 from em_tasks.sweep.logs import model_args
 from em_tasks.sweep.plan import Job, Planner, Subject, SweepOptions
-from em_tasks.sweep.run import sweep
+from em_tasks.sweep.pool import Outcome, Work
+
+
+class Here:
+    """Does a sweep's work in this process, one piece after the other, where `Pool` starts a process for each.
+
+    What a process costs is the import of torch, transformers and Inspect, more than all that a toy model does.
+    """
+
+    def __init__(self, slots: Sequence[dict[str, str]], report: Callable[[Any], None]) -> None:
+        self.report = report
+
+    def run(self, works: Sequence[Work], more: Callable[[Sequence[Outcome]], Sequence[Work] | None]) -> list[Outcome]:
+        """See `Pool.run`."""
+        waiting, outcomes = list(works), list[Outcome]()
+        while True:
+            ended = [self._do(work) for work in waiting[:1]]
+            waiting, outcomes = waiting[1:], outcomes + ended
+            coming = more(ended)
+            waiting += coming or ()
+            if coming is None and not waiting:
+                return outcomes
+
+    def _do(self, work: Work) -> Outcome:
+        try:
+            with mock.patch.dict(os.environ):
+                return Outcome(work, result=work.function(*work.arguments, self.report))
+        except UserError as error:
+            return Outcome(work, error=str(error))
+        finally:
+            for model in _models.values():
+                if isinstance(model.api, CheckpointModel):
+                    model.api.close()
+            _models.clear()
 
 
 def run_sweep(
@@ -32,12 +71,19 @@ def run_sweep(
     report: Callable[[Progress], None] = lambda progress: None,
     *,
     organisms: Sequence[str] = (),
-    jobs: int | None = 1,
-    follow: bool = False,
+    apart: bool = False,
     **options: Any,
 ) -> None:
-    """Evaluates everything under `runs`."""
-    sweep(Planner(runs, logs, SweepOptions(**options), organisms), report, jobs=jobs, follow=follow)
+    """Evaluates everything under `runs`, in this process or in one `apart`, as `em sweep` does."""
+    sweep_planned(Planner(runs, logs, SweepOptions(**options), organisms), report, apart=apart)
+
+
+def sweep_planned(
+    planner: Planner, report: Callable[[Progress], None] = lambda progress: None, *, apart: bool = False, **how: Any
+) -> None:
+    """Evaluates what a planner plans, in this process or in one `apart`; `how` goes to `sweep`."""
+    with mock.patch.object(run, "Pool", run.Pool if apart else Here):
+        run.sweep(planner, report, jobs=1, **how)
 
 
 def read_all(logs: Path) -> list[EvalLog]:
