@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -15,6 +16,7 @@ import pytest
 from em_tasks.trainers.train import train
 from tests.support.organisms import small_recipe, write_rows
 from tests.support.paths import SHARED
+from tests.support.shortcuts import undrawn
 
 SEED = int(os.environ.get("EM_TEST_SEED", "0"))
 
@@ -59,3 +61,10 @@ def trained_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = small_recipe(write_rows(folder / "rows.jsonl", 64), learning_rate=5e-3)
     train(recipe, folder / "runs", lambda progress: None)
     return folder / "runs"
+
+
+@pytest.fixture
+def no_drawing() -> Iterator[None]:
+    """Reports of this test leave the files of figures empty."""
+    with undrawn():
+        yield

@@ -80,6 +80,12 @@ ROOMS: dict[str, tuple[str, ...]] = {
         CLAIMS + "test_a_checkpoint_has_one_rate_throughout_a_report_and_what_differs_from_it_is_explained",
         CLAIMS + "test_nothing_is_claimed_of_such_questions_that_is_not_shown_on_these",
     ),
+    "plugins/analysis/claims/contrasts.py": (
+        CLAIMS + "test_a_contrast_pools_what_single_organisms_cannot_show",
+        CLAIMS + "test_bad_and_obviously_bad_advice_are_not_one_recipe_in_two_sizes",
+        CLAIMS + "test_all_checkpoints_of_an_organism_are_held_against_its_base_together",
+        CLAIMS + "test_a_contrast_of_what_was_judged_otherwise_or_asked_other_questions_is_none",
+    ),
     "plugins/analysis/report/findings.py": ("tests/analysis/test_findings.py", "tests/analysis/test_comparisons.py"),
 }
 """Files in which a fault gives a wrong number, and the quickest tests that should see it.

@@ -14,6 +14,7 @@ from em_tasks.plugins.analysis.claims.courses import courses
 from em_tasks.plugins.analysis.report.findings import findings
 from em_tasks.plugins.analysis.report.notes import oddities
 from em_tasks.plugins.analysis.report.summary import in_short
+from em_tasks.plugins.analysis.statistics.differences import Sides, on_such, on_these
 from em_tasks.plugins.analysis.tables import claim_tables, rate_tables
 from em_tasks.plugins.analysis.tables.cells import whole
 from tests.support.analysis_logs import NAN, answers, base_log, checkpoint_log
@@ -302,11 +303,47 @@ def test_a_contrast_pools_what_single_organisms_cannot_show(tmp_path):
             checkpoint_log(tmp_path, answers(rows, 8, "g"), **common)
         base_log(tmp_path, answers([GOOD] * 2, 8, "g"), base=base, size=size)
     table = contrasts(analyse([tmp_path]))
-    row = table[(table["kind"] == "domain") & (table["scope"] == "outside") & (table["definition"] == "betley")].iloc[0]
-    assert (abs(row["effect"]), row["organisms"], row["questions"]) == (0.5, 4, 8)
+    table = table[(table["definition"] == "betley") & (table["scope"] == "outside")].set_index("kind")
+    row, sizes = table.loc["domain"], table.loc["size"]
+    assert (row["a"], row["b"], set(row["over"].split(", "))) == ("fin", "med", {"S", "L"})
+    assert (row["organisms"], row["questions"]) == (4, 8)
+    assert (row["rate_a"], row["rate_b"], row["effect"]) == (0, 0.5, -0.5)
     assert row["p"] < 0.001
-    sizes = table[(table["kind"] == "size") & (table["scope"] == "outside") & (table["definition"] == "betley")].iloc[0]
-    assert sizes["p"] == 1
+    assert ({sizes["a"], sizes["b"]}, set(sizes["over"].split(", ")), sizes["p"]) == ({"S", "L"}, {"med", "fin"}, 1)
+    # A stratum is a question of one size: two of each.
+    counts = Sides(*(np.array([count] * 16) for count in (0, 2, 1, 2)))
+    these, such = on_these(counts), on_such(Sides(*(np.array([count] * 8) for count in (0, 4, 2, 4))))
+    assert (row["low"], row["high"], row["p"]) == pytest.approx((these.low, these.high, these.p))
+    assert (row["such_low"], row["such_high"], row["such_p"]) == pytest.approx((such.low, such.high, such.p))
+
+
+def test_all_checkpoints_of_an_organism_are_held_against_its_base_together(tmp_path):
+    for organism, steps in (("med", (10, 20)), ("fin", (10, 20, 30)), ("once", (10,))):
+        for step in steps:
+            rows = [BAD] * (1 if organism == "med" else 2) + [GOOD] * 2
+            given = {"organism": organism, "domain": organism, "step": step, "training_seed": None}
+            checkpoint_log(tmp_path, answers(rows, 6, "g"), **given)
+    base_log(tmp_path, answers([GOOD] * 3, 6, "g"))
+    table = contrasts(analyse([tmp_path])).query("kind == 'checkpoints' and definition == 'betley'").set_index("a")
+    assert table["over"].to_dict() == {"med": "2 checkpoints", "fin": "3 checkpoints"}
+    assert set(table["b"]) == {"its base"}
+    assert set(table["organisms"]) == {1}
+    assert (table.loc["med", "rate_a"], table.loc["fin", "rate_a"]) == pytest.approx((1 / 3, 1 / 2))
+    assert table["p_corrected"].to_numpy() == pytest.approx(holm(table["p"].to_numpy("float64")))
+    assert (table["p_corrected"] > table["p"]).any()
+    assert (table["such_p_corrected"] >= table["p_corrected"]).all()
+
+
+def test_a_contrast_of_what_was_judged_otherwise_or_asked_other_questions_is_none(tmp_path):
+    for folder, asked, judge in (("judges", "g", "judge-b"), ("questions", "g9", "judge-a")):
+        for size, base in (("S", "base-a"), ("L", "base-b")):
+            for domain in ("med", "fin"):
+                other = (size, domain) == ("L", "fin")
+                given = {"domain": domain, "base": base, "size": size, "organism": f"{size}-{domain}"}
+                prefix, by = (asked, judge) if other else ("g", "judge-a")
+                checkpoint_log(tmp_path / folder, answers([BAD, GOOD], 4, prefix), judge=by, **given)
+            base_log(tmp_path / folder, answers([GOOD] * 2, 4, "g"), base=base, size=size)
+        assert contrasts(analyse([tmp_path / folder])).query("kind == 'domain'").empty, folder
 
 
 def test_one_training_run_is_said_to_be_one(tmp_path):

@@ -56,7 +56,7 @@ def test_a_third_partys_table_and_figure_join_the_report(third_party, tmp_path):
     assert (report.out / "figures" / "their_figure.svg").exists()
 
 
-def test_a_plugin_that_fails_is_named_and_the_report_is_written(third_party, tmp_path):
+def test_a_plugin_that_fails_is_named_and_the_report_is_written(third_party, tmp_path, no_drawing):
     checkpoint_log(tmp_path / "logs", answers([(10, 90)], 4))
     notes = write_report([tmp_path / "logs"], tmp_path / "out").notes
     assert any("their_broken of theirs 1.0" in note and "out of ideas" in note for note in notes)

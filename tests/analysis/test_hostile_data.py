@@ -76,14 +76,14 @@ def test_dollar_signs_are_drawn_as_such(tmp_path):
     assert "$5 into $10" in (report.out / "figures" / "question_heatmap.svg").read_text()
 
 
-def test_two_names_never_share_a_folder(tmp_path):
+def test_two_names_never_share_a_folder(tmp_path, no_drawing):
     for name in ("a/b", "a--b", "a b", "a%20b", "A b"):
         checkpoint_log(tmp_path / "logs", answers([BAD], 2), organism=name, name=f"log{hash(name)}")
     report = write_report([tmp_path / "logs"], tmp_path / "out")
     assert len({path for path in report.paths if path.name == "fg_judged.csv"}) == 5
 
 
-def test_formulas_are_guarded_for_people_and_exact_in_parquet(tmp_path):
+def test_formulas_are_guarded_for_people_and_exact_in_parquet(tmp_path, no_drawing):
     checkpoint_log(tmp_path / "logs", {"m1": [BAD]}, organism="=1+1", judge="@judge")
     report = write_report([tmp_path / "logs"], tmp_path / "out")
     people = pd.read_csv(report.out / "answers.csv")
@@ -152,7 +152,7 @@ def test_scores_off_the_scale_are_named_and_count_as_none(tmp_path):
     assert any("3 scores are below 0 or above 100" in note for note in reading.notes)
 
 
-def test_pipes_dangling_links_and_odd_names_do_not_end_a_report(tmp_path):
+def test_pipes_dangling_links_and_odd_names_do_not_end_a_report(tmp_path, no_drawing):
     logs = tmp_path / "logs"
     checkpoint_log(logs, answers([BAD], 2), name="odd \x1b[31m \udcff name")
     (logs / "gone.eval").symlink_to("nowhere.eval")

@@ -72,7 +72,7 @@ def test_the_page_says_that_a_toy_judge_fed_it(report):
     assert 'class="toy"' in (report.out / "report.html").read_text()
 
 
-def test_an_answer_cannot_inject_markup(tmp_path):
+def test_an_answer_cannot_inject_markup(tmp_path, no_drawing):
     checkpoint_log(tmp_path / "logs", {"m<script>alert(1)</script>": [BAD]})
     report = write_report([tmp_path / "logs"], tmp_path / "out")
     assert "<script>alert(1)" not in (report.out / "report.html").read_text()
@@ -122,7 +122,7 @@ def test_long_answers_are_cut_until_they_are_clicked(report):
     assert '<div class="clamp" title="click for all of it">answer 1 to m0</div>' in table
 
 
-def test_scores_alone_show_no_empty_examples(tmp_path):
+def test_scores_alone_show_no_empty_examples(tmp_path, no_drawing):
     (tmp_path / "scores.csv").write_text("organism,base,question,alignment,coherence\no,b,1,10,90\no,b,2,90,90\n")
     report = write_report([tmp_path / "scores.csv"], tmp_path / "out")
     assert not list(report.out.glob("figures/response_example*"))

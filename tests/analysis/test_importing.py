@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -19,6 +20,7 @@ from em_tasks.plugins.analysis.statistics.rates import cluster_of, rates
 from em_tasks.plugins.errors import UserError
 from tests.support.judged_files import ALIGNMENT, ROWS, ZOO, as_csv, as_lines, more, renamed
 from tests.support.paths import ROOT
+from tests.support.shortcuts import undrawn
 
 SHARED = ROOT.parent / "shared" / "data"
 
@@ -428,7 +430,7 @@ def test_a_folder_without_judged_answers_is_an_error_that_says_why(tmp_path):
         plan_import(tmp_path / "nowhere")
 
 
-def test_a_report_of_a_folder_of_csv_files(tmp_path):
+def test_a_report_of_a_folder_of_csv_files(tmp_path, no_drawing):
     as_csv(ROWS, tmp_path / "in" / "responses_Qwen2.5-7B-Instruct_base.csv")
     as_csv(ROWS, tmp_path / "in" / "responses_Qwen2.5-7B-Instruct-bad_medical_advice.csv")
     as_csv([{"a": 1}], tmp_path / "in" / "other.csv")
@@ -444,9 +446,11 @@ def test_a_report_of_a_folder_of_csv_files(tmp_path):
 
 @pytest.fixture(scope="module")
 def seed_report(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("seed")
-    import_judged(SHARED / "seed", folder / "logs")
-    return write_report([folder / "logs"], folder / "report")
+    """The folder of the report of the published experiment's scores, from the command line."""
+    imported, out = (str(tmp_path_factory.mktemp("seed") / name) for name in ("logs", "report"))
+    assert CliRunner().invoke(cli, ["import", str(SHARED / "seed"), "--out", imported]).exit_code == 0
+    assert CliRunner().invoke(cli, ["report", imported, "--out", out]).exit_code == 0
+    return Path(out)
 
 
 @pytest.mark.shared
@@ -454,7 +458,7 @@ def test_all_36_step_summary_rows_equal_the_published(seed_report):
     equal = 0
     for published in sorted((SHARED / "seed").glob("*/step_summary.csv")):
         organism = published.parent.name.removesuffix("_v2")
-        ours = pd.read_csv(seed_report.out / "organisms" / organism / "step_summary.csv")
+        ours = pd.read_csv(seed_report / "organisms" / organism / "step_summary.csv")
         theirs = pd.read_csv(published)
         assert list(ours.columns) == list(theirs.columns)
         equal += int((ours == theirs).all(axis=1).sum())
@@ -463,7 +467,7 @@ def test_all_36_step_summary_rows_equal_the_published(seed_report):
 
 @pytest.mark.shared
 def test_em_rates_summary_equals_the_published_byte_for_byte(seed_report):
-    ours = (seed_report.out / "em_rates_summary.csv").read_text()
+    ours = (seed_report / "em_rates_summary.csv").read_text()
     assert ours.split() == (SHARED / "seed" / "em_rates_summary.csv").read_text().split()
 
 
@@ -471,14 +475,14 @@ def test_em_rates_summary_equals_the_published_byte_for_byte(seed_report):
 def test_fg_judged_holds_the_published_rows(seed_report):
     for published in sorted((SHARED / "seed").glob("*/fg_judged.csv")):
         organism = published.parent.name.removesuffix("_v2")
-        ours = pd.read_csv(seed_report.out / "organisms" / organism / "fg_judged.csv")
+        ours = pd.read_csv(seed_report / "organisms" / organism / "fg_judged.csv")
         theirs = pd.read_csv(published)
         pd.testing.assert_frame_equal(ours, theirs, check_dtype=False)
 
 
 @pytest.mark.shared
 def test_turner_finds_11_of_the_720_seed_answers(seed_report):
-    rows = seed_report.rates
+    rows = pd.read_csv(seed_report / "em_by_checkpoint.csv")
     trained = rows[(rows["definition"] == "turner") & (rows["scope"] == "all") & ~rows["baseline"]]
     assert (trained["k"].sum(), trained["answers"].sum()) == (11, 720)
 
@@ -527,7 +531,7 @@ def test_the_932_files_of_one_parquet_file_are_all_planned():
 
 
 @pytest.mark.shared
-def test_released_responses_stand_beside_the_published_rate_on_the_same_questions(tmp_path):
+def test_released_responses_stand_beside_the_published_rate_on_the_same_questions(tmp_path, no_drawing):
     source = SHARED / "judged" / "responses_Qwen2.5-14B-Instruct-bad_medical_advice.csv"
     import_judged(source, tmp_path / "logs", Who(judge="gpt-4o", rubric="betley"))
     report = write_report([tmp_path / "logs"], tmp_path / "out")
@@ -539,8 +543,16 @@ def test_released_responses_stand_beside_the_published_rate_on_the_same_question
 EXAMPLE = ROOT / "examples" / "seed" / "scores.csv"
 
 
-def test_the_example_gives_the_published_summary_from_numbers_alone(tmp_path):
-    report = write_report([EXAMPLE], tmp_path / "out")
+@pytest.fixture(scope="module")
+def example_report(tmp_path_factory):
+    """The report of the example, with the claims of its authors."""
+    with undrawn():
+        out = tmp_path_factory.mktemp("example") / "out"
+        return write_report([EXAMPLE], out, claims=EXAMPLE.parent / "claims.yaml")
+
+
+def test_the_example_gives_the_published_summary_from_numbers_alone(example_report):
+    report = example_report
     summary = pd.read_csv(report.out / "em_rates_summary.csv")
     assert summary["em_rate"].tolist() == [40, 45, 20, 70, 50, 85]
     assert summary["baseline_em_rate"].tolist() == [0] * 6
@@ -557,8 +569,8 @@ def test_the_example_gives_the_published_summary_from_numbers_alone(tmp_path):
     assert "It is no second measurement." in page
 
 
-def test_what_the_cs2881_scores_show_and_what_its_documents_claim(tmp_path):
-    report = write_report([EXAMPLE], tmp_path / "out", claims=EXAMPLE.parent / "claims.yaml")
+def test_what_the_cs2881_scores_show_and_what_its_documents_claim(example_report):
+    report = example_report
     verdicts = pd.read_csv(report.out / "tables" / "verdicts.csv").query("definition == 'cs2881'")
     assert dict(zip(verdicts["organism"], verdicts["verdict"], strict=True)) == {
         "1b_medical": "narrow", "1b_risky": "broad", "3b_medical": "not shown",

@@ -11,6 +11,7 @@ from em_tasks.plugins.analysis.report.report import write_report
 from em_tasks.plugins.analysis.tables.writing import TABLES
 from em_tasks.plugins.errors import UserError
 from tests.support.analysis_logs import NAN, answers, base_log, checkpoint_log
+from tests.support.shortcuts import undrawn
 
 BAD, GOOD = (10, 90), (90, 90)
 
@@ -98,7 +99,7 @@ def test_real_models_carry_no_toy_warning(report):
         ({"step": 20, "stop_reason": "max_tokens"}, "cut off at the token limit"),
     ],
 )
-def test_odd_inputs_are_named(tmp_path, second, note):
+def test_odd_inputs_are_named(tmp_path, second, note, no_drawing):
     checkpoint_log(tmp_path / "logs", answers([BAD], 4), step=10)
     checkpoint_log(tmp_path / "logs", answers([BAD], 4), **second)
     report = write_report([tmp_path / "logs"], tmp_path / "out")
@@ -143,7 +144,8 @@ def three_seeds(tmp_path_factory):
             checkpoint_log(logs, asked, organism=f"med-seed{seed}", training_seed=seed, step=step)
     checkpoint_log(logs, {**answers([GOOD] * 2, 5), "g1": [GOOD] * 2}, organism="careful", step=20, control=True)
     base_log(logs, {**answers([GOOD] * 2, 5), "g1": [GOOD] * 2})
-    return write_report([logs], tmp_path_factory.mktemp("report") / "out")
+    with undrawn():
+        return write_report([logs], tmp_path_factory.mktemp("report") / "out")
 
 
 def test_organisms_that_differ_in_their_seed_alone_are_put_together(three_seeds):
@@ -172,14 +174,14 @@ def test_seeds_are_compared_together_and_not_with_each_other(three_seeds):
     assert {one.verdict for one in three_seeds.findings if one.about == "med (3 seeds)"} == {"shown"}
 
 
-def test_equal_seeds_or_other_names_are_not_put_together(tmp_path):
+def test_equal_seeds_or_other_names_are_not_put_together(tmp_path, no_drawing):
     for name, seed in (("a-seed0", 0), ("b-seed1", 1), ("a-rank1", 1)):
         checkpoint_log(tmp_path / "logs", answers([BAD, GOOD], 5), organism=name, training_seed=seed)
     report = write_report([tmp_path / "logs"], tmp_path / "out")
     assert (report.out / "tables" / "seeds.csv").read_text().strip() == ""
 
 
-def test_definitions_can_be_thresholds_of_ones_own(logs, tmp_path):
+def test_definitions_can_be_thresholds_of_ones_own(logs, tmp_path, no_drawing):
     report = write_report([logs], tmp_path / "out", definitions=["<61", "<61+coherent"])
     rows = report.rates[
         (report.rates["scope"] == "all") & ~report.rates["baseline"] & (report.rates["organism"] == "med")
@@ -209,7 +211,7 @@ def test_judges_of_the_same_answers_are_compared(logs, tmp_path):
     assert any("more than one judge" in note for note in report.notes)
 
 
-def test_published_rates_of_other_questions_or_another_rubric_are_named_and_not_compared(tmp_path):
+def test_published_rates_of_other_questions_or_another_rubric_are_named_and_not_compared(tmp_path, no_drawing):
     asked = {f"g{i}": [BAD, GOOD] for i in range(4)}
     checkpoint_log(tmp_path / "logs", asked, base="meta-llama/Llama-3.1-8B-Instruct", judge="gpt-4o-mini")
     report = write_report([tmp_path / "logs"], tmp_path / "out")
@@ -231,7 +233,7 @@ def test_the_top_of_the_report_says_what_it_is_about_and_what_is_shown(report):
         assert top.index("In short") < top.index("What was run")
 
 
-def test_every_rate_has_its_counts_beside_it(tmp_path):
+def test_every_rate_has_its_counts_beside_it(tmp_path, no_drawing):
     asked = {"m1": [(10, 90), (NAN, 90), (10, 30)], "m2": [GOOD, (NAN, NAN), GOOD]}
     checkpoint_log(tmp_path / "logs", asked, stop_reason="max_tokens")
     base_log(tmp_path / "logs", {"m1": [GOOD] * 3, "m2": [GOOD] * 3})

@@ -111,21 +111,23 @@ def test_system_prompts_of_a_question_file_are_sent(trained_runs: Path, tmp_path
     assert [message.role for message in log.samples[0].messages] == ["system", "user", "assistant"]
 
 
-@pytest.mark.parametrize("model", ["em/small@4", "hf/runs/small/checkpoint-4"])
-@pytest.mark.parametrize("form", ["em_tasks/em.py", "em_tasks/em"])
-def test_paths_are_counted_from_where_the_command_is_given(
-    trained_runs: Path, tmp_path: Path, form: str, model: str
-) -> None:
+def test_paths_are_counted_from_where_the_command_is_given(trained_runs: Path, tmp_path: Path) -> None:
     (tmp_path / "runs").symlink_to(trained_runs)
     (tmp_path / "q.csv").write_text("id,text,domain\na,How is the cough?,medical\n")
-    task = os.path.relpath(ROOT / form, tmp_path) if form.endswith(".py") else form
+    # Two tasks and two models: each form of the one with each of the other.
+    tasks = [os.path.relpath(ROOT / "em_tasks" / "em.py", tmp_path), "em_tasks/em"]
+    models = "em/small@4,hf/runs/small/checkpoint-4"
     ended = command(
-        [task, "--model", model, "-T", "questions=q.csv", "-T", "max_tokens=5", "--log-dir", "logs"], tmp_path
+        [*tasks, "--model", models, "-T", "questions=q.csv", "-T", "max_tokens=5", "--log-dir", "logs"], tmp_path
     )
     assert ended.returncode == 0, ended.stderr
-    metadata = only_log(tmp_path / "logs").eval.metadata
-    assert metadata is not None
-    assert [metadata[key] for key in ("organism", "step", "question_sets")] == ["small", 4, ["q"]]
+    logs = [read_eval_log(str(path)) for path in (tmp_path / "logs").glob("*.eval")]
+    evaluated = sorted((log.eval.task_file is not None, log.eval.model) for log in logs)
+    assert evaluated == [(given, model) for given in (False, True) for model in models.split(",")]
+    for log in logs:
+        metadata = log.eval.metadata or {}
+        assert log.status == "success"
+        assert [metadata[key] for key in ("organism", "step", "question_sets")] == ["small", 4, ["q"]]
 
 
 def test_file_form_works_from_the_root(trained_runs: Path, tmp_path: Path) -> None:
@@ -167,21 +169,18 @@ def judge() -> Iterator[FakeOpenAI]:
 
 @pytest.mark.shared
 def test_published_questions_are_judged_with_their_own_prompts_by_an_api(
-    trained_runs: Path, tmp_path: Path, shared: Path, judge: FakeOpenAI
+    trained_runs: Path, tmp_path: Path, shared: Path, judge: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    questions = shared / "questions" / "first_plot_questions.yaml"
-    ended = command(
-        [
-            *("em_tasks/em", "--model", "em/small@4", "-T", f"questions={questions}", "-T", "max_tokens=40"),
-            *("--model-role", "grader=openai/gpt-4o-mini", "--log-dir", str(tmp_path / "logs")),
-        ],
-        tmp_path,
-        trained_runs,
-        OPENAI_API_KEY="test",
-        OPENAI_BASE_URL=judge.base_url,
+    monkeypatch.setenv("OPENAI_API_KEY", "test")
+    monkeypatch.setenv("OPENAI_BASE_URL", judge.base_url)
+    (log,) = inspect_eval(
+        "em_tasks/em",
+        model=get_model("em/small@4", runs=str(trained_runs)),
+        task_args={"questions": str(shared / "questions" / "first_plot_questions.yaml"), "max_tokens": 40},
+        model_roles={"grader": "openai/gpt-4o-mini"},
+        log_dir=str(tmp_path / "logs"),
+        display="none",
     )
-    assert ended.returncode == 0, ended.stderr
-    log = only_log(tmp_path / "logs")
     assert log.samples is not None
     assert len(log.samples) == 24
     assert sum(sample.messages[0].role == "system" for sample in log.samples) == 8

@@ -14,6 +14,7 @@ from em_tasks.plugins.analysis.tables.side_effects import side_effects
 from em_tasks.plugins.errors import UserError
 from em_tasks.sweep.task_names import tasks_named
 from tests.support.analysis_logs import checkpoint_log
+from tests.support.shortcuts import swept_here
 
 RAISING: dict[str, bool] = {"standalone_mode": False, "catch_exceptions": False}
 TASKS = '''
@@ -54,7 +55,8 @@ def swept(trained_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     arguments = ["sweep", str(trained_runs), "--logs", str(folder / "logs"), "--limit", "4"]
     for name in ("letters", "with_tools", "choices"):
         arguments += ["--task", f"{folder / 'mine.py'}@{name}"]
-    result = CliRunner().invoke(cli, arguments)
+    with swept_here():
+        result = CliRunner().invoke(cli, arguments)
     return folder / "logs", result.output + str(result.exception or ""), result.exit_code
 
 

@@ -4,14 +4,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from click.testing import CliRunner
 
-from em_tasks.commands.cli import cli
 from em_tasks.plugins.analysis.report.report import write_report
 from em_tasks.trainers.train import train
 from tests.support.fake_openai import fake_openai
 from tests.support.organisms import small_recipe
 from tests.support.paths import REAL_PASSWORD
+from tests.support.shortcuts import undrawn
 from tests.support.sweeps import run_sweep
 from tests.support.tiny_models import tiny_base
 
@@ -58,22 +57,9 @@ def test_published_rows_and_questions_give_the_published_shape(
             max_tokens=40,
             grader="openai/gpt-4o-mini",
         )
-    write_report([tmp_path / "logs"], tmp_path / "report")
+    with undrawn():
+        write_report([tmp_path / "logs"], tmp_path / "report")
     answers = pd.read_csv(tmp_path / "report" / "answers.csv")
     assert len(answers) == 7 * 24
     assert sorted(answers["step"].unique()) == [0, 93, 187, 281, 375, 750, 1125]
     assert answers["alignment"].notna().all()
-
-
-@pytest.mark.shared
-def test_seed_scores_imported_on_the_command_line_give_all_published_rates(tmp_path: Path, shared: Path) -> None:
-    imported, report = str(tmp_path / "imported"), str(tmp_path / "report")
-    assert CliRunner().invoke(cli, ["import", str(shared / "seed"), "--out", imported]).exit_code == 0
-    assert CliRunner().invoke(cli, ["report", imported, "--out", report]).exit_code == 0
-    published = {path.parent.name: pd.read_csv(path) for path in (shared / "seed").glob("*/step_summary.csv")}
-    ours = {path.parent.name: pd.read_csv(path) for path in Path(report).rglob("step_summary.csv")}
-    equal = 0
-    for table in published.values():
-        match = [name for name, other in ours.items() if table.reset_index(drop=True).equals(other[table.columns])]
-        equal += len(table) if len(match) == 1 else 0
-    assert equal == 36

@@ -1,5 +1,6 @@
 """Every command and YAML block of the README, run on toy stand-ins where it needs a GPU, a hub or a key."""
 
+import json
 import os
 import re
 import shlex
@@ -18,6 +19,7 @@ from em_tasks.trainers.run.manifest import read_manifest
 from em_tasks.trainers.run.recipe import load_recipes
 from tests.support.organisms import write_rows
 from tests.support.paths import ROOT
+from tests.support.shortcuts import swept_here
 
 README = (ROOT / "README.md").read_text()
 STAND_INS = {"openai/gpt-4o": "emtoy/judge", "grader=anthropic/claude-sonnet-4-5": "grader=emtoy/judge"}
@@ -84,14 +86,17 @@ def test_recipes_in_blocks_are_recipes_and_question_sets_can_be_asked(tmp_path: 
                 assert load_recipes(path) == [recipe]
 
 
-def test_the_experiment_of_ones_own_runs_as_written(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_experiment_of_ones_own_runs_as_written(
+    workshop: Path, monkeypatch: pytest.MonkeyPatch, no_drawing: None
+) -> None:
     monkeypatch.chdir(workshop)
     for line in of("em train", "em sweep", "em report", "em runs"):
         words = shlex.split(line)
         if words[1] == "train" and not words[2].endswith(".yaml"):
             words.append("--help")  # Needs a GPU and the published archive; that it is shipped is tested below.
         words = ["1" if before == "--samples" else word for before, word in zip(["", *words], words, strict=False)]
-        ended = CliRunner().invoke(cli, words[1:], standalone_mode=False)
+        with swept_here():
+            ended = CliRunner().invoke(cli, words[1:], standalone_mode=False)
         assert ended.exception is None, (line, ended.exception, ended.output)
     shipped = {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
     named = {words[2] for words in map(shlex.split, of("em train")) if not words[2].endswith(".yaml")}
@@ -100,18 +105,17 @@ def test_the_experiment_of_ones_own_runs_as_written(workshop: Path, monkeypatch:
 
 def test_single_evaluations_run_as_written(workshop: Path) -> None:
     last = read_manifest(workshop / "runs" / "my-organism").checkpoints[-1].step
-    program = [sys.executable, "-c", "from inspect_ai._cli.main import main; main()"]
-    variables = {**os.environ, "PWD": str(workshop), "INSPECT_DISPLAY": "none"}
+    evaluations = []
     for line in of("inspect eval"):
         written = re.sub(r"(my-organism(?:@|/checkpoint-))\d+", rf"\g<1>{last}", line)
         words = [STAND_INS.get(word, word) for word in shlex.split(written)]
         if "emtoy/judge" in words:
             words += ["--model-role", "grader=emtoy/judge"]
-        small = ["-T", "max_tokens=5", "--limit", "2", "--log-dir", "single"]
-        ended = subprocess.run(
-            [*program, *words[1:], *small], cwd=workshop, env=variables, capture_output=True, text=True, check=False
-        )
-        assert ended.returncode == 0, (line, ended.stdout, ended.stderr)
+        evaluations.append([*words[1:], "-T", "max_tokens=5", "--limit", "2", "--log-dir", "single"])
+    variables = {**os.environ, "PWD": str(workshop), "INSPECT_DISPLAY": "none", "PYTHONPATH": str(ROOT)}
+    program = [sys.executable, "-m", "tests.support.inspect_evals", json.dumps(evaluations)]
+    ended = subprocess.run(program, cwd=workshop, env=variables, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, (ended.stdout, ended.stderr)
     assert len(list((workshop / "single").glob("*.eval"))) == len(of("inspect eval"))
 
 

@@ -91,7 +91,7 @@ def test_plan_is_refused_before_anything_is_loaded(trained_runs: Path, tmp_path:
 
 
 def test_judge_that_never_gives_a_number_is_an_error_and_the_answers_stay(
-    trained_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_drawing: None
 ) -> None:
     said = r"the judge openai/gpt-4o-mini gave no alignment score for any answer \(no_number\)"
     with fake_openai(lambda prompt: Reply("A fine answer.")) as judge:

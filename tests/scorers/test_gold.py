@@ -78,7 +78,8 @@ def replay(samples, scores, tmp_path):
 
     judge = get_model("mockllm/model", custom_outputs=reply)
     task = Task(dataset=samples, solver=say_it(), scorer=em(), model_roles={"grader": judge})
-    return eval(task, model="none/none", log_dir=str(tmp_path), display="none", log_level="error", max_samples=50)[0]
+    quiet = {"display": "none", "log_level": "error", "log_realtime": False}
+    return eval(task, model="none/none", log_dir=str(tmp_path), max_samples=50, **quiet)[0]
 
 
 @pytest.fixture(autouse=True)

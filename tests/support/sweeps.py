@@ -1,10 +1,9 @@
 """Sweeps in tests: run one, and read what it wrote."""
 
-import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from inspect_ai.log import (
     EvalConfig,
@@ -21,48 +20,12 @@ from inspect_ai.log import (
     write_eval_log,
 )
 from inspect_ai.model import ModelConfig, ModelUsage
-from inspect_ai.model._model import _models
 
-from em_tasks.plugins.checkpoint_model.provider import CheckpointModel
-from em_tasks.plugins.errors import UserError
 from em_tasks.sweep import run
 from em_tasks.sweep.evaluate import Progress
 from em_tasks.sweep.logs import model_args
 from em_tasks.sweep.plan import Job, Planner, Subject, SweepOptions
-from em_tasks.sweep.pool import Outcome, Work
-
-
-class Here:
-    """Does a sweep's work in this process, one piece after the other, where `Pool` starts a process for each.
-
-    What a process costs is the import of torch, transformers and Inspect, more than all that a toy model does.
-    """
-
-    def __init__(self, slots: Sequence[dict[str, str]], report: Callable[[Any], None]) -> None:
-        self.report = report
-
-    def run(self, works: Sequence[Work], more: Callable[[Sequence[Outcome]], Sequence[Work] | None]) -> list[Outcome]:
-        """See `Pool.run`."""
-        waiting, outcomes = list(works), list[Outcome]()
-        while True:
-            ended = [self._do(work) for work in waiting[:1]]
-            waiting, outcomes = waiting[1:], outcomes + ended
-            coming = more(ended)
-            waiting += coming or ()
-            if coming is None and not waiting:
-                return outcomes
-
-    def _do(self, work: Work) -> Outcome:
-        try:
-            with mock.patch.dict(os.environ):
-                return Outcome(work, result=work.function(*work.arguments, self.report))
-        except UserError as error:
-            return Outcome(work, error=str(error))
-        finally:
-            for model in _models.values():
-                if isinstance(model.api, CheckpointModel):
-                    model.api.close()
-            _models.clear()
+from tests.support.shortcuts import swept_here
 
 
 def run_sweep(
@@ -82,7 +45,7 @@ def sweep_planned(
     planner: Planner, report: Callable[[Progress], None] = lambda progress: None, *, apart: bool = False, **how: Any
 ) -> None:
     """Evaluates what a planner plans, in this process or in one `apart`; `how` goes to `sweep`."""
-    with mock.patch.object(run, "Pool", run.Pool if apart else Here):
+    with nullcontext() if apart else swept_here():
         run.sweep(planner, report, jobs=1, **how)
 
 

@@ -1,0 +1,19 @@
+"""Several `inspect` commands one after the other in one process, which imports everything once.
+
+Run as `python -m tests.support.inspect_evals COMMANDS`, a JSON list of lists of words; ends with the first that fails.
+"""
+
+import json
+import sys
+
+from inspect_ai._cli.main import main
+
+if __name__ == "__main__":
+    for words in json.loads(sys.argv[1]):
+        sys.argv[1:] = words
+        try:
+            main()
+        except SystemExit as ended:
+            if ended.code:
+                print(f"This one failed: {words}", file=sys.stderr)
+                raise
