@@ -30,9 +30,14 @@ def sweeping(runs: Path, logs: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+def journals(logs: Path) -> list[Path]:
+    """The files in which a sweep keeps answers as they come."""
+    return list(logs.rglob(f"{ANSWERS}/*.jsonl"))
+
+
 def kept(logs: Path) -> list[str]:
     """The answers in the journals, as they are now."""
-    lines = [line for path in logs.rglob(f"{ANSWERS}/*.jsonl") for line in path.read_bytes().splitlines()]
+    lines = [line for path in journals(logs) for line in path.read_bytes().splitlines()]
     texts = []
     for line in lines:
         try:
@@ -45,8 +50,9 @@ def kept(logs: Path) -> list[str]:
 def end_after(runs: Path, logs: Path, count: int, number: signal.Signals) -> tuple[int, list[str]]:
     """Ends a sweep by a signal once so many answers are kept; nothing of it may be left."""
     with sweeping(runs, logs) as process:
-        while process.poll() is None and len(kept(logs)) < count:
-            time.sleep(0.01)
+        # Only lines are counted here: what looks hard and often takes the processor that the sweep is to answer with.
+        while process.poll() is None and sum(path.read_bytes().count(b"]\n") for path in journals(logs)) < count:
+            time.sleep(0.05)
         left = children_of(process.pid)
         process.send_signal(number)
         output = process.communicate(timeout=60)[0]
