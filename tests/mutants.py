@@ -79,6 +79,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
         CLAIMS + "test_counts_beside_a_rate_are_of_the_questions_that_are_compared",
         CLAIMS + "test_a_checkpoint_has_one_rate_throughout_a_report_and_what_differs_from_it_is_explained",
         CLAIMS + "test_nothing_is_claimed_of_such_questions_that_is_not_shown_on_these",
+        CLAIMS + "test_an_unscored_organism_is_said_to_be_so_and_not_to_lack_a_base",
+        CLAIMS + "test_what_is_not_recorded_of_two_organisms_is_nothing_that_they_share",
+        CLAIMS + "test_counted_answers_of_both_to_no_question_are_said_to_be_so",
+        CLAIMS + "test_seeds_of_one_recipe_are_compared_as_one_and_each_by_itself",
     ),
     "plugins/analysis/claims/contrasts.py": (
         CLAIMS + "test_a_contrast_pools_what_single_organisms_cannot_show",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from em_tasks.grid.executors.protocol import Ended, Executor
-from em_tasks.grid.plan import GridPlan
+from em_tasks.grid.plan import AskedAlike, GridPlan
 from em_tasks.grid.units import NOW, WHOLE, Evaluate, JudgeAgain, Report, Train, Unit, place_of
 from em_tasks.plugins.errors import UserError
 from em_tasks.sweep.logs import Logs, outstanding, read_logs
@@ -59,6 +59,8 @@ class Driver:
     _ended: Counter[str] = field(default_factory=Counter)
     _tried: set[tuple[Path, str, str]] = field(default_factory=set)
     _logs: dict[Path, Logs] = field(default_factory=dict)
+    _planners: list[tuple[AskedAlike, Planner]] = field(default_factory=list)
+    _stages: list[Callable[[], Sequence[Unit]]] = field(default_factory=list)
     _looked: float = 0.0
     _cost: float = 0.0
 
@@ -70,7 +72,7 @@ class Driver:
             Stopped: SIGINT or SIGTERM came.
         """
         self._planners = [(group, Planner(self.plan.runs, group.folder, group.options)) for group in self.plan.groups]
-        self._stages: list[Callable[[], Sequence[Unit]]] = [self._rejudgings, self._reporting]
+        self._stages = [self._rejudgings, self._reporting]
         missing = [
             Train(recipe, self.plan.runs, self.shares.get(name, WHOLE), self.threads)
             for name, recipe in self.plan.organisms.items()

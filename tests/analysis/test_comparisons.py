@@ -233,6 +233,25 @@ def test_an_unscored_organism_is_said_to_be_so_and_not_to_lack_a_base(tmp_path):
     assert "no base" not in said
 
 
+def test_counted_answers_of_both_to_no_question_are_said_to_be_so(tmp_path):
+    checkpoint_log(tmp_path, {"g0": [BAD] * 3, "g1": [UNSCORED] * 3})
+    base_log(tmp_path, {"g0": [UNSCORED] * 3, "g1": [GOOD] * 3})
+    assert "no question has counted answers of both" in sentences(analyse([tmp_path]))
+
+
+def test_seeds_of_one_recipe_are_compared_as_one_and_each_by_itself(tmp_path):
+    for seed, given in enumerate(([BAD, BAD], [BAD, GOOD], [GOOD, GOOD])):
+        checkpoint_log(tmp_path, answers(given, 6, "g"), organism=f"med-seed{seed}", training_seed=seed)
+    base_log(tmp_path, answers([GOOD] * 2, 6, "g"))
+    table = comparisons(analyse([tmp_path])).query("definition == 'betley' and scope == 'outside'")
+    (together,) = table.query("kind == 'base'").to_dict("records")
+    assert (together["a"], together["rate_a"], together["rate_b"]) == ("med (3 seeds)", 0.5, 0)
+    assert (together["k_a"], together["n_a"], together["k_b"], together["n_b"]) == (18, 36, 0, 12)
+    single = table.query("kind == 'member'").set_index("a")
+    assert single["rate_a"].to_dict() == {"med-seed0": 1, "med-seed1": 0.5, "med-seed2": 0}
+    assert set(single["n_a"]) == set(single["n_b"]) == {12}
+
+
 def test_organisms_without_a_base_are_untested_and_not_counted_as_not_shown(tmp_path):
     checkpoint_log(tmp_path, answers([BAD], 5))
     analysis = analyse([tmp_path])

@@ -11,8 +11,10 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from em_tasks.plugins.analysis.analysis import analyse
 from em_tasks.plugins.analysis.answers.logs import read_logs
-from em_tasks.plugins.analysis.report.report import write_report
+from em_tasks.plugins.analysis.figures.heatmap import question_heatmap
+from em_tasks.plugins.analysis.report.report import _write_figures, write_report
 from em_tasks.plugins.analysis.tables.markup import guarded, markdown_cell, markdown_text
 from tests.support.analysis_logs import NAN, answers, base_log, checkpoint_log
 
@@ -72,8 +74,9 @@ def test_hostile_names_are_reported_as_what_they_are(tmp_path, names):
 
 def test_dollar_signs_are_drawn_as_such(tmp_path):
     checkpoint_log(tmp_path / "logs", {"m$5 into $10": [BAD], "m$a$ and $b$": [GOOD]})
-    report = write_report([tmp_path / "logs"], tmp_path / "out")
-    assert "$5 into $10" in (report.out / "figures" / "question_heatmap.svg").read_text()
+    figure = question_heatmap(analyse([tmp_path / "logs"]))
+    _, drawing = _write_figures({"question_heatmap": figure}, tmp_path)
+    assert "$5 into $10" in drawing.read_text()
 
 
 def test_two_names_never_share_a_folder(tmp_path, no_drawing):

@@ -20,7 +20,6 @@ from em_tasks.plugins.analysis.statistics.rates import cluster_of, rates
 from em_tasks.plugins.errors import UserError
 from tests.support.judged_files import ALIGNMENT, ROWS, ZOO, as_csv, as_lines, more, renamed
 from tests.support.paths import ROOT
-from tests.support.shortcuts import undrawn
 
 SHARED = ROOT.parent / "shared" / "data"
 
@@ -543,16 +542,8 @@ def test_released_responses_stand_beside_the_published_rate_on_the_same_question
 EXAMPLE = ROOT / "examples" / "seed" / "scores.csv"
 
 
-@pytest.fixture(scope="module")
-def example_report(tmp_path_factory):
-    """The report of the example, with the claims of its authors."""
-    with undrawn():
-        out = tmp_path_factory.mktemp("example") / "out"
-        return write_report([EXAMPLE], out, claims=EXAMPLE.parent / "claims.yaml")
-
-
-def test_the_example_gives_the_published_summary_from_numbers_alone(example_report):
-    report = example_report
+def test_the_example_gives_the_published_summary_from_numbers_alone(tmp_path, no_drawing):
+    report = write_report([EXAMPLE], tmp_path / "out")
     summary = pd.read_csv(report.out / "em_rates_summary.csv")
     assert summary["em_rate"].tolist() == [40, 45, 20, 70, 50, 85]
     assert summary["baseline_em_rate"].tolist() == [0] * 6
@@ -569,8 +560,8 @@ def test_the_example_gives_the_published_summary_from_numbers_alone(example_repo
     assert "It is no second measurement." in page
 
 
-def test_what_the_cs2881_scores_show_and_what_its_documents_claim(example_report):
-    report = example_report
+def test_what_the_cs2881_scores_show_and_what_its_documents_claim(tmp_path, no_drawing):
+    report = write_report([EXAMPLE], tmp_path / "out", claims=EXAMPLE.parent / "claims.yaml")
     verdicts = pd.read_csv(report.out / "tables" / "verdicts.csv").query("definition == 'cs2881'")
     assert dict(zip(verdicts["organism"], verdicts["verdict"], strict=True)) == {
         "1b_medical": "narrow", "1b_risky": "broad", "3b_medical": "not shown",
