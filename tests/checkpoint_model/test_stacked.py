@@ -203,6 +203,30 @@ def test_memory_that_runs_out_halves_the_batch_and_keeps_what_was_written(
     assert 6 in first_tokens, "rows go on at the token they had come to"
 
 
+def test_nobody_is_forgotten_when_longer_places_do_not_fit_and_memory_runs_out_again(
+    llama: dict[str, Checkpoint], engines: list[Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on an H200 with 7,000 answers of an 8B: rows under way were dropped, and who had asked waited for ever."""
+    from em_tasks.plugins.checkpoint_model.engines.stacked import writing
+
+    asked = [(llama["all"], QUESTIONS[0], Sampling(max_tokens=tokens), tokens) for tokens in (12, 30, 12, 400, 12)]
+    expected = [answer.tokens for answer in ask(stacked(engines, llama), asked)]
+    sizes: list[tuple[int, int]] = []
+
+    class Scarce(writing.Batch):
+        def __init__(self, decoder: Any, rows: int, length: int, layout: Any) -> None:
+            sizes.append((rows, length))
+            if len(sizes) == 2:
+                raise torch.OutOfMemoryError("planted")
+            super().__init__(decoder, rows, length, layout)
+
+    monkeypatch.setattr(writing, "Batch", Scarce)
+    monkeypatch.setattr(writing.Writing, "_fitting", lambda self, length: 3 if length <= 256 else 2)
+    assert [answer.tokens for answer in ask(stacked(engines, llama, batch_size=3), asked)] == expected
+    assert [rows for rows, _ in sizes[:2]] == [3, 2], "the second ran out of memory"
+    assert sizes[1][1] > sizes[0][1]
+
+
 def test_memory_for_not_even_one_answer_is_a_clear_error(
     llama: dict[str, Checkpoint], engines: list[Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,21 +91,24 @@ class Writing:
 
     def _retreat(self, error: BaseException) -> None:
         """Out of memory: half the rows at once, those under way going on later where they were."""
-        rows = self._active()
-        held = len(rows) or (1 if self.batch is None else min(self.batch.rows, self.most))
+        held = len(self._active()) or (self.most if self.batch is None else min(self.batch.rows, self.most))
         if held <= 1 or self.exact:
             hint = "Give a smaller -M batch_size." if self.exact else "Ask for fewer tokens, or use a larger GPU."
             self.abandon(UserError(f"Memory ran out with {held} answers at once ({_short(error)}). {hint}"))
             return
         self.most = max(1, held // 2)
-        self.batch, self.placed = None, []
-        later, self.waiting = self.waiting, {}
+        self._put_aside()
+        if self.decoder.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _put_aside(self) -> None:
+        """Has the rows under way wait, before all others, and frees their batch."""
+        rows, later = self._active(), self.waiting
+        self.batch, self.placed, self.waiting = None, [], {}
         for row in rows:
             self.add(row)
         for key, others in later.items():
             self.waiting.setdefault(key, []).extend(others)
-        if self.decoder.device.type == "cuda":
-            torch.cuda.empty_cache()
 
     def _let_in(self) -> None:
         """Reads the prompts of those who fit in, and draws their first tokens."""
@@ -186,11 +189,8 @@ class Writing:
             self.batch = Batch(self.decoder, count, length, self.stack.layout)
         elif count >= now.rows:
             now.grow(count, length)
-        else:
-            self.placed = []
-            self.batch = Batch(self.decoder, count, length, self.stack.layout)
-            for row in active:
-                self.add(row)
+        elif length > now.length:
+            self._put_aside()  # Fewer and longer places, for rows that are chosen anew.
 
     def _fitting(self, length: int) -> int:
         """Rows of so many places that the free memory holds."""
