@@ -56,13 +56,12 @@ def cluster(gpus: int) -> Iterator[str]:
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
     hardware = [f"--num-gpus={gpus}", f"--num-cpus={os.cpu_count()}"]
     visible = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(gpus)))}
-    quiet = {"capture_output": True, "check": True, "text": True}
     start = [*ray, "start", "--head", f"--port={PORT}", "--include-dashboard=false", "--disable-usage-stats", *hardware]
-    subprocess.run(start, env=os.environ | visible, **quiet)  # type: ignore[call-overload]
+    subprocess.run(start, env=os.environ | visible, capture_output=True, check=True)
     try:
         yield f"127.0.0.1:{PORT}"
     finally:
-        subprocess.run([*ray, "stop"], **quiet)  # type: ignore[call-overload]
+        subprocess.run([*ray, "stop"], capture_output=True, check=True)
 
 
 def wall_clock(grid: Path, out: Path, gpus: int) -> float:
