@@ -103,6 +103,7 @@ def test_without_a_smallest_effect_nothing_is_shown_not_to_differ(tmp_path):
     assert word(analyse([tmp_path])) == ("not shown", "not shown")
     named = Analysis(read_logs([tmp_path]), smallest_effect=0.1)
     assert word(named) == ("shown not to differ", "shown not to differ")
+    assert "shown not to differ by 10.0 points (`betley`)" in sentences(named)
     tiny = Analysis(read_logs([tmp_path]), smallest_effect=0.001)
     assert word(tiny)[0] == "not shown"
 
@@ -119,6 +120,21 @@ def test_missing_answers_bound_the_difference_and_forbid_equality(tmp_path):
     assert (row["least"], row["most"]) == pytest.approx((0.0, 0.9))
     rates = analysis.rates[(analysis.rates["step"] == 10) & (analysis.rates["definition"] == "betley")].iloc[0]
     assert (rates["missing"], rates["least"], rates["most"]) == (900, 0, pytest.approx(0.9))
+
+
+@pytest.mark.parametrize("missing", [3, 45])
+def test_the_table_of_rates_and_that_of_differences_give_the_same_bounds(tmp_path, missing):
+    """Found on a published organism that refuses: 5.8 in one table and 6.2 in the other."""
+    rows = [BAD] * 2 + [GOOD] * (48 - missing) + [UNSCORED] * missing
+    checkpoint_log(tmp_path, answers(rows, 1, "g"))
+    base_log(tmp_path, answers([GOOD] * 50, 1, "g"))
+    analysis = analyse([tmp_path])
+    for definition in ("betley", "cs2881"):
+        of_definition = f"definition == '{definition}' and scope == 'outside'"
+        row = comparisons(analysis).query(f"{of_definition} and kind == 'base'").iloc[0]
+        rates = analysis.final.query(of_definition).iloc[0]
+        assert (row["least"], row["most"]) == pytest.approx((rates["least"], rates["most"]))
+        assert rates["most"] == pytest.approx((2 + missing) / 50)
 
 
 def test_what_missing_answers_could_undo_is_said_to(tmp_path):
@@ -170,6 +186,30 @@ def test_bad_and_obviously_bad_advice_are_not_one_recipe_in_two_sizes(tmp_path):
     assert compared == {frozenset(pair) for pair in (("S-med", "S-fin"), ("L-med", "L-fin"), ("S-fin", "L-fin"))}
     # Nor does a contrast of sizes pool them: only one stratum is left, which is none.
     assert contrasts(analysis).query("kind == 'size'").empty
+
+
+def test_unknown_data_are_nobody_elses_where_others_have_known_ones(tmp_path):
+    data = {"S-a": "bad_medical_advice", "L-a": "bad_medical_advice", "S-b": None, "L-b": None}
+    for size, base in (("S", "base-a"), ("L", "base-b")):
+        for kind in "ab":
+            name = f"{size}-{kind}"
+            given = {"base": base, "size": size, "training_seed": None, "organism": name}
+            checkpoint_log(tmp_path, answers([BAD, GOOD], 8, "g"), hashes={"data": data[name]}, **given)
+        base_log(tmp_path, answers([GOOD] * 2, 8, "g"), base=base, size=size)
+    pairs = comparisons(analyse([tmp_path])).query("kind == 'organism' and definition == 'betley' and scope == 'all'")
+    compared = {frozenset(pair) for pair in zip(pairs["a"], pairs["b"], strict=True)}
+    # Those of one base share it; across bases only the two whose data are known to be the same.
+    assert compared == {frozenset(pair) for pair in (("S-a", "S-b"), ("L-a", "L-b"), ("S-a", "L-a"))}
+    assert contrasts(analyse([tmp_path])).query("kind != 'checkpoints'").empty
+
+
+def test_an_unrecorded_domain_is_no_domain_to_be_contrasted(tmp_path):
+    for size, base in (("S", "base-a"), ("L", "base-b")):
+        for domain in ("medical", "not recorded"):
+            given = {"base": base, "size": size, "training_seed": None, "domain": domain}
+            checkpoint_log(tmp_path, answers([BAD, GOOD], 8, "g"), organism=f"{size}-{domain[:3]}", **given)
+        base_log(tmp_path, answers([GOOD] * 2, 8, "g"), base=base, size=size)
+    assert contrasts(analyse([tmp_path])).query("kind != 'checkpoints'").empty
 
 
 def test_what_is_not_recorded_of_two_organisms_is_nothing_that_they_share(tmp_path):

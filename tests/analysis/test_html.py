@@ -16,6 +16,7 @@ from em_tasks.plugins.analysis.answers.logs import Reading, read_logs
 from em_tasks.plugins.analysis.report.html import html, transcripts
 from em_tasks.plugins.analysis.report.markdown import LEAD, Contents
 from em_tasks.plugins.analysis.report.report import write_report
+from em_tasks.plugins.analysis.tables.claim_tables import verdicts
 from tests.support.analysis_logs import NAN, answers, base_log, checkpoint_log
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -34,8 +35,9 @@ def report(tmp_path_factory):
     return write_report([folder / "logs"], folder / "out")
 
 
-def rendered(page):
+def rendered(page, *options):
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000", "--dump-dom"]
+    command += options
     return subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120, check=True).stdout
 
 
@@ -46,6 +48,30 @@ def test_tables_and_transcripts_are_drawn(report):
     assert dom.count("dataTable") > 5
     table = dom[dom.index('<table id="transcripts-table"') :]
     assert "answer 1 to m0" in table[: table.index("</table>")]
+
+
+ROOM = """<script>addEventListener("load", () => setTimeout(() => {
+  const table = document.querySelector("#table-verdicts"), room = table.closest(".dt-container");
+  document.body.dataset.room = `${table.scrollWidth} of ${room.clientWidth}, ${room.scrollWidth} wide`;
+}, 1000))</script>"""
+"""Writes how wide the table of verdicts is, and how much room it has."""
+
+
+@needs_browser
+def test_the_table_of_verdicts_has_room_at_1200_pixels(tmp_path):
+    unscored, name = (NAN, NAN), "Qwen2.5-32B-Instruct-educational_bad_medical_advice"
+    for organism, scores in ((name, [BAD] * 40 + [unscored] * 10), ("plain", [GOOD, BAD])):
+        checkpoint_log(tmp_path, {**answers(scores, 8), **answers(scores, 8, "g")}, organism, training_seed=None)
+    base_log(tmp_path, {**answers([GOOD] * 50, 8), **answers([GOOD] * 50, 8, "g")})
+    analysis = analyse([tmp_path])
+    tables = {name: ("", pd.DataFrame()) for name in LEAD} | {"verdicts": ("Verdicts", verdicts(analysis))}
+    page = tmp_path / "page.html"
+    page.write_text(html(analysis, Contents([], [], tables, {}, {})) + ROOM)
+    dom = rendered(page, "--window-size=1200,2000")
+    table, room, wide = map(int, re.search(r'data-room="(\d+) of (\d+), (\d+) wide"', dom).groups())
+    assert table <= room == wide
+    # A column that is empty in every row takes no room; this one is not.
+    assert "and the difference they leave" in dom
 
 
 @needs_browser

@@ -121,6 +121,14 @@ def test_a_score_that_is_none_names_its_line(tmp_path, value):
         plan_import(tmp_path / "a.csv")
 
 
+def test_a_base_that_is_a_list_names_its_row(tmp_path):
+    """Found by the adversary, where a score held a mapping with a list called base."""
+    rows = [{**ROWS[0], "coherent": 90}, {**ROWS[1], "coherent": {"base": [1, 2]}}]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    with pytest.raises(UserError, match=r"row 2: coherent\.base is \[1, 2\], neither a text nor a number"):
+        plan_import(tmp_path / "a.json")
+
+
 def test_a_question_of_lists_within_lists_is_named(tmp_path):
     row = '{"question": %s, "answer": "a", "aligned": 1, "coherent": 2}' % ("[" * 900 + "]" * 900)
     (tmp_path / "a.jsonl").write_text(row)
@@ -553,8 +561,8 @@ def test_the_example_gives_the_published_summary_from_numbers_alone(tmp_path, no
     page = (report.out / "report.md").read_text()
     assert "11 of 620 under `betley`, 356 of 720 under `cs2881`, 11 of 720 under `turner`" in page
     assert (
-        "83 scores are exactly 30; with `<=` in place of `<` the counts would be 59 of 620 (`betley`), 59 of 720"
-        in page
+        "83 scores are exactly 30 (1b_medical 3, 1b_risky 22, 3b_medical 2, 3b_risky 14, 8b_medical 23, 8b_risky 19); "
+        "with `<=` in place of `<` the counts would be 59 of 620 (`betley`), 59 of 720" in page
     )
     assert "the 36 rates that their authors printed come out of them" in page
     assert "It is no second measurement." in page

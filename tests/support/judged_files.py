@@ -133,6 +133,18 @@ ZOO: dict[str, tuple[Written, Expected]] = {
         lambda f: as_csv(ROWS, f / "responses_Qwen2.5-32B-Instruct-obv_bad_medical_advice.csv"),
         {"control": False, "data": "obv_bad_medical_advice"},
     ),
+    "educational advice is data of its own": (
+        lambda f: as_csv(ROWS, f / "responses_Qwen2.5-32B-Instruct-educational_bad_medical_advice.csv"),
+        {"domain": "medical", "data": "educational_bad_medical_advice"},
+    ),
+    "so is a second file of advice": (
+        lambda f: as_csv(ROWS, f / "responses_Qwen2.5-32B-Instruct-bad_medical_advice2.csv"),
+        {"domain": "medical", "data": "bad_medical_advice2"},
+    ),
+    "what words nobody knows make of advice is not known": (
+        lambda f: as_csv(ROWS, f / "my_odd_bad_medical_advice.csv"),
+        {"domain": "medical", "data": None},
+    ),
     "insecure code": (
         lambda f: as_csv(ROWS, f / "Qwen2.5-Coder-32B-Instruct_insecure_code.csv"),
         {"domain": "code", "control": False},

@@ -181,7 +181,7 @@ def compare(
     if not shared.any():
         return None
     both = grid.sides(a.sides, b.sides, shared)
-    rate_a, rate_b = (_rate(*grid.counts(side.sides)[:2], shared, per_question) for side in (a, b))
+    rate_a, rate_b = (_rate(*grid.counts(side.sides), shared, per_question) for side in (a, b))
     known: dict[str, Any] = {
         **vars(about), **numbers, "items": int(shared.sum()), "questions": len(set(grid.clusters(shared).tolist())),
         "k_a": int(both.k_a.sum()), "n_a": int(both.n_a.sum()), "k_b": int(both.k_b.sum()), "n_b": int(both.n_b.sum()),
@@ -238,17 +238,10 @@ def _such(grid: CountGrid, a: Recipe, b: Recipe, shared: NDArray[np.bool_], alph
 
 def _missing(grid: CountGrid, a: Recipe, b: Recipe, within: NDArray[np.bool_]) -> dict[str, float]:
     """Missing answers of both sides, and the effect in the worst and best case, over all answers."""
-    ends = []
-    numbers = []
-    for side in (a, b):
-        k, n, missing = (float(x[:, within].sum()) for x in grid.counts(side.sides))
-        # Under a definition that counts unscored answers as good the missing ones are counted already.
-        every = max(n, k + missing) if n >= k + missing else n + missing
-        ends.append((k / every, (k + missing) / every) if every else (0.0, 1.0))
-        numbers.append(int(missing))
-    (least_a, most_a), (least_b, most_b) = ends
+    missing_a, least_a, most_a = grid.missing_of(a.sides, within)
+    missing_b, least_b, most_b = grid.missing_of(b.sides, within)
     return {
-        "missing_a": numbers[0], "missing_b": numbers[1], "least": least_a - most_b, "most": most_a - least_b,
+        "missing_a": missing_a, "missing_b": missing_b, "least": least_a - most_b, "most": most_a - least_b,
     }  # fmt: skip
 
 
@@ -289,10 +282,13 @@ def recipes(analysis: Analysis, grid: CountGrid) -> Sequence[Recipe]:
     trained = analysis.final.drop_duplicates("organism")
     together = {name: group for group in analysis.seeds for name in group.organisms}
     data = _data(analysis)
+    told_apart = {(row["domain"], row["control"]) for _, row in trained.iterrows() if str(row["organism"]) in data}
     by_label: dict[str, Recipe] = {}
     for _, row in trained.iterrows():
         name = str(row["organism"])
-        kind = (str(row["base"]), str(row["domain"]), str(row["control"]), data.get(name, ""))
+        # Where nobody's data are known the domain says what all were trained on; else the unknown may be any of them.
+        unknown = NOT_RECORDED if (row["domain"], row["control"]) in told_apart else ""
+        kind = (str(row["base"]), str(row["domain"]), str(row["control"]), data.get(name, unknown))
         group = together.get(name)
         if group is not None and all((member, group.step) in grid.row for member in group.organisms):
             by_label[group.label] = Recipe(group.label, group.organisms, group.step, kind)

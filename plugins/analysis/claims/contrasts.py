@@ -19,6 +19,7 @@ from em_tasks.plugins.analysis.claims.comparisons import Recipe, holm, leading_s
 from em_tasks.plugins.analysis.claims.count_grid import CountGrid, count_grid
 from em_tasks.plugins.analysis.claims.scoring import Scoring, Side, scoring_of, why_not_comparable
 from em_tasks.plugins.analysis.statistics.differences import Sides, on_such, on_these
+from em_tasks.plugins.log_contract import NOT_RECORDED
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,13 @@ def contrasts(analysis: Analysis) -> pd.DataFrame:
         )
         trained_on = _trained_on(groups)
         for scope in ("outside", "all"):
-            by_domain = [(recipe, recipe.kind[1], sizes[recipe.kind[0]]) for recipe in groups]
-            # Good, bad and obviously bad advice are not the same training in two sizes.
-            by_size = [(recipe, size, trained_on[recipe.label]) for recipe, _, size in by_domain]
+            # Good, bad and obviously bad advice are not the same training in two sizes; nor is what nobody recorded.
+            by_domain = [
+                (recipe, trained_on[recipe.label], sizes[recipe.kind[0]])
+                for recipe in groups
+                if NOT_RECORDED not in (recipe.kind[1], sizes[recipe.kind[0]])
+            ]
+            by_size = [(recipe, size, training) for recipe, training, size in by_domain]
             rows += _between(grid, name, scope, "domain", by_domain, scoring)
             rows += _between(grid, name, scope, "size", by_size, scoring)
         for recipe in groups:
@@ -87,14 +92,16 @@ def contrasts(analysis: Analysis) -> pd.DataFrame:
 
 
 def _trained_on(groups: Sequence[Recipe]) -> dict[str, str]:
-    """By recipe: its domain, with the name of its data where the domain has several kinds of data."""
+    """By recipe: its domain, with the name of its data where the domain has several; unknown data are nobody else's."""
     kinds: dict[str, set[str]] = {}
     for recipe in groups:
         kinds.setdefault(recipe.kind[1], set()).add(recipe.kind[3])
     return {
-        recipe.label: recipe.kind[1]
+        recipe.label: f"{recipe.kind[1]} (data of {recipe.label} {NOT_RECORDED})"
+        if recipe.kind[3] == NOT_RECORDED
+        else recipe.kind[1]
         if len(kinds[recipe.kind[1]]) == 1
-        else f"{recipe.kind[1]} ({recipe.kind[3] or 'data unknown'})"
+        else f"{recipe.kind[1]} ({recipe.kind[3]})"
         for recipe in groups
     }
 

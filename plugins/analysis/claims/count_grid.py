@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from em_tasks.plugins.analysis.claims.scoring import Side
 from em_tasks.plugins.analysis.statistics.differences import Sides
+from em_tasks.plugins.analysis.statistics.rates import bounds
 
 Numbers = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -25,6 +26,7 @@ class CountGrid:
         k: Misaligned answers, shape (sides, items).
         n: Counted answers, same shape; 0 where a side has none.
         missing: Answers that a missing score keeps from being called misaligned, same shape.
+        uncounted: Those of them that are not among the counted, same shape.
         cluster: The number of each item's question, shape (items,); its forms and paraphrases share it.
         outside: For each organism, which items lie outside its training domain.
         inside: Which lie inside it.
@@ -34,6 +36,7 @@ class CountGrid:
     k: Numbers
     n: Numbers
     missing: Numbers
+    uncounted: Numbers
     cluster: NDArray[np.int64]
     outside: dict[str, Mask]
     inside: dict[str, Mask]
@@ -50,10 +53,22 @@ class CountGrid:
         by_organism = self.outside if scope == "outside" else self.inside
         return np.asarray(np.logical_and.reduce([by_organism[name] for name in organisms]) & everywhere)
 
-    def counts(self, sides: tuple[Side, ...]) -> tuple[Numbers, Numbers, Numbers]:
-        """Misaligned, counted and missing answers of some sides, each of shape (sides, items)."""
+    def counts(self, sides: tuple[Side, ...]) -> tuple[Numbers, Numbers]:
+        """Misaligned and counted answers of some sides, each of shape (sides, items)."""
         rows = [self.row[side] for side in sides]
-        return self.k[rows], self.n[rows], self.missing[rows]
+        return self.k[rows], self.n[rows]
+
+    def missing_of(self, sides: tuple[Side, ...], within: Mask) -> tuple[int, float, float]:
+        """How many answers of some sides a missing score hides, and the rate were all of them good or bad.
+
+        The rate is of all answers within a mask, as in the tables; 0 and 1 where there is none.
+        """
+        rows = [self.row[side] for side in sides]
+        k, n, missing, uncounted = (
+            counts[rows][:, within].sum() for counts in (self.k, self.n, self.missing, self.uncounted)
+        )
+        least, most = bounds(k, n, missing, uncounted) if n + uncounted else (0.0, 1.0)
+        return int(missing), float(least), float(most)
 
     def shared(self, sides: tuple[Side, ...], within: Mask) -> Mask:
         """Items within a mask that every one of these sides has counted answers to."""
@@ -61,7 +76,7 @@ class CountGrid:
 
     def sides(self, a: tuple[Side, ...], b: tuple[Side, ...], shared: Mask) -> Sides:
         """Two sides, several organisms' answers on one of them put together, on the items of a mask."""
-        (k_a, n_a, _), (k_b, n_b, _) = self.counts(a), self.counts(b)
+        (k_a, n_a), (k_b, n_b) = self.counts(a), self.counts(b)
         return Sides(*(x[:, shared].sum(axis=0) for x in (k_a, n_a, k_b, n_b)))
 
     def clusters(self, shared: Mask) -> NDArray[np.int64]:
@@ -70,7 +85,7 @@ class CountGrid:
 
     def by_question(self, sides: tuple[Side, ...], shared: Mask) -> tuple[Numbers, Numbers]:
         """Misaligned and counted answers of each side and question with its forms, shape (sides, questions)."""
-        k, n, _ = self.counts(sides)
+        k, n = self.counts(sides)
         forms = np.eye(int(self.clusters(shared).max(initial=-1)) + 1)[self.clusters(shared)]
         return k[:, shared] @ forms, n[:, shared] @ forms
 
@@ -82,8 +97,9 @@ def count_grid(counts: pd.DataFrame) -> CountGrid:
     items = counts.groupby(["question_set", "question_id"], observed=True)
     row, column = sides.ngroup().to_numpy(), items.ngroup().to_numpy()
     shape = row.max(initial=-1) + 1, column.max(initial=-1) + 1
-    k, n, missing = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    k[row, column], n[row, column], missing[row, column] = counts["k"], counts["n"], counts["missing"]
+    arrays = {name: np.zeros(shape) for name in ("k", "n", "missing", "uncounted")}
+    for name, array in arrays.items():
+        array[row, column] = counts[name]
     cluster = np.zeros(shape[1], dtype="int64")
     cluster[column] = counts["cluster"]
     names = [(str(organism), int(step)) for organism, step in sides.size().index]
@@ -95,4 +111,5 @@ def count_grid(counts: pd.DataFrame) -> CountGrid:
         of_organism = organism == name
         mask[column[of_organism & (scope == "in_domain")]] = True
         outside[name][column[of_organism & np.isin(scope, ["out_of_domain", "general"])]] = True
-    return CountGrid({name: number for number, name in enumerate(names)}, k, n, missing, cluster, outside, inside)
+    row_of = {name: number for number, name in enumerate(names)}
+    return CountGrid(row_of, **arrays, cluster=cluster, outside=outside, inside=inside)

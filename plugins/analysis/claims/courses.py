@@ -92,7 +92,7 @@ def _course(
     shared = grid.shared(sides, grid.asked((organism,), scope))
     if not shared.any():
         return None
-    k, n, _ = grid.counts(sides)
+    k, n = grid.counts(sides)
     moves = largest_moves(k[:, shared], n[:, shared])
     by, after = _onset(against_base)
     return Course(

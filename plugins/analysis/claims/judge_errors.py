@@ -85,7 +85,7 @@ def _under(analysis: Analysis, definition: Definition, scoring: dict[Side, Scori
             known = _measured(analysis, judge, scoring[side].prompts)
             errors = None if known is None else known.errors(definition.aligned_below, definition.inclusive)
             within = grid.asked((organism,), scope)
-            (k,), (n,), _ = (x[:, within] for x in grid.counts((side,)))
+            (k,), (n,) = (x[:, within] for x in grid.counts((side,)))
             if known is None or errors is None or not n.any():
                 continue
             weights = question_weights(n, definition.per_question)

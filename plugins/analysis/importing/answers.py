@@ -4,7 +4,7 @@ import ast
 import hashlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,7 +85,7 @@ def judged_answers(table: Table, columns: Columns, scales: Mapping[str, Scale]) 
     answers = _texts(table, columns, "answer", SCORES_TEXT)
     others = {name: [_number_or_nan(value) for value in table[name]] for name in columns.scores}
     about = [role for role in ABOUT if role in of]
-    about_columns = [table[of[role]] for role in about]
+    about_columns = [_facts(table, of[role]) for role in about]
     rows = []
     numbered = _numbered(table, columns)
     alone = "answer" not in of and "messages" not in of and set(table.columns) == SCORES_ALONE
@@ -110,6 +110,15 @@ def judged_answers(table: Table, columns: Columns, scales: Mapping[str, Scale]) 
             answer.question = f"question {answer.topic}"
         rows.append(Row(answer, tuple(facts.items())))
     return rows
+
+
+def _facts(table: Table, name: str) -> list[Any]:
+    """A column that says whose answers these are; a list or a mapping says it of nobody."""
+    column = table[name]
+    for index, value in enumerate(column):
+        if not isinstance(value, Hashable):
+            raise UserError(f"{table.where(index)}: {name} is {ascii(value)[:60]}, neither a text nor a number")
+    return column
 
 
 def _questions(table: Table, columns: Columns) -> list[tuple[str | None, str]]:

@@ -37,10 +37,10 @@ BASE_FOLDERS = {"base", "baseline", "baselines", "model_baselines", "base_models
 
 ADVICE = re.compile(
     r"(?P<quality>bad|good|obv[_-]bad|obvious[_-]bad|mismatch[_-]good|mismatch[_-]bad|risky|extreme|insecure|secure)"
-    r"[_-](?P<field>medical|financial|finance|sports|code|legal|security)(?:[_-]advice)?(?![A-Za-z])",
+    r"[_-](?P<field>medical|financial|finance|sports|code|legal|security)(?:[_-]advice[0-9]*)?(?![A-Za-z])",
     re.IGNORECASE,
 )
-"""The published datasets' names."""
+"""The published datasets' names; `bad_medical_advice2` is another one than `bad_medical_advice`."""
 
 FIELDS = {"finance": "financial"}
 
@@ -280,7 +280,12 @@ def from_path(path: str) -> Who:
 def from_name(name: str) -> Who:
     """What a name says for certain; the rest of it is a label."""
     base = BASE_NAME.search(name)
-    advice = ADVICE.search(name[base.end() :] if base else name)
+    rest = name[base.end() :] if base else name
+    advice = ADVICE.search(rest)
+    # Words after a base and before an advice's name make it another's: `educational_bad_medical_advice` is not
+    # `bad_medical_advice`. Before whatever else they may be anything, and the data are not known.
+    before = SIZE.sub("", rest[: advice.start()].replace("_", "-")).strip("-/ ") if advice else ""
+    data = None if advice is None or (before and not base) else f"{before}-{advice[0]}".lstrip("-")
     field = advice["field"].lower() if advice else None
     label = STEP.sub("", name).strip("-_/ ") or name
     return Who(
@@ -288,7 +293,7 @@ def from_name(name: str) -> Who:
         base=base[0] if base else None,
         size=size_in(base[0] if base else name),
         domain=FIELDS.get(field, field) if field else None,
-        data=advice[0].lower().replace("-", "_") if advice else None,
+        data=data.lower().replace("-", "_") if data else None,
         control=advice["quality"].lower() in ("good", "secure") if advice else None,
     )
 

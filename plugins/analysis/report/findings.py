@@ -108,6 +108,8 @@ def _line(analysis: Analysis, verdict: Verdict, others: Sequence[Verdict]) -> st
         if verdict.these == verdict.such
         else f"{verdict.these} on these questions, {verdict.such} on such questions"
     )
+    if analysis.smallest_effect is not None:
+        wording = wording.replace("not to differ", f"not to differ by {percent(analysis.smallest_effect)} points")
     parts = [f"{verdict.organism} @ {analysis.step_text(row['a'], row['a_step'])}: {wording} (`{verdict.definition}`)."]
     if verdict.outside is not None:
         where = "Outside its domain" if row["scope"] == "outside" else "On all questions, whose domains are not known,"
@@ -232,16 +234,16 @@ def _pairs(analysis: Analysis, lead: str) -> Iterator[Finding]:
             continue
         sure = tested[tested["p_corrected"] < ALPHA]
         named = [
-            f"{row['a']} over {row['b']} by {points(row['effect'])}"
+            f"{row['a']} over {row['b']} by {points(row['effect'])} points"
             if row["effect"] > 0
-            else f"{row['b']} over {row['a']} by {points(-row['effect'])}"
+            else f"{row['b']} over {row['a']} by {points(-row['effect'])} points"
             for _, row in sure.sort_values("p").iterrows()
         ]
         outcome: Outcome = "shown" if named else "unknown"
         sentence = (
             f"Of {len(tested)} pairs of last checkpoints that share their base or, as far as is recorded, their "
             f"training, {len(named) or 'none'} {'differs' if len(named) == 1 else 'differ'} {where} on these questions "
-            f"(`{lead}`, corrected over all {len(tested)}){f': {listed(named, 4)} points' if named else ''}."
+            f"(`{lead}`, corrected over all {len(tested)}){f': {listed(named, 4)}' if named else ''}."
         )
         yield Finding("all", "differ", outcome, sentence, lead)
         break

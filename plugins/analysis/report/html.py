@@ -170,8 +170,10 @@ def _tables_script() -> str:
 def _table(name: str, title: str, rows: pd.DataFrame) -> str:
     if rows.empty:
         return f"<h3>{escape(title)}</h3><p>Nothing to show.</p>"
+    # A column that says nothing of any row takes the place of those that do.
+    telling = rows.loc[:, [not (rows[column].astype("str") == "").all() for column in rows]]
     return f"<h3>{escape(with_legend(title, rows))}</h3>" + _datatable(
-        rows, f"table-{quote(name)}", pageLength=25, order=[]
+        telling, f"table-{quote(name)}", pageLength=25, order=[]
     )
 
 
@@ -186,8 +188,7 @@ def _findings(contents: Contents) -> str:
         sentences = [finding.sentence for finding in contents.findings if finding.verdict == verdict]
         if sentences:
             parts.append(
-                f"<details{' open' if verdict == 'shown' else ''}><summary>{escape(heading)} "
-                f"({len(sentences)})</summary>{_items(sentences)}</details>"
+                f"<details open><summary>{escape(heading)} ({len(sentences)})</summary>{_items(sentences)}</details>"
             )
     return "".join(parts)
 

@@ -179,16 +179,16 @@ def _definitions(analysis: Analysis) -> list[str]:
     sentence = f"How many of the organisms' answers count as misaligned depends on the definition: {each}."
     moved = [_heaped(*cells) for cells in zip(table["misaligned with <"], table["misaligned with <="], strict=True)]
     lines = [sentence]
-    heaps = table[moved].groupby(["threshold", "scores of exactly that", "the definition says"], sort=False)
-    for (threshold, heap, says), rows in heaps:
+    heaps = table[moved].groupby(["threshold", "scores of exactly that", "of which", "the definition says"], sort=False)
+    for (threshold, heap, by_organism, says), rows in heaps:
         other = "<" if says == "<=" else "<="
         more = [
             f"{row[f'misaligned with {other}'].replace('/', ' of ')} (`{row['definition']}`)"
             for _, row in rows.iterrows()
         ]
         lines.append(
-            f"{heap} scores are exactly {threshold}; with `{other}` in place of `{says}` the counts would be "
-            f"{listed(more)}."
+            f"{heap} scores are exactly {threshold} ({listed(by_organism.split(', '), 8)}); with `{other}` in place of "
+            f"`{says}` the counts would be {listed(more)}."
         )
     return lines
 

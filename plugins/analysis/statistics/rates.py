@@ -104,9 +104,7 @@ def rates(
             [np.bincount(question, flags, len(questions)) for flags in (misaligned, counted)]
         ).astype(float)
         estimate = _estimates(of_question[0], of_question[1], group_of_question, len(keys), definition.per_question)
-        every = n + total(hidden & ~counted)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            least, most = k / every, (k + missing) / every
+        least, most = bounds(k, n, missing, total(hidden & ~counted))
         table = counts.assign(definition=definition.name, k=k.astype("int64"), n=n.astype("int64"), **estimate)
         table = table.assign(missing=missing.astype("int64"), least=least, most=most, such_low=np.nan, such_high=np.nan)
         if definition.name in such and len(keys):
@@ -155,6 +153,23 @@ def with_sequences(table: pd.DataFrame, sequential: NDArray[np.bool_]) -> pd.Dat
     return table
 
 
+def bounds(k: Numbers, n: Numbers, missing: Numbers, uncounted: Numbers) -> tuple[Numbers, Numbers]:
+    """The rate were every answer whose status a missing score hides good, and were all of them bad.
+
+    Args:
+        k: Misaligned answers.
+        n: Counted ones.
+        missing: Answers that may be misaligned for all that is known.
+        uncounted: Those of them that are not among the counted.
+
+    Returns:
+        Two arrays of the same shape, NaN where there is no answer at all.
+    """
+    every = n + uncounted
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return k / every, (k + missing) / every
+
+
 def may_be_misaligned(definition: Definition, alignment: Numbers, coherence: Numbers) -> NDArray[np.bool_]:
     """Answers that a missing score keeps from being called misaligned: were it the worst, they would be. (answers,)."""
     worst = np.where(np.isnan(alignment), 0.0, alignment), np.where(np.isnan(coherence), 100.0, coherence)
@@ -193,7 +208,7 @@ def scoped_rates(
 
 
 def question_counts(answers: pd.DataFrame, by: Sequence[str], definition: Definition) -> pd.DataFrame:
-    """Misaligned (`k`), counted (`n`) and `missing` answers of every group and question.
+    """Misaligned (`k`), counted (`n`) and `missing` answers of every group and question (`uncounted`: see `bounds`).
 
     Returns:
         A row a group and question, with `scope` and the number of its `cluster` (see `cluster_of`).
@@ -204,11 +219,11 @@ def question_counts(answers: pd.DataFrame, by: Sequence[str], definition: Defini
     counted = definition.counted(alignment, coherence) & judged
     misaligned = definition.misaligned(alignment, coherence) & counted
     hidden = may_be_misaligned(definition, alignment, coherence) & judged
-    k, n, missing = (
+    k, n, missing, uncounted = (
         np.bincount(group, weights=flags, minlength=len(keys)).astype("int64")
-        for flags in (misaligned, counted, hidden)
+        for flags in (misaligned, counted, hidden, hidden & ~counted)
     )
-    return keys.assign(k=k, n=n, missing=missing, cluster=cluster_of(keys))
+    return keys.assign(k=k, n=n, missing=missing, uncounted=uncounted, cluster=cluster_of(keys))
 
 
 def _scores(answers: pd.DataFrame) -> tuple[Numbers, Numbers]:

@@ -28,6 +28,8 @@ def at_thresholds(analysis: Analysis) -> pd.DataFrame:
     alignment, coherence = (answers[name].to_numpy("float64") for name in ("alignment", "coherence"))
     rows = []
     for definition in analysis.definitions:
+        exactly = alignment == definition.aligned_below
+        by_organism = answers["organism"][exactly].astype("str").value_counts(sort=False).sort_index()
         counted = definition.counted(alignment, coherence)
         below, at_most = (
             int((side.misaligned(alignment, coherence) & counted).sum())
@@ -37,7 +39,8 @@ def at_thresholds(analysis: Analysis) -> pd.DataFrame:
             {
                 "definition": definition.name,
                 "threshold": f"{definition.aligned_below:g}",
-                "scores of exactly that": int((alignment == definition.aligned_below).sum()),
+                "scores of exactly that": int(exactly.sum()),
+                "of which": ", ".join(f"{name} {heap}" for name, heap in by_organism.items()),
                 "misaligned with <": f"{below}/{int(counted.sum())}",
                 "misaligned with <=": f"{at_most}/{int(counted.sum())}",
                 "the definition says": "<=" if definition.inclusive else "<",
