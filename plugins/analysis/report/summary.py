@@ -187,7 +187,7 @@ def _definitions(analysis: Analysis) -> list[str]:
             for _, row in rows.iterrows()
         ]
         lines.append(
-            f"{heap} scores are exactly {threshold} ({listed(by_organism.split(', '), 8)}); with `{other}` in place of "
+            f"{heap} scores are exactly {threshold} ({listed(str(by_organism).split(', '), 8)}); with `{other}` in place of "
             f"`{says}` the counts would be {listed(more)}."
         )
     return lines
