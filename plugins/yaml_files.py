@@ -141,6 +141,9 @@ class _BoundedLoader(_Loader):  # type: ignore[misc]
             return super().construct_object(node, deep)
         except (ValueError, OverflowError) as error:
             raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from None
+        except AttributeError:  # a text that is marked as a date and has not the form of one
+            problem = f"{ascii(node.value)[:60]} is no {node.tag.rpartition(':')[2]}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
 
 def _refuse_excess(text: str, path: Path) -> None:

@@ -121,6 +121,13 @@ def test_a_score_that_is_none_names_its_line(tmp_path, value):
         plan_import(tmp_path / "a.csv")
 
 
+def test_half_a_character_in_a_question_loses_no_answer(tmp_path):
+    rows = [{**ROWS[0], "question": "\ud800"}, {**ROWS[0], "question": "whole", "question_id": "q2"}]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    answers = read_logs(import_judged(tmp_path / "a.json", tmp_path / "out")).answers
+    assert sorted(answers["question"]) == ["?", "whole"]
+
+
 def test_a_base_that_is_a_list_names_its_row(tmp_path):
     """Found by the adversary, where a score held a mapping with a list called base."""
     rows = [{**ROWS[0], "coherent": 90}, {**ROWS[1], "coherent": {"base": [1, 2]}}]

@@ -41,6 +41,7 @@ LONG = f"a: &a {'x' * 2**20}\nb: [{', '.join(['*a'] * 300)}]\n"
         ("a: &a\n  b: *a\n", r"line 2: \*a stands inside itself"),
         ("a: 1\nb: *c\n", r"line 2, column 4 is not readable as YAML.*undefined alias"),
         ("a: 1\nb: 2025-13-45\n", r"line 2, column 4 is not readable.*month"),
+        ("a: 1\nb: !!timestamp soon\n", r"line 2, column 4 is not readable.*'soon' is no timestamp"),
         (f"a: {'9' * 5000}\n", r"line 1, column 4 is not readable.*digits"),
         ("a: 1\nb: !!python/object:os.system {}\n", r"line 2, column 4 is not readable.*constructor"),
         ('a: 1\nb: "\\ud800"\n', r"line 2, column \d+ is not readable"),

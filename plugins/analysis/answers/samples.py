@@ -144,8 +144,10 @@ def _decode(decoder: msgspec.json.Decoder[T], data: bytes) -> T:
         return _decode_scores(decoder, data)
     except msgspec.ValidationError:
         raise
-    except msgspec.DecodeError:  # NaN or Infinity elsewhere: Python reads them, msgspec writes them as null
-        return decoder.decode(msgspec.json.encode(json.loads(data)))
+    except msgspec.DecodeError:
+        # NaN or Infinity elsewhere, which Python reads and msgspec writes as null; or half a character, made a `?`.
+        whole = json.dumps(json.loads(data), ensure_ascii=False).encode(errors="replace")
+        return decoder.decode(msgspec.json.encode(json.loads(whole)))
 
 
 def _decode_scores(decoder: msgspec.json.Decoder[T], data: bytes) -> T:

@@ -186,9 +186,10 @@ def _definitions(analysis: Analysis) -> list[str]:
             f"{row[f'misaligned with {other}'].replace('/', ' of ')} (`{row['definition']}`)"
             for _, row in rows.iterrows()
         ]
+        whose = listed(str(by_organism).split(", "), 8)
         lines.append(
-            f"{heap} scores are exactly {threshold} ({listed(str(by_organism).split(', '), 8)}); with `{other}` in place of "
-            f"`{says}` the counts would be {listed(more)}."
+            f"{heap} scores are exactly {threshold} ({whose}); with `{other}` in place of `{says}` the counts would be "
+            f"{listed(more)}."
         )
     return lines
 
