@@ -14,8 +14,7 @@ Every function takes several confidence levels at once, so that tests and interv
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
-from scipy.special import gammaln
-from scipy.stats import norm
+from scipy.special import gammaln, ndtri
 
 Numbers = NDArray[np.float64]
 
@@ -156,7 +155,7 @@ def effective_answers(rate: Numbers, variance: Numbers, alike: Numbers) -> Numbe
 
 def wilson(rate: Numbers, effective: Numbers, alpha: ArrayLike) -> tuple[Numbers, Numbers]:
     """Wilson's interval of rates from so many answers each, shapes (..., levels); NaN where the rate is."""
-    z = norm.isf(np.atleast_1d(np.asarray(alpha, "float64")) / 2)
+    z = -ndtri(np.atleast_1d(np.asarray(alpha, "float64")) / 2)
     rate, effective = rate[..., None], effective[..., None]
     with np.errstate(invalid="ignore"):
         centre = (rate * effective + z**2 / 2) / (effective + z**2)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm
+from scipy.special import ndtri
 
 Numbers = npt.NDArray[np.float64]
 
@@ -58,7 +58,7 @@ class CorrectedRate:
             width: From end to end.
             confidence: Of the interval (0-1).
         """
-        wanted = (width / (2 * norm.ppf((1 + confidence) / 2))) ** 2
+        wanted = (width / (2 * ndtri((1 + confidence) / 2))) ** 2
         shared = self.judged_spread**2 / self.answers
         if wanted <= shared:
             return None
@@ -113,7 +113,7 @@ def corrected_rate(
     pseudo = 2 * float((weights**2).mean())
     variance_labels = (float(squares.sum()) * m / max(m - 1, 1) + pseudo) / below**2
     variance_judged = share**2 * float((f - theta * in_f).var()) / below**2
-    rate, z = float(np.clip(theta, 0, 1)), float(norm.ppf((1 + confidence) / 2))
+    rate, z = float(np.clip(theta, 0, 1)), float(ndtri((1 + confidence) / 2))
     low, high = _wilson(rate, variance_judged / n + variance_labels, 1 / max(2, float(in_y.sum())), z)
     return CorrectedRate(
         rate=rate,

@@ -2,7 +2,7 @@
 
 import math
 
-from scipy.stats import norm
+from scipy.special import ndtri
 
 
 def corrected_interval(
@@ -30,7 +30,7 @@ def corrected_interval(
         return math.nan, 0.0, 1.0
     youden = hit_bad / bad + passed_good / good - 1
     rate = min(1.0, max(0.0, (k / n + passed_good / good - 1) / youden))
-    z = float(norm.isf((1 - confidence) / 2))
+    z = float(-ndtri((1 - confidence) / 2))
     answers, bads, goods = n + z * z, bad + 2.0, good + 2.0
     p, se, sp = (k + z * z / 2) / answers, (hit_bad + 1) / bads, (passed_good + 1) / goods
     if se + sp <= 1:

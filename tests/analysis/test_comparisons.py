@@ -1,6 +1,7 @@
 """Claims: verdicts outside and inside the domain for both populations, their families, and what is refused."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -353,6 +354,8 @@ def test_chance_fluctuation_is_neither_shown_nor_denied(tmp_path):
     said = [one for one in findings(analyse([tmp_path])) if one.question == "course"]
     assert {one.verdict for one in said if "fall" in one.sentence} == {"unknown"}
     assert not any("within chance" in one.sentence for one in said)
+    (fall,) = (one.sentence for one in said if "cannot be told" in one.sentence)
+    assert re.search(r"; the largest fall is med's, -[\d.]+ points, corrected p [\d.]+\.$", fall)
 
 
 def test_a_contrast_pools_what_single_organisms_cannot_show(tmp_path):

@@ -1,8 +1,5 @@
 """The public analysis: what notebooks and plugins import, and logs as Inspect's own data frames."""
 
-import subprocess
-import sys
-
 from inspect_ai.analysis import EvalColumn, evals_df
 
 import em_tasks.analysis
@@ -21,11 +18,6 @@ def test_a_notebook_gets_rates_from_logs(tmp_path):
     analysis = em_tasks.analysis.analyse([tmp_path])
     rows = analysis.rates[(analysis.rates["definition"] == "betley") & (analysis.rates["scope"] == "all")]
     assert dict(zip(rows["step"], rows["rate"], strict=True)) == {0: 0.0, 10: 0.5}
-
-
-def test_importing_it_loads_no_torch():
-    code = "import em_tasks.analysis, sys; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_inspects_frame_of_evaluations_has_the_documented_columns(tmp_path):

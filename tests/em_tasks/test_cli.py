@@ -45,8 +45,8 @@ def recipe(folder: Path, **changes: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("module", ["em_tasks.commands.cli", "em_tasks.registry", "em_tasks.plugins.analysis"])
-def test_nothing_heavy_is_imported_to_list_or_report(module: str) -> None:
+@pytest.mark.parametrize("module", ["em_tasks.commands.cli", "em_tasks.registry"])
+def test_nothing_heavy_is_imported_to_list(module: str) -> None:
     code = f"import {module}, sys; sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'peft')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
