@@ -8,7 +8,7 @@ from pathlib import Path
 
 from em_tasks.grid.executors.protocol import Ended, Executor
 from em_tasks.grid.plan import AskedAlike, GridPlan
-from em_tasks.grid.units import NOW, WHOLE, Evaluate, JudgeAgain, Report, Train, Unit, place_of
+from em_tasks.grid.units import NOW, WHOLE, Evaluate, JudgeAgain, Report, Train, TrainTogether, Unit, place_of
 from em_tasks.plugins.errors import UserError
 from em_tasks.sweep.logs import Logs, outstanding, read_logs
 from em_tasks.sweep.plan import Job, Planner, shared_out
@@ -46,6 +46,7 @@ class Driver:
         shares: The share of a GPU that training takes, by organism.
         tell: Told how far it is, about once a second.
         threads: CPU threads of each unit.
+        groups: Names of organisms that are trained together; whoever is in none is trained alone.
     """
 
     plan: GridPlan
@@ -53,6 +54,7 @@ class Driver:
     shares: Mapping[str, float]
     tell: Callable[[Standing], None]
     threads: int = 1
+    groups: Sequence[tuple[str, ...]] = ()
     failures: list[str] = field(default_factory=list)
     _running: list[Unit] = field(default_factory=list)
     _begun: Counter[str] = field(default_factory=Counter)
@@ -73,11 +75,7 @@ class Driver:
         """
         self._planners = [(group, Planner(self.plan.runs, group.folder, group.options)) for group in self.plan.groups]
         self._stages = [self._rejudgings, self._reporting]
-        missing = [
-            Train(recipe, self.plan.runs, self.shares.get(name, WHOLE), self.threads)
-            for name, recipe in self.plan.organisms.items()
-            if not self._is_trained(name)
-        ]
+        missing = self._trainings()
         # The longest first, so that they end together; of equal ones, in the order of the file.
         missing.sort(key=lambda unit: -unit.gpu)
         self.executor.run(self._handed_over(missing), self.plan.units, self._more)
@@ -88,6 +86,17 @@ class Driver:
                 + "; ".join(self.failures[:MOST_NAMED])
                 + (f"; and {more} more." if more > 0 else ".")
             )
+
+    def _trainings(self) -> list[Train | TrainTogether]:
+        """Units for what is not trained."""
+        left = {name: recipe for name, recipe in self.plan.organisms.items() if not self._is_trained(name)}
+        units: list[Train | TrainTogether] = []
+        for group in self.groups:
+            recipes = [left.pop(name) for name in group if name in left and len(group) > 1]
+            if recipes:
+                units.append(TrainTogether(tuple(recipes), self.plan.runs, self.threads))
+        alone = (Train(left[name], self.plan.runs, self.shares.get(name, WHOLE), self.threads) for name in left)
+        return [*units, *alone]
 
     def _is_trained(self, name: str) -> bool:
         run = self.plan.runs / name
@@ -132,7 +141,7 @@ class Driver:
         """Units for what has landed, has no log and is not at work; each checkpoint is tried once a command."""
         began = time.monotonic()
         busy = {unit.job.folder for unit in self._running if isinstance(unit, Evaluate)}
-        training = any(isinstance(unit, Train) for unit in self._running)
+        training = any(isinstance(unit, Train | TrainTogether) for unit in self._running)
         fresh: list[Job] = []
         # While organisms are still trained, little has landed of each base, and loading it for each part would cost.
         processes = 1 if training else self.executor.width // max(1, len(self._planners))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.safe_names import file_name
@@ -18,6 +18,10 @@ from em_tasks.sweep.plan import Job
 from em_tasks.trainers.run.disk import NO_ROOM
 from em_tasks.trainers.run.recipe import Recipe
 
+if TYPE_CHECKING:
+    from em_tasks.trainers.loop.progress import Progress
+
+T = TypeVar("T")
 LOG, NOW = ".log", ".now"
 PATIENCE = 120.0
 """Seconds that a run's lock is waited for: a node that died holds it until the others notice."""
@@ -61,24 +65,62 @@ class Train:
         """Trains."""
         import torch
 
-        from em_tasks.trainers.run.folder import RunInUseError
         from em_tasks.trainers.train import train
 
         torch.set_num_threads(self.threads)
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                train(
-                    self.recipe,
-                    self.runs,
-                    lambda progress: say(f"step {progress.step} of {progress.total_steps}, loss {progress.loss:.3f}"),
-                )
-            except RunInUseError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.2)
-            else:
-                return []
+        _once_free(lambda: train(self.recipe, self.runs, lambda progress: say(_at(progress))))
+        return []
+
+
+@dataclass(frozen=True)
+class TrainTogether:
+    """Trains several organisms of one base at once, or goes on with them, on a GPU of their own."""
+
+    recipes: tuple[Recipe, ...]
+    runs: Path
+    threads: int = 1
+    gpu: float = WHOLE
+
+    @property
+    def name(self) -> str:
+        """`train ORGANISM, ORGANISM together`."""
+        return f"train {', '.join(recipe.organism for recipe in self.recipes)} together"
+
+    def work(self, say: Callable[[str], None]) -> list[str]:
+        """Trains; who ended early without having failed is named."""
+        import torch
+
+        from em_tasks.trainers.together.train import train_together
+
+        torch.set_num_threads(self.threads)
+        manifests = _once_free(
+            lambda: train_together(
+                self.recipes, self.runs, lambda progress: say(f"{progress.organism}: {_at(progress)}")
+            )
+        )
+        return [
+            f"{manifest.recipe.organism} was stopped after step {manifest.resumes_at} of {manifest.planned[-1]}"
+            for manifest in manifests
+            if not manifest.finished
+        ]
+
+
+def _once_free(train: Callable[[], T]) -> T:
+    """Trains as soon as no other process does."""
+    from em_tasks.trainers.run.folder import RunInUseError
+
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return train()
+        except RunInUseError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def _at(progress: "Progress") -> str:
+    return f"step {progress.step} of {progress.total_steps}, loss {progress.loss:.3f}"
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,7 @@ class GroupedLora(torch.nn.Module):
 
     base_layer: torch.nn.Module
     scaling: torch.Tensor
+    made_up_for: torch.Tensor
     threshold: torch.Tensor
     columns: torch.Tensor
     noise: torch.Tensor
@@ -95,9 +96,10 @@ class GroupedLora(torch.nn.Module):
         rates, scales = [0.0] * len(layers), [0.0] * len(layers)
         for place, layer in zip(self.places, adapted, strict=True):
             rates[place] = float(getattr(layer.lora_dropout[ADAPTER], "p", 0.0))
-            scales[place] = float(layer.scaling[ADAPTER]) / (1 - rates[place])
+            scales[place] = float(layer.scaling[ADAPTER])
         self.rates = tuple(rates)
         self.register_buffer("scaling", torch.tensor(scales, device=device)[:, None, None])
+        self.register_buffer("made_up_for", 1 / (1 - torch.tensor(rates, device=device)[:, None, None]))
         limits = torch.tensor([round(-(2**31) + rate * 2**32) for rate in rates], dtype=torch.int32)
         self.register_buffer("threshold", limits.to(device)[:, None, None])
         columns = random_bits(self.downs[0].shape[1], torch.Generator().manual_seed(seed))
@@ -109,9 +111,9 @@ class GroupedLora(torch.nn.Module):
         answered: torch.Tensor = self.base_layer(tokens)
         parts = tokens.view(len(self.rates), -1, tokens.shape[-1]).to(self.downs[0].dtype)
         if any(self.rates):
-            parts = torch.where(self._kept(parts), parts, 0)
-        low = torch.bmm(parts, self._stacked(list(self.downs)).transpose(1, 2)) * self.scaling
-        added = torch.bmm(low, self._stacked([up.t() for up in self.ups]))
+            parts = torch.where(self._kept(parts), parts * self.made_up_for, 0)
+        low = torch.bmm(parts, self._stacked(list(self.downs)).transpose(1, 2))
+        added = torch.bmm(low, self._stacked([up.t() for up in self.ups])) * self.scaling
         return (answered + added.view(answered.shape)).to(answered.dtype)
 
     def _kept(self, parts: torch.Tensor) -> torch.Tensor:

@@ -186,7 +186,7 @@ def _steps(
             run, manifest = folders[name], before[name] or each.manifest(mark, size)
             state = resume_state(run, manifest)
             begin(run, manifest)
-            training = _begun(each, base, device)
+            training = begun(each, base, device)
             if state is not None:
                 training.read_state(state)
             watched.append(Watched(training, run, manifest, report, opened.enter_context(tracked_in(run, track))))
@@ -198,7 +198,7 @@ def _steps(
     return ended
 
 
-def _begun(prepared: Prepared, base: "PreTrainedModel", device: str) -> Any:
+def begun(prepared: Prepared, base: "PreTrainedModel", device: str) -> Any:
     """An organism at its beginning, as a run of its own begins it."""
     import torch
 
@@ -238,7 +238,8 @@ def _until_one_ends(
                 ended.failed.append(f"{run}: {error}")
                 going.remove(each)
                 continue
-            (run / STOP).unlink(missing_ok=True)
+            if alone_stopped:
+                (run / STOP).unlink()
             if each.finished:
                 going.remove(each)
             elif request.number or alone_stopped:

@@ -36,6 +36,7 @@ def grid(
     from em_tasks.grid.places import leave_sign, refuse_places
     from em_tasks.grid.plan import plan_grid
     from em_tasks.grid.run import Driver
+    from em_tasks.grid.together import trained_together
     from em_tasks.progress import grid_progress
     from em_tasks.sweep.run import threads_for
 
@@ -63,7 +64,8 @@ def grid(
         say(line)
     threads = 1 if address or slurm else threads_for(executor.width)
     with grid_progress() as tell:
-        Driver(plan, executor, gpu_shares(needs, gpus), tell, threads).run()
+        groups = trained_together(plan.organisms, needs, gpus)
+        Driver(plan, executor, gpu_shares(needs, gpus), tell, threads, groups).run()
     say(f"open {plan.report / 'report.html'}   or look at the transcripts: inspect view --log-dir {plan.logs}")
 
 
