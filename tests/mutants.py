@@ -83,6 +83,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         CLAIMS + "test_what_is_not_recorded_of_two_organisms_is_nothing_that_they_share",
         CLAIMS + "test_counted_answers_of_both_to_no_question_are_said_to_be_so",
         CLAIMS + "test_seeds_of_one_recipe_are_compared_as_one_and_each_by_itself",
+        CLAIMS + "test_unknown_data_are_nobody_elses_where_others_have_known_ones",
     ),
     "plugins/analysis/claims/contrasts.py": (
         CLAIMS + "test_a_contrast_pools_what_single_organisms_cannot_show",

@@ -16,6 +16,7 @@ from em_tasks.plugins.analysis.report.findings import findings
 from em_tasks.plugins.analysis.report.notes import oddities
 from em_tasks.plugins.analysis.report.summary import in_short
 from em_tasks.plugins.analysis.statistics.differences import Sides, on_such, on_these
+from em_tasks.plugins.analysis.statistics.seed_intervals import seed_difference
 from em_tasks.plugins.analysis.tables import claim_tables, rate_tables
 from em_tasks.plugins.analysis.tables.cells import whole
 from tests.support.analysis_logs import NAN, answers, base_log, checkpoint_log
@@ -291,6 +292,12 @@ def test_seeds_of_one_recipe_are_compared_as_one_and_each_by_itself(tmp_path):
     single = table.query("kind == 'member'").set_index("a")
     assert single["rate_a"].to_dict() == {"med-seed0": 1, "med-seed1": 0.5, "med-seed2": 0}
     assert set(single["n_a"]) == set(single["n_b"]) == {12}
+    # On such questions seeds differ too, and a single one has its questions alone.
+    k, n = np.array([[2.0] * 6, [1.0] * 6, [0.0] * 6]), np.full((3, 6), 2.0)
+    over_seeds = seed_difference(k, n, np.zeros((1, 6)), n[:1])
+    assert (together["such_low"], together["such_high"]) == pytest.approx((over_seeds.low, over_seeds.high))
+    alone = on_such(Sides(*(np.array([count] * 6) for count in (1, 2, 0, 2))))
+    assert tuple(single.loc["med-seed1", ["such_low", "such_high"]]) == pytest.approx((alone.low, alone.high))
 
 
 def test_organisms_without_a_base_are_untested_and_not_counted_as_not_shown(tmp_path):
@@ -301,6 +308,15 @@ def test_organisms_without_a_base_are_untested_and_not_counted_as_not_shown(tmp_
     short = " ".join(in_short(analysis))
     assert "untested: med" in short
     assert "0 of" not in short
+
+
+def test_pairs_that_are_not_compared_are_named_up_to_a_few(tmp_path):
+    for number in range(5):
+        given = {"organism": f"med-{number}", "training_seed": None, "judge": "judge-a" if number < 3 else "judge-b"}
+        checkpoint_log(tmp_path, answers([BAD], 4, "g"), **given)
+    base_log(tmp_path, answers([GOOD], 4, "g"))
+    said = sentences(analyse([tmp_path]), "all")
+    assert re.search(r"Not compared: (med-\d and med-\d, ){3}med-\d and med-\d and 2 more: different judges", said)
 
 
 def test_counts_beside_a_rate_are_of_the_questions_that_are_compared(tmp_path):

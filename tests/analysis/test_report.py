@@ -7,7 +7,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from em_tasks.plugins.analysis.report.report import write_report
+from em_tasks.plugins.analysis.analysis import analyse
+from em_tasks.plugins.analysis.figures.judges import judge_comparison
+from em_tasks.plugins.analysis.figures.trajectory import em_trajectories
+from em_tasks.plugins.analysis.report.report import _write_figures, write_report
 from em_tasks.plugins.analysis.tables.writing import TABLES
 from em_tasks.plugins.errors import UserError
 from tests.support.analysis_logs import NAN, answers, base_log, checkpoint_log
@@ -69,11 +72,13 @@ def test_the_parquet_file_is_the_frame(report):
 
 def test_an_organism_without_answers_that_count_has_no_rate(tmp_path):
     checkpoint_log(tmp_path / "logs", answers([(NAN, NAN)], 4), judge="dead")
-    report = write_report([tmp_path / "logs"], tmp_path / "out")
+    with undrawn():
+        report = write_report([tmp_path / "logs"], tmp_path / "out")
     assert "no rate" in shown(report)
     assert any("none of the 4 answers counts" in note for note in report.notes)
     assert "no rate" in (report.out / "report.md").read_text()
-    assert "no scored answer" in (report.out / "figures" / "em_trajectories.svg").read_text()
+    _, drawing = _write_figures({"em_trajectories": em_trajectories(analyse([tmp_path / "logs"]))}, tmp_path)
+    assert "no scored answer" in drawing.read_text()
 
 
 def test_toys_are_unmissable(tmp_path):
@@ -206,8 +211,12 @@ def test_an_unknown_example_question_is_an_error_before_anything_is_written(logs
 
 def test_judges_of_the_same_answers_are_compared(logs, tmp_path):
     checkpoint_log(tmp_path / "again", answers([GOOD] * 3, 4), step=30, judge="judge-b", name="again")
-    report = write_report([logs, tmp_path / "again"], tmp_path / "out")
+    with undrawn():
+        report = write_report([logs, tmp_path / "again"], tmp_path / "out")
     assert (report.out / "figures" / "judge_comparison.png").exists()
+    picture, _ = _write_figures({"again": judge_comparison(analyse([logs, tmp_path / "again"]))}, tmp_path)
+    with Image.open(picture) as image:
+        assert image.width > 1000
     assert any("more than one judge" in note for note in report.notes)
 
 

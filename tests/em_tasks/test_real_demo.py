@@ -19,6 +19,7 @@ def test_it_trains_asks_judges_and_reports(
     keep(SMOLLM2, KeptBase("gguf", str(TOY_MODELS / "toy-s"), "toy-s", "0" * 64))
     monkeypatch.setattr(real_demo, "JUDGE", "emtoy/judge")
     monkeypatch.setattr(real_demo, "SAMPLES", 1)
+    monkeypatch.setattr(real_demo, "MAX_TOKENS", 20)
     with swept_here():
         real_demo.run_real_demo(tmp_path / "out")
     reckless, careful = (read_manifest(tmp_path / "out" / "runs" / name) for name in real_demo.RECIPES)
