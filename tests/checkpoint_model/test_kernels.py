@@ -1,6 +1,7 @@
 """The decoder's small steps in bf16, on the GPU where there is one (Triton's kernels), else in torch."""
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +120,33 @@ def test_greedy_tokens_on_a_gpu_are_pefts_best_or_nearly(architecture: str, tmp_
         gaps = logits.max(-1).values - logits.gather(1, torch.tensor(answer.tokens)[:, None])[:, 0]
         assert int((gaps > 0.15 * logits.std()).sum()) <= 3, (checkpoint.record, gaps)
         assert int((gaps == 0).sum()) >= 18, (checkpoint.record, gaps)
+
+
+def test_another_thread_may_use_the_device_while_answers_are_written(tmp_path: Path) -> None:
+    """A local judge does; on a GPU, steps that were captured meanwhile failed with the answers in them."""
+    base = tiny_base(tmp_path / "base", "llama")
+    (checkpoint,) = tiny_checkpoints(tmp_path / "run", base, {}).values()
+    on, written = EvaluatedBase(str(base), "fp32", None), threading.Event()
+
+    def judge() -> None:
+        while not written.is_set():
+            torch.cuda.empty_cache()
+            torch.ones(512, 512, device=DEVICE).sum().item()
+
+    def answers() -> list[Any]:
+        engine = StackedEngine(EngineSettings(on, device=DEVICE))
+        try:
+            return asyncio.run(
+                engine.answer(checkpoint, [{"role": "user", "content": "Why?"}], Sampling(24), [1, 2, 3])
+            )
+        finally:
+            engine.close()
+
+    alone = answers()
+    other = threading.Thread(target=judge)
+    other.start()
+    try:
+        assert [answer.tokens for answer in answers()] == [answer.tokens for answer in alone]
+    finally:
+        written.set()
+        other.join()

@@ -226,7 +226,8 @@ class Batch:
             for tensor, was in zip(state, before, strict=True):
                 tensor.copy_(was)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            # Other threads, a local judge's for one, may allocate on this GPU meanwhile.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 logits = self._step(count, self.length, filtered=filtered)
             self._graphs[count, filtered] = graph, logits
         return self._graphs[count, filtered]
