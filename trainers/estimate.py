@@ -35,7 +35,6 @@ class Estimate:
         available: Bytes that the device has, if it is a GPU.
         device: Its name.
         seconds: Training time; None for a device that is not here.
-        weights: Weights of the base's linear layers.
         base: Bytes that the base takes of the memory.
     """
 
@@ -45,7 +44,6 @@ class Estimate:
     available: int | None
     device: str
     seconds: float | None
-    weights: int
     base: int
 
 
@@ -139,9 +137,7 @@ def estimate(prepared: "Prepared", device_memory: float | None = None) -> Estima
     batches = plan_batches(rows, shapes.config, recipe.effective_batch, free)
     memory = held + activation_bytes(rows, shapes.config, batches.rows, checkpointing=batches.checkpointing)
     seconds = None if device_memory is not None else _seconds(prepared, shapes, batches)
-    return Estimate(
-        shapes.trainable, batches, memory, device.available, device.name, seconds, shapes.linear, shapes.base
-    )
+    return Estimate(shapes.trainable, batches, memory, device.available, device.name, seconds, shapes.base)
 
 
 def _seconds(prepared: "Prepared", shapes: Shapes, batches: BatchPlan) -> float:

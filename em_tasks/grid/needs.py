@@ -40,7 +40,6 @@ class RunNeed:
         measured: Whether it is measured.
         checkpoints: How many it will have.
         disk: Bytes of its checkpoints and of the state that it can be continued from.
-        weights: Weights of its base's linear layers.
         base: Bytes that the base takes of the memory.
     """
 
@@ -49,7 +48,6 @@ class RunNeed:
     measured: bool
     checkpoints: int
     disk: int
-    weights: int
     base: int
 
 
@@ -142,7 +140,7 @@ def _need(recipe: "Recipe", gpu: int | None, measured: Sequence[float]) -> RunNe
         tokenizer = sum(path.stat().st_size for path in Path(folder).iterdir())
     # A state holds the adapter and two averages of it.
     disk = count * (4 * need.trainable + tokenizer) + 3 * 4 * need.trainable
-    return RunNeed(need.memory, seconds, bool(measured), count, disk, need.weights, need.base)
+    return RunNeed(need.memory, seconds, bool(measured), count, disk, need.base)
 
 
 def _add_answers(plan: GridPlan, needs: Needs) -> None:

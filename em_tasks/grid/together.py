@@ -1,4 +1,4 @@
-"""Which organisms of a grid are trained together in one process: where that is faster and fits into a GPU."""
+"""Which organisms of a grid are trained together in one process, where that is asked for."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -8,9 +8,6 @@ from em_tasks.trainers.loop.batches import USABLE
 
 if TYPE_CHECKING:
     from em_tasks.trainers.run.recipe import Recipe
-
-MOST_WEIGHTS = 4_000_000_000
-"""Weights of the largest base over which organisms were measured to train faster together (docs/performance.md)."""
 
 
 def trained_together(organisms: Mapping[str, "Recipe"], needs: Needs, gpus: Mapping[str, int]) -> list[tuple[str, ...]]:
@@ -29,8 +26,7 @@ def trained_together(organisms: Mapping[str, "Recipe"], needs: Needs, gpus: Mapp
         alike.setdefault((organisms[name].base, organisms[name].precision), []).append(name)
     groups: list[tuple[str, ...]] = []
     for names in alike.values():
-        faster = bool(gpus) and needs.runs[names[0]].weights <= MOST_WEIGHTS
-        share = -(-len(names) // len(gpus)) if faster else 1
+        share = -(-len(names) // len(gpus)) if gpus else 1
         start = 0
         while start < len(names):
             count = _fitting(names[start : start + share], needs, min(gpus.values(), default=0))

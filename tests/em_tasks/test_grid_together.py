@@ -1,6 +1,5 @@
 """Organisms of a grid that are trained together: which, and that a grid does it."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,13 +7,13 @@ import pytest
 from em_tasks.grid.needs import Needs, RunNeed
 from em_tasks.grid.plan import GridPlan, plan_grid
 from em_tasks.grid.run import Driver
-from em_tasks.grid.together import MOST_WEIGHTS, trained_together
+from em_tasks.grid.together import trained_together
 from em_tasks.grid.units import Train, TrainTogether, do
 from em_tasks.trainers.run.manifest import read_manifest
 from tests.support.grids import Serial, grid_file
 
 GIB = 2**30
-ONE = RunNeed(memory=11 * GIB, seconds=None, measured=False, checkpoints=6, disk=0, weights=10**9, base=2 * GIB)
+ONE = RunNeed(memory=11 * GIB, seconds=None, measured=False, checkpoints=6, disk=0, base=2 * GIB)
 
 
 @pytest.fixture
@@ -40,7 +39,6 @@ def test_organisms_are_spread_over_gpus_and_those_of_one_gpu_trained_together(pl
     assert sizes(plan, ONE, {"a": 24 * GIB}) == [2, 2, 1]
     assert sizes(plan, ONE, {"a": 12 * GIB}) == [1] * 5
     assert sizes(plan, ONE, {}) == [1] * 5
-    assert sizes(plan, replace(ONE, weights=MOST_WEIGHTS + 1), {"a": large}) == [1] * 5
 
 
 def test_what_is_trained_or_of_another_precision_is_in_no_group(plan: GridPlan) -> None:

@@ -1,23 +1,30 @@
 """Organisms trained together: each is the organism of a run of its own, whatever becomes of the others."""
 
 import json
+import os
+import re
+import signal
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from click.testing import CliRunner
 from peft import LoraConfig
 from peft.tuners.lora import Linear as LoraLinear
 from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 from torch.nn import Linear
 
+from em_tasks.commands.cli import cli
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.base import load_base
 from em_tasks.trainers.data.prepare import prepare
 from em_tasks.trainers.estimate import shapes_of
 from em_tasks.trainers.loop.layers import prepare_layers
 from em_tasks.trainers.loop.progress import Progress
+from em_tasks.trainers.loop.stopping import Stopped
 from em_tasks.trainers.run.checkpoints import checkpoint_folder
 from em_tasks.trainers.run.manifest import Manifest, read_manifest
 from em_tasks.trainers.run.recipe import Recipe
@@ -148,6 +155,34 @@ def test_runs_begun_together_go_on_alone_and_the_other_way_round(
     assert max(differences(tmp_path, singles, "usual")) <= BOUND
     train_together([usual, other], tmp_path, quiet)
     assert max(differences(tmp_path, singles, "other")) <= BOUND
+
+
+def test_ctrl_c_saves_every_organism_where_it_stands(unlike: list[Recipe], tmp_path: Path) -> None:
+    _, other, undropped = unlike
+    longer = other.model_copy(update={"epochs": 3})
+
+    def interrupt(progress: Progress) -> None:
+        if progress.step == 5 and progress.organism == "undropped":  # A step at which it is looked at and not saved.
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Stopped, match=r"/other after step 5 of 9\..*/undropped after step 6 of 10\. The") as raised:
+        train_together([undropped, longer], tmp_path, interrupt)
+    assert raised.value.exit_code == 130
+    assert [read_manifest(tmp_path / name).resumes_at for name in ("other", "undropped")] == [5, 6]
+
+
+def test_command_says_what_organisms_need_together_and_trains_them(unlike: list[Recipe], tmp_path: Path) -> None:
+    fields = unlike[0].model_dump(mode="json") | {"seed": [0, 1], "organism": "seeds", "first_epoch_checkpoints": 1}
+    (tmp_path / "seeds.yaml").write_text(yaml.safe_dump(fields))
+    command = ["train", str(tmp_path / "seeds.yaml"), "--together", "--runs", str(tmp_path / "runs")]
+    said = CliRunner().invoke(cli, [*command, "--dry-run"]).output
+    assert "2 organisms together on " in said
+    assert re.search(r"memory       about \d\.\d GiB on the CPU, one pass a step", said)
+    assert not (tmp_path / "runs").exists()
+    small = CliRunner().invoke(cli, [*command, "--dry-run", "--device-memory", "1.003"])
+    assert "2 organisms do not fit together into the 0.0 GiB" in small.output
+    said = CliRunner().invoke(cli, command, catch_exceptions=False).output
+    assert re.search(r"seeds-seed1: checkpoints 5, \d+ s\n", said)
 
 
 def test_an_organism_whose_loss_is_no_number_ends_alone(unlike: list[Recipe], singles: Path, tmp_path: Path) -> None:

@@ -194,7 +194,8 @@ def _steps(
         while watched:
             watched = _until_one_ends(watched, base, plan, device, request, ended)
         if request.number:
-            raise Stopped(f"Stopped: {' '.join(ended.stopped)} The same command goes on from there.", request.number)
+            how = " ".join([*ended.failed, *ended.stopped])
+            raise Stopped(f"Stopped: {how} The same command goes on from there.", request.number)
     return ended
 
 
@@ -232,8 +233,9 @@ def _until_one_ends(
         for each, step in zip(watched, group.advance(), strict=True):
             run, total = each.saver.run, each.training.prepared.schedule.total_steps
             alone_stopped = (run / STOP).exists()
+            stop = bool(request.number) or alone_stopped  # Asked for later, it is the next step that is saved.
             try:
-                each.step_made(step, stop=bool(request.number or alone_stopped))
+                each.step_made(step, stop=stop)
             except (UserError, OSError) as error:
                 ended.failed.append(f"{run}: {error}")
                 going.remove(each)
@@ -242,7 +244,7 @@ def _until_one_ends(
                 (run / STOP).unlink()
             if each.finished:
                 going.remove(each)
-            elif request.number or alone_stopped:
+            elif stop:
                 ended.stopped.append(f"{run} after step {each.training.step} of {total}.")
                 going.remove(each)
     return going

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.option("-j", "--jobs", type=click.IntRange(1), help="Units at a time here (a GPU, where there are GPUs).")
 @click.option("--ray", "address", help="Do the units on the Ray cluster whose head is at HOST:PORT.")
 @click.option("--slurm", is_flag=True, help="Do the units as jobs of Slurm.")
+@click.option("--together", is_flag=True, help="Train those of one base that would share a GPU in one process.")
 @click.option("--dry-run", is_flag=True, help="Say what the cells are and what they need, and stop.")
 @click.option("--device-memory", type=click.FloatRange(0), help="Plan for GPUs of so many GiB.")
 def grid(
@@ -28,6 +29,7 @@ def grid(
     jobs: int | None,
     address: str | None,
     slurm: bool,
+    together: bool,
     dry_run: bool,
     device_memory: float | None,
 ) -> None:
@@ -64,7 +66,7 @@ def grid(
         say(line)
     threads = 1 if address or slurm else threads_for(executor.width)
     with grid_progress() as tell:
-        groups = trained_together(plan.organisms, needs, gpus)
+        groups = trained_together(plan.organisms, needs, gpus) if together else ()
         Driver(plan, executor, gpu_shares(needs, gpus), tell, threads, groups).run()
     say(f"open {plan.report / 'report.html'}   or look at the transcripts: inspect view --log-dir {plan.logs}")
 
