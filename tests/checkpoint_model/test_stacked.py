@@ -16,6 +16,7 @@ from em_tasks.plugins.checkpoint_model.engines.stacked.engine import StackedEngi
 from em_tasks.plugins.checkpoint_model.engines.texts import Texts
 from em_tasks.plugins.checkpoint_model.subject import EvaluatedBase
 from em_tasks.trainers.run.checkpoints import Checkpoint
+from em_tasks.plugins.errors import UserError
 from tests.support.tiny_models import ADAPTERS, ARCHITECTURES, tiny_base, tiny_checkpoints
 
 QUESTIONS = [
@@ -225,6 +226,24 @@ def test_nobody_is_forgotten_when_longer_places_do_not_fit_and_memory_runs_out_a
     assert [answer.tokens for answer in ask(stacked(engines, llama, batch_size=3), asked)] == expected
     assert [rows for rows, _ in sizes[:2]] == [3, 2], "the second ran out of memory"
     assert sizes[1][1] > sizes[0][1]
+
+
+def test_after_an_error_of_the_device_nothing_more_is_answered(
+    llama: dict[str, Checkpoint], engines: list[Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On an H200, after a capture that failed, 217 of 1,200 answers were one word over and over."""
+    from em_tasks.plugins.checkpoint_model.engines.stacked.batch import Batch
+
+    def run(*_: Any, **__: Any) -> None:
+        raise torch.AcceleratorError("planted")
+
+    engine = stacked(engines, llama)
+    with monkeypatch.context() as patched:
+        patched.setattr(Batch, "run", run)
+        with pytest.raises(torch.AcceleratorError, match="planted"):
+            ask(engine, [(llama["all"], QUESTIONS[0], GREEDY, 0)] * 3)
+    with pytest.raises(UserError, match=r"cpu failed \(planted\), and what it would write now cannot be trusted"):
+        ask(engine, [(llama["base"], QUESTIONS[0], GREEDY, 0)])
 
 
 def test_memory_for_not_even_one_answer_is_a_clear_error(

@@ -54,6 +54,7 @@ class Writing:
         self.waiting: dict[tuple[str | None, tuple[int, ...]], list[Row]] = {}
         self.placed: list[Row | None] = []
         self.batch: Batch | None = None
+        self._failure: BaseException | None = None
 
     @property
     def idle(self) -> bool:
@@ -61,7 +62,16 @@ class Writing:
         return not self.waiting and not self._active()
 
     def add(self, row: Row) -> None:
-        """Lets a row wait; rows of one prompt wait together and are read once."""
+        """Lets a row wait; rows of one prompt wait together and are read once.
+
+        Raises:
+            UserError: The device has failed before. On an H200 what was written then was broken and looked like answers.
+        """
+        if self._failure is not None:
+            raise UserError(
+                f"{self.decoder.device} failed ({_short(self._failure)}), and what it would write now cannot be trusted. "
+                "Give the same command again; what was answered before stands."
+            )
         self.waiting.setdefault((row.adapter, row.read), []).append(row)
 
     def advance(self) -> None:
@@ -78,6 +88,8 @@ class Writing:
                 self._retreat(error)
             else:
                 self.abandon(error)
+            if isinstance(error, torch.AcceleratorError):
+                self._failure = error
 
     def abandon(self, error: BaseException) -> None:
         """Ends every row with an error."""
