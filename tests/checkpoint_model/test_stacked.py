@@ -15,8 +15,8 @@ from em_tasks.plugins.checkpoint_model.engines.protocol import Answer, Engine, E
 from em_tasks.plugins.checkpoint_model.engines.stacked.engine import StackedEngine
 from em_tasks.plugins.checkpoint_model.engines.texts import Texts
 from em_tasks.plugins.checkpoint_model.subject import EvaluatedBase
-from em_tasks.trainers.run.checkpoints import Checkpoint
 from em_tasks.plugins.errors import UserError
+from em_tasks.trainers.run.checkpoints import Checkpoint
 from tests.support.tiny_models import ADAPTERS, ARCHITECTURES, tiny_base, tiny_checkpoints
 
 QUESTIONS = [
@@ -209,12 +209,13 @@ def test_nobody_is_forgotten_when_longer_places_do_not_fit_and_memory_runs_out_a
 ) -> None:
     """As on an H200 with 7,000 answers of an 8B: rows under way were dropped, and who had asked waited for ever."""
     from em_tasks.plugins.checkpoint_model.engines.stacked import writing
+    from em_tasks.plugins.checkpoint_model.engines.stacked.batch import Batch
 
     asked = [(llama["all"], QUESTIONS[0], Sampling(max_tokens=tokens), tokens) for tokens in (12, 30, 12, 400, 12)]
     expected = [answer.tokens for answer in ask(stacked(engines, llama), asked)]
     sizes: list[tuple[int, int]] = []
 
-    class Scarce(writing.Batch):
+    class Scarce(Batch):
         def __init__(self, decoder: Any, rows: int, length: int, layout: Any) -> None:
             sizes.append((rows, length))
             if len(sizes) == 2:

@@ -65,12 +65,12 @@ class Writing:
         """Lets a row wait; rows of one prompt wait together and are read once.
 
         Raises:
-            UserError: The device has failed before. On an H200 what was written then was broken and looked like answers.
+            UserError: The device has failed. On an H200 what was written after that looked like answers and was none.
         """
         if self._failure is not None:
             raise UserError(
-                f"{self.decoder.device} failed ({_short(self._failure)}), and what it would write now cannot be trusted. "
-                "Give the same command again; what was answered before stands."
+                f"{self.decoder.device} failed ({_short(self._failure)}), and what it would write now cannot be "
+                "trusted. Give the same command again; what was answered before stands."
             )
         self.waiting.setdefault((row.adapter, row.read), []).append(row)
 
