@@ -40,7 +40,8 @@ for recipe in "${recipes[@]}"; do
       train "$recipe" "$seed" ""
     else
       # All at once: a model this small leaves most of a GPU idle. Compiling would take longer than it gains here.
-      OMP_NUM_THREADS=1 TORCH_COMPILE_DISABLE=1 train "$recipe" "$seed" "${gpus[number++ % ${#gpus[@]}]}" &
+      OMP_NUM_THREADS=1 TORCH_COMPILE_DISABLE=1 train "$recipe" "$seed" "${gpus[number % ${#gpus[@]}]}" &
+      number=$((number + 1))
     fi
   done
 done
