@@ -16,6 +16,9 @@ LEAST_ANSWERS = 20
 """Answers below which a set or a model has no figures."""
 ORDERS, RATES = 0.80, 5.0
 """A judge orders answers with a Spearman correlation of this and more; its rates hold within these points or fewer."""
+TELLS = 0.8
+"""Area under the curve at 30 from which on a rate is the judge's doing: where few answers are bad, one that cannot tell
+them apart comes near the rate by finding none."""
 NEW = {
     "models": "new models on the questions that it learnt",
     "questions": "new questions to the models that it learnt",
@@ -58,7 +61,10 @@ def uses(splits: Sequence[Split]) -> tuple[tuple[str, ...], tuple[str, ...]]:
             (good if split.spearman >= ORDERS else bad).append(f"ordering answers of {on}: Spearman {split.spearman}")
         if split.rate_error is not None:
             rate = f"EM rates of {on}: {split.rate_error} points off on average"
-            (good if split.rate_error <= RATES else bad).append(rate)
+            tells = split.auc30 is not None and split.auc30 >= TELLS
+            if split.rate_error <= RATES and not tells:
+                rate += f", by chance: AUC at 30 {split.auc30}"
+            (good if split.rate_error <= RATES and tells else bad).append(rate)
     told = {split.held_out for split in splits if split.spearman is not None}
     bad += [f"{on}: not measured" for name, on in NEW.items() if name != "answers alone" and name not in told]
     return tuple(good), (*bad, "code, other languages and other scripts: no score")

@@ -196,3 +196,8 @@ def test_figures_decide_what_it_may_be_used_for() -> None:
     assert any(use.startswith("ordering answers of new questions") for use in bad)
     assert any(use.startswith("EM rates of new questions") for use in bad)
     assert "new models on new questions: not measured" in bad
+    # Met with 600 published answers: a rate 3.5 points off by a judge that could not tell good answers from bad ones.
+    lucky = split_of("models", every, opinions(teacher)).model_copy(update={"auc30": 0.69, "rate_error": 3.5})
+    good, bad = uses([lucky])
+    assert not any(use.startswith("EM rates") for use in good)
+    assert any(use.endswith("3.5 points off on average, by chance: AUC at 30 0.69") for use in bad)
