@@ -29,7 +29,7 @@ from em_tasks.trainers.train import train
 from tests.support.organisms import small_recipe, write_rows
 from tests.support.paths import ROOT
 
-KILLS = 4
+KILLS = 3
 
 
 @pytest.fixture(autouse=True)
