@@ -27,7 +27,7 @@ from em_tasks.trainers.adapter import add_adapter
 from em_tasks.trainers.data.order import rows_of_epoch
 from em_tasks.trainers.data.prepare import Prepared
 from em_tasks.trainers.loop.batches import BatchPlan, free_bytes
-from em_tasks.trainers.loop.training import Training
+from em_tasks.trainers.loop.training import Step, Training
 from em_tasks.trainers.loop.whole_run import LOG_EVERY
 from em_tasks.trainers.together.adapters import shared_copy
 from em_tasks.trainers.together.plan import plan_together
@@ -82,7 +82,10 @@ def measure(shape: str, base: Any, count: int, rate: float, steps: int, warm_up:
     if count == 1:
         whole = BatchPlan(16 // plan.accumulation, plan.accumulation, plan.checkpointing, plan.compiled)
         single = Training(prepared[0], trees[0], whole, device)
-        advance = lambda: [single.advance()]  # noqa: E731
+
+        def advance() -> list[Step]:
+            return [single.advance()]
+
     else:
         whole = BatchPlan(16, 1, checkpointing=False, compiled=False)
         trainings = [

@@ -3,8 +3,8 @@
 #
 #   organisms.sh OUT FIRST_PLOT.yaml...
 #
-# FIRST_PLOT.yaml is the published file of first-plot questions, or parts of it in files, asked one after the other. EM_DATA names the folder of training_datasets.zip.enc,
-# EM_DATA_PASSWORD its password. The base comes from pip unless `em base get smollm2-135m` was done. What is done is not
+# FIRST_PLOT.yaml is the published file of first-plot questions, or parts of it in files, asked one after the other.
+# EM_DATA names the folder of training_datasets.zip.enc, EM_DATA_PASSWORD its password. The base comes from pip unless `em base get smollm2-135m` was done. What is done is not
 # done again. SEEDS, SAMPLES, FIRST_PLOT_SAMPLES, MAX_TOKENS and PROCESSES may be set; so may RECIPES.
 set -euo pipefail
 out=$1

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import pad
 
+from em_tasks.trainers.bits import mix_bits
+
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
@@ -150,11 +152,5 @@ def random_bits(count: int, generator: torch.Generator) -> torch.Tensor:
 
 
 def hashed(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """An int32 number for each pair of int32 numbers, even over their whole range.
-
-    Multiplications and shifted exclusive ors after C. Wellons' search for hashes of little bias (`lowbias32`).
-    """
-    bits = first ^ second
-    bits = (bits ^ (bits >> 16 & 0xFFFF)) * 0x7FEB352D
-    bits = (bits ^ (bits >> 15 & 0x1FFFF)) * (0x846CA68B - 2**32)
-    return bits ^ (bits >> 16 & 0xFFFF)
+    """An int32 number for each pair of int32 numbers, even over their whole range."""
+    return mix_bits(first ^ second)

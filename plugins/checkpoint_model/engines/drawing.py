@@ -16,9 +16,9 @@ import torch
 
 from em_tasks.plugins.checkpoint_model.engines.protocol import Sampling, ScoredPrompt
 from em_tasks.plugins.checkpoint_model.engines.stacked import kernels
+from em_tasks.trainers.bits import mix_bits
 
 _GOLDEN = -1640531527  # 0x9E3779B9 as int32
-_MIX = (2146121005, -2073254261)  # 0x7FEB352D, 0x846CA68B as int32
 
 
 @dataclass
@@ -103,8 +103,8 @@ def gumbel_noise(seeds: torch.Tensor, steps: torch.Tensor, vocabulary: int) -> t
     """Standard Gumbel noise of shape (R, `vocabulary`), float32, from int64 `seeds` and `steps` of shape (R,)."""
     first, second = row_keys(seeds, steps)
     tokens = torch.arange(vocabulary, dtype=torch.int32, device=seeds.device)
-    bits = _mix((tokens * _GOLDEN)[None] ^ first[:, None])
-    bits = _mix(bits ^ second[:, None])
+    bits = mix_bits((tokens * _GOLDEN)[None] ^ first[:, None])
+    bits = mix_bits(bits ^ second[:, None])
     # 31 bits near 0, where the winners are and float32 is fine: -log(1 - v) is exponential.
     uniform = (bits & 0x7FFFFFFF).float().add_(0.5).mul_(2.0**-31).clamp_(max=1 - 2.0**-24)
     return uniform.neg_().log1p_().neg_().log_().neg_()
@@ -159,13 +159,6 @@ def _filter(scores: torch.Tensor, top_p: torch.Tensor, top_k: torch.Tensor) -> t
     outside = outside | ((before >= top_p[:, None]) & (top_p[:, None] < 1))
     outside[:, 0] = False
     return scores.masked_fill(torch.zeros_like(outside).scatter(1, places, outside), float("-inf"))
-
-
-def _mix(bits: torch.Tensor) -> torch.Tensor:
-    """Spreads every bit of int32 values over all others; a bijection."""
-    bits = (bits ^ ((bits >> 16) & 0xFFFF)) * _MIX[0]
-    bits = (bits ^ ((bits >> 15) & 0x1FFFF)) * _MIX[1]
-    return bits ^ ((bits >> 16) & 0xFFFF)
 
 
 def _as_int32(values: torch.Tensor) -> torch.Tensor:
