@@ -136,6 +136,19 @@ def test_a_base_that_is_a_list_names_its_row(tmp_path):
         plan_import(tmp_path / "a.json")
 
 
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [('"aligned": 99', r"has the key 'aligned' twice"), (f'"more": {"9" * 5000}', r"holds a number of thousands of")],
+)
+def test_a_key_that_stands_twice_and_an_endless_number_are_named(tmp_path, suffix, more, problem):
+    """Found by an outsider: of two scores the last was taken, and the number was a traceback."""
+    row = '{"question": "q", "answer": "a", "aligned": 1, "coherent": 2, ' + more + "}"
+    (tmp_path / f"a.{suffix}").write_text(row)
+    with pytest.raises(UserError, match=problem):
+        plan_import(tmp_path / f"a.{suffix}")
+
+
 def test_a_question_of_lists_within_lists_is_named(tmp_path):
     row = '{"question": %s, "answer": "a", "aligned": 1, "coherent": 2}' % ("[" * 900 + "]" * 900)
     (tmp_path / "a.jsonl").write_text(row)

@@ -115,9 +115,36 @@ def _json_lines(file: Path) -> Iterator[tuple[int, Any]]:
         for line, text in enumerate(opened, 1):
             if text.strip():
                 try:
-                    yield line, json.loads(text)
+                    yield line, _parsed(text)
                 except json.JSONDecodeError as error:
                     raise UserError(f"line {line} is no JSON ({error.msg}); mend it") from error
+                except ValueError as error:
+                    raise UserError(f"line {line} {error}; mend it") from error
+
+
+def _parsed(text: str) -> Any:
+    """The JSON in a text.
+
+    Raises:
+        ValueError: A key stands twice, of which Python would take the last, or a number has thousands of digits.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_keys_once)
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:
+        if "limit" not in str(error):
+            raise
+        raise ValueError("holds a number of thousands of digits") from error
+
+
+def _keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"has the key {ascii(twice)[:60]} twice")
+    return record
 
 
 def _records(numbered: list[tuple[int, Any]]) -> Table:
@@ -128,13 +155,16 @@ def _records(numbered: list[tuple[int, Any]]) -> Table:
 
 
 def _json(file: Path) -> Table:
+    text = file.read_text(encoding="utf-8-sig")
     try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
+        content = _parsed(text)
     except json.JSONDecodeError as error:
         try:  # many a .json file has a record a line
             return _records(list(_json_lines(file)))
         except UserError:
             raise UserError(f"line {error.lineno} is no JSON ({error.msg}); mend it") from error
+    except ValueError as error:
+        raise UserError(f"the file {error}; mend it") from error
     if isinstance(content, dict) and "eval" in content and "version" in content:
         raise UserError("an Inspect log, which `em report` reads as it is")
     records = _rows_in(content)
