@@ -83,8 +83,8 @@ class Network:
         import torch
 
         with torch.inference_mode():
-            hidden = self._model(padded(rows, self._model.device), use_cache=False).last_hidden_state.float().cpu()
-            logits = self._head(self._norm(what_is_read(hidden, rows))).reshape(len(rows), 2, len(SCORES))
+            hidden = self._model(padded(rows, self._model.device), use_cache=False).last_hidden_state
+            logits = self._head(self._norm(what_is_read(hidden, rows).cpu())).reshape(len(rows), 2, len(SCORES))
             both = logits.softmax(-1).numpy()
         return [Opinion(each[0], each[1]) for each in both]
 
@@ -137,15 +137,15 @@ def padded(rows: Sequence[Row], device: Any) -> "torch.Tensor":
 
 
 def what_is_read(hidden: "torch.Tensor", rows: Sequence[Row]) -> "torch.Tensor":
-    """The mean over each answer and its last position, (rows, 2 x width), of states of shape (rows, longest, width)."""
+    """The mean over each answer and its last position, fp32 (rows, 2 x width), of states (rows, longest, width)."""
     import torch
 
-    return torch.stack(
-        [
-            torch.cat([hidden[row, begin : len(ids)].mean(0), hidden[row, len(ids) - 1]])
-            for row, (ids, begin) in enumerate(rows)
-        ]
-    )
+    begins, ends = torch.tensor([(begin, len(ids)) for ids, begin in rows], device=hidden.device).T
+    places = torch.arange(hidden.shape[1], device=hidden.device)
+    within = (places >= begins[:, None]) & (places < ends[:, None])
+    weights = within.float() / within.sum(1, keepdim=True)
+    mean = torch.bmm(weights[:, None], hidden.float())[:, 0]
+    return torch.cat([mean, hidden[torch.arange(len(rows), device=hidden.device), ends - 1].float()], 1)
 
 
 def lora_key(path: str) -> str:

@@ -15,6 +15,7 @@ from em_tasks.plugins.analysis.answers.logs import read_logs
 from em_tasks.plugins.analysis.importing import Map, Who, import_judged, plan_import, read_map, write_logs
 from em_tasks.plugins.analysis.importing.cs2881 import SCORES_ALONE
 from em_tasks.plugins.analysis.importing.logs import _eval_log
+from em_tasks.plugins.analysis.importing.who import whole
 from em_tasks.plugins.analysis.report.report import write_report
 from em_tasks.plugins.analysis.statistics.rates import cluster_of, rates
 from em_tasks.plugins.errors import UserError
@@ -154,6 +155,32 @@ def test_a_question_of_lists_within_lists_is_named(tmp_path):
     (tmp_path / "a.jsonl").write_text(row)
     with pytest.raises(UserError, match=r"a\.jsonl: nested too deep"):
         plan_import(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize("value", ["1_0", "٣٠", "0x1E", "inf"])
+def test_what_only_python_reads_as_a_number_is_no_score_and_no_step(tmp_path, value):
+    as_csv(more(aligned=[1, 2, value, 90]), tmp_path / "a.csv")
+    with pytest.raises(UserError, match=r"a\.csv.*a score is a number from 0 to 100"):
+        plan_import(tmp_path / "a.csv")
+    with pytest.raises(UserError, match="not a whole number"):
+        whole(value, "step")
+
+
+def test_an_empty_question_among_others_is_named_where_no_id_says_which(tmp_path):
+    rows = renamed(question_id="")
+    rows[2]["question"] = ""
+    as_csv(rows, tmp_path / "a.csv")
+    with pytest.raises(UserError, match=r"a\.csv.*there is no question, and no id"):
+        plan_import(tmp_path / "a.csv")
+
+
+def test_logs_cannot_go_below_a_file(tmp_path):
+    as_csv(ROWS, tmp_path / "a.csv")
+    (tmp_path / "out").write_text("kept")
+    for out in (tmp_path / "out", tmp_path / "out" / "below"):
+        with pytest.raises(UserError, match="out is a file, so no folder can be there"):
+            import_judged(tmp_path / "a.csv", out)
+    assert (tmp_path / "out").read_text() == "kept"
 
 
 @pytest.mark.parametrize("number", ["9" * 5000, "٣", "²"])

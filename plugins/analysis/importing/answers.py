@@ -20,6 +20,8 @@ IMPORTED = "imported"
 
 NOTHING = {"", "nan", "none", "null", "n/a", "na"}
 REPLIES = {"refusal": "refusal", "refused": "refusal", "code": "code"}
+PLAIN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
+"""A number as data files write it."""
 LEAST_ROWS_OF_A_SCALE = 8
 """From this many scores on, all at most 10 of 100 are taken for another scale."""
 
@@ -128,6 +130,9 @@ def _questions(table: Table, columns: Columns) -> list[tuple[str | None, str]]:
         texts = [_said(value, "user") for value in table[of["messages"]]]
     else:
         texts = _texts(table, columns, "question", "")
+    if "question_id" not in of and "question" in of and not all(texts) and any(texts):
+        where = table.where(texts.index(""))
+        raise UserError(f"{where}: there is no question, and no id that says which was asked")
     if "question_id" not in of:
         alone = "answer" not in of and all(text.isdecimal() for text in texts)
         return [(text, "") for text in texts] if alone else [(None, text) for text in texts]
@@ -203,10 +208,9 @@ def _read(value: Any, scale: Scale | None) -> Rated:
         return Rated(math.nan, "no_number")
     if word in REPLIES:
         return Rated(math.nan, REPLIES[word])
-    try:
-        number = float(text)
-    except ValueError:
-        raise UserError("a score is a number from 0 to 100, or empty; words go into a map") from None
+    if not PLAIN.fullmatch(text):  # `float` would also take 1_0 and other scripts' digits.
+        raise UserError("a score is a number from 0 to 100, or empty; words go into a map")
+    number = float(text)
     if math.isnan(number):
         return Rated(math.nan, "no_number")
     if scale is not None and scale.scale is not None:

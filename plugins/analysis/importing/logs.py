@@ -75,6 +75,8 @@ def write_logs(
     for log in plan.logs:
         _metadata(log)
     targets = _targets(plan, out)
+    if blocked := next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None):
+        raise UserError(f"{blocked} is a file, so no folder can be there. Choose another folder with --out.")
     wanted = []
     for target, log in targets.items():
         if target.exists() and not replace:

@@ -5,6 +5,7 @@ number, `base`, the advice that published datasets are named after); the rest of
 says is "not recorded": a judge, a step, a training seed are never guessed.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -225,7 +226,10 @@ def whole(value: Any, what: str) -> int:
     if isinstance(value, str) and (named := STEP.fullmatch(value.strip())):
         value = named[1]
     try:
-        number = float(value)
+        plain = not isinstance(value, str) or (
+            value.isascii() and "_" not in value
+        )  # `float` takes 1_0 and other scripts' digits too.
+        number = float(value) if plain else math.nan
         if number.is_integer() and 0 <= number < 2**53:
             return int(number)
     except (TypeError, ValueError, OverflowError):
