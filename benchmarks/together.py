@@ -1,6 +1,6 @@
 """Organisms trained together against the same organisms one after the other, on one GPU, in one run.
 
-    python -m benchmarks.together --shapes 1B 3B --out together.json
+    python -m benchmarks.together --shapes 1B 3B --out together.jsonl
     python -m benchmarks.together --shapes tiny --steps 6 --warm-up 2       # a rehearsal without a GPU
 
 For each shape two measures: one organism as `em train` trains it, and `--organisms` of them (six seeds over rows of the
@@ -128,19 +128,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--warm-up", type=int, default=10)
     parser.add_argument("--profile", action="store_true", help="Print where the time goes; slows the steps down.")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="A line of JSON is appended for each measure.")
     options = parser.parse_args()
     logging.set_verbosity_error()
     rate = matrix_rate()
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     print(f"{machine}, torch {torch.__version__}, {rate / 1e12:.1f} TFLOP/s bf16", flush=True)
-    found = []
     for shape in options.shapes:
         base = random_model(shape, "fp32" if shape == "tiny" else "bf16").requires_grad_(False)
         alone = None
         for count in (1, options.organisms):
             made = measure(shape, base, count, rate, options.steps, options.warm_up, profile=options.profile)
-            found.append(made)
             line = (
                 f"{shape:>4} {count} organisms: {made.ms:7.1f} ms a step, {made.tokens_per_second:9,.0f} tokens/s, "
                 f"{made.bound_share:4.0%} of 4N, peak {made.peak_gib:5.1f} GiB ({made.estimated_gib:.1f} estimated "
@@ -151,13 +149,14 @@ def main() -> None:
                 line += f"; in sequence {count * alone.ms:.1f} ms, {count * alone.ms / made.ms:.2f} times"
             alone = made
             print(line, flush=True)
+            if options.out:  # At once, so that what is measured survives what comes after it.
+                where = {"machine": machine, "torch": torch.__version__, "bf16_flops": rate}
+                with options.out.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({**where, **asdict(made)}) + "\n")
         del base
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        if options.out:
-            where = {"machine": machine, "torch": torch.__version__, "bf16_flops": rate}
-            options.out.write_text(json.dumps({**where, "measured": [asdict(each) for each in found]}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -217,7 +217,7 @@ def test_how_many_fit_into_the_memory_is_said_beforehand(unlike: list[Recipe]) -
     assert (tighter.accumulation, tighter.checkpointing) == (2, False)
     assert tighter.memory < roomy.memory
     with pytest.raises(UserError, match=r"6 organisms do not fit together .* the first 5 of them do\. Give as many"):
-        plan_together(prepared, numbers, config, 6 * 16 * 10**6)
+        plan_together(prepared, numbers, config, 6 * 20 * 10**6)
     with pytest.raises(UserError, match=r"not even the first of them alone does\. Set precision: nf4"):
         plan_together(prepared, numbers, config, 10**6)
 

@@ -11,7 +11,6 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import pad
 
 from em_tasks.trainers.bits import mix_bits
 
@@ -71,6 +70,9 @@ class Dropout:
 class GroupedLora(torch.nn.Module):
     """A projection of the base with every organism's adapter on it.
 
+    What is multiplied with are copies of all organisms' matrices in two tensors, so that neither the forward nor the
+    backward pass has anything to do for an organism of its own: see `hand_out` and `copies`.
+
     Args:
         base_layer: The projection.
         layers: Each organism's adapted layer in its own tree; a plain one where it has no adapter there.
@@ -90,13 +92,18 @@ class GroupedLora(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.base_layer, self._dropout, device = base_layer, dropout, dropout.noise.device
-        adapted: list[Any] = [layer for layer in layers if hasattr(layer, "lora_A")]
-        self.places = tuple(place for place, layer in enumerate(layers) if hasattr(layer, "lora_A"))
-        self.downs = torch.nn.ParameterList([layer.lora_A[ADAPTER].weight for layer in adapted])
-        self.ups = torch.nn.ParameterList([layer.lora_B[ADAPTER].weight for layer in adapted])
-        self.rank = max(down.shape[0] for down in self.downs)
+        places = [place for place, layer in enumerate(layers) if hasattr(layer, "lora_A")]
+        adapted: list[Any] = [layers[place] for place in places]
+        self._originals = [
+            (place, layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight)
+            for place, layer in zip(places, adapted, strict=True)
+        ]
+        (_, down, up), rank = self._originals[0], max(down.shape[0] for _, down, _ in self._originals)
+        # Lower ranks are filled up with zeros, which no gradient that is handed out ever meets.
+        self.downs = torch.nn.Parameter(down.new_zeros(len(layers), rank, down.shape[1]))
+        self.ups = torch.nn.Parameter(up.new_zeros(len(layers), up.shape[0], rank))
         rates, scales = [0.0] * len(layers), [0.0] * len(layers)
-        for place, layer in zip(self.places, adapted, strict=True):
+        for place, layer in zip(places, adapted, strict=True):
             rates[place] = float(getattr(layer.lora_dropout[ADAPTER], "p", 0.0))
             scales[place] = float(layer.scaling[ADAPTER])
         self.rates = tuple(rates)
@@ -104,18 +111,19 @@ class GroupedLora(torch.nn.Module):
         self.register_buffer("made_up_for", 1 / (1 - torch.tensor(rates, device=device)[:, None, None]))
         limits = torch.tensor([round(-(2**31) + rate * 2**32) for rate in rates], dtype=torch.int32)
         self.register_buffer("threshold", limits.to(device)[:, None, None])
-        columns = random_bits(self.downs[0].shape[1], torch.Generator().manual_seed(seed))
+        columns = random_bits(down.shape[1], torch.Generator().manual_seed(seed))
         self.register_buffer("columns", columns.to(device))
         self.register_buffer("noise", dropout.noise)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """(1, organisms x tokens, in) to (1, organisms x tokens, out)."""
         answered: torch.Tensor = self.base_layer(tokens)
-        parts = tokens.view(len(self.rates), -1, tokens.shape[-1]).to(self.downs[0].dtype)
+        parts = tokens.view(len(self.rates), -1, tokens.shape[-1]).to(self.downs.dtype)
         if any(self.rates):
             parts = torch.where(self._kept(parts), parts * self.made_up_for, 0)
-        low = torch.bmm(parts, self._stacked(list(self.downs)).transpose(1, 2))
-        added = torch.bmm(low, self._stacked([up.t() for up in self.ups])) * self.scaling
+        # Scaled where the numbers are few.
+        low = torch.bmm(parts, self.downs.transpose(1, 2)) * self.scaling
+        added = torch.bmm(low, self.ups.transpose(1, 2))
         return (answered + added.view(answered.shape)).to(answered.dtype)
 
     def _kept(self, parts: torch.Tensor) -> torch.Tensor:
@@ -123,16 +131,24 @@ class GroupedLora(torch.nn.Module):
             return hashed(self.noise[:, : parts.shape[1], None], self.columns) >= self.threshold
         return self._dropout.drawn(parts, self.rates)
 
-    def _stacked(self, matrices: Sequence[torch.Tensor]) -> torch.Tensor:
-        """One (rank, size) matrix an organism, the lower ranks filled up with zeros."""
-        full = [
-            matrix if matrix.shape[0] == self.rank else pad(matrix, (0, 0, 0, self.rank - matrix.shape[0]))
-            for matrix in matrices
-        ]
-        if len(full) < len(self.rates):
-            by_place = dict(zip(self.places, full, strict=True))
-            full = [by_place.get(place, torch.zeros_like(full[0])) for place in range(len(self.rates))]
-        return torch.stack(full)
+    def copies(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Each matrix of an organism, and the part of the tensors here that is its copy."""
+        downs, ups = self.downs.detach(), self.ups.detach()
+        matrices = []
+        for place, down, up in self._originals:
+            rank = down.shape[0]
+            matrices += [(down.detach(), downs[place, :rank]), (up.detach(), ups[place, :, :rank])]
+        return matrices
+
+    def hand_out(self) -> None:
+        """Gives each organism's matrices their gradients."""
+        if self.downs.grad is None or self.ups.grad is None:
+            return  # The pass does not come here, and a run of its own would have no gradient either.
+        downs, ups = self.downs.grad.unbind(), self.ups.grad.unbind()
+        for place, down, up in self._originals:
+            rank = down.shape[0]
+            down.grad, up.grad = downs[place][:rank], ups[place][:, :rank].contiguous()
+        self.downs.grad = self.ups.grad = None
 
 
 def joined(base: "PreTrainedModel", organisms: Sequence["PeftModel"], dropout: Dropout) -> "PreTrainedModel":

@@ -12,8 +12,8 @@ from em_tasks.trainers.loop.packing import MULTIPLE
 if TYPE_CHECKING:
     from em_tasks.trainers.data.prepare import Prepared
 
-ADAPTER_BYTES = 4 + OPTIMIZER_BYTES
-"""Bytes that a trained number takes, with its gradient and AdamW's two averages."""
+ADAPTER_BYTES = 2 * 4 + OPTIMIZER_BYTES
+"""Bytes that a trained number takes, with its copy among the others', its gradient and AdamW's two averages."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from em_tasks.trainers.loop.batches import most_tokens
 from em_tasks.trainers.loop.layers import prepare_layers
 from em_tasks.trainers.loop.packing import MULTIPLE, pack, use_packed_attention
 from em_tasks.trainers.loop.training import INPUTS, Step, Training, mixed_precision, moved
-from em_tasks.trainers.together.adapters import Dropout, joined
+from em_tasks.trainers.together.adapters import Dropout, GroupedLora, joined
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,6 +41,10 @@ class Together:
         )
         self.dropout = Dropout([t.generators for t in trainings], -(-longest // MULTIPLE) * MULTIPLE, device)
         self.model = joined(base, [t.model for t in trainings], self.dropout)
+        self._grouped = [module for module in self.model.modules() if isinstance(module, GroupedLora)]
+        matrices = [pair for module in self._grouped for pair in module.copies()]
+        self._originals, self._copies = [one for one, _ in matrices], [copy for _, copy in matrices]
+        torch._foreach_copy_(self._copies, self._originals)
         use_packed_attention(self.model)
         prepare_layers(self.model, compiled=plan.compiled, checkpointing=plan.checkpointing)
 
@@ -53,10 +57,14 @@ class Together:
         ]
         labelled = [max(1, sum(counts)) for counts in zip(*(labels for _, _, labels in passes), strict=True)]
         losses = [self._backward(*each, labelled) for each in passes]
-        return [
+        for module in self._grouped:
+            module.hand_out()
+        made = [
             training.make_step(loss)
             for training, loss in zip(self.trainings, torch.stack(losses).sum(0).unbind(), strict=True)
         ]
+        torch._foreach_copy_(self._copies, self._originals)
+        return made
 
     def _backward(
         self, batch: Mapping[str, torch.Tensor], lengths: Sequence[int], counts: Sequence[int], labelled: Sequence[int]
