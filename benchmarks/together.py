@@ -3,8 +3,9 @@
     python -m benchmarks.together --shapes 1B 3B --out together.jsonl
     python -m benchmarks.together --shapes tiny --steps 6 --warm-up 2       # a rehearsal without a GPU
 
-For each shape two measures: one organism as `em train` trains it, and `--organisms` of them (six seeds over rows of the
-published lengths) as `em train --together` does, under the plan that it chooses itself. Weights and tokens are random,
+For each shape three measures: one organism with its kernels launched one by one, one as `em train` trains it where its
+passes are recorded, and `--organisms` of them (six seeds over rows of the published lengths) as `em train --together`
+does, under the plan that it chooses itself. Weights and tokens are random,
 adapters of rank 16 on all seven projections with a dropout of 0.05, 16 rows a step. A step's time is the mean of the
 steps after the warm-up, the clock being read with the GPU idle; compilation is left out and printed beside it. "In
 sequence" is the single organism's measured step times their number, so it leaves out what each process would load and
@@ -26,14 +27,14 @@ from benchmarks.train import LADDER, SHAPES, Clock, Profiler, idle, matrix_rate,
 from em_tasks.trainers.adapter import add_adapter
 from em_tasks.trainers.data.order import rows_of_epoch
 from em_tasks.trainers.data.prepare import Prepared
-from em_tasks.trainers.loop.batches import BatchPlan, free_bytes
 from em_tasks.trainers.loop.training import Step, Training
 from em_tasks.trainers.loop.whole_run import LOG_EVERY
+from em_tasks.trainers.passes.batches import BatchPlan, free_bytes, plan_batches
 from em_tasks.trainers.together.adapters import shared_copy
 from em_tasks.trainers.together.plan import plan_together
 from em_tasks.trainers.together.steps import Together
 
-OURS = LADDER[5]
+OURS = LADDER[6]
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Measured:
 
     shape: str
     organisms: int
+    captured: bool
     passes: int
     checkpointing: bool
     ms: float
@@ -66,7 +68,9 @@ def organisms_of(shape: str, count: int, steps: int, vocabulary: int) -> list[Pr
     ]  # fmt: skip
 
 
-def measure(shape: str, base: Any, count: int, rate: float, steps: int, warm_up: int, *, profile: bool) -> Measured:
+def measure(
+    shape: str, base: Any, count: int, rate: float, steps: int, warm_up: int, *, captured: bool, profile: bool
+) -> Measured:
     """Trains `count` organisms at once (one the single run's way) and times the steps after the warm-up."""
     torch._dynamo.reset()
     gc.collect()
@@ -80,7 +84,7 @@ def measure(shape: str, base: Any, count: int, rate: float, steps: int, warm_up:
     trainable = [sum(p.numel() for p in tree.parameters() if p.requires_grad) for tree in trees]
     plan = plan_together(prepared, trainable, base.config, free)
     if count == 1:
-        whole = BatchPlan(16 // plan.accumulation, plan.accumulation, plan.checkpointing, plan.compiled)
+        whole = plan_batches(prepared[0].encoded.rows, base.config, 16, free, capturable=captured)
         single = Training(prepared[0], trees[0], whole, device)
 
         def advance() -> list[Step]:
@@ -102,6 +106,7 @@ def measure(shape: str, base: Any, count: int, rate: float, steps: int, warm_up:
         for watcher in watchers:
             watcher.after(made[0].number)
     idle()
+    captured = count == 1 and single.replayed > 0
     timed = 0
     for each in prepared:
         rows = each.encoded.rows
@@ -114,7 +119,7 @@ def measure(shape: str, base: Any, count: int, rate: float, steps: int, warm_up:
         parameters += base.config.vocab_size * base.config.hidden_size
     peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else float("nan")
     return Measured(
-        shape, count, plan.accumulation, plan.checkpointing, 1000 * seconds, tokens / seconds,
+        shape, count, captured, plan.accumulation, plan.checkpointing, 1000 * seconds, tokens / seconds,
         4 * parameters * tokens / rate / seconds, peak, plan.memory / 2**30, clock.warm - clock.began,
         clock.losses[-1] if clock.losses else float("nan"),
     )  # fmt: skip
@@ -136,18 +141,24 @@ def main() -> None:
     print(f"{machine}, torch {torch.__version__}, {rate / 1e12:.1f} TFLOP/s bf16", flush=True)
     for shape in options.shapes:
         base = random_model(shape, "fp32" if shape == "tiny" else "bf16").requires_grad_(False)
-        alone = None
-        for count in (1, options.organisms):
-            made = measure(shape, base, count, rate, options.steps, options.warm_up, profile=options.profile)
-            line = (
-                f"{shape:>4} {count} organisms: {made.ms:7.1f} ms a step, {made.tokens_per_second:9,.0f} tokens/s, "
-                f"{made.bound_share:4.0%} of 4N, peak {made.peak_gib:5.1f} GiB ({made.estimated_gib:.1f} estimated "
-                f"beside the base), {made.passes} passes{', layers twice' * made.checkpointing}, warm-up "
-                f"{made.warm_up_s:.0f} s, loss {made.loss:.4f}"
+        alone: list[Measured] = []
+        ways = [(1, False), (1, True), (options.organisms, False)]
+        for count, captured in ways if torch.cuda.is_available() else ways[::2]:
+            made = measure(
+                shape, base, count, rate, options.steps, options.warm_up, captured=captured, profile=options.profile
             )
-            if alone is not None:
-                line += f"; in sequence {count * alone.ms:.1f} ms, {count * alone.ms / made.ms:.2f} times"
-            alone = made
+            how = f"{', recorded' * made.captured}{', layers twice' * made.checkpointing}"
+            line = (
+                f"{shape:>4} {count} organisms{how}, {made.passes} passes: {made.ms:7.1f} ms a step, "
+                f"{made.tokens_per_second:9,.0f} tokens/s, {made.bound_share:4.0%} of 4N, peak {made.peak_gib:5.1f} "
+                f"GiB ({made.estimated_gib:.1f} estimated beside the base), warm-up {made.warm_up_s:.0f} s, "
+                f"loss {made.loss:.4f}"
+            )
+            if count == 1:
+                alone = [*alone, made]
+            for single in alone if count > 1 else ():
+                how = "recorded" if single.captured else "launched"
+                line += f"; in sequence, {how}, {count * single.ms:.1f} ms, {count * single.ms / made.ms:.2f} times"
             print(line, flush=True)
             if options.out:  # At once, so that what is measured survives what comes after it.
                 where = {"machine": machine, "torch": torch.__version__, "bf16_flops": rate}

@@ -29,9 +29,9 @@ from em_tasks.trainers.base import load_tokenizer
 from em_tasks.trainers.data.order import rows_of_epoch
 from em_tasks.trainers.data.prepare import Prepared
 from em_tasks.trainers.data.tokens import IGNORED, Encoded
-from em_tasks.trainers.loop.batches import OPTIMIZER_BYTES, BatchPlan, activation_bytes
 from em_tasks.trainers.loop.training import Training
 from em_tasks.trainers.loop.whole_run import LOG_EVERY
+from em_tasks.trainers.passes.batches import OPTIMIZER_BYTES, BatchPlan, activation_bytes
 from em_tasks.trainers.run.recipe import Recipe
 from em_tasks.trainers.run.schedule import Schedule
 
@@ -272,7 +272,8 @@ LADDER = (
     Variant("+ one batch of 16", "nf4", BatchPlan(16, 1, True, False)),
     Variant("+ no checkpointing", "nf4", BatchPlan(16, 1, False, False)),
     Variant("+ dequantised", "nf4_dequantised", BatchPlan(16, 1, False, False)),
-    Variant("+ compiled layers: em train", "nf4_dequantised", BatchPlan(16, 1, False, True)),
+    Variant("+ compiled layers", "nf4_dequantised", BatchPlan(16, 1, False, True)),
+    Variant("+ recorded passes: em train", "nf4_dequantised", BatchPlan(16, 1, False, True, True)),
     Variant("em train, 8x2", "nf4_dequantised", BatchPlan(8, 2, False, True)),
     Variant("em train, checkpointing", "nf4_dequantised", BatchPlan(16, 1, True, True)),
     Variant("em train, nf4", "nf4", BatchPlan(16, 1, False, True)),

@@ -39,7 +39,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "trainers/run/hashes.py": ("tests/trainers/test_hashes.py", "tests/trainers/test_checkpoints.py"),
     "trainers/run/manifest.py": ("tests/trainers/test_manifest.py", "tests/trainers/test_checkpoints.py"),
     "trainers/run/checkpoints.py": ("tests/trainers/test_checkpoints.py",),
-    "trainers/loop/packing.py": (
+    "trainers/passes/packing.py": (
         FAST_PATH + "test_packed_rows_hold_every_token_once_and_predict_across_no_border",
         FAST_PATH + "test_a_row_sees_nothing_of_its_neighbours",
         FAST_PATH + "test_model_whose_window_is_shorter_than_a_row_is_refused",

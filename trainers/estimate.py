@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from em_tasks.plugins.errors import UserError
-from em_tasks.trainers.loop.batches import OPTIMIZER_BYTES, BatchPlan, activation_bytes, plan_batches
+from em_tasks.trainers.passes.batches import OPTIMIZER_BYTES, BatchPlan, activation_bytes, capturable, plan_batches
 
 if TYPE_CHECKING:
     from em_tasks.trainers.data.prepare import Prepared
@@ -134,7 +134,8 @@ def estimate(prepared: "Prepared", device_memory: float | None = None) -> Estima
             f"The base in {recipe.precision} and its adapter take {held / 2**30:.1f} GiB, which {device.name} does not "
             "have free. Set precision: nf4, or use a larger GPU."
         )
-    batches = plan_batches(rows, shapes.config, recipe.effective_batch, free)
+    recorded = capturable(recipe.precision, 1)
+    batches = plan_batches(rows, shapes.config, recipe.effective_batch, free, capturable=recorded)
     memory = held + activation_bytes(rows, shapes.config, batches.rows, checkpointing=batches.checkpointing)
     seconds = None if device_memory is not None else _seconds(prepared, shapes, batches)
     return Estimate(shapes.trainable, batches, memory, device.available, device.name, seconds, shapes.base)

@@ -17,7 +17,6 @@ from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.adapter import add_adapter
 from em_tasks.trainers.base import fingerprint, load_base
 from em_tasks.trainers.data.prepare import prepare
-from em_tasks.trainers.loop.batches import free_bytes, plan_batches, rows_a_process
 from em_tasks.trainers.loop.processes import (
     from_first,
     is_first,
@@ -29,6 +28,7 @@ from em_tasks.trainers.loop.processes import (
 )
 from em_tasks.trainers.loop.stopping import Stopped, stop_requests
 from em_tasks.trainers.loop.tracking import need_trackers, tracked_in
+from em_tasks.trainers.passes.batches import capturable, free_bytes, plan_batches, rows_a_process
 from em_tasks.trainers.run.checkpoints import Checkpoint, verify
 from em_tasks.trainers.run.folder import (
     alone,
@@ -118,7 +118,8 @@ def _train(recipe: "Recipe", run: Path, report: Callable[["Progress"], None], tr
     free = free_bytes(adapted, device)
     free = None if free is None else -largest(-free)
     with together():
-        batches = plan_batches(prepared.encoded.rows, model.config, rows, free)
+        recorded = capturable(recipe.precision, process_count())
+        batches = plan_batches(prepared.encoded.rows, model.config, rows, free, capturable=recorded)
     resume_from = from_first(lambda: resume_state(run, manifest))
     from_first(lambda: begin(run, manifest))
     with stop_requests(say=is_first()) as request, tracked_in(run, track if is_first() else ()) as tell:

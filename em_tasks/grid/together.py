@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from em_tasks.grid.needs import Needs
-from em_tasks.trainers.loop.batches import USABLE
+from em_tasks.trainers.passes.batches import USABLE
 
 if TYPE_CHECKING:
     from em_tasks.trainers.run.recipe import Recipe

@@ -15,12 +15,12 @@ from em_tasks.trainers.adapter import add_adapter
 from em_tasks.trainers.base import fingerprint, load_base
 from em_tasks.trainers.data.prepare import prepare
 from em_tasks.trainers.data.tokens import IGNORED
-from em_tasks.trainers.loop.batches import BatchPlan, activation_bytes, plan_batches, rows_a_process
-from em_tasks.trainers.loop.layers import prepare_layers
-from em_tasks.trainers.loop.packing import pack, use_packed_attention
 from em_tasks.trainers.loop.stopping import StopRequest
 from em_tasks.trainers.loop.training import Training
 from em_tasks.trainers.loop.whole_run import train_to_the_end
+from em_tasks.trainers.passes.batches import BatchPlan, activation_bytes, plan_batches, rows_a_process
+from em_tasks.trainers.passes.layers import prepare_layers
+from em_tasks.trainers.passes.packing import pack, use_packed_attention
 from em_tasks.trainers.run.checkpoints import checkpoint_folder
 from em_tasks.trainers.run.recipe import Recipe
 from em_tasks.trainers.train import train

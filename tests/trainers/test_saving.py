@@ -14,9 +14,9 @@ import torch
 from em_tasks.trainers.adapter import add_adapter
 from em_tasks.trainers.base import fingerprint, load_base
 from em_tasks.trainers.data.prepare import prepare
-from em_tasks.trainers.loop.batches import BatchPlan
 from em_tasks.trainers.loop.saving import Saver
 from em_tasks.trainers.loop.training import Training
+from em_tasks.trainers.passes.batches import BatchPlan
 from em_tasks.trainers.run.checkpoints import Checkpoint, verify
 from em_tasks.trainers.run.folder import clear_unrecorded, resume_state
 from em_tasks.trainers.run.manifest import Manifest, read_manifest

@@ -22,9 +22,9 @@ from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.base import load_base
 from em_tasks.trainers.data.prepare import prepare
 from em_tasks.trainers.estimate import shapes_of
-from em_tasks.trainers.loop.layers import prepare_layers
 from em_tasks.trainers.loop.progress import Progress
 from em_tasks.trainers.loop.stopping import Stopped
+from em_tasks.trainers.passes.layers import prepare_layers
 from em_tasks.trainers.run.checkpoints import checkpoint_folder
 from em_tasks.trainers.run.manifest import Manifest, read_manifest
 from em_tasks.trainers.run.recipe import Recipe

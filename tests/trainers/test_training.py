@@ -9,8 +9,8 @@ from em_tasks.trainers.adapter import add_adapter
 from em_tasks.trainers.base import load_base
 from em_tasks.trainers.data.order import rows_of_epoch
 from em_tasks.trainers.data.prepare import prepare
-from em_tasks.trainers.loop.batches import BatchPlan
 from em_tasks.trainers.loop.training import Training
+from em_tasks.trainers.passes.batches import BatchPlan
 from em_tasks.trainers.run.recipe import Recipe
 from tests.support.organisms import small_recipe, write_rows
 

@@ -7,7 +7,7 @@ import torch
 
 from em_tasks.trainers.data.chat import encode_prompt
 from em_tasks.trainers.data.tokens import IGNORED
-from em_tasks.trainers.loop.packing import ATTENTION, pack
+from em_tasks.trainers.passes.packing import ATTENTION, pack
 from em_tasks.trainers.run.reference import PROMPTS, TOKENS, TOP, Place, Reference, ReferenceAnswer
 
 if TYPE_CHECKING:

@@ -14,9 +14,11 @@ import torch
 
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.data.order import rows_of_epoch
-from em_tasks.trainers.loop.layers import prepare_layers
-from em_tasks.trainers.loop.packing import pack, use_packed_attention
+from em_tasks.trainers.data.tokens import IGNORED
 from em_tasks.trainers.loop.processes import added_up, process_count, process_rank
+from em_tasks.trainers.passes.captured import CapturedPasses, group_sizes
+from em_tasks.trainers.passes.layers import prepare_layers
+from em_tasks.trainers.passes.packing import Size, pack, size_of, use_packed_attention
 from em_tasks.trainers.run.folder import STATE
 from em_tasks.trainers.run.schedule import learning_rate
 
@@ -26,10 +28,12 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
     from em_tasks.trainers.data.prepare import Prepared
-    from em_tasks.trainers.loop.batches import BatchPlan
+    from em_tasks.trainers.passes.batches import BatchPlan
 
 HISTORY = "history.json"
 INPUTS = ("input_ids", "position_ids", "spread", "gather")
+SENT = (*INPUTS, "predicting", "targets")
+"""What of a packed batch goes to the device."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ class Training:
         model.train()
         use_packed_attention(model.get_base_model())
         prepare_layers(model.get_base_model(), compiled=batches.compiled, checkpointing=batches.checkpointing)
+        self._sizes = group_sizes(self._step_sizes()) if batches.captured else None
         self.trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self.optimizer = torch.optim.AdamW(
             list(self.trained.values()),
@@ -91,6 +96,9 @@ class Training:
         self.step = 0
         self.history: list[dict[str, float]] = []
         self._order: tuple[int, list[int]] = (-1, [])
+        self._captured = (
+            CapturedPasses(self._through, list(self.trained.values()), device) if batches.captured else None
+        )
         # Each process drops other numbers.
         self._seed(recipe.seed * 1_000_003 + process_rank())
 
@@ -98,10 +106,18 @@ class Training:
         """Makes one optimizer step."""
         size = self.batches.rows
         rows = self.next_rows()
-        passes = [pack(rows[start : start + size]) for start in range(0, len(rows), size)]
-        labelled = added_up(torch.tensor(sum(len(batch["targets"]) for batch in passes)))
-        losses = [self._backward(batch, max(1, int(labelled))) for batch in passes]
+        filled = None if self._sizes is None else self._sizes[self.step]
+        passes = [pack(rows[start : start + size], filled) for start in range(0, len(rows), size)]
+        labelled = added_up(torch.tensor(sum(int((batch["targets"] != IGNORED).sum()) for batch in passes)))
+        counted = {"labelled": labelled.clamp(min=1)}
+        through = self._captured or self._sent_through
+        losses = [through({name: batch[name] for name in SENT} | counted) for batch in passes]
         return self.make_step(torch.stack(losses).sum())
+
+    @property
+    def replayed(self) -> int:
+        """Passes here that were replayed from a recording."""
+        return self._captured.replayed if self._captured is not None else 0
 
     def make_step(self, loss: torch.Tensor) -> Step:
         """Clips the gradient that is there and makes the optimizer step; `loss` is this process's share of it."""
@@ -129,18 +145,35 @@ class Training:
         start = within * recipe.effective_batch + process_rank() * share
         return [encoded[row] for row in self._order[1][start : start + share]]
 
-    def _backward(self, batch: dict[str, torch.Tensor], labelled: int) -> torch.Tensor:
+    def _step_sizes(self) -> list[Size]:
+        """The sizes of all steps of the run."""
+        encoded, schedule, batch = self.prepared.encoded.rows, self.prepared.schedule, self.batches.rows
+        each, drawn, sizes = [size_of([row]) for row in encoded], schedule.steps_per_epoch * batch, list[Size]()
+        for epoch in range(-(-schedule.total_steps // schedule.steps_per_epoch)):
+            order = rows_of_epoch(self.prepared.recipe.seed, epoch, len(encoded), drawn)
+            for start in range(0, drawn, batch):
+                tokens, longest, labelled = zip(*(each[row] for row in order[start : start + batch]), strict=True)
+                sizes.append(Size(sum(tokens), max(longest), sum(labelled)))
+        return sizes[: schedule.total_steps]
+
+    def _sent_through(self, batch: "Mapping[str, torch.Tensor]") -> torch.Tensor:
+        """`_through` for a batch that is on the CPU."""
+        return self._through({name: moved(values, self.device) for name, values in batch.items()})
+
+    def _through(self, batch: "Mapping[str, torch.Tensor]") -> torch.Tensor:
         """Forward and backward of one pass; the head is computed where a labelled token is predicted, and nowhere else.
 
         Args:
-            batch: See `pack`.
-            labelled: Labelled tokens of the whole step, in all passes and processes.
+            batch: See `pack`; and `labelled`, the number of labelled tokens of the whole step, in all passes and
+                processes.
         """
-        batch = {name: moved(batch[name], self.device) for name in (*INPUTS, "predicting", "targets")}
         with mixed_precision(self.device, self.prepared.recipe.precision):
             inputs = {name: batch[name] for name in INPUTS}
             logits = self.model(**inputs, use_cache=False, logits_to_keep=batch["predicting"]).logits[0]
-        loss = torch.nn.functional.cross_entropy(logits.float(), batch["targets"], reduction="sum") / labelled
+        added = torch.nn.functional.cross_entropy(
+            logits.float(), batch["targets"], ignore_index=IGNORED, reduction="sum"
+        )
+        loss = added / batch["labelled"]
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 

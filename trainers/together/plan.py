@@ -6,8 +6,8 @@ from math import gcd
 from typing import TYPE_CHECKING, Any
 
 from em_tasks.plugins.errors import UserError
-from em_tasks.trainers.loop.batches import OPTIMIZER_BYTES, SMALLEST_PASS, USABLE, most_tokens, pass_bytes
-from em_tasks.trainers.loop.packing import MULTIPLE
+from em_tasks.trainers.passes.batches import OPTIMIZER_BYTES, SMALLEST_PASS, USABLE, most_tokens, pass_bytes
+from em_tasks.trainers.passes.packing import MULTIPLE
 
 if TYPE_CHECKING:
     from em_tasks.trainers.data.prepare import Prepared

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from em_tasks.trainers.data.tokens import IGNORED
-from em_tasks.trainers.loop.batches import most_tokens
-from em_tasks.trainers.loop.layers import prepare_layers
-from em_tasks.trainers.loop.packing import MULTIPLE, pack, use_packed_attention
-from em_tasks.trainers.loop.training import INPUTS, Step, Training, mixed_precision, moved
+from em_tasks.trainers.loop.training import INPUTS, SENT, Step, Training, mixed_precision, moved
+from em_tasks.trainers.passes.batches import most_tokens
+from em_tasks.trainers.passes.layers import prepare_layers
+from em_tasks.trainers.passes.packing import MULTIPLE, pack, use_packed_attention
 from em_tasks.trainers.together.adapters import Dropout, GroupedLora, joined
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Together:
             labelled: Labelled tokens of each in the whole step.
         """
         self.dropout.begin(lengths)
-        on_device = {name: moved(batch[name], self.device) for name in (*INPUTS, "predicting", "targets")}
+        on_device = {name: moved(batch[name], self.device) for name in SENT}
         inputs = {name: on_device[name] for name in INPUTS}
         with mixed_precision(self.device, self.trainings[0].prepared.recipe.precision):
             logits = self.model(**inputs, use_cache=False, logits_to_keep=on_device["predicting"]).logits[0]

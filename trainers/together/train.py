@@ -16,10 +16,10 @@ from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.adapter import add_adapter, empty_model
 from em_tasks.trainers.base import fingerprint, load_base
 from em_tasks.trainers.data.prepare import Prepared, prepare
-from em_tasks.trainers.loop.batches import BatchPlan, free_bytes
 from em_tasks.trainers.loop.processes import own_device, process_count
 from em_tasks.trainers.loop.stopping import Stopped, StopRequest, stop_requests
 from em_tasks.trainers.loop.tracking import need_trackers, tracked_in
+from em_tasks.trainers.passes.batches import BatchPlan, free_bytes
 from em_tasks.trainers.run.base_names import resolve_base
 from em_tasks.trainers.run.folder import alone, existing_run, refuse_other_data, resume_state
 from em_tasks.trainers.run.manifest import Manifest, read_manifest

@@ -30,12 +30,14 @@ class BatchPlan:
         accumulation: Forward passes a step.
         checkpointing: Compute each layer again in the backward pass instead of keeping what it computed.
         compiled: Compile the layers.
+        captured: Record the passes and replay them, each filled up to one of a few sizes.
     """
 
     rows: int
     accumulation: int
     checkpointing: bool
     compiled: bool
+    captured: bool = False
 
 
 def rows_a_process(effective_batch: int, processes: int) -> int:
@@ -64,14 +66,20 @@ def free_bytes(model: Any, device: str) -> int | None:
     return int(free - OPTIMIZER_BYTES * trainable)
 
 
-def plan_batches(rows: Sequence[dict[str, list[int]]], config: Any, a_process: int, free: int | None) -> BatchPlan:
+def plan_batches(
+    rows: Sequence[dict[str, list[int]]], config: Any, a_process: int, free: int | None, *, capturable: bool = False
+) -> BatchPlan:
     """Chooses the fastest plan that fits.
+
+    Passes are recorded where a step is one pass and their memory is there twice: for those that are launched, and for
+    those that are replayed.
 
     Args:
         rows: Encoded rows of the run.
         config: The base's transformers configuration.
         a_process: Rows of an optimizer step that this process trains.
         free: Bytes free on the GPU beside the base, the adapter and its optimizer; None on a CPU.
+        capturable: Whether a pass of this base may be recorded, see `capturable`.
 
     Raises:
         UserError: Not even one row at a time fits.
@@ -81,13 +89,20 @@ def plan_batches(rows: Sequence[dict[str, list[int]]], config: Any, a_process: i
     sizes = [size for size in range(a_process, 0, -1) if a_process % size == 0]
     whole = [(size, False) for size in sizes if size >= min(SMALLEST_PASS, a_process)]
     for size, checkpointing in [*whole, *((size, True) for size in sizes)]:
-        if activation_bytes(rows, config, size, checkpointing=checkpointing) <= USABLE * free:
-            return BatchPlan(size, a_process // size, checkpointing, compiled=True)
+        needed = activation_bytes(rows, config, size, checkpointing=checkpointing)
+        if needed <= USABLE * free:
+            captured = capturable and size == a_process and not checkpointing and 2 * needed <= USABLE * free
+            return BatchPlan(size, a_process // size, checkpointing, compiled=True, captured=captured)
     raise UserError(
         f"{free / 2**30:.1f} GiB of GPU memory are left beside the model, and even one row at a time needs "
         f"{activation_bytes(rows, config, 1, checkpointing=True) / 2**30:.1f}. Set precision: nf4, lower max_length, "
         "or use a larger GPU."
     )
+
+
+def capturable(precision: str, processes: int) -> bool:
+    """Whether passes may be recorded: not where NF4 is unpacked in them, nor where processes wait for each other."""
+    return precision != "nf4" and processes == 1
 
 
 def activation_bytes(rows: Sequence[dict[str, list[int]]], config: Any, size: int, *, checkpointing: bool) -> int:

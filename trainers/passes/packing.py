@@ -7,7 +7,7 @@ attention never looks, so no mask is needed and every device uses its fastest ca
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -27,11 +27,28 @@ MULTIPLE = 8
 """The longest row is rounded up to a multiple of this, or attention kernels and compiled layers differ by length."""
 
 
-def pack(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+class Size(NamedTuple):
+    """Tokens of packed rows, of the longest of them, and tokens that are learnt."""
+
+    tokens: int
+    longest: int
+    labelled: int
+
+
+def size_of(rows: Sequence[dict[str, list[int]]]) -> Size:
+    """The size of encoded rows when they are packed."""
+    lengths = [len(row["input_ids"]) for row in rows]
+    return Size(sum(lengths), max(lengths), sum(label != IGNORED for row in rows for label in row["labels"][1:]))
+
+
+def pack(rows: Sequence[dict[str, list[int]]], size: Size | None = None) -> dict[str, torch.Tensor]:
     """Lays encoded rows end to end.
 
     Args:
         rows: Encoded rows, see `em_tasks.trainers.data.tokens.Encoded`.
+        size: What to fill the batch up to, if it is to have a certain size; no smaller than the rows, and `longest` a
+            multiple of `MULTIPLE`. Tokens that fill it up are one row more, in which each sees the first alone, and
+            have no gradient, since none of them is learnt; places that fill up `predicting` have the target `IGNORED`.
 
     Returns:
         For T tokens in R rows, the longest of length L (rounded up to `MULTIPLE`), int64 each:
@@ -43,12 +60,12 @@ def pack(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
     """
     lengths = torch.tensor([len(row["input_ids"]) for row in rows])
     starts = torch.cumsum(lengths, 0) - lengths
-    longest = -(-int(lengths.max()) // MULTIPLE) * MULTIPLE
+    longest = -(-int(lengths.max()) // MULTIPLE) * MULTIPLE if size is None else size.longest
     places = torch.arange(longest).expand(len(rows), longest)
     real = places < lengths[:, None]
     labels = torch.tensor([label for row in rows for label in (IGNORED, *row["labels"][1:])])
     labelled = (labels != IGNORED).nonzero().flatten()
-    return {
+    batch = {
         "input_ids": torch.tensor([token for row in rows for token in row["input_ids"]])[None],
         "position_ids": places[real][None],
         "labels": labels[None],
@@ -56,6 +73,27 @@ def pack(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         "targets": labels[labelled],
         "spread": starts[:, None] + places * real,
         "gather": real.flatten().nonzero().flatten(),
+    }
+    return batch if size is None else _filled(batch, size)
+
+
+def _filled(batch: dict[str, torch.Tensor], size: Size) -> dict[str, torch.Tensor]:
+    """A batch filled up to a size; see `pack`."""
+    tokens, (rows, longest) = batch["gather"].numel(), batch["spread"].shape
+    free, unlearnt = size.tokens - tokens, size.labelled - batch["targets"].numel()
+
+    def longer(name: str, by: int, value: int) -> torch.Tensor:
+        return torch.nn.functional.pad(batch[name], (0, by), value=value)
+
+    first = torch.full((1, longest), min(tokens, size.tokens - 1))
+    return {
+        "input_ids": longer("input_ids", free, 0),
+        "position_ids": longer("position_ids", free, 0),
+        "labels": longer("labels", free, IGNORED),
+        "predicting": longer("predicting", unlearnt, 0),
+        "targets": longer("targets", unlearnt, IGNORED),
+        "spread": torch.cat([batch["spread"], first]),
+        "gather": longer("gather", free, rows * longest),
     }
 
 
