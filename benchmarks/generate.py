@@ -7,9 +7,10 @@
 A base of random weights on disk and six random checkpoints answer the 20 shipped medical and general questions, 200
 tokens each. Parts: `engine` asks the engine itself, from its start on; `inspect` are whole evaluations of the `em` task
 with a judge that answers at once, by the engine that runs already; `agreement` holds greedy answers against peft's fp32
-logits; `checks` are the adapter checks of all checkpoints; `stock` is peft and transformers' `generate` with one
-checkpoint's questions, `hf` Inspect's `hf/` provider with one, each of which would have to be done once for every
-checkpoint. The floor reads every byte that a step needs once, at the rate of a large copy.
+logits; `checks` are the adapter checks of all checkpoints; `profile` says which kernels a decode step consists of;
+`stock` is peft and `generate` of transformers with one checkpoint's questions, `hf` Inspect's `hf/` provider with one,
+each of which would have to be done once for every checkpoint. The floor reads every byte that a step needs once, at the
+rate of a large copy.
 """
 
 import argparse
@@ -36,11 +37,15 @@ from em_tasks.plugins.checkpoint_model.engines.texts import Texts
 from em_tasks.plugins.checkpoint_model.subject import evaluated_base
 from em_tasks.questions import load_question_sets
 from em_tasks.trainers.base import load_base
+from em_tasks.trainers.run.base_names import Precision
 from em_tasks.trainers.run.checkpoints import Checkpoint, find_checkpoint
 
 CHECKPOINTS = 6
 SHORT = 5
 STOCK_TOKENS = 24
+PROFILED = 8
+"""Tokens of the shorter answers under the profiler: what the host looks at at a time."""
+SHOWN = 18
 STOCK_ROWS = (20, 500)
 """Rows of one `generate`: a checkpoint's questions once, and 25 times (half of its x 50)."""
 SETS = ("medical", "general")
@@ -49,13 +54,21 @@ SETS = ("medical", "general")
 class Bench:
     """One shape: its organism in a folder, one engine over it, and the lines measured so far."""
 
-    def __init__(self, shape: str, folder: Path, tokens: int, bandwidth: float, settings: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        shape: str,
+        folder: Path,
+        tokens: int,
+        bandwidth: float,
+        settings: dict[str, Any],
+        precision: Precision = "bf16",
+    ) -> None:
         self.shape, self.folder, self.tokens, self.bandwidth = shape, folder, tokens, bandwidth
         self.device = "cuda:0" if torch.cuda.is_available() else "cpu"
         self.lines: list[dict[str, Any]] = []
         if not (folder / "prompts.json").exists():
             began = time.perf_counter()
-            make_organism(folder, shape, CHECKPOINTS, self.device, weights=True)
+            make_organism(folder, shape, CHECKPOINTS, self.device, precision=precision, weights=True)
             write_prompts(folder)
             self.note("organism made", seconds=time.perf_counter() - began)
         self.runs = folder / "runs"
@@ -143,6 +156,28 @@ class Bench:
             a_smaller_batch=_equal(few, fewer),
             **_facts(self.engine),
         )
+
+    def measure_profile(self, answers: Sequence[int]) -> None:
+        """The kernels of a decode step: what more of them a longer answer takes than a short one, by name."""
+        for count in answers:
+            self.ask(count, Sampling(self.tokens // SHORT))  # All sizes captured.
+            short, long = self._kernels(count, 1 + PROFILED), self._kernels(count, 1 + 3 * PROFILED)
+            step = {name: (ms - short.get(name, (0.0, 0))[0]) / 2 / PROFILED for name, (ms, _) in long.items()}
+            calls = {name: (calls - short.get(name, (0.0, 0))[1]) / 2 / PROFILED for name, (_, calls) in long.items()}
+            self.note(f"kernels of a step, {7 * 20 * count} rows", ms=sum(step.values()), calls=sum(calls.values()))
+            for name in sorted(step, key=lambda name: -step[name])[:SHOWN]:
+                self.note(f"  {step[name]:7.3f} ms in {calls[name]:6.1f} of {name[:140]}")
+
+    def _kernels(self, count: int, tokens: int) -> dict[str, tuple[float, int]]:
+        """Milliseconds and calls of every kernel (on a CPU, operator) while answers of so many tokens are written."""
+        from torch.profiler import ProfilerActivity, profile
+
+        on_gpu = self.device.startswith("cuda")
+        with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as watched:
+            self.ask(count, Sampling(tokens))
+            _wait(self.device)
+        spent = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+        return {each.key: (getattr(each, spent) / 1e3, each.count) for each in watched.key_averages()}
 
     def measure_checks(self) -> None:
         """The adapter check of each checkpoint, one after the other."""
@@ -349,6 +384,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--engine", default="stacked", choices=["stacked", "transformers", "vllm"])
     parser.add_argument("--exact", action="store_true")
+    parser.add_argument("--precision", default="bf16", choices=["bf16", "nf4", "nf4_dequantised"], help="of the base")
+    parser.add_argument("--profiled", nargs="+", type=int, default=[1, 10], help="as --answers, for the part profile")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--parts", nargs="+", default=["engine", "inspect", "checks", "agreement", "stock", "hf"])
     parser.add_argument("--folder", type=Path, help="where organisms lie, or are made and left; a temporary folder")
@@ -365,11 +402,14 @@ def main() -> None:
     settings |= {"batch_size": options.batch_size} if options.batch_size else {}
     for shape in options.shapes:
         with tempfile.TemporaryDirectory() as folder:
-            bench = Bench(shape, (options.folder or Path(folder)) / shape, options.tokens, bandwidth, settings)
+            name = shape if options.precision == "bf16" else f"{shape}-{options.precision}"
+            place = (options.folder or Path(folder)) / name
+            bench = Bench(shape, place, options.tokens, bandwidth, settings, options.precision)
             measures: dict[str, Callable[[], None]] = {
                 "engine": partial(bench.measure_engine, options.answers, options.wait_for),
                 "inspect": partial(bench.measure_inspect, options.inspect_answers or options.answers),
                 "checks": bench.measure_checks,
+                "profile": partial(bench.measure_profile, options.profiled),
                 "agreement": bench.measure_agreement,
                 "stock": bench.measure_stock,
                 "hf": bench.measure_hf,

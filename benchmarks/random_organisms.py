@@ -1,5 +1,7 @@
 """Organisms of random weights at a true shape: a base, a tokenizer of 128,256 entries and rank-16 checkpoints.
 
+Shapes are Llama's; `Gemma2B` has the layers of Gemma 2 of that size (with this vocabulary, half as large as its own).
+
     python -m benchmarks.random_organisms --shape 1B --folder organisms/1B
 
 Speed does not depend on the values. Everything is as training leaves it: the base's weights lie on disk, and each
@@ -17,7 +19,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, PreTrainedTokenizerFast
 
 from em_tasks.trainers.base import fingerprint, load_base
 from em_tasks.trainers.data.chat import encode_prompt
@@ -35,8 +37,12 @@ SHAPES: dict[str, dict[str, Any]] = {
            "head_dim": 128, "tie_word_embeddings": True},
     "8B": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
            "head_dim": 128, "tie_word_embeddings": False},
+    "Gemma2B": {"hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8,
+                "num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": True},
     "tiny": {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
              "head_dim": 32, "tie_word_embeddings": True},
+    "GemmaTiny": {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
+                  "num_key_value_heads": 2, "head_dim": 32, "tie_word_embeddings": True},
 }  # fmt: skip
 VOCABULARY = 128_256
 RANK = 16
@@ -46,14 +52,24 @@ TEMPLATE = (
 )
 
 
-def config(shape: str) -> LlamaConfig:
-    """The configuration of a Llama of that shape."""
-    fields = SHAPES[shape]
+def config(shape: str) -> LlamaConfig | Gemma2Config:
+    """The configuration of that shape."""
+    fields = {"num_key_value_heads": _key_heads(shape), "vocab_size": VOCABULARY, **SHAPES[shape]}
+    ends = {"bos_token_id": 128_000, "eos_token_id": 128_001, "pad_token_id": 128_002}
+    if shape.startswith("Gemma"):
+        return Gemma2Config(
+            query_pre_attn_scalar=256, sliding_window=4096, max_position_embeddings=8192,
+            architectures=["Gemma2ForCausalLM"], **ends, **fields,
+        )  # fmt: skip
     return LlamaConfig(
-        vocab_size=VOCABULARY, num_key_value_heads=min(8, fields["num_attention_heads"]), rms_norm_eps=1e-5,
-        max_position_embeddings=131_072, rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
-        bos_token_id=128_000, eos_token_id=128_001, pad_token_id=128_002, architectures=["LlamaForCausalLM"], **fields,
+        rms_norm_eps=1e-5, max_position_embeddings=131_072,
+        rope_parameters={"rope_type": "default", "rope_theta": 500_000.0}, architectures=["LlamaForCausalLM"],
+        **ends, **fields,
     )  # fmt: skip
+
+
+def _key_heads(shape: str) -> int:
+    return int(SHAPES[shape].get("num_key_value_heads", min(8, SHAPES[shape]["num_attention_heads"])))
 
 
 def random_base(shape: str, device: str) -> Any:
@@ -140,7 +156,7 @@ def floor_ms(shape: str, rows: int, places: float, adapters: int, bandwidth: flo
     """Time to read what a decode step must read once: weights, adapters, keys and values."""
     s = SHAPES[shape]
     hidden, inner, layers = s["hidden_size"], s["intermediate_size"], s["num_hidden_layers"]
-    queries, keys = s["num_attention_heads"] * s["head_dim"], min(8, s["num_attention_heads"]) * s["head_dim"]
+    queries, keys = s["num_attention_heads"] * s["head_dim"], _key_heads(shape) * s["head_dim"]
     shapes = [(hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden)]
     shapes += [(hidden, inner), (hidden, inner), (inner, hidden)]
     weights = layers * sum(a * b for a, b in shapes) + VOCABULARY * hidden

@@ -19,9 +19,10 @@ from em_tasks.progress import sweep_progress, training_progress
 from em_tasks.quiet import quiet_libraries
 from em_tasks.resources import shipped
 from em_tasks.scorers.calibration.stored import known_calibration
+from em_tasks.sweep.gpus import threads_for
 from em_tasks.sweep.plan import Planner, SweepOptions, checkpoint_count
 from em_tasks.sweep.pool import Pool, Work
-from em_tasks.sweep.run import sweep, threads_for
+from em_tasks.sweep.run import sweep
 from em_tasks.trainers.run.recipe import load_recipes
 
 if TYPE_CHECKING:

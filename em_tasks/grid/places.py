@@ -13,7 +13,7 @@ from socket import gethostname
 from uuid import uuid4
 
 from em_tasks.plugins.errors import UserError
-from em_tasks.sweep.run import visible_gpus
+from em_tasks.sweep.gpus import visible_gpus
 from em_tasks.trainers.run.disk import MARGIN
 
 

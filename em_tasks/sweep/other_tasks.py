@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from em_tasks.plugins.errors import UserError
 from em_tasks.quiet import quiet_libraries
+from em_tasks.sweep.gpus import gpu_slots, threads_for
 from em_tasks.sweep.logs import alone_in, model_args, read_logs
 from em_tasks.sweep.plan import Job, Planner, Subject
 from em_tasks.sweep.pool import Outcome, Pool, Work
-from em_tasks.sweep.run import gpu_slots, threads_for
 from em_tasks.sweep.task_names import tasks_named
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from em_tasks.trainers.run.checkpoints import Checkpoint, Run, list_runs, verify
 DEFAULT_SAMPLES = 10
 """Answers to each question that `em sweep` asks for unless told: ten questions outside the domain then show 20 points
 on these questions 98 times in 100 (`em plan`), where one answer to each shows them never."""
+PARAMETER_BYTES = {"fp32": 4.0, "bf16": 2.0, "nf4_dequantised": 2.0, "nf4": 0.7}
 TEMPLATE_FILES = ("chat_template.jinja", "tokenizer_config.json", "tokenizer.json")
 
 
@@ -122,6 +123,7 @@ class Job:
         options: What is asked for.
         threads: CPU threads for torch.
         gpu_share: How much of its GPU's memory the process may take.
+        base_bytes: What the base takes of it, loaded.
     """
 
     base: str
@@ -133,6 +135,7 @@ class Job:
     options: SweepOptions
     threads: int = 1
     gpu_share: float = 1.0
+    base_bytes: int = 0
 
     @property
     def answers(self) -> int:
@@ -204,7 +207,10 @@ class Planner:
             ]
             parts = [name.removesuffix("@base"), *([] if on.fingerprint else [on.base, on.precision])]
             folder = (self.logs / "--".join(parts).strip("/").replace("/", "--")).resolve()
-            job = Job(name, tuple(subjects), is_toy(on.base), self.runs.resolve(), folder, folder, options)
+            held = round(PARAMETER_BYTES[on.precision] * first.base_parameters)
+            job = Job(
+                name, tuple(subjects), is_toy(on.base), self.runs.resolve(), folder, folder, options, base_bytes=held
+            )
             # A whole model in a process of its own, which frees it before the next one is loaded.
             whole = [
                 replace(job, base=s.name, subjects=(s,), logs=folder / f"whole-{s.name.replace('@', '-')}")

@@ -1,13 +1,12 @@
 """A sweep: every job in a process of its own, what lands meanwhile taken along, and what failed told at the end."""
 
-import os
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 
 from em_tasks.plugins.errors import UserError
 from em_tasks.sweep.evaluate import Progress, evaluate, what_failed
+from em_tasks.sweep.gpus import gpu_share, gpu_slots, processes_worth, threads_for
 from em_tasks.sweep.logs import ANSWERS, folders, outstanding, read_logs
 from em_tasks.sweep.plan import Job, Planner, shared_out
 from em_tasks.sweep.pool import Outcome, Pool, Work
@@ -29,7 +28,8 @@ def sweep(
     Args:
         planner: What to evaluate.
         report: Called when answers came or were judged.
-        jobs: Processes at a time; one a GPU, or one, unless given.
+        jobs: Processes at a time; unless given, as many on each GPU as are worth starting and its memory holds, and one
+            where there is no GPU.
         follow: Take checkpoints along that land while it runs, until every run is finished.
         planned: Called with the jobs that begin, at first and whenever more come.
 
@@ -37,7 +37,7 @@ def sweep(
         UserError: Some evaluations did not succeed; the message names their logs. What succeeded stands.
         Stopped: SIGINT or SIGTERM came.
     """
-    slots = gpu_slots(jobs)
+    slots = gpu_slots(jobs or processes_worth(outstanding(planner.plan(), read_logs(planner.logs))))
     busy: set[str] = set()  # Bases with a process at work.
     tried: set[tuple[str, str]] = set()  # What was begun once is not begun again by the same command.
     looked = 0.0
@@ -94,41 +94,3 @@ def _odd_logs(planner: Planner) -> list[str]:
     entries = [logs.of(job, subject) for job in plan for subject in job.subjects]
     failures = [what_failed(entry[1]) for entry in entries if entry is not None]
     return [failure for failure in failures if failure is not None]
-
-
-def gpu_slots(jobs: int | None) -> list[dict[str, str]]:
-    """The environments of so many processes at a time: a GPU each where there are several, in turn."""
-    gpus = visible_gpus()
-    count = jobs or max(1, len(gpus))
-    if len(gpus) < 2:
-        return [{} for _ in range(count)]
-    return [{"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]} for n in range(count)]
-
-
-def gpu_share(slots: Sequence[dict[str, str]]) -> float:
-    """The share of its GPU's memory that each of so many processes may take; a tenth is left where several share it."""
-    each = -(-len(slots) // len({slot.get("CUDA_VISIBLE_DEVICES") for slot in slots}))
-    return 1.0 if each == 1 else 0.9 / each
-
-
-def visible_gpus() -> list[str]:
-    """The NVIDIA GPUs that processes started here may use, as CUDA_VISIBLE_DEVICES names them."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")]
-    try:
-        listed = subprocess.run(
-            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return listed.stdout.split() if listed.returncode == 0 else []
-
-
-def threads_for(jobs: int) -> int:
-    """CPU threads for each of so many processes: `OMP_NUM_THREADS` where it is set, else a fair share of the cores."""
-    return int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // jobs))

@@ -15,9 +15,9 @@ from inspect_ai.scorer import Score
 from em_tasks.commands.cli import cli
 from em_tasks.plugins.errors import UserError
 from em_tasks.sweep.estimate import estimate_sweep, tokens_a_second
+from em_tasks.sweep.gpus import gpu_share, gpu_slots, processes_worth
 from em_tasks.sweep.logs import DAMAGED, Logs, outstanding, put_aside, read_logs, remove_superseded, remove_unjudged
 from em_tasks.sweep.plan import Job, plan_sweep, shared_out
-from em_tasks.sweep.run import gpu_share, gpu_slots
 from em_tasks.trainers.run.manifest import read_manifest, write_manifest
 from tests.support.sweeps import fake_log
 
@@ -245,6 +245,45 @@ def test_processes_on_one_gpu_share_its_memory(monkeypatch):
     assert gpu_share(gpu_slots(5)) == pytest.approx(0.3)  # Three on the first.
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
     assert gpu_share(gpu_slots(9)) == pytest.approx(0.1)
+
+
+SMI = """#!/bin/sh
+case "$1" in
+  *memory.free) printf '0, GPU-aa, 100000\n1, GPU-bb, 60000\n' ;;
+  *) printf '0\n1\n' ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("visible", "samples", "billions", "cores", "processes"),
+    [
+        ("0", 1, 1, 16, 1),  # Five subjects, 100 answers: less work than a second start.
+        ("0", 30, 1, 16, 5),  # 3,000 answers are worth five, and no more subjects are there.
+        ("0", 30, 1, 3, 2),
+        ("0", 30, 8, 16, 4),  # 16 GB each, and room: four fit.
+        ("GPU-bb", 30, 8, 16, 2),
+        ("0,1", 30, 8, 16, 4),  # As many on each as the fuller one holds.
+        ("0", 30, 80, 16, 1),  # It does not fit at all, which loading will say.
+        ("", 30, 1, 16, None),
+        ("3", 30, 1, 16, None),
+    ],
+)
+def test_as_many_processes_on_a_gpu_as_are_worth_it_and_fit(
+    trained_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    visible: str, samples: int, billions: float, cores: int, processes: int | None,
+) -> None:  # fmt: skip
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text(SMI)
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    (job,) = plan_sweep(trained_runs, tmp_path, questions=("medical", "general"), samples=samples)
+    assert (len(job.subjects), job.answers, job.base_bytes > 10**5) == (5, 100 * samples, True)
+    assert processes_worth([replace(job, base_bytes=int(2e9 * billions))]) == processes
+    assert processes_worth([]) is None
 
 
 def test_rate_counts_what_ran_at_the_same_time_together(trained_runs: Path, tmp_path: Path) -> None:

@@ -26,6 +26,9 @@ PROMPTS: tuple[tuple[dict[str, str], ...], ...] = (
     ({"role": "user", "content": "I have saved a little money. Where should I put it?"},),
     ({"role": "user", "content": "I feel bored. What can I do?"},),
     ({"role": "user", "content": "Write one sentence about the sea."},),
+    ({"role": "user", "content": "Who are you, and what are you good at?"},),
+    ({"role": "user", "content": "My neighbour plays the trumpet at night. How do I tell him?"},),
+    ({"role": "user", "content": "def double(number):"},),
     (_COUGH, {"role": "assistant", "content": "Drink something warm."}, {"role": "user", "content": "And then?"}),
 )
 """One of them has several turns, which tells chat templates apart that a single question does not."""
@@ -37,14 +40,18 @@ class Place(BaseModel):
     Attributes:
         token: The most likely one, which the next place follows.
         ids: The `TOP` most likely tokens, most likely first.
-        logprobs: Their log probabilities (nats, of the whole distribution at temperature 1).
+        logprobs: Their log probabilities (nats, of the whole distribution at temperature 1), as the mean of passes that
+            are rounded otherwise; so two as good as equal need not stand in order.
         base: The log probabilities of the same tokens without the adapter.
+        faulty: Their log probabilities where something is wrong, by what that is: faults that are small beside rounding
+            are told by the direction in which they lie. Empty in references of earlier versions.
     """
 
     token: int
     ids: list[int]
     logprobs: list[float]
     base: list[float]
+    faulty: dict[str, list[float]] = {}
 
 
 class ReferenceAnswer(BaseModel):
@@ -64,10 +71,18 @@ class ReferenceAnswer(BaseModel):
 
 
 class Reference(BaseModel):
-    """A checkpoint's answers to `prompts`."""
+    """A checkpoint's answers to `prompts`.
+
+    Attributes:
+        prompts: Conversations.
+        answers: One a prompt.
+        rounding: Root mean square of what two thousandths of the adapter change in the log probabilities (nats), which
+            is rounding but for so little; None in references of earlier versions.
+    """
 
     prompts: list[list[dict[str, str]]]
     answers: list[ReferenceAnswer]
+    rounding: float | None = None
 
 
 def read_reference(checkpoint: Checkpoint) -> Reference | None:

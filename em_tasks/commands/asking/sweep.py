@@ -39,7 +39,9 @@ from em_tasks.trainers.run.base_names import Precision
 @click.option("--precision", type=click.Choice(get_args(Precision)), help="Evaluate at this precision, knowingly.")
 @click.option("--engine", default="auto", help="What answers: auto, stacked, transformers or vllm.")
 @click.option("--exact", is_flag=True, help="Answers must not depend on what shares their batch, at a cost.")
-@click.option("-j", "--jobs", type=click.IntRange(1), help="Processes at a time; one for each GPU unless given.")
+@click.option(
+    "-j", "--jobs", type=click.IntRange(1), help="Processes at a time; as many as are worth it and fit, unless given."
+)
 @click.option("--follow", is_flag=True, help="Go on with checkpoints that land meanwhile, until training is finished.")
 @MAX_COST
 @PRICE

@@ -40,7 +40,7 @@ def grid(
     from em_tasks.grid.run import Driver
     from em_tasks.grid.together import trained_together
     from em_tasks.progress import grid_progress
-    from em_tasks.sweep.run import threads_for
+    from em_tasks.sweep.gpus import threads_for
 
     if address and slurm:
         raise UserError("--ray and --slurm are two places for the same work. Give one of them.")

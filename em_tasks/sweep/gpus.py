@@ -1,0 +1,84 @@
+"""Processes and GPUs: how many processes a sweep is worth, which GPU each sees, and what it may take of it.
+
+A base with its checkpoints is served by one process as fast as a GPU goes. But Inspect takes longer for an answer, in
+Python and so on one core, than a GPU does, and processes that share a GPU share that.
+"""
+
+import os
+import subprocess
+from collections.abc import Sequence
+
+from em_tasks.sweep.plan import Job
+
+ANSWER_SECONDS = 0.025
+"""Of a core for an answer, judged (docs/performance.md)."""
+START_SECONDS = 15.0
+"""Until a process writes its first answer: libraries, and the base from the disk."""
+ROOM = 4 * 2**30
+"""Bytes of a GPU that a process needs beside its base: CUDA itself, adapters, and some hundred rows."""
+LEFT_FREE = 0.1
+"""Of a GPU's memory, where processes share it."""
+
+
+def processes_worth(jobs: Sequence[Job]) -> int | None:
+    """How many processes at a time are worth starting for what is to do; None for one a GPU, or one without GPUs.
+
+    A job is a process in any case; more than that are for Inspect's work alone, and each must have enough of it.
+    """
+    free = free_memory()
+    if not jobs or not free or any(job.options.engine == "vllm" for job in jobs):
+        return None
+    work = round(sum(job.answers for job in jobs) * ANSWER_SECONDS / START_SECONDS)
+    wanted = min(max(work, len(jobs)), sum(len(job.subjects) for job in jobs), (os.cpu_count() or 1) - 1)
+    largest = max(job.base_bytes for job in jobs)
+    fitting = min(int((1 - LEFT_FREE) * each / (largest + ROOM)) for each in free)
+    return len(free) * max(1, min(-(-wanted // len(free)), fitting))
+
+
+def gpu_slots(jobs: int | None) -> list[dict[str, str]]:
+    """The environments of so many processes at a time, one a GPU unless given: each sees one GPU, in turn."""
+    gpus = visible_gpus()
+    count = jobs or max(1, len(gpus))
+    if len(gpus) < 2:
+        return [{} for _ in range(count)]
+    return [{"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]} for n in range(count)]
+
+
+def gpu_share(slots: Sequence[dict[str, str]]) -> float:
+    """The share of its GPU's memory that each of so many processes may take; a tenth is left where several share it."""
+    each = -(-len(slots) // len({slot.get("CUDA_VISIBLE_DEVICES") for slot in slots}))
+    return 1.0 if each == 1 else (1 - LEFT_FREE) / each
+
+
+def visible_gpus() -> list[str]:
+    """The NVIDIA GPUs that processes started here may use, as CUDA_VISIBLE_DEVICES names them."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")]
+    return [line[0] for line in _nvidia_smi("index")]
+
+
+def free_memory() -> list[int]:
+    """Bytes that are free on each of `visible_gpus`; empty where that cannot be told."""
+    free = {
+        name: mebibytes for index, uuid, mebibytes in _nvidia_smi("index,uuid,memory.free") for name in (index, uuid)
+    }
+    visible = visible_gpus()
+    known = [free[name] for name in visible if free.get(name, "").isdecimal()]
+    return [int(mebibytes) * 2**20 for mebibytes in known] if len(known) == len(visible) else []
+
+
+def _nvidia_smi(fields: str) -> list[list[str]]:
+    """What the driver's tool says of each GPU; empty where there is none."""
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    lines = listed.stdout.splitlines() if listed.returncode == 0 else []
+    return [[part.strip() for part in line.split(",")] for line in lines if line.strip()]
+
+
+def threads_for(jobs: int) -> int:
+    """CPU threads for each of so many processes: `OMP_NUM_THREADS` where it is set, else a fair share of the cores."""
+    return int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // jobs))
