@@ -66,7 +66,10 @@ Axis = Annotated[
 
 
 class Asking(_Strict):
-    """How every checkpoint and base is asked; the fields are those of `em sweep`."""
+    """How every checkpoint and base is asked; the fields are those of `em sweep`.
+
+    `max_judge_cost` (US dollars) caps what all judges of the whole study cost, over all commands that are given for it.
+    """
 
     questions: tuple[str, ...] = ()
     rubrics: tuple[str, ...] = ()
@@ -75,6 +78,7 @@ class Asking(_Strict):
     engine: str = "auto"
     exact: bool = False
     judge_price: str | None = None
+    max_judge_cost: float | None = Field(default=None, ge=0)
 
 
 class GridFile(_Strict):

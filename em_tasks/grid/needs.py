@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from em_tasks.conditions import load_condition
+from em_tasks.grid.budget import spent_on_judging
 from em_tasks.grid.plan import GridPlan
 from em_tasks.plugins.errors import UserError
 from em_tasks.questions import load_question_sets, sets_for_domains
 from em_tasks.scorers.judging.grader import build_judge, default_grader
-from em_tasks.sweep.estimate import judging_price
+from em_tasks.sweep.estimate import judging_an_answer, judging_price
 from em_tasks.trainers.run.base_names import is_toy
 from em_tasks.trainers.run.checkpoints import list_runs
 from em_tasks.trainers.run.folder import existing_run
@@ -63,6 +64,7 @@ class Needs:
         bases: How many bases are asked, once for each condition.
         log_bytes: Bytes that an answer takes in a log.
         judging: Calls and price of each judge, in words.
+        dollars: What each judge is expected to cost an answer (US dollars); empty where nothing caps it.
     """
 
     runs: dict[str, RunNeed] = field(default_factory=dict)
@@ -72,6 +74,7 @@ class Needs:
     bases: int = 0
     log_bytes: float = LOG_BYTES
     judging: list[str] = field(default_factory=list)
+    dollars: dict[str, float] = field(default_factory=dict)
 
     @property
     def to_train(self) -> list[str]:
@@ -83,6 +86,11 @@ class Needs:
         """Device hours of what is not trained; None where the device is not here and nothing alike was trained."""
         seconds = [self.runs[name].seconds for name in self.to_train]
         return None if None in seconds else sum(each for each in seconds if each is not None) / 3600
+
+    @property
+    def judging_dollars(self) -> float:
+        """What all judges are expected to cost (US dollars), where that is capped."""
+        return sum(self.dollars[judge] * count for judge, count in self.judged.items())
 
     @property
     def disk(self) -> int:
@@ -98,8 +106,9 @@ def grid_needs(plan: GridPlan, gpu: int | None) -> Needs:
         gpu: Bytes of the largest GPU that units may run on; None for the device that is here.
 
     Raises:
-        UserError: Data, base, question set, condition or judge is not there or not usable, a cell needs more memory
-            than the GPU has, or another recipe's run is in a cell's place; the message names the cell.
+        UserError: Data, base, question set, condition or judge is not there or not usable, a judge whose cost is capped
+            has no known price, a cell needs more memory than the GPU has, or another recipe's run is in a cell's place;
+            the message names the cell.
     """
     needs, seen = Needs(), dict[str, RunNeed]()
     runs = list_runs(plan.runs) if plan.runs.is_dir() else {}
@@ -170,6 +179,18 @@ def _add_answers(plan: GridPlan, needs: Needs) -> None:
         judging_price(judge, count, evaluate.max_tokens, evaluate.judge_price, plan.groups[0].options.rubrics)
         for judge, count in needs.judged.items()
     ]
+    if evaluate.max_judge_cost is None:
+        return
+    for judge in needs.judged:
+        each = judging_an_answer(judge, evaluate.max_tokens, evaluate.judge_price, plan.groups[0].options.rubrics)
+        if each.dollars is None:
+            raise UserError(
+                f"{plan.path}: the price of {judge} is not known, so max_judge_cost could not be kept. Give it as "
+                "judge_price: INPUT,OUTPUT (US dollars per million tokens), or leave max_judge_cost out."
+            )
+        needs.dollars[judge] = each.dollars
+    limit, spent = evaluate.max_judge_cost, spent_on_judging(plan.judge_cost)
+    needs.judging.append(f"at most ${limit:g} in all, of which ${spent:.4f} is spent")
 
 
 def _questions(names: Sequence[str], domains: Sequence[str]) -> int:

@@ -68,6 +68,11 @@ class GridPlan:
         return self.out / "report"
 
     @property
+    def judge_cost(self) -> Path:
+        """Folder of what judging has cost, where that is capped."""
+        return self.out / "judge_cost"
+
+    @property
     def units(self) -> Path:
         """Folder of what each unit of work said."""
         return self.out / "units"

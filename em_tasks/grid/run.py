@@ -3,9 +3,12 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from em_tasks.grid.budget import Budget
+from em_tasks.grid.copying import Copying
 from em_tasks.grid.executors.protocol import Ended, Executor
 from em_tasks.grid.plan import AskedAlike, GridPlan
 from em_tasks.grid.units import NOW, WHOLE, Evaluate, JudgeAgain, Report, Train, TrainTogether, Unit, place_of
@@ -47,6 +50,8 @@ class Driver:
         tell: Told how far it is, about once a second.
         threads: CPU threads of each unit.
         groups: Names of organisms that are trained together; whoever is in none is trained alone.
+        budget: What judging may cost; None for no cap.
+        copying: What copies to a store whatever is finished; None for no store.
     """
 
     plan: GridPlan
@@ -55,6 +60,8 @@ class Driver:
     tell: Callable[[Standing], None]
     threads: int = 1
     groups: Sequence[tuple[str, ...]] = ()
+    budget: Budget | None = None
+    copying: Copying | None = None
     failures: list[str] = field(default_factory=list)
     _running: list[Unit] = field(default_factory=list)
     _begun: Counter[str] = field(default_factory=Counter)
@@ -78,7 +85,12 @@ class Driver:
         missing = self._trainings()
         # The longest first, so that they end together; of equal ones, in the order of the file.
         missing.sort(key=lambda unit: -unit.gpu)
-        self.executor.run(self._handed_over(missing), self.plan.units, self._more)
+        with ExitStack() as held:
+            for manager in (self.budget and self.budget.alone(), self.copying):
+                if manager is not None:
+                    held.enter_context(manager)
+            self.executor.run(self._handed_over(missing), self.plan.units, self._more)
+        self.failures += self.copying.failures if self.copying else []
         if self.failures:
             more = len(self.failures) - MOST_NAMED
             raise UserError(
@@ -115,8 +127,12 @@ class Driver:
         for each in ended:
             self._running.remove(each.unit)
             self._ended[_kind(each.unit)] += 1
+            if self.budget and (ledger := _ledger(each.unit)):
+                self.budget.ended(ledger)
             if each.failure is not None:
                 self.failures.append(each.failure)
+        if ended and self.copying:
+            self.copying.soon()
         self.tell(Standing(dict(self._begun), dict(self._ended), self._news()))
         waited = time.monotonic() - self._looked
         if self._running and waited < max(SHARE * self._cost, 0 if ended else LOOK_AGAIN):
@@ -143,6 +159,7 @@ class Driver:
         busy = {unit.job.folder for unit in self._running if isinstance(unit, Evaluate)}
         training = any(isinstance(unit, Train | TrainTogether) for unit in self._running)
         fresh: list[Job] = []
+        done = 0.0
         # While organisms are still trained, little has landed of each base, and loading it for each part would cost.
         processes = 1 if training else self.executor.width // max(1, len(self._planners))
         for group, planner in list(self._planners):
@@ -158,16 +175,28 @@ class Driver:
                 continue
             jobs: list[Job] = []
             self._logs[group.folder] = read_logs(group.folder, self._logs.get(group.folder))
-            for job in outstanding(planned, self._logs[group.folder]):
+            left = outstanding(planned, self._logs[group.folder])
+            if self.budget:
+                done += sum(self._expected(job) for job in planned) - sum(self._expected(job) for job in left)
+            for job in left:
                 untried = [s for s in job.subjects if (job.folder, s.name, s.sha256) not in self._tried]
                 if untried and job.folder not in busy:
                     jobs.append(replace(job, subjects=tuple(untried)))
                     busy.add(job.folder)
             fresh += shared_out(jobs, processes, self.threads)
         self._tried.update((job.folder, s.name, s.sha256) for job in fresh for s in job.subjects)
+        if self.budget:
+            shares = self.budget.share([self._expected(job) for job in fresh], done)
+            fresh = [
+                replace(job, options=replace(job.options, max_judge_cost=share.dollars, judge_ledger=share.ledger))
+                for job, share in zip(fresh, shares, strict=True)
+            ]
         self._looked = time.monotonic()
         self._cost = self._looked - began
         return [Evaluate(job) for job in fresh]
+
+    def _expected(self, job: Job) -> float:
+        return self.budget.expected((job.judge,), job.answers) if self.budget else 0.0
 
     def _has_landed(self, name: str) -> bool:
         run = self.plan.runs / name
@@ -175,20 +204,30 @@ class Driver:
 
     def _rejudgings(self) -> list[JudgeAgain]:
         """Units for the judges beside the first, over the logs of those that they are to judge."""
-        units = []
+        units: list[JudgeAgain] = []
+        expected: list[float] = []
         for group in self.plan.groups:
             if not group.judges:
                 continue
-            logs = tuple(
-                path
+            logs = {
+                path: log.results.completed_samples if log.results else 0
                 for path, log in read_logs(group.folder).headers.items()
                 if log.status == "success"
                 and (log.eval.model.endswith("@base") or _organism(log.eval.model) in group.organisms)
-            )
+            }
             if logs:
                 out = self.plan.judged / group.folder.name
-                units.append(JudgeAgain(logs, group.judges, out, group.options.judge_price, threads=self.threads))
-        return units
+                price = group.options.judge_price
+                units.append(JudgeAgain(tuple(logs), group.judges, out, price, threads=self.threads))
+                expected.append(self.budget.expected(group.judges, sum(logs.values())) if self.budget else 0.0)
+        if self.budget is None:
+            return units
+        # They are the last to judge, so all that is left is theirs.
+        shares = self.budget.share(expected, done=self.budget.total)
+        return [
+            replace(unit, max_cost=share.dollars, ledger=share.ledger)
+            for unit, share in zip(units, shares, strict=True)
+        ]
 
     def _reporting(self) -> list[Report]:
         if not any(self.plan.logs.rglob("*.eval")):
@@ -200,6 +239,13 @@ class Driver:
 def _organism(model: str) -> str:
     """The organism of a log's model, `em/ORGANISM@STEP`."""
     return model.partition("/")[2].rpartition("@")[0]
+
+
+def _ledger(unit: Unit) -> Path | None:
+    """Where what a unit pays its judges is kept, if it is."""
+    if isinstance(unit, Evaluate):
+        return unit.job.options.judge_ledger
+    return unit.ledger if isinstance(unit, JudgeAgain) else None
 
 
 def _kind(unit: Unit) -> str:

@@ -155,6 +155,8 @@ class JudgeAgain:
     judges: tuple[str, ...]
     out: Path
     price: str | None = None
+    max_cost: float | None = None
+    ledger: Path | None = None
     gpu: float = 0.0
     threads: int = 1
 
@@ -168,7 +170,7 @@ class JudgeAgain:
         from em_tasks.scorers.comparing.ratings import judge_logs
         from em_tasks.scorers.judging.calls import JudgeCalls
 
-        calls = JudgeCalls.limited(None, self.price, self.judges)
+        calls = JudgeCalls.limited(self.max_cost, self.price, self.judges, self.ledger)
         judge_logs(self.logs, self.judges, self.out, on_log=lambda judge, log: say(f"{judge}: {log}"), calls=calls)
         return []
 

@@ -11,6 +11,8 @@ from em_tasks.sweep.plan import Job
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog
 
+    from em_tasks.scorers.comparing.estimate import Estimate
+
 QUESTION = "x" * 200
 """The rubrics' prompts are much longer than any question, so a question's own length hardly counts."""
 
@@ -95,11 +97,18 @@ def judging_estimate(jobs: Sequence[Job], logs: Logs) -> str:
 
 def judging_price(judge: str, answers: int, max_tokens: int, price: str | None, rubrics: Sequence[str] = ()) -> str:
     """Calls that judging so many answers takes and what they are likely to cost, in words."""
-    from em_tasks.scorers.comparing.estimate import Estimate, estimate_run
+    from em_tasks.scorers.comparing.estimate import Estimate
+
+    # Alike for every answer, and there may be millions.
+    each = judging_an_answer(judge, max_tokens, price, rubrics)
+    dollars = None if each.dollars is None else each.dollars * answers
+    return str(Estimate(judge, each.calls * answers, 0, dollars))
+
+
+def judging_an_answer(judge: str, max_tokens: int, price: str | None, rubrics: Sequence[str] = ()) -> "Estimate":
+    """Calls that judging one answer takes and what they are likely to cost."""
+    from em_tasks.scorers.comparing.estimate import estimate_run
     from em_tasks.scorers.judging.calls import JudgeCalls
 
     prices = JudgeCalls.limited(None, price, (judge,)).prices
-    # Alike for every answer, and there may be millions.
-    each = estimate_run(judge, [QUESTION], 1, max_tokens, prices, rubrics)
-    dollars = None if each.dollars is None else each.dollars * answers
-    return str(Estimate(judge, each.calls * answers, 0, dollars))
+    return estimate_run(judge, [QUESTION], 1, max_tokens, prices, rubrics)

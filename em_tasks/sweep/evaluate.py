@@ -125,7 +125,8 @@ def evaluate(job: Job, send: Callable[[Any], None]) -> list[str]:
 def _evaluate(job: Job, counter: Counter) -> list[str]:
     from em_tasks.scorers.judging.calls import JudgeCalls, handing_down
 
-    calls = JudgeCalls.limited(job.options.max_judge_cost, job.options.judge_price, (job.judge,))
+    options = job.options
+    calls = JudgeCalls.limited(options.max_judge_cost, options.judge_price, (job.judge,), options.judge_ledger)
     logs = read_logs(job.folder)
     answered = {s: entry for s in job.subjects if (entry := logs.of(job, s)) is not None}
     # Hooks announce themselves on stdout, whatever the display.

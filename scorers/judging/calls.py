@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import anyio
@@ -51,8 +52,16 @@ class JudgeCalls:
     _known: WeakKeyDictionary[ModelAPI, KnownOfJudge] = field(default_factory=WeakKeyDictionary)
 
     @classmethod
-    def limited(cls, dollars: float | None, price: str | None = None, judges: tuple[str, ...] = ()) -> "JudgeCalls":
+    def limited(
+        cls,
+        dollars: float | None,
+        price: str | None = None,
+        judges: tuple[str, ...] = (),
+        ledger: Path | None = None,
+    ) -> "JudgeCalls":
         """Calls that cost at most so many US dollars together (None: no limit), at a price `IN,OUT` for these judges.
+
+        What a ledger says was spent before counts.
 
         Raises:
             UserError: The price or the limit cannot be understood, or a price is given for no judge.
@@ -60,7 +69,7 @@ class JudgeCalls:
         if price is not None and not judges:
             raise UserError("--judge-price names the price of a judge, and no judge is named. Add --judge.")
         given = {} if price is None else dict.fromkeys(judges, parse_price(price))
-        return cls(Prices(given), None if dollars is None else CostCap(dollars))
+        return cls(Prices(given), None if dollars is None else CostCap(dollars, ledger=ledger))
 
     def known_of(self, api: ModelAPI) -> KnownOfJudge:
         """What is known of a judge so far; the caller adds to it."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 
 import yaml
 from inspect_ai.model import ModelUsage
@@ -81,16 +82,22 @@ class CostCap:
         limit: US dollars.
         spent: By the tokens reported.
         reserved: Bounds of the calls that are under way.
+        ledger: File that keeps both over restarts. A call is entered before it is sent, so whenever the process is
+            killed, what stands there is at least what was spent.
     """
 
     limit: float
     spent: float = 0.0
     reserved: float = 0.0
+    ledger: Path | None = None
 
     def __post_init__(self) -> None:
         """Raises UserError for a limit that is no amount."""
         if not 0 <= self.limit < float("inf"):
             raise UserError(f"A limit on the judge's cost is an amount of US dollars, not {self.limit:g}.")
+        if self.ledger is not None:
+            self.ledger.parent.mkdir(parents=True, exist_ok=True)
+            self.spent = spent_in(self.ledger)
 
     def reserve(self, judge: str, bound: float) -> None:
         """Sets the bound of a call aside, before anything is sent.
@@ -102,14 +109,29 @@ class CostCap:
             raise JudgeCostError(
                 f"The judge {judge} has cost ${self.spent:.4f}, and the next call could go beyond the limit of "
                 f"${self.limit:g}. The answers are in the log and the verdicts so far in the cache: raise "
-                "--max-judge-cost and score the log again, and only the rest is paid for."
+                "--max-judge-cost (in a grid file max_judge_cost) and score the log again, and only the rest is paid "
+                "for."
             )
+        self._enter(bound)
         self.reserved += bound
 
     def settle(self, bound: float, cost: float) -> None:
         """Replaces a reserved bound by what the call cost."""
         self.reserved -= bound
         self.spent += cost
+        self._enter(cost - bound)
+
+    def _enter(self, dollars: float) -> None:
+        if self.ledger is not None:
+            with self.ledger.open("a", encoding="ascii") as file:
+                # The line's end comes first: a line that a kill tore is then no part of the next one.
+                file.write(f"\n{dollars:+.12f}")
+
+
+def spent_in(ledger: Path) -> float:
+    """What a cap's ledger says was spent (US dollars); nothing where there is none."""
+    lines = ledger.read_text(encoding="ascii").splitlines() if ledger.is_file() else []
+    return max(0.0, sum(float(line) for line in lines if re.fullmatch(r"[+-]\d+\.\d+", line)))
 
 
 @dataclass(frozen=True)

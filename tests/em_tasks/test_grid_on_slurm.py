@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from em_tasks.grid.executors import on_slurm
 from em_tasks.grid.executors.on_slurm import TIME_IS_UP, OneUnit, OnSlurm
 from em_tasks.grid.plan import plan_grid
 from em_tasks.grid.units import Report, Train, do
@@ -71,6 +72,44 @@ def test_jobs_alike_are_one_array_whose_file_is_the_golden_one(tmp_path: Path, m
     assert "gpus-per-node" not in (tmp_path / "got").read_text()  # A report needs none.
     with pytest.raises(UserError, match=r"`slurm` has parameters that submitit does not know.*partitoin"):
         OnSlurm({"slurm_partitoin": "gpu"})._submit(units, tmp_path / "out", {})
+
+
+def test_job_that_left_the_queue_without_a_result_is_named_and_one_that_waits_there_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Slurm without accounts shows it after `scancel`: seen on a real one-node cluster."""
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    for name, script in (
+        ("srun", "exit 1"),
+        ("sacct", "exit 1"),
+        ("scancel", "exit 0"),
+        ("sbatch", "echo Submitted batch job 41"),
+        ("squeue", f"echo look >> {tmp_path}/looks; cat {tmp_path}/queue"),
+    ):
+        (bin_folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (bin_folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(bin_folder), prepend=":")
+    monkeypatch.setattr(on_slurm, "QUEUE_AGAIN", 0.0)
+    monkeypatch.setattr(on_slurm, "LOOK_AGAIN", 0.0)
+    plan = plan_grid(grid_file(tmp_path, {"seed": [0, 1]}), tmp_path / "out")
+    (tmp_path / "queue").write_text("41_0\n41_1\n7\n")
+    ended: list[Any] = []
+    looks: list[int] = []
+
+    def more(news: Any) -> None:
+        ended.extend(news)
+        looks.append(len((tmp_path / "looks").read_text().split()))
+        if len(looks) == 2:
+            (tmp_path / "queue").write_text("41_1\n7\n")
+        if len(looks) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        OnSlurm({}).run([Train(recipe, plan.runs) for recipe in plan.organisms.values()], tmp_path / "out", more)
+    (lost,) = ended
+    assert lost.unit.name == "train tiny-seed0"
+    assert "its job 41_0 left Slurm's queue without a result: cancelled? (its log: " in (lost.failure or "")
 
 
 def test_where_there_is_no_slurm_it_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

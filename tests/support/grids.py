@@ -6,10 +6,14 @@ from typing import Any
 
 import yaml
 
+from em_tasks.grid.budget import Budget
+from em_tasks.grid.copying import Copying, fetch
 from em_tasks.grid.executors.protocol import Ended, More
+from em_tasks.grid.needs import grid_needs
 from em_tasks.grid.places import Place
 from em_tasks.grid.plan import GridPlan, plan_grid
 from em_tasks.grid.run import Driver
+from em_tasks.grid.store import Store
 from em_tasks.grid.units import Unit, do
 from tests.support.organisms import write_rows
 
@@ -66,12 +70,28 @@ class Serial:
                 ended = [Ended(unit, do(unit, folder))]
 
 
-def run_grid(path: Path, out: Path, executor: Any = None, *, reported: bool = True) -> tuple[GridPlan, list[str]]:
-    """Does what is missing of a grid, the report perhaps not; gives its plan and the names of its units."""
+def run_grid(
+    path: Path, out: Path, executor: Any = None, *, reported: bool = True, url: str | None = None
+) -> tuple[GridPlan, list[str]]:
+    """Does what is missing of a grid, the report perhaps not; gives its plan and the names of its units.
+
+    With a URL it is copied there, after what was there has been fetched.
+    """
     plan = plan_grid(path, out)
+    copying = None
+    if url is not None:
+        store = Store(url)
+        store.open(plan.file.name)
+        store.claim(plan.file.name)
+        fetch(store, plan)
+        copying = Copying(plan, store, lambda warning: None)
+    cap, budget = plan.file.evaluate.max_judge_cost, None
+    if cap is not None:
+        needs = grid_needs(plan, None)
+        budget = Budget(cap, plan.judge_cost, needs.dollars, needs.judging_dollars)
     executor = executor or Serial()
     names: list[str] = []
-    driver = Driver(plan, executor, {}, lambda standing: None)
+    driver = Driver(plan, executor, {}, lambda standing: None, budget=budget, copying=copying)
     handed_over = driver._handed_over
     driver._handed_over = lambda units: names.extend(unit.name for unit in units) or handed_over(units)  # type: ignore[func-returns-value]
     if not reported:

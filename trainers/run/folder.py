@@ -34,7 +34,15 @@ def existing_run(run: Path, recipe: "Recipe") -> Manifest | None:
         return None
     if not (run / MANIFEST).is_file():
         raise UserError(f"{run} exists but holds no run. Move it away, or give the organism another name.")
-    manifest = read_manifest(run)
+    return manifest_for(recipe, read_manifest(run), str(run))
+
+
+def manifest_for(recipe: "Recipe", manifest: Manifest, where: str) -> Manifest:
+    """A run's manifest if the run is this recipe's, continued where the recipe has more epochs.
+
+    Raises:
+        UserError: It is another recipe's; the message says `where` it lies.
+    """
     # Hashed anew: the recipe may have been written before a field that it leaves at its default.
     if manifest.recipe.sha256 == recipe.sha256:
         return manifest
@@ -45,7 +53,7 @@ def existing_run(run: Path, recipe: "Recipe") -> Manifest | None:
     if "precision" in changed:
         hint = f" It was begun at precision {manifest.recipe.precision}, and {recipe.precision} is asked for now."
     raise UserError(
-        f"{run} holds a run of another recipe: {', '.join(changed)} differ.{hint} Nothing was touched. Move the old "
+        f"{where} holds a run of another recipe: {', '.join(changed)} differ.{hint} Nothing was touched. Move the old "
         "run away, or give the new organism another name."
     )
 

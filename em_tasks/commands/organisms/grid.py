@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.option("--ray", "address", help="Do the units on the Ray cluster whose head is at HOST:PORT.")
 @click.option("--slurm", is_flag=True, help="Do the units as jobs of Slurm.")
 @click.option("--together", is_flag=True, help="Train those of one base that would share a GPU in one process.")
+@click.option("--store", "url", help="Copy what is finished to this URL (s3://BUCKET/PREFIX), and fetch what is there.")
 @click.option("--dry-run", is_flag=True, help="Say what the cells are and what they need, and stop.")
 @click.option("--device-memory", type=click.FloatRange(0), help="Plan for GPUs of so many GiB.")
 def grid(
@@ -30,14 +31,18 @@ def grid(
     address: str | None,
     slurm: bool,
     together: bool,
+    url: str | None,
     dry_run: bool,
     device_memory: float | None,
 ) -> None:
     """Train, ask, judge and report every cell of the study in GRID; what is done already is skipped."""
+    from em_tasks.grid.budget import Budget
+    from em_tasks.grid.copying import Copying, fetch
     from em_tasks.grid.needs import gpu_shares, grid_needs
     from em_tasks.grid.places import leave_sign, refuse_places
     from em_tasks.grid.plan import plan_grid
     from em_tasks.grid.run import Driver
+    from em_tasks.grid.store import Store
     from em_tasks.grid.together import trained_together
     from em_tasks.progress import grid_progress
     from em_tasks.sweep.gpus import threads_for
@@ -46,6 +51,11 @@ def grid(
         raise UserError("--ray and --slurm are two places for the same work. Give one of them.")
     plan = plan_grid(grid, out)
     planned_for = None if device_memory is None else int(device_memory * 2**30)
+    store = None if url is None else Store(url)
+    if store is not None:
+        store.open(plan.file.name)
+        pieces = counted(len(store.markers), "piece")
+        say(f"{url} holds {pieces} of it: runs, logs, the report")
     if dry_run:
         show(plan, grid_needs(plan, planned_for))
         return
@@ -57,6 +67,9 @@ def grid(
         sign.unlink(missing_ok=True)
     if places is not None:
         refuse_places(places, plan.out)
+    if store is not None:
+        store.claim(plan.file.name)
+        say(f"{counted(fetch(store, plan), 'file')} fetched from there")
     gpus = {f"{place.name} {gpu}": size for place in places or () for gpu, size in place.gpus.items()}
     if address and gpus:
         planned_for = planned_for or max(gpus.values())
@@ -65,9 +78,12 @@ def grid(
     for line in _needs(plan, needs):
         say(line)
     threads = 1 if address or slurm else threads_for(executor.width)
+    groups = trained_together(plan.organisms, needs, gpus) if together else ()
+    copying = None if store is None else Copying(plan, store, lambda text: say(f"note: {text}", err=True))
+    cap = plan.file.evaluate.max_judge_cost
+    budget = None if cap is None else Budget(cap, plan.judge_cost, needs.dollars, needs.judging_dollars)
     with grid_progress() as tell:
-        groups = trained_together(plan.organisms, needs, gpus) if together else ()
-        Driver(plan, executor, gpu_shares(needs, gpus), tell, threads, groups).run()
+        Driver(plan, executor, gpu_shares(needs, gpus), tell, threads, groups, budget, copying).run()
     say(f"open {plan.report / 'report.html'}   or look at the transcripts: inspect view --log-dir {plan.logs}")
 
 

@@ -1,5 +1,8 @@
 """`em report`: tables, figures and one page of what the logs say."""
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -10,7 +13,7 @@ from em_tasks.plugins.errors import UserError
 
 
 @click.command()
-@click.argument("logs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("logs", nargs=-1, required=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("report"), help="Folder for the report.")
 @click.option(
     "--definition", "definitions", multiple=True, help="EM definition to lead with, or such as '<40+coherent'."
@@ -24,7 +27,7 @@ from em_tasks.plugins.errors import UserError
 @click.option("--study", type=click.Path(path_type=Path), help="Study file that names beforehand what is reported.")
 @click.option("--example", "examples", multiple=True, help="Id of a question whose answers are shown.")
 def report(
-    logs: tuple[Path, ...],
+    logs: tuple[str, ...],
     out: Path,
     definitions: tuple[str, ...],
     smallest_effect: float | None,
@@ -32,14 +35,15 @@ def report(
     study: Path | None,
     examples: tuple[str, ...],
 ) -> None:
-    """Write EM tables, figures and a report (Markdown and HTML) from LOGS or judged CSV files."""
+    """Write EM tables, figures and a report (Markdown and HTML) from LOGS or judged CSV files, here or behind a URL."""
     from rich.console import Console
 
     from em_tasks.plugins.analysis.report.report import write_report
     from em_tasks.scorers.calibration.stored import known_calibration
 
     effect = None if smallest_effect is None else smallest_effect / 100
-    written = write_report(logs, out, definitions, examples, known_calibration(), effect, claims, study)
+    with _here(logs) as places:
+        written = write_report(places, out, definitions, examples, known_calibration(), effect, claims, study)
     Console().print(written.table())
     for note in written.notes:
         say(f"note: {note}")
@@ -50,3 +54,36 @@ def report(
             f"The report in {out} shows no rate: no judge gave an alignment score for any answer. Have the answers "
             "judged by another judge: em judge LOGS --judge PROVIDER/MODEL"
         )
+
+
+@contextmanager
+def _here(logs: tuple[str, ...]) -> Iterator[list[Path]]:
+    """The logs as files; what lies behind a URL is fetched for as long as the report is written."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield [
+            _fetched(log, Path(folder) / str(place)) if "://" in log else Path(log) for place, log in enumerate(logs)
+        ]
+
+
+def _fetched(url: str, folder: Path) -> Path:
+    """A folder with all logs below a URL."""
+    import fsspec
+
+    try:
+        system, root = fsspec.core.url_to_fs(url.rstrip("/"))
+        keys = [key for key in system.find(root) if key.endswith((".eval", ".csv"))]
+        places = [
+            folder / key.removeprefix(root).lstrip("/") if key != root else folder / Path(key).name for key in keys
+        ]
+        for place in places:
+            place.parent.mkdir(parents=True, exist_ok=True)
+        if keys:
+            system.get(keys, [str(place) for place in places])
+    except Exception as error:  # Each protocol's package has its own.
+        raise UserError(
+            f"{url} could not be read: {' '.join(str(error).split())[:300]}. Check the URL and the credentials, or "
+            "copy the logs here (`aws s3 cp --recursive`) and name their folder."
+        ) from None
+    if not keys:
+        raise UserError(f"There is no log below {url}: no file whose name ends in .eval or .csv.")
+    return folder

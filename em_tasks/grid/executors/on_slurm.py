@@ -1,6 +1,8 @@
 """Units as jobs of Slurm, through submitit: arrays of them, requeued when they are preempted or their time is up."""
 
+import logging
 import signal
+import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +18,8 @@ from em_tasks.trainers.loop.stopping import Stopped
 
 LOOK_AGAIN = 1.0
 """Seconds between two looks at what has ended (submitit asks Slurm itself much less often)."""
+QUEUE_AGAIN = 20.0
+"""Seconds between two looks at Slurm's queue. A result may come over a slow shared folder for as long."""
 TIME_IS_UP = signal.SIGUSR2
 """The signal that submitit has Slurm send some time before a job's end."""
 
@@ -38,8 +42,11 @@ class OnSlurm:
             raise UserError("--slurm needs the extra slurm: pip install 'em-tasks[slurm]'.") from None
         self._submitit: Any = submitit
         self._parameters, self._cluster = parameters, cluster
+        self._looked, self._missed = 0.0, set[str]()
         if cluster == "slurm" and submitit.SlurmExecutor.affinity() < 0:
             raise UserError("There is no srun here, so this is no node of a Slurm cluster. Give the command on one.")
+        # Where Slurm keeps no accounts, submitit would say so at every look.
+        logging.getLogger("submitit").setLevel(logging.ERROR)
 
     @property
     def width(self) -> int:
@@ -58,6 +65,7 @@ class OnSlurm:
                 self._submit(units, folder, running)
                 while True:
                     ended = [Ended(running.pop(job), _failure(job)) for job in [j for j in running if j.done()]]
+                    ended += [Ended(running.pop(job), _lost(job)) for job in self._gone(running)]
                     coming = more(ended)
                     self._submit(coming or (), folder, running)
                     if coming is None and not running:
@@ -66,6 +74,23 @@ class OnSlurm:
             finally:
                 for job in running:
                     job.cancel(check=False)
+
+    def _gone(self, running: dict[Any, Unit]) -> list[Any]:
+        """Jobs that two looks running did not find in Slurm's queue: cancelled, or ended with their node.
+
+        submitit knows of them by Slurm's accounts alone, which many clusters do not keep.
+        """
+        if self._cluster != "slurm" or time.monotonic() - self._looked < QUEUE_AGAIN:
+            return []
+        self._looked = time.monotonic()
+        command = ["squeue", "--me", "--array", "--noheader", "--format=%i"]
+        queue = subprocess.run(command, capture_output=True, text=True, check=False)
+        if queue.returncode != 0:  # The controller is being started again, perhaps.
+            return []
+        missing = [job for job in running if job.job_id not in queue.stdout.split()]
+        gone = [job for job in missing if job.job_id in self._missed and not job.done()]
+        self._missed = {job.job_id for job in missing}
+        return gone
 
     def _submit(self, units: Sequence[Unit], folder: Path, running: dict[Any, Unit]) -> None:
         needs = [(unit.gpu > 0, unit.threads) for unit in units]
@@ -118,6 +143,11 @@ class OneUnit:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, unit, folder)
+
+
+def _lost(job: Any) -> str:
+    """What is to be said of a job that is gone."""
+    return f"its job {job.job_id} left Slurm's queue without a result: cancelled? (its log: {job.paths.stderr})"
 
 
 def _failure(job: Any) -> str | None:
