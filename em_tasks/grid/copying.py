@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -86,7 +87,7 @@ def pieces(plan: GridPlan, before: dict[Path, Logs], *, reported: bool) -> Itera
             if log.status == "success" and is_judged(log):
                 yield piece_of([path], path, plan.out)
     if spent := spent_on_judging(plan.judge_cost):
-        yield Piece(plan.judge_cost.name, {}, spent=spent)
+        yield piece_of([], plan.judge_cost, plan.out, spent=spent)
     if reported and plan.report.is_dir():
         yield piece_of([path for path in plan.report.rglob("*") if path.is_file()], plan.report, plan.out)
 
@@ -105,13 +106,14 @@ def run_piece(run: Path, out: Path) -> Piece | None:
     return piece if manifest.checkpoints and read_manifest(run) == manifest else None
 
 
-def piece_of(files: list[Path], whole: Path, out: Path, manifest: Manifest | None = None) -> Piece:
+def piece_of(files: list[Path], whole: Path, out: Path, manifest: Manifest | None = None, spent: float = 0.0) -> Piece:
     """These files as a piece."""
     looks = {path.relative_to(out).as_posix(): path.stat() for path in sorted(files)}
     return Piece(
         whole.relative_to(out).as_posix(),
         {path: (look.st_size, look.st_mtime_ns) for path, look in looks.items()},
         manifest,
+        spent,
     )
 
 
@@ -177,7 +179,7 @@ class Copying:
                 if self._sent.get(piece.name) == piece or len(failures) == MOST_FAILURES:
                     continue
                 try:
-                    if self.store.put(piece, self.plan.out, lambda piece=piece: self._again(piece) == piece):
+                    if self.store.put(piece, self.plan.out, partial(self._is_still, piece)):
                         self._sent[piece.name] = piece
                 except (StoreError, OSError) as error:
                     failures.append(f"{piece.name} was not copied: {error}")
@@ -185,12 +187,13 @@ class Copying:
             failures.append(f"What is finished was not looked through: {error}")
         return failures
 
-    def _again(self, piece: Piece) -> Piece | None:
+    def _is_still(self, piece: Piece) -> bool:
+        """Whether a piece is what it was when its copying began."""
+        out = self.plan.out
         try:
             if piece.manifest is not None:
-                return run_piece(self.plan.out / piece.name, self.plan.out)
-            if not piece.files:
-                return piece
-            return piece_of([self.plan.out / path for path in piece.files], self.plan.out / piece.name, self.plan.out)
+                return run_piece(out / piece.name, out) == piece
+            paths = [out / path for path in piece.files]
+            return piece_of(paths, out / piece.name, out, spent=piece.spent) == piece
         except OSError:
-            return None
+            return False

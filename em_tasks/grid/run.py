@@ -86,9 +86,10 @@ class Driver:
         # The longest first, so that they end together; of equal ones, in the order of the file.
         missing.sort(key=lambda unit: -unit.gpu)
         with ExitStack() as held:
-            for manager in (self.budget and self.budget.alone(), self.copying):
-                if manager is not None:
-                    held.enter_context(manager)
+            if self.budget:
+                held.enter_context(self.budget.alone())
+            if self.copying:
+                held.enter_context(self.copying)
             self.executor.run(self._handed_over(missing), self.plan.units, self._more)
         self.failures += self.copying.failures if self.copying else []
         if self.failures:

@@ -15,6 +15,7 @@ from fsspec.registry import _registry as registry
 
 from em_tasks.commands.cli import cli
 from em_tasks.commands.organisms import grid as command
+from em_tasks.commands.results import report
 from em_tasks.grid import copying
 from em_tasks.grid.copying import Copying, fetch
 from em_tasks.grid.executors.protocol import More
@@ -266,3 +267,16 @@ def test_folder_and_memory_are_stores_too(done: Done, tmp_path: Path) -> None:
         plan = plan_grid(done.grid, tmp_path / url[:4])
         assert fetch(opened(url), plan) > 10
         assert adapters(plan.runs) == adapters(done.plan.runs)
+
+
+def test_report_reads_logs_behind_a_url(done: Done, s3: FakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    s3.objects |= done.objects
+    with report._here((f"{URL}/logs", str(done.plan.logs))) as (fetched, here):
+        assert answers(fetched) == answers(done.plan.logs)
+        assert here == done.plan.logs
+    assert not fetched.exists()
+    nothing = CliRunner().invoke(cli, ["report", f"{URL}/none"])
+    assert "There is no log below s3://studies/dose/toy/none" in " ".join(nothing.output.split())
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "unknown")
+    refused = CliRunner().invoke(cli, ["report", "s3://studies/dose"])
+    assert "could not be read: InvalidAccessKeyId" in " ".join(refused.output.split())

@@ -70,7 +70,7 @@ def _fetched(url: str, folder: Path) -> Path:
     import fsspec
 
     try:
-        system, root = fsspec.core.url_to_fs(url.rstrip("/"))
+        system, root = fsspec.core.url_to_fs(url.rstrip("/"), skip_instance_cache=True)
         keys = [key for key in system.find(root) if key.endswith((".eval", ".csv"))]
         places = [
             folder / key.removeprefix(root).lstrip("/") if key != root else folder / Path(key).name for key in keys

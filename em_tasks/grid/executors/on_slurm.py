@@ -1,10 +1,10 @@
 """Units as jobs of Slurm, through submitit: arrays of them, requeued when they are preempted or their time is up."""
 
-import logging
 import signal
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,7 +17,7 @@ from em_tasks.sweep.pool import signals_stop
 from em_tasks.trainers.loop.stopping import Stopped
 
 LOOK_AGAIN = 1.0
-"""Seconds between two looks at what has ended (submitit asks Slurm itself much less often)."""
+"""Seconds between two looks at what has ended."""
 QUEUE_AGAIN = 20.0
 """Seconds between two looks at Slurm's queue. A result may come over a slow shared folder for as long."""
 TIME_IS_UP = signal.SIGUSR2
@@ -45,8 +45,6 @@ class OnSlurm:
         self._looked, self._missed = 0.0, set[str]()
         if cluster == "slurm" and submitit.SlurmExecutor.affinity() < 0:
             raise UserError("There is no srun here, so this is no node of a Slurm cluster. Give the command on one.")
-        # Where Slurm keeps no accounts, submitit would say so at every look.
-        logging.getLogger("submitit").setLevel(logging.ERROR)
 
     @property
     def width(self) -> int:
@@ -64,7 +62,7 @@ class OnSlurm:
             try:
                 self._submit(units, folder, running)
                 while True:
-                    ended = [Ended(running.pop(job), _failure(job)) for job in [j for j in running if j.done()]]
+                    ended = [Ended(running.pop(job), _failure(job)) for job in [j for j in running if self._done(j)]]
                     ended += [Ended(running.pop(job), _lost(job)) for job in self._gone(running)]
                     coming = more(ended)
                     self._submit(coming or (), folder, running)
@@ -75,10 +73,18 @@ class OnSlurm:
                 for job in running:
                     job.cancel(check=False)
 
+    def _done(self, job: Any) -> bool:
+        """Whether a job has a result; of a process here also whether it is gone."""
+        if self._cluster != "slurm":
+            return bool(job.done())
+        with suppress(OSError):
+            job.paths.folder.chmod(job.paths.folder.stat().st_mode)  # Has a network's file system look again.
+        return bool(job.paths.result_pickle.exists())
+
     def _gone(self, running: dict[Any, Unit]) -> list[Any]:
         """Jobs that two looks running did not find in Slurm's queue: cancelled, or ended with their node.
 
-        submitit knows of them by Slurm's accounts alone, which many clusters do not keep.
+        submitit would ask Slurm's accounts, which many clusters do not keep, and wait without end.
         """
         if self._cluster != "slurm" or time.monotonic() - self._looked < QUEUE_AGAIN:
             return []
@@ -88,7 +94,7 @@ class OnSlurm:
         if queue.returncode != 0:  # The controller is being started again, perhaps.
             return []
         missing = [job for job in running if job.job_id not in queue.stdout.split()]
-        gone = [job for job in missing if job.job_id in self._missed and not job.done()]
+        gone = [job for job in missing if job.job_id in self._missed and not self._done(job)]
         self._missed = {job.job_id for job in missing}
         return gone
 
