@@ -28,22 +28,25 @@ say "base"
 em base list | grep -q '^smollm2-135m: not here' && em base get smollm2-135m --from gguf
 
 say "training: ${#recipes[@]} recipes, ${#seeds[@]} seeds, ${#gpus[@]} GPUs"
-train() { # RECIPE SEED GPU
-  [ -z "$3" ] || export CUDA_VISIBLE_DEVICES=$3
-  local output="$out/output/train-$(basename "$1" .yaml)-seed$2.txt"
-  em train "$1" --seed "$2" --runs "$out/runs" > "$output" 2>&1 || say "FAILED: $1 with seed $2, see $output"
+train() { # SEED GPU: one seed's organisms together in a process, or, if that fails, each alone
+  [ -z "$2" ] || export CUDA_VISIBLE_DEVICES=$2
+  local output="$out/output/train-seed$1"
+  em train "${recipes[@]}" --seed "$1" --together --runs "$out/runs" > "$output.txt" 2>&1 && return
+  say "seed $1: not together, see $output.txt"
+  for recipe in "${recipes[@]}"; do
+    em train "$recipe" --seed "$1" --runs "$out/runs" > "$output-$(basename "$recipe" .yaml).txt" 2>&1 ||
+      say "FAILED: $recipe with seed $1, see $output-$(basename "$recipe" .yaml).txt"
+  done
 }
 number=0
-for recipe in "${recipes[@]}"; do
-  for seed in "${seeds[@]}"; do
-    if [ ${#gpus[@]} = 0 ]; then
-      train "$recipe" "$seed" ""
-    else
-      # All at once: a model this small leaves most of a GPU idle. Compiling would take longer than it gains here.
-      OMP_NUM_THREADS=1 TORCH_COMPILE_DISABLE=1 train "$recipe" "$seed" "${gpus[number % ${#gpus[@]}]}" &
-      number=$((number + 1))
-    fi
-  done
+for seed in "${seeds[@]}"; do
+  if [ ${#gpus[@]} = 0 ]; then
+    train "$seed" ""
+  else
+    # All seeds at once: models this small leave most of a GPU idle. Compiling would take longer than it gains here.
+    OMP_NUM_THREADS=1 TORCH_COMPILE_DISABLE=1 train "$seed" "${gpus[number % ${#gpus[@]}]}" &
+    number=$((number + 1))
+  fi
 done
 wait
 em runs "$out/runs" | sed 's/^/  /'
