@@ -99,41 +99,11 @@ def words(seed: int) -> str:
 
 def sweep_path(folder: Path, samples: int, turn: int) -> Callable[[], None]:
     """Our own path: a job as `em sweep` gives it to its process."""
-    from inspect_ai.model import (
-        ChatCompletionChoice,
-        ChatMessageAssistant,
-        GenerateConfig,
-        Logprob,
-        Logprobs,
-        ModelAPI,
-        ModelCall,
-        ModelOutput,
-        ModelUsage,
-        TopLogprob,
-        modelapi,
-    )
-
+    import benchmarks.instant_judge  # noqa: F401 - names the judge
     import em_tasks.registry  # noqa: F401 - names the task and the provider, where nothing is installed
     from em_tasks.plugins.checkpoint_model.engines import sharing
     from em_tasks.sweep.evaluate import evaluate
     from em_tasks.sweep.plan import Planner, SweepOptions
-
-    top = [TopLogprob(token=str(80 - place), logprob=-0.7 - place) for place in range(20)]
-
-    @modelapi(name="instant")
-    class InstantJudge(ModelAPI):
-        async def generate(self, input: Any, tools: Any, tool_choice: Any, config: GenerateConfig) -> Any:
-            content = [Logprob(token="80", logprob=-0.7, top_logprobs=top)]
-            choice = ChatCompletionChoice(
-                message=ChatMessageAssistant(content="80", model="judge", source="generate"),
-                stop_reason="stop",
-                logprobs=Logprobs(content=content),
-            )
-            usage = ModelUsage(input_tokens=400, output_tokens=1, total_tokens=401)
-            # What was sent and what came, as providers of APIs hand it over.
-            request = {"model": "judge", "messages": [{"role": each.role, "content": each.text} for each in input]}
-            response = {"choices": [choice.model_dump()], "usage": usage.model_dump()}
-            return ModelOutput(model="judge", choices=[choice], usage=usage), ModelCall.create(request, response)
 
     vars(sharing)["build_engine"] = InstantEngine
     os.environ["EM_JUDGE_CACHE"] = str(folder / f"verdicts-{turn}")

@@ -168,11 +168,12 @@ def _with_adapter(model: Any, folder: Path) -> Any:
     """The model with that adapter on it and no other."""
     from peft import PeftModel
 
+    name = f"{folder.parent.name}-{folder.name}".replace(".", "-")
     if not isinstance(model, PeftModel):
-        return PeftModel.from_pretrained(model, folder, adapter_name=folder.name).eval()
+        return PeftModel.from_pretrained(model, folder, adapter_name=name).eval()
     (before,) = model.peft_config
-    model.load_adapter(str(folder), adapter_name=folder.name)
-    model.set_adapter(folder.name)
+    model.load_adapter(str(folder), adapter_name=name)
+    model.set_adapter(name)
     model.delete_adapter(before)
     return model.eval()
 
