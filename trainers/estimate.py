@@ -136,7 +136,8 @@ def estimate(prepared: "Prepared", device_memory: float | None = None) -> Estima
         )
     recorded = capturable(recipe.precision, 1)
     batches = plan_batches(rows, shapes.config, recipe.effective_batch, free, capturable=recorded)
-    memory = held + activation_bytes(rows, shapes.config, batches.rows, checkpointing=batches.checkpointing)
+    passing = activation_bytes(rows, shapes.config, batches.rows, checkpointing=batches.checkpointing)
+    memory = held + (2 if batches.captured else 1) * passing
     seconds = None if device_memory is not None else _seconds(prepared, shapes, batches)
     return Estimate(shapes.trainable, batches, memory, device.available, device.name, seconds, shapes.base)
 
