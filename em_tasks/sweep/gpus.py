@@ -14,7 +14,7 @@ ANSWER_SECONDS = 0.025
 """Of a core for an answer, judged (docs/performance.md)."""
 START_SECONDS = 15.0
 """Until a process writes its first answer: libraries, and the base from the disk."""
-ROOM = 4 * 2**30
+ROOM = 8 * 2**30
 """Bytes of a GPU that a process needs beside its base: CUDA itself, adapters, and some hundred rows."""
 LEFT_FREE = 0.1
 """Of a GPU's memory, where processes share it."""

