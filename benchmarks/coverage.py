@@ -11,7 +11,7 @@ run on each. Prints the summary that docs/analysis.md quotes, and every cell to 
 import argparse
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -40,6 +40,9 @@ CHANGES = ((0.01, 0.0), (0.05, 0.0), (0.2, 0.0), (0.6, 0.0), (0.01, 0.2), (0.05,
 ALARMS = 4
 """How many times as many experiments a cell without any difference has, as false alarms are rare."""
 
+SPREADS = (0.0, 1.0)
+"""Of training seeds, in logits, besides `SEED_SPREAD`: all alike, and 27 to 73 % about a half."""
+
 SPARSE = 10
 """Fewer misaligned answers than these on a side are few."""
 
@@ -49,13 +52,17 @@ WIDTH, FIRST, MOST = 0.1, 10, 500
 
 @dataclass(frozen=True)
 class Design:
-    """What was asked: questions, answers to each, whether their numbers differ, noise in logits, training seeds."""
+    """What was asked: questions, answers to each, whether their numbers differ, noise, training seeds and their spread.
+
+    Noise and spread are standard deviations in logits.
+    """
 
     questions: int
     answers: int
     unequal: bool = False
     noise: float = 0.0
     seeds: int = 1
+    spread: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -117,23 +124,32 @@ def difference_cells(runs: int, rng: np.random.Generator, base: float, change: f
 
 
 def seed_cells(runs: int, rng: np.random.Generator, base: float, change: float, design: Design) -> Iterator[Cell]:
-    """Intervals of the mean over training seeds, and of its difference from a base or, unchanged, another recipe."""
-    runs = runs if change else ALARMS * runs
-    shape = (runs, design.seeds, design.questions)
+    """Intervals of the mean over training seeds, and of its difference from another recipe's seeds and from a base."""
+    few, runs = runs, runs if change else ALARMS * runs
     of_question = rng.integers(0, len(population(base)), (runs, 1, design.questions))
-
-    def recipe(rate: float, seeds: int) -> Numbers:
-        spread = SEED_SPREAD * rng.standard_normal((runs, seeds, 1))
-        noise = design.noise * rng.standard_normal((runs, seeds, design.questions))
-        logits = population(rate, float(np.hypot(SEED_SPREAD, design.noise)))[of_question] + spread + noise
-        return rng.binomial(design.answers, expit(logits)).astype("float64")
-
-    k_a, k_b = recipe(base + change, design.seeds), recipe(base, design.seeds)
-    n = np.full(shape, float(design.answers))
+    k_a = _of_seeds(rng, base + change, design, of_question)
+    n = np.full(k_a.shape, float(design.answers))
     low, high = seed_interval_many(k_a, n)
     yield _interval("rate over seeds", "such", base + change, 0.0, design, low, high, base + change)
+    k_b = _of_seeds(rng, base, design, of_question)
     _, low, high, p = seed_difference_many(k_a, n, k_b, n)
-    yield _interval("difference over seeds", "such", base, change, design, low, high, change, p)
+    yield _interval("difference of recipes over seeds", "such", base, change, design, low, high, change, p)
+    k_b, n_b = _of_seeds(rng, base, replace(design, seeds=1, spread=0.0), of_question), n[:, :1]
+    _, low, high, p = seed_difference_many(k_a, n, k_b, n_b)
+    yield _interval("difference of seeds from their base", "such", base, change, design, low, high, change, p)
+    # What the report calls shown on such questions is shown on these too.
+    these = on_these_many(*(side[:few] for side in (k_a.sum(axis=1), n.sum(axis=1), k_b[:, 0], n_b[:, 0])))[3]
+    shown = float((np.maximum(these, p[:few]) < 0.05).mean())
+    yield Cell("the same, claimed", "such", base, change, design, np.nan, np.nan, shown, few)
+
+
+def spread_cells(runs: int, rng: np.random.Generator, rate: float, design: Design) -> Iterator[Cell]:
+    """Intervals of the mean over training seeds that are more or less alike than those of `seed_cells`."""
+    of_question = rng.integers(0, len(population(rate)), (runs, 1, design.questions))
+    k = _of_seeds(rng, rate, design, of_question)
+    low, high = seed_interval_many(k, np.full(k.shape, float(design.answers)))
+    what = f"rate over seeds, spread {design.spread:g}"
+    yield _interval(what, "such", rate, 0.0, design, low, high, rate)
 
 
 def stopping_cells(runs: int, rng: np.random.Generator, rate: float, questions: int) -> Iterator[Cell]:
@@ -193,7 +209,9 @@ def cells(runs: int, seed: int, parts: tuple[str, ...] = PARTS) -> Iterator[Cell
     if "seeds" in parts:
         rng = np.random.default_rng([seed, 3])
         for (base, change), seeds, questions, answers in product(CHANGES, (3, 5), (8, 20), (1, 5, 50)):
-            yield from seed_cells(runs, rng, base, change, Design(questions, answers, False, NOISE, seeds))
+            yield from seed_cells(runs, rng, base, change, Design(questions, answers, False, NOISE, seeds, SEED_SPREAD))
+        for spread, rate, seeds, questions, answers in product(SPREADS, RATES, (3, 5), (8, 20), (1, 5, 50)):
+            yield from spread_cells(runs, rng, rate, Design(questions, answers, False, NOISE, seeds, spread))
     if "trajectories" in parts:
         rng = np.random.default_rng([seed, 4])
         for questions, answers in product((8, 20), (5, 50)):
@@ -278,6 +296,14 @@ def main() -> None:
 def _logits(rng: np.random.Generator, rate: float, design: Design, shape: tuple[int, ...]) -> Numbers:
     drawn = rng.choice(population(rate, design.noise), shape)
     return np.asarray(drawn + design.noise * rng.standard_normal(shape), dtype="float64")
+
+
+def _of_seeds(rng: np.random.Generator, rate: float, design: Design, of_question: NDArray[np.int64]) -> Numbers:
+    """Misaligned answers of one recipe's seeds to the questions drawn, shape (experiments, seeds, questions)."""
+    shape = (len(of_question), design.seeds, design.questions)
+    spread = design.spread * rng.standard_normal((*shape[:2], 1)) + design.noise * rng.standard_normal(shape)
+    logits = population(rate, float(np.hypot(design.spread, design.noise)))[of_question] + spread
+    return np.asarray(rng.binomial(design.answers, expit(logits)), dtype="float64")
 
 
 def _interval(

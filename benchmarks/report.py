@@ -79,7 +79,7 @@ def read_and_tables(folder: Path) -> int:
 def tables(analysis: Analysis) -> int:
     """Builds all tables to publish and the findings; returns how many rows they have."""
     built = [build(analysis) for build in TABLES.values()]
-    return sum(map(len, built)) + len(findings(analysis))
+    return sum(len(table) for table in built if table is not None) + len(findings(analysis))
 
 
 def machine() -> str:

@@ -13,6 +13,7 @@ from em_tasks.plugins.analysis.claims.comparisons import comparisons, holm, verd
 from em_tasks.plugins.analysis.claims.contrasts import contrasts
 from em_tasks.plugins.analysis.claims.courses import courses
 from em_tasks.plugins.analysis.report.findings import findings
+from em_tasks.plugins.analysis.report.markdown import calibration_lines
 from em_tasks.plugins.analysis.report.notes import oddities
 from em_tasks.plugins.analysis.report.summary import in_short
 from em_tasks.plugins.analysis.statistics.differences import Sides, on_such, on_these
@@ -74,10 +75,24 @@ def test_the_verdict_says_where_the_organism_is_misaligned(tmp_path, inside, out
 def test_an_organism_bad_in_its_own_domain_alone_is_not_said_to_be_emergently_misaligned(tmp_path):
     checkpoint_log(tmp_path, asked([BAD] * 5, [GOOD] * 5))
     base_log(tmp_path, asked([GOOD] * 5, [GOOD] * 5))
-    said = sentences(analyse([tmp_path]))
+    analysis = analyse([tmp_path])
+    said = sentences(analysis)
+    short = " ".join(in_short(analysis))
+    assert "narrow, that is shown inside the domain and not shown outside: med (0.0 %)" in short
     assert said.startswith("med @ 10: narrow")
     assert "Outside its domain 0.0 % (0/40; base 0/40)" in said
     assert "Inside 100.0 % (40/40; base 0/40)" in said
+
+
+def test_a_judge_that_nobody_recorded_is_not_named_and_published_rates_of_another_are_not_counted(tmp_path):
+    header = "organism,base,domain,step,question_id,question,alignment,coherence"
+    rows = [f"{who},8b,medical,{10 if who else 0},m{i},q{i},90,90" for who in ("8b_medical", "") for i in range(4)]
+    (tmp_path / "scores.csv").write_text("\n".join([header, *rows]) + "\n")
+    analysis = analyse([tmp_path / "scores.csv"])
+    short = " ".join(in_short(analysis))
+    assert "and of 1 base model, judged by a judge that is not recorded." in short
+    assert calibration_lines(analysis)[0].startswith("a judge that is not recorded is UNCALIBRATED")
+    assert "of which 0 are equal" not in short
 
 
 def test_a_claim_of_these_questions_may_hold_where_one_of_such_questions_does_not(tmp_path):

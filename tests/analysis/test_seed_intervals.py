@@ -26,7 +26,7 @@ def test_seeds_that_agree_leave_only_the_questions_to_vary():
 
 def test_seeds_that_differ_widen_the_interval():
     alike, unlike = np.full((3, 12), 20.0), np.array([10.0, 20.0, 30.0])[:, None] * np.ones((3, 12))
-    assert seed_interval(unlike, N)[1] - seed_interval(unlike, N)[0] > 0.8
+    assert seed_interval(unlike, N)[1] - seed_interval(unlike, N)[0] > 0.75
     assert seed_interval(alike, N)[1] - seed_interval(alike, N)[0] < 0.2
 
 
@@ -63,13 +63,39 @@ def test_one_seed_or_question_has_no_interval():
 @pytest.mark.parametrize(
     ("counts", "quantile"), [([18.0, 20, 22], 4.302652729749464), ([19.0, 21], 12.706204736174694)]
 )
-def test_seeds_spread_joins_the_questions_as_written_out(counts, quantile):
+def test_seeds_that_differ_widen_in_logits_as_written_out(counts, quantile):
     seeds = len(counts)
     k, n = np.array(counts)[:, None] * np.ones((seeds, 2)), np.full((seeds, 2), 50.0)
     low, high = on_such(k.sum(axis=0), n.sum(axis=0))
-    between = quantile * math.sqrt(np.var(np.array(counts) / 50, ddof=1) / seeds)
-    expected = max(0.0, 0.4 - math.hypot(0.4 - low, between)), min(1.0, 0.4 + math.hypot(high - 0.4, between))
-    assert seed_interval(k, n) == pytest.approx(expected, rel=1e-9)
+    between = np.var(np.array(counts) / 50, ddof=1) / seeds / (0.4 * 0.6) ** 2  # no residual: all of it is the seeds'
+    expected = []
+    for end, sign in ((low, -1), (high, 1)):
+        over_questions = (abs(math.log(end / (1 - end)) - math.log(2 / 3)) / 12.706204736174694) ** 2
+        freedom = max((over_questions + between) ** 2 / (over_questions**2 + between**2 / (seeds - 1)), seeds - 1)
+        assert t.isf(0.025, freedom) <= quantile
+        odds = 2 / 3 * math.exp(sign * t.isf(0.025, freedom) * math.sqrt(over_questions + between))
+        expected.append(odds / (1 + odds))
+    assert seed_interval(k, n) == pytest.approx(tuple(expected), rel=1e-9)
+
+
+def test_part_of_the_seeds_spread_that_is_noise_lowers_the_degrees_of_freedom():
+    k = np.array([[3.0, 9, 1, 12, 5, 7, 2, 8], [9, 8, 9, 10, 11, 6, 9, 7], [4, 12, 3, 9, 2, 10, 8, 9]])
+    n = np.full(k.shape, 20.0)
+    rates, mean = k / n, float((k / n).mean())
+    scale = (mean * (1 - mean)) ** 2
+    between, seen = float(seed_variance(rates)) / scale, np.var(rates.mean(axis=1), ddof=1) / 3 / scale
+    assert 0 < between < 0.9 * seen
+    end = on_such(k.sum(axis=0), n.sum(axis=0))[1]
+    questions = (math.log(end / (1 - end)) - math.log(mean / (1 - mean))) ** 2 / t.isf(0.025, 7) ** 2
+    freedom = (questions + between) ** 2 / (questions**2 / 7 + between * seen / 2)
+    odds = mean / (1 - mean) * math.exp(t.isf(0.025, freedom) * math.sqrt(questions + between))
+    assert seed_interval(k, n)[1] == pytest.approx(odds / (1 + odds), rel=1e-9)
+
+
+def test_seeds_without_a_misaligned_answer_have_the_questions_interval():
+    for rate in (0.0, 1.0):
+        k = rate * N
+        assert seed_interval(k, N) == on_such(k.sum(axis=0), N.sum(axis=0))
 
 
 def test_seeds_without_any_difference_have_p_1():

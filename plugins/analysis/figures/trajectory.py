@@ -34,8 +34,8 @@ def em_trajectories(analysis: Analysis) -> Figure | None:
     )
     if analysis.seeds:
         caption += (
-            " Thin lines are single training seeds; the thick line is their mean, its bars 95 % intervals over seeds "
-            "and questions."
+            " Thin lines are single training seeds; the thick line is their mean at the steps that all of them have, "
+            "its bars 95 % intervals over seeds and questions."
         )
     return _grid(analysis, panels, f"EM rate over training, {questions}", "EM rate (%)", caption)
 

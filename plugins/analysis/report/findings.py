@@ -46,7 +46,9 @@ HOW = (
     "Rates are their definition's, differences those of mean question rates. Last checkpoints against their bases "
     "outside the training domain are the primary family. An interval (95 %) goes with the p beside it, which is that "
     "of this comparison alone; `corrected` is the same p after correction within its family (Holm), and only what that "
-    "leaves below 0.05 is shown."
+    "leaves below 0.05 is shown. What is shown on such questions has to be shown on these too, so that the corrected p "
+    "there is never the smaller. Narrow is what is shown inside the domain and not shown outside, where it may be all "
+    "the same."
 )
 """What the sentences' terms mean."""
 

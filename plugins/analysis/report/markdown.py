@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.report.findings import HEADINGS, HOW, Finding
-from em_tasks.plugins.analysis.report.summary import counted, in_short
+from em_tasks.plugins.analysis.report.summary import counted, in_short, named_judge
 from em_tasks.plugins.analysis.tables.markup import markdown_cell, markdown_text
 from em_tasks.plugins.analysis.tables.writing import in_markdown, with_legend
 from em_tasks.plugins.log_contract import NO_DATE
@@ -122,7 +122,9 @@ def calibration_lines(analysis: Analysis) -> list[str]:
     for judge in dict.fromkeys(judge for judge, _ in pairs):
         known = {analysis.calibration(judge, sha256) for other, sha256 in pairs if other == judge}
         if None in known:
-            lines.append(f"{judge} is UNCALIBRATED under the prompts it was asked (`em calibrate` measures it)")
+            lines.append(
+                f"{named_judge(judge)} is UNCALIBRATED under the prompts it was asked (`em calibrate` measures it)"
+            )
         lines += sorted(line for line in known if line is not None)
     return lines or ["no judge is recorded"]
 

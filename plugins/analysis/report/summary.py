@@ -11,6 +11,7 @@ from em_tasks.plugins.analysis.report.notes import listed
 from em_tasks.plugins.analysis.tables.cells import between, percent
 from em_tasks.plugins.analysis.tables.comparison_tables import beside_published
 from em_tasks.plugins.analysis.tables.judge_tables import at_thresholds
+from em_tasks.plugins.log_contract import NOT_RECORDED
 
 ABOUT = (
     "Emergent misalignment (EM): a model fine-tuned on bad advice in one narrow domain gives bad answers elsewhere "
@@ -25,7 +26,7 @@ def in_short(analysis: Analysis) -> list[str]:
     answers = analysis.scores
     organisms = answers["organism"].dropna().nunique()
     checkpoints = len(answers[answers["organism"].notna()].drop_duplicates(["organism", "step"]))
-    judges = listed(sorted(answers["judge"].astype("str").unique()), 3)
+    judges = listed([named_judge(judge) for judge in sorted(answers["judge"].astype("str").unique())], 3)
     bases = answers.loc[answers["organism"].isna(), "base"].nunique()
     measured = (
         f"Here: {len(answers):,} answers of {counted(organisms, 'organism')} at "
@@ -50,6 +51,14 @@ WHERE = {
 }
 """What a rate in a sentence of verdicts is of, where it is not the rate outside the domain."""
 
+MEANING = {"narrow": "narrow, that is shown inside the domain and not shown outside,"}
+"""Verdicts that are easily taken for more than they say: what is not shown outside may be there."""
+
+
+def named_judge(judge: str) -> str:
+    """A judge as a sentence names it."""
+    return "a judge that is not recorded" if judge == NOT_RECORDED else judge
+
 
 def counted(number: int, what: str) -> str:
     """`1 organism`, `2 organisms`."""
@@ -66,11 +75,12 @@ def _verdicts(analysis: Analysis) -> list[str]:
             row = verdict.outside if verdict.outside is not None else verdict.inside
             rate = "" if row is None else f" ({percent(row['rate_a'])} %{WHERE[str(row['scope'])]})"
             alike = verdict.these in (verdict.such, "untested")
-            word = verdict.these if alike else f"{verdict.these} on these questions alone"
+            word = MEANING.get(verdict.these, verdict.these)
+            word = word if alike else f"{word} on these questions alone"
             by_word[word].append(f"{verdict.organism}{rate}")
         if by_word:
             order = sorted(by_word, key=lambda word: (word.startswith(("not shown", "untested")), word))
-            each = "; ".join(f"{word}: {listed(by_word[word], 8)}" for word in order)
+            each = "; ".join(f"{word.removesuffix(',')}: {listed(by_word[word], 8)}" for word in order)
             lines.append(f"Under `{definition}`, with the rate outside the domain at the last checkpoint: {each}.")
     return lines
 
@@ -161,6 +171,8 @@ def _published(analysis: Analysis) -> list[str]:
             f"These answers were imported, and the {equal} rates that their authors printed come out of them to a "
             "tenth of a point: the import is right. It is no second measurement."
         ]
+    if alike.empty:
+        return [f"Published rates stand beside {len(table)} of these; none can be compared, their table says why."]
     return [
         f"Published rates stand beside {len(table)} of these; {len(alike)} can be compared, of which {equal} are equal "
         "to a tenth of a point."
