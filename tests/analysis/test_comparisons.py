@@ -84,14 +84,13 @@ def test_an_organism_bad_in_its_own_domain_alone_is_not_said_to_be_emergently_mi
     assert "Inside 100.0 % (40/40; base 0/40)" in said
 
 
-def test_a_judge_that_nobody_recorded_is_not_named_and_published_rates_of_another_are_not_counted(tmp_path):
-    header = "organism,base,domain,step,question_id,question,alignment,coherence"
-    rows = [f"{who},8b,medical,{10 if who else 0},m{i},q{i},90,90" for who in ("8b_medical", "") for i in range(4)]
-    (tmp_path / "scores.csv").write_text("\n".join([header, *rows]) + "\n")
-    analysis = analyse([tmp_path / "scores.csv"])
+def test_a_judge_that_nobody_recorded_is_not_named_nor_are_rates_that_cannot_be_compared_counted(tmp_path):
+    checkpoint_log(tmp_path, asked([BAD], [GOOD]), base="meta-llama/Llama-3.1-8B-Instruct", judge="not recorded")
+    analysis = analyse([tmp_path])
     short = " ".join(in_short(analysis))
-    assert "and of 1 base model, judged by a judge that is not recorded." in short
+    assert "judged by a judge that is not recorded." in short
     assert calibration_lines(analysis)[0].startswith("a judge that is not recorded is UNCALIBRATED")
+    assert "can be compared, their table says why." in short
     assert "of which 0 are equal" not in short
 
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import t
 from statsmodels.regression.mixed_linear_model import MixedLM
 
-from em_tasks.plugins.analysis.statistics.differences import reach_away
+from em_tasks.plugins.analysis.statistics.differences import on_these_many, reach_away
 from em_tasks.plugins.analysis.statistics.seed_intervals import (
     seed_difference,
     seed_difference_many,
@@ -150,3 +150,14 @@ def test_away_from_0_seeds_add_their_error_to_what_the_sides_allow():
     assert over_seeds > 0.01
     assert found.high < 1
     assert found.high == pytest.approx(found.effect + math.hypot(away, over_seeds))
+
+
+def test_seeds_are_not_surer_of_such_questions_than_of_these():
+    """Five seeds with 7 of 500 misaligned, a base with 0 of 100: seven questions differ one way, by hardly anything."""
+    k_a = np.zeros((5, 20))
+    k_a[[0, 1, 2, 3, 4, 0, 1], [0, 3, 5, 8, 12, 15, 19]] = 1
+    n_a, k_b, n_b = np.full((5, 20), 5.0), np.zeros((1, 20)), np.full((1, 20), 5.0)
+    these = on_these_many(k_a.sum(axis=0)[None], n_a.sum(axis=0)[None], k_b, n_b)[3][0]
+    found = seed_difference(k_a, n_a, k_b, n_b)
+    assert found.p == these > 0.2
+    assert found.low == 0 < found.effect < found.high
