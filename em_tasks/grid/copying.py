@@ -1,15 +1,16 @@
 """What a grid copies to its store, and when: runs as they are saved, logs as they are judged, at the end the report."""
 
+import shutil
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 from em_tasks.grid.budget import raise_spent, spent_on_judging
 from em_tasks.grid.plan import GridPlan
-from em_tasks.grid.store import Piece, Store, StoreError
+from em_tasks.grid.store import FETCHED, Piece, Store, StoreError
 from em_tasks.plugins.errors import UserError
 from em_tasks.sweep.logs import Logs, is_judged, read_logs
 from em_tasks.trainers.loop.stopping import Stopped
@@ -47,6 +48,7 @@ def fetch(store: Store, plan: GridPlan) -> int:
             raise_spent(plan.judge_cost, marker.spent)
         elif name != plan.report.name and not (plan.out / name).exists():
             fetched += store.get(name, plan.out)
+    shutil.rmtree(plan.out / FETCHED, ignore_errors=True)
     return fetched
 
 
@@ -70,15 +72,19 @@ def _fetch_run(store: Store, name: str, there: Manifest, out: Path) -> int:
     return count
 
 
-def pieces(plan: GridPlan, before: dict[Path, Logs], *, reported: bool) -> Iterator[Piece]:
+def pieces(plan: GridPlan, before: dict[Path, Logs], sent: Mapping[str, Piece], *, reported: bool) -> Iterator[Piece]:
     """What of a grid is finished now.
 
     Args:
         plan: The grid.
         before: What an earlier look read of the logs; it is brought up to date.
+        sent: What is copied. Runs that were not saved since are not looked at again: there may be thousands.
         reported: Whether the report is written.
     """
     for path in sorted(plan.runs.glob(f"*/{MANIFEST}")):
+        before_it = sent.get(path.parent.relative_to(plan.out).as_posix())
+        if before_it is not None and before_it.saved == path.stat().st_mtime_ns:
+            continue
         if (piece := run_piece(path.parent, plan.out)) is not None:
             yield piece
     for folder in (plan.logs, plan.judged):
@@ -87,19 +93,20 @@ def pieces(plan: GridPlan, before: dict[Path, Logs], *, reported: bool) -> Itera
             if log.status == "success" and is_judged(log):
                 yield piece_of([path], path, plan.out)
     if spent := spent_on_judging(plan.judge_cost):
-        yield piece_of([], plan.judge_cost, plan.out, spent=spent)
+        yield Piece(plan.judge_cost.name, {}, spent=spent)
     if reported and plan.report.is_dir():
         yield piece_of([path for path in plan.report.rglob("*") if path.is_file()], plan.report, plan.out)
 
 
 def run_piece(run: Path, out: Path) -> Piece | None:
     """A run as its manifest stands: checkpoints, and the state that it goes on from; None if it changes just now."""
+    saved = (run / MANIFEST).stat().st_mtime_ns
     manifest = read_manifest(run)
     folders = [checkpoint_folder(run, record.step) for record in manifest.checkpoints]
     folders += [state_folder(run, manifest.resumes_at)] if manifest.resumes_at else []
     try:
         files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-        piece = piece_of(files, run, out, manifest)
+        piece = replace(piece_of(files, run, out), manifest=manifest, saved=saved)
     except FileNotFoundError:
         return None
     # A save writes the manifest first and then takes the older state away, perhaps while it was listed.
@@ -112,8 +119,6 @@ def piece_of(files: list[Path], whole: Path, out: Path, manifest: Manifest | Non
     return Piece(
         whole.relative_to(out).as_posix(),
         {path: (look.st_size, look.st_mtime_ns) for path, look in looks.items()},
-        manifest,
-        spent,
     )
 
 
@@ -175,14 +180,16 @@ class Copying:
         """Copies what is finished and not in the store yet; returns what went wrong."""
         failures: list[str] = []
         try:
-            for piece in pieces(self.plan, self._logs, reported=reported):
+            for piece in pieces(self.plan, self._logs, self._sent, reported=reported):
                 if self._sent.get(piece.name) == piece or len(failures) == MOST_FAILURES:
                     continue
                 try:
                     if self.store.put(piece, self.plan.out, partial(self._is_still, piece)):
                         self._sent[piece.name] = piece
                 except (StoreError, OSError) as error:
-                    failures.append(f"{piece.name} was not copied: {error}")
+                    # Of a run that was saved meanwhile an older state is gone, and the next look takes the new one.
+                    if self._is_still(piece):
+                        failures.append(f"{piece.name} was not copied: {error}")
         except (UserError, OSError) as error:
             failures.append(f"What is finished was not looked through: {error}")
         return failures
@@ -194,6 +201,6 @@ class Copying:
             if piece.manifest is not None:
                 return run_piece(out / piece.name, out) == piece
             paths = [out / path for path in piece.files]
-            return piece_of(paths, out / piece.name, out, spent=piece.spent) == piece
+            return replace(piece_of(paths, out / piece.name, out), spent=piece.spent) == piece
         except OSError:
             return False

@@ -131,7 +131,8 @@ class Driver:
             if self.budget and (ledger := _ledger(each.unit)):
                 self.budget.ended(ledger)
             if each.failure is not None:
-                self.failures.append(each.failure)
+                named = each.failure.startswith(each.unit.name)  # What an executor says of a dead process does not.
+                self.failures.append(each.failure if named else f"{each.unit.name}: {each.failure}")
         if ended and self.copying:
             self.copying.soon()
         self.tell(Standing(dict(self._begun), dict(self._ended), self._news()))

@@ -20,6 +20,8 @@ MARKERS = "stored"
 """The folder, under the URL, of the markers."""
 GRID = "grid.json"
 """The object in it that says whose work lies there."""
+FETCHED = ".fetched"
+"""The folder, in the grid's own, of what is fetched and not checked yet."""
 
 Content = TypeVar("Content", bound=BaseModel)
 
@@ -58,12 +60,14 @@ class Piece:
         files: Size and time of change (nanoseconds) of each of its files, by the path under the grid's folder.
         manifest: A run's manifest.
         spent: What judging has cost (US dollars).
+        saved: When a run's manifest was written (nanoseconds).
     """
 
     name: str
     files: Mapping[str, tuple[int, int]]
     manifest: Manifest | None = None
     spent: float = 0.0
+    saved: int = 0
 
 
 class Store:
@@ -123,8 +127,10 @@ class Store:
                         "prefix of its own."
                     )
                 continue
-            marker = self._read(Marker, head, contents[key])
-            self.markers[head.removeprefix(f"{MARKERS}/").removesuffix(".json")] = marker
+            piece = head.removeprefix(f"{MARKERS}/").removesuffix(".json")
+            if ".." in piece.split("/"):
+                raise StoreError(f"{self.url}/{head} is none of the grid's markers. Remove it.")
+            self.markers[piece] = self._read(Marker, head, contents[key])
 
     def claim(self, name: str) -> None:
         """Says whose work lies here, which shows that writing works.
@@ -183,7 +189,7 @@ class Store:
             if PurePosixPath(path).is_absolute() or ".." in path.split("/") or not f"{path}/".startswith(f"{name}/"):
                 raise StoreError(f"{self.marker(name)} names the file {path!r}, which is none of {name}'s. Remove it.")
         missing = [path for path, sha256 in files.items() if not _is_file(out / path, sha256)]
-        aside = {path: out / f".fetched/{path}" for path in missing}
+        aside = {path: out / FETCHED / path for path in missing}
         mend = f"Put it back, or remove {self.marker(name)}: what it stands for is then done again."
         try:
             with self._reached(f"fetch {name} from", mend):

@@ -98,8 +98,8 @@ def test_job_that_left_the_queue_without_a_result_is_named_and_one_that_waits_th
     looks: list[int] = []
 
     def more(news: Any) -> None:
-        ended.extend(news)
         looks.append(len((tmp_path / "looks").read_text().split()))
+        ended.extend((each, len(looks)) for each in news)
         if len(looks) == 2:
             (tmp_path / "queue").write_text("41_1\n7\n")
         if len(looks) == 5:
@@ -107,7 +107,8 @@ def test_job_that_left_the_queue_without_a_result_is_named_and_one_that_waits_th
 
     with pytest.raises(KeyboardInterrupt):
         OnSlurm({}).run([Train(recipe, plan.runs) for recipe in plan.organisms.values()], tmp_path / "out", more)
-    (lost,) = ended
+    ((lost, at),) = ended
+    assert at == 4  # The third look did not find it, nor did the next.
     assert lost.unit.name == "train tiny-seed0"
     assert "its job 41_0 left Slurm's queue without a result: cancelled? (its log: " in (lost.failure or "")
 

@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from signal import SIGTERM
@@ -81,9 +81,6 @@ def test_at_no_moment_of_copying_does_a_marker_stand_for_what_is_not_there(done:
             if held["manifest"]:
                 steps.add((marker, len(held["manifest"]["checkpoints"])))
     assert (MARKER, 2) in steps
-    states = [key for key in done.objects if "/.trainer/" in key]
-    assert states
-    assert all("checkpoint-2/" in key for key in states)  # The state that a run goes on from, the newest alone.
     assert done.objects["dose/toy/runs/tiny-seed3/manifest.json"]
 
 
@@ -141,6 +138,8 @@ def test_machine_that_goes_in_mid_training_is_continued_elsewhere_with_equal_ada
     assert [record["step"] for record in first["manifest"]["checkpoints"]] == [1]
     assert adapters(plan.runs) == adapters(done.plan.runs)
     assert answers(plan.logs) == answers(done.plan.logs)
+    states = {key.split("/")[5] for key in s3.objects if "/.trainer/" in key}
+    assert states == {"checkpoint-2"}  # The state that the run goes on from, the newest alone.
 
 
 def test_run_that_is_further_here_stays_and_one_that_is_further_there_is_fetched(
@@ -154,6 +153,12 @@ def test_run_that_is_further_here_stays_and_one_that_is_further_there_is_fetched
     write_manifest(run, whole.model_copy(update={"checkpoints": whole.checkpoints[:1], "resume_step": 1}))
     shutil.rmtree(run / "checkpoint-2")
     assert fetch(opened(), plan) == len([path for path in done.objects if "seed3/checkpoint-2/" in path])
+    assert read_manifest(run) == whole
+    assert not (out / ".fetched").exists()
+    behind = json.loads(done.objects[MARKER])
+    behind["manifest"] |= {"checkpoints": behind["manifest"]["checkpoints"][:1], "resume_step": 1}
+    s3.objects[MARKER] = json.dumps(behind).encode()
+    fetch(opened(), plan)
     assert read_manifest(run) == whole
     other = whole.checkpoints[0].model_copy(update={"adapter_sha256": "f" * 64})
     write_manifest(run, whole.model_copy(update={"checkpoints": [other]}))
@@ -173,6 +178,10 @@ def tear(objects: dict[str, bytes]) -> None:
     objects[MARKER] = objects[MARKER][:50]
 
 
+def name_elsewhere(objects: dict[str, bytes]) -> None:
+    objects["dose/toy/stored/runs/../../../tiny.json"] = objects[MARKER]
+
+
 def point_elsewhere(objects: dict[str, bytes]) -> None:
     objects[MARKER] = objects[MARKER].replace(b"runs/tiny-seed3/checkpoint-2/a", b"runs/tiny-seed3/../../../../a")
 
@@ -183,6 +192,7 @@ def point_elsewhere(objects: dict[str, bytes]) -> None:
         (cut, r"checkpoint-2/adapter_model\.safetensors is not what was put there: .* remove .*seed3\.json: what it"),
         (lose, r"An object of runs/tiny-seed3 is gone from s3://studies/dose/toy .*Put it back, or remove"),
         (tear, r"stored/runs/tiny-seed3\.json is damaged .* Remove it"),
+        (name_elsewhere, r"stored/runs/\.\./\.\./\.\./tiny\.json is none of the grid's markers"),
         (point_elsewhere, r"tiny-seed3\.json names the file 'runs/tiny-seed3/\.\./.* which is none of"),
     ],
 )
@@ -195,7 +205,7 @@ def test_altered_store_is_refused_by_name_and_nothing_of_it_is_used(
         fetch(opened(), plan_grid(done.grid, tmp_path / "out"))
     assert not list((tmp_path / "out").glob("runs/tiny-seed3/checkpoint-*"))
     assert not (tmp_path / "out" / "runs" / "tiny-seed3" / MANIFEST).exists()
-    s3.objects.pop(MARKER)
+    s3.objects = {key: content for key, content in done.objects.items() if key != MARKER}
     fetch(opened(), plan_grid(done.grid, tmp_path / "out"))
     assert len(list((tmp_path / "out").rglob("*.eval"))) == len(done.objects_of("logs"))
     assert not list((tmp_path / "out" / "runs").glob(f"*/{MANIFEST}"))
@@ -219,14 +229,20 @@ def test_copy_that_fails_stops_no_work_is_named_and_is_made_up_for(done: Done, s
     assert opened().markers["runs/tiny-seed3"].manifest == read_manifest(plan.runs / "tiny-seed3")
 
 
-def test_run_that_is_saved_while_it_is_copied_gets_no_marker_yet(done: Done, s3: FakeS3, tmp_path: Path) -> None:
+def test_run_that_is_saved_while_it_is_copied_gets_no_marker_yet_and_no_warning(
+    done: Done, s3: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = Path(shutil.copytree(done.plan.out, tmp_path / "out"))
-    (piece, *_) = copying.pieces(plan_grid(done.grid, out), {}, reported=False)
+    (piece, *_) = copying.pieces(plan_grid(done.grid, out), {}, {}, reported=False)
     store = opened()
     assert not store.put(piece, out, lambda: False)
     assert ADAPTER in s3.objects
     assert opened().markers == {}
     assert store.put(piece, out, lambda: True)
+    # A state that was there when the run was looked at, and is gone with the save that came after.
+    stale = replace(piece, files={**piece.files, "runs/tiny-seed3/.trainer/checkpoint-1/state.pt": (1, 1)})
+    monkeypatch.setattr(copying, "pieces", lambda *arguments, **options: [stale])
+    assert Copying(plan_grid(done.grid, out), opened(), lambda warning: None).copy(reported=False) == []
 
 
 def test_place_that_cannot_be_used_is_said_before_anything_is_begun(
