@@ -8,6 +8,7 @@ deleted, and every connection and process. The attacks are in `support/attacks/`
 
 import argparse
 import contextlib
+import gc
 import multiprocessing
 import os
 import random
@@ -103,10 +104,22 @@ WATCH = Watch()
 
 def attack(kinds: list[Kind], cases: int, number: int) -> Iterator[Result]:
     """Runs `cases` cases in all, shared out by the kinds' weights, in one process a kind, and tells of each."""
+    _import_once()
     sys.addaudithook(WATCH)
     weights = sum(kind.weight for kind in kinds)
     for kind in kinds:
         yield _in_a_process(kind, max(1, round(cases * kind.weight / weights)), number)
+
+
+def _import_once() -> None:
+    """Imports here what each kind's process would import when it first needs it, and keeps the collector off it."""
+    import torch  # noqa: F401
+    import transformers.models.auto.tokenization_auto  # noqa: F401
+    from inspect_ai.model import get_model
+
+    get_model("mockllm/model")  # Inspect looks through every installed package for what it registers.
+    gc.collect()
+    gc.freeze()
 
 
 def _in_a_process(kind: Kind, cases: int, number: int) -> Result:

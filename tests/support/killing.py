@@ -1,9 +1,9 @@
 """Trains one organism in processes that are killed, again and again, and compares it with an undisturbed one.
 
-Run by hand for many kills: `python -m tests.support.killing 100 SEED FOLDER`. Everything is imported once; each
-attempt is a fork that dies in one of four ways: at the n-th file or folder that training touches, in the middle of
-writing a file (after n bytes of it, through the size limit whose signal ends a process at once), when a step is
-reported, and at any moment (a timer's signal).
+Run by hand for many kills: `python -m tests.support.killing 100 SEED FOLDER`. Everything is imported once, what `train`
+imports when it first needs it too; each attempt is a fork that dies in one of four ways: at the n-th file or folder
+that training touches, in the middle of writing a file (after n bytes of it, through the size limit whose signal ends a
+process at once), when a step is reported, and at any moment (a timer's signal).
 """
 
 import json
@@ -28,8 +28,11 @@ os.environ |= {
     "CUDA_VISIBLE_DEVICES": "",
 }
 
+import peft  # noqa: F401
 import torch
+import transformers.models.llama.modeling_llama  # noqa: F401
 
+from em_tasks.trainers.loop import whole_run  # noqa: F401
 from em_tasks.trainers.loop.progress import Progress
 from em_tasks.trainers.run.manifest import read_manifest
 from em_tasks.trainers.run.recipe import Recipe
