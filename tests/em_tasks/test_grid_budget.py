@@ -1,5 +1,6 @@
 """The cap on what a study's judges cost: shared among units, kept over restarts, never passed."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from em_tasks.grid.executors.protocol import Ended
 from em_tasks.grid.needs import grid_needs
 from em_tasks.grid.plan import plan_grid
 from em_tasks.grid.run import Driver
-from em_tasks.grid.units import Evaluate, Unit, do
+from em_tasks.grid.units import Evaluate, Unit
 from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.judging.cost import CostCap, JudgeCostError, spent_in
 from tests.support.fake_openai import USAGE, fake_openai, number
@@ -20,6 +21,14 @@ from tests.support.grids import grid_file, run_grid
 JUDGE = "openai/gpt-4o-mini"
 CALL = (USAGE["prompt_tokens"] * 0.15 + USAGE["completion_tokens"] * 0.6) / 1e6
 """What one call to the fake API costs at the list price (US dollars)."""
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a grid of one organism, trained, asked and judged without a cap."""
+    folder = tmp_path_factory.mktemp("asked")
+    run_grid(grid_file(folder, {"seed": [3]}), folder / "out", reported=False)
+    return folder / "out"
 
 
 def test_ledger_holds_a_call_before_it_is_sent_and_its_cost_when_it_is_back(tmp_path: Path) -> None:
@@ -75,15 +84,15 @@ def test_judge_without_a_known_price_is_refused_before_the_first_unit(
 
 
 def test_study_never_pays_more_than_its_cap_and_goes_on_from_what_it_paid_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def capped(dollars: float) -> Path:
-        asked = {"questions": ["general"], "samples": 1, "max_judge_cost": dollars}
-        return grid_file(tmp_path, {"seed": [3], "judge": [None, JUDGE]}, evaluate=asked)
+        evaluate = {"questions": ["general"], "samples": 1, "max_judge_cost": dollars}
+        return grid_file(tmp_path, {"seed": [3], "judge": [None, JUDGE]}, evaluate=evaluate)
 
     monkeypatch.setenv("EM_JUDGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("OPENAI_API_KEY", "test")
-    out = tmp_path / "out"
+    out = Path(shutil.copytree(asked, tmp_path / "out"))
     with fake_openai(lambda prompt: number(70)) as judge:
         monkeypatch.setenv("OPENAI_BASE_URL", judge.base_url)
         cap, seen = 80 * CALL, [0.0]
@@ -101,9 +110,11 @@ def test_study_never_pays_more_than_its_cap_and_goes_on_from_what_it_paid_for(
         assert spent_on_judging(out / "judge_cost") >= len(judge.requests) * CALL - 1e-9
 
 
-def test_evaluations_get_their_shares_and_ledgers_as_they_are_handed_over(tmp_path: Path) -> None:
-    asked = {"questions": ["general"], "samples": 1, "max_judge_cost": 2.0, "judge_price": "1,1"}
-    plan = plan_grid(grid_file(tmp_path, {"seed": [3], "condition": [None, "json"]}, evaluate=asked), tmp_path / "out")
+def test_evaluations_get_their_shares_and_ledgers_as_they_are_handed_over(asked: Path, tmp_path: Path) -> None:
+    shutil.copytree(asked / "runs", tmp_path / "out" / "runs")
+    evaluate = {"questions": ["general"], "samples": 1, "max_judge_cost": 2.0, "judge_price": "1,1"}
+    grid = grid_file(tmp_path, {"seed": [3], "condition": [None, "json"]}, evaluate=evaluate)
+    plan = plan_grid(grid, tmp_path / "out")
     needs = grid_needs(plan, None)
     shares: list[float] = []
 
@@ -111,8 +122,8 @@ def test_evaluations_get_their_shares_and_ledgers_as_they_are_handed_over(tmp_pa
         width = 1
 
         def run(self, units: Sequence[Unit], folder: Path, more: Any) -> None:
-            (training,) = units
-            evaluations = more([Ended(training, do(training, folder))])
+            assert not units  # It is trained.
+            evaluations = more([])
             for unit in evaluations:
                 assert isinstance(unit, Evaluate)
                 assert unit.job.options.judge_ledger is not None
