@@ -120,6 +120,7 @@ def test_without_a_smallest_effect_nothing_is_shown_not_to_differ(tmp_path):
     named = Analysis(read_logs([tmp_path]), smallest_effect=0.1)
     assert word(named) == ("shown not to differ", "shown not to differ")
     assert "shown not to differ by 10.0 points (`betley`)" in sentences(named)
+    assert "shown not to differ by 10.0 points: med (0.0 %)" in " ".join(in_short(named))
     tiny = Analysis(read_logs([tmp_path]), smallest_effect=0.001)
     assert word(tiny)[0] == "not shown"
 

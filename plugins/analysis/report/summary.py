@@ -76,6 +76,8 @@ def _verdicts(analysis: Analysis) -> list[str]:
             rate = "" if row is None else f" ({percent(row['rate_a'])} %{WHERE[str(row['scope'])]})"
             alike = verdict.these in (verdict.such, "untested")
             word = MEANING.get(verdict.these, verdict.these)
+            if analysis.smallest_effect is not None:
+                word = word.replace("not to differ", f"not to differ by {percent(analysis.smallest_effect)} points")
             word = word if alike else f"{word} on these questions alone"
             by_word[word].append(f"{verdict.organism}{rate}")
         if by_word:
