@@ -157,7 +157,9 @@ def test_the_table_of_rates_and_that_of_differences_give_the_same_bounds(tmp_pat
 def test_what_missing_answers_could_undo_is_said_to(tmp_path):
     checkpoint_log(tmp_path, answers([BAD] * 5 + [UNSCORED] * 5, 8, "g"))
     base_log(tmp_path, answers([GOOD] * 4 + [UNSCORED] * 6, 8, "g"))
-    assert "holds only if they are like the others" in sentences(analyse([tmp_path]))
+    analysis = analyse([tmp_path])
+    assert "holds only if they are like the others" in sentences(analysis)
+    assert "broad, if answers without a score are like the others: med (100.0 %)" in " ".join(in_short(analysis))
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,8 @@ def test_what_would_settle_a_difference_is_said_only_where_it_is_more_than_there
 def test_another_definition_is_told_with_its_own_rate():
     other = Verdict("med", "cs2881", "narrow", "narrow", None, row(rate_a=0.5, k_a=20))
     assert _briefly(other) == "Under `cs2881` narrow (50.0 %, 20/40)"
+    of_these = Verdict("med", "cs2881", "broad", "not shown", row(rate_a=0.5, k_a=20), None)
+    assert _briefly(of_these) == "Under `cs2881` broad on these questions alone (50.0 %, 20/40)"
     untested = Verdict("med", "cs2881", "untested", "untested", row(), None, "other judges")
     assert _briefly(untested) == "Under `cs2881` untested: other judges"
 

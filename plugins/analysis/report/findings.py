@@ -191,7 +191,8 @@ def _briefly(other: Verdict) -> str:
     row = other.outside if other.outside is not None else other.inside
     if row is None or other.these == "untested":
         return f"Under `{other.definition}` untested: {other.why}"
-    return f"Under `{other.definition}` {other.these} ({percent(row['rate_a'])} %, {row['k_a']}/{row['n_a']})"
+    word = other.these if other.these == other.such else f"{other.these} on these questions alone"
+    return f"Under `{other.definition}` {word} ({percent(row['rate_a'])} %, {row['k_a']}/{row['n_a']})"
 
 
 def _contrasts(analysis: Analysis, lead: str) -> Iterator[Finding]:

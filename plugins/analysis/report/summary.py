@@ -7,6 +7,7 @@ from em_tasks.plugins.analysis.claims.comparisons import verdicts
 from em_tasks.plugins.analysis.claims.judge_errors import judged_rates
 from em_tasks.plugins.analysis.claims.published import held_against
 from em_tasks.plugins.analysis.claims.trusted_rates import EVERY, TrustedRate, trusted_rates
+from em_tasks.plugins.analysis.claims.verdicts import shown
 from em_tasks.plugins.analysis.report.notes import listed
 from em_tasks.plugins.analysis.tables.cells import between, percent
 from em_tasks.plugins.analysis.tables.comparison_tables import beside_published
@@ -79,6 +80,9 @@ def _verdicts(analysis: Analysis) -> list[str]:
             if analysis.smallest_effect is not None:
                 word = word.replace("not to differ", f"not to differ by {percent(analysis.smallest_effect)} points")
             word = word if alike else f"{word} on these questions alone"
+            missing = row is not None and row["missing_a"] + row["missing_b"] > 0
+            if missing and shown(row, "these") > 0 and row["least"] <= 0:
+                word = f"{word}, if answers without a score are like the others"
             by_word[word].append(f"{verdict.organism}{rate}")
         if by_word:
             order = sorted(by_word, key=lambda word: (word.startswith(("not shown", "untested")), word))
@@ -120,13 +124,13 @@ def _trusted_judge(analysis: Analysis) -> list[str]:
     for trusted in dict.fromkeys(rate.trusted for rate in rates):
         of_judge = [rate for rate in rates if rate.trusted == trusted]
         last = [rate for rate in of_judge if rate.last]
-        shown = [rate for rate in last if rate.scope == "outside"] or last
-        shown = shown or [rate for rate in of_judge if rate.subject == EVERY]
-        each = [_beside_plain(rate) for rate in shown]
-        first = shown[0].corrected
+        leading = [rate for rate in last if rate.scope == "outside"] or last
+        leading = leading or [rate for rate in of_judge if rate.subject == EVERY]
+        each = [_beside_plain(rate) for rate in leading]
+        first = leading[0].corrected
         width = first.high - first.low
         needed = first.labels_for(width / 2)
-        how = "drawn for it" if shown[0].drawn else "taken as drawn at random"
+        how = "drawn for it" if leading[0].drawn else "taken as drawn at random"
         more = (
             f"{needed:,} labels in place of {first.labels:,} would narrow the first interval from {percent(width)} to "
             f"{percent(width / 2)} points."
