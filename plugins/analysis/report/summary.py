@@ -80,8 +80,7 @@ def _verdicts(analysis: Analysis) -> list[str]:
             if analysis.smallest_effect is not None:
                 word = word.replace("not to differ", f"not to differ by {percent(analysis.smallest_effect)} points")
             word = word if alike else f"{word} on these questions alone"
-            missing = row is not None and row["missing_a"] + row["missing_b"] > 0
-            if missing and shown(row, "these") > 0 and row["least"] <= 0:
+            if row is not None and row["missing_a"] + row["missing_b"] and shown(row, "these") > 0 >= row["least"]:
                 word = f"{word}, if answers without a score are like the others"
             by_word[word].append(f"{verdict.organism}{rate}")
         if by_word:
