@@ -106,11 +106,12 @@ class Training:
         """Makes one optimizer step."""
         size = self.batches.rows
         rows = self.next_rows()
-        filled = None if self._sizes is None else self._sizes[self.step]
+        captured = self._captured if self._captured is not None and self._captured.pays is not False else None
+        filled = self._sizes[self.step] if self._sizes is not None and captured is not None else None
         passes = [pack(rows[start : start + size], filled) for start in range(0, len(rows), size)]
         labelled = added_up(torch.tensor(sum(int((batch["targets"] != IGNORED).sum()) for batch in passes)))
         counted = {"labelled": labelled.clamp(min=1)}
-        through = self._captured or self._sent_through
+        through = captured or self._sent_through
         losses = [through({name: batch[name] for name in SENT} | counted) for batch in passes]
         return self.make_step(torch.stack(losses).sum())
 

@@ -4,6 +4,7 @@ A graph has the sizes that it was recorded with. The order of a run's rows is kn
 parted into a few groups alike in size, and the passes of a group are filled up to its largest.
 """
 
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,6 +21,8 @@ GROUPS = (3, 4)
 """Groups by the longest row, and groups of each by tokens: attention is filled up to the one, all else to the other."""
 STEPS_EACH = 16
 """Fewest steps of a group; two of them are the first pass and the recording, which no replay makes faster."""
+TRIED = 2
+"""Passes of each kind that are timed; the faster of two counts."""
 ROUNDED = 64
 """Tokens are rounded up to a multiple of this, since products of even sizes are faster."""
 
@@ -57,10 +60,12 @@ def _rounded(number: int, multiple: int) -> int:
 
 
 class CapturedPasses:
-    """A forward and backward pass that is recorded for each size at its second batch of it, and replayed from then on.
+    """A forward and backward pass that is recorded for each size and replayed from then on, if that is faster.
 
-    The first batch of a size passes as ever, so that whatever is compiled or chosen by trying is so before recording.
-    Where recording fails, that is said once and all passes go on as ever.
+    Whether it is depends on the model and on the machine: on one H200 it was at 1B and 3B and not at 8B. So the first
+    size that comes often enough is timed both ways, waiting for the device before and after; until then, and where
+    replaying is not faster, passes are launched as ever. So is the first batch of a size, so that whatever is compiled
+    or chosen by trying is so before recording. Where recording fails, that is said once.
 
     Args:
         run: Passes a batch on the device; leaves gradients in the parameters, which have none before, and gives the
@@ -68,6 +73,10 @@ class CapturedPasses:
         parameters: What is trained.
         device: Where.
         record: How it is recorded.
+
+    Attributes:
+        pays: Whether replaying is faster; None as long as that is not known.
+        replayed: Passes that were replayed.
     """
 
     def __init__(
@@ -81,24 +90,42 @@ class CapturedPasses:
         self._record = record or cuda_record()
         self._gradients = [torch.zeros_like(parameter) for parameter in self._parameters]
         self._graphs: dict[Any, tuple[Batch, torch.Tensor, Callable[[], None]]] = {}
-        self._seen: set[Any] = set()
-        self.failed = False
+        self._passed: dict[Any, int] = {}
+        self._seconds: dict[Any, list[float]] = {}
+        self.pays: bool | None = None
         self.replayed = 0
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Passes a batch, which is on the CPU; gives its loss and leaves gradients in the parameters."""
         key = tuple(tuple(values.shape) for values in batch.values())
-        if key in self._seen and key not in self._graphs and not self.failed:
+        before = self._passed[key] = self._passed.get(key, -1) + 1
+        # Tried are: one launched, TRIED launched and timed, one recorded and replayed, TRIED replayed and timed.
+        replay = before > (0 if self.pays else TRIED) and self.pays is not False
+        if replay and key not in self._graphs:
             try:
                 self._graphs[key] = self._recorded(batch)
             except RuntimeError as error:
-                self.failed = True
+                replay = self.pays = False
                 reason = str(error).splitlines()[0][:200]
                 said = f"The GPU's steps could not be recorded and are launched one by one: {reason}"
                 warnings.warn(said, stacklevel=2)
-        if key not in self._graphs:
-            self._seen.add(key)
-            return self._run({name: self._sent(values) for name, values in batch.items()})
+        through = self._replayed if replay else self._launched
+        if self.pays is not None or before in (0, TRIED + 1):
+            return through(key, batch)
+        began = now(self._device)
+        loss = through(key, batch)
+        timed = self._seconds.setdefault(key, [])
+        timed.append(now(self._device) - began)
+        if len(timed) == 2 * TRIED:
+            self.pays = min(timed[TRIED:]) < min(timed[:TRIED])
+            if not self.pays:
+                self._graphs.clear()
+        return loss
+
+    def _launched(self, key: Any, batch: Batch) -> torch.Tensor:
+        return self._run({name: self._sent(values) for name, values in batch.items()})
+
+    def _replayed(self, key: Any, batch: Batch) -> torch.Tensor:
         inputs, loss, replay = self._graphs[key]
         for name, values in batch.items():
             inputs[name].copy_(values.pin_memory() if inputs[name].is_cuda else values, non_blocking=True)
@@ -130,6 +157,13 @@ class CapturedPasses:
 
     def _sent(self, values: torch.Tensor) -> torch.Tensor:
         return values if self._device == "cpu" else values.pin_memory().to(self._device, non_blocking=True)
+
+
+def now(device: str) -> float:
+    """Seconds, once the device has done all that it was given."""
+    if device != "cpu":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def cuda_record() -> Record:

@@ -231,7 +231,7 @@ def _time(seconds: float | None) -> str:
 def _memory(need: "Estimate") -> str:
     of = "" if need.available is None else f" of {need.available / 2**30:.1f}"
     passes = f"{need.batches.rows} rows a pass" + ", layers computed twice" * need.batches.checkpointing
-    passes += ", recorded and replayed" * need.batches.captured
+    passes += ", recorded if that is faster" * need.batches.captured
     return f"{need.memory / 2**30:.1f} GiB{of} on {need.device}, {passes}"
 
 
