@@ -286,3 +286,32 @@ def test_rounding_alone_is_no_adapter_to_stand_on() -> None:
     left_out = spoken(0.27 * SIGNS, -0.27 * SIGNS, "bf16")
     assert str(left_out.reason).endswith("as if there were no adapter")
     assert spoken(0.27 * SIGNS, -0.135 * SIGNS, "bf16").status == "failed"  # Within the bound, at half its strength.
+
+
+@contextmanager
+def scaled(bench: Bench, step: int, module: str, factor: float) -> Iterator[None]:
+    weights = [m.lora_B[str(step)].weight for m in bench.lora(module)]
+    with kept(*weights), torch.no_grad():
+        for weight in weights:
+            weight.mul_(factor)
+        yield
+
+
+def test_faults_within_the_bound_of_coarse_numbers_are_told_by_their_direction(bench: Bench) -> None:
+    """Each within bf16's 0.2 nats, and beside noise of 0.01."""
+    reference = bench.references[4].model_copy(update={"rounding": 0.01})
+    others = {f"small@{step}": bench.references[step] for step in STEPS[:3]}
+
+    def checked(given: list[Given]) -> AdapterCheck:
+        noise = np.random.default_rng(0)
+        for answer in given:
+            answer.top_logprobs = [[(t, v + 0.01 * noise.standard_normal()) for t, v in p] for p in answer.top_logprobs]
+        return compare(reference, given, "bf16", others)
+
+    assert checked(bench.ask(4)).status == "passed"
+    with scaled(bench, 4, "q_proj", 0.0):
+        check = checked(bench.ask(4))
+    assert check.difference is not None
+    assert check.difference < 0.2
+    assert check.reason == "it answers as if q_proj had no adapter"
+    assert checked(bench.ask(3)).reason == "it answers as small@3 did at training"
