@@ -23,12 +23,14 @@ SEED = int(os.environ.get("EM_TEST_SEED", "0"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of published data run wherever that data is."""
+    """Tests of published data run wherever that data is; files with slow tests come first: no worker ends alone."""
     if not SHARED.is_dir():
         reason = pytest.mark.skip(reason=f"needs the published data in {SHARED}, which is not here")
         for item in items:
             if "shared" in item.keywords:
                 item.add_marker(reason)
+    slow = {item.path for item in items if "slow" in item.keywords}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def pytest_collection_finish() -> None:

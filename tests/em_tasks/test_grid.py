@@ -116,7 +116,10 @@ def test_unit_that_fails_is_named_with_its_log_and_the_rest_goes_on(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_processes_here_give_what_one_process_gives(finished: tuple[Path, GridPlan, list[str]], tmp_path: Path) -> None:
+def test_processes_here_give_what_one_process_gives(
+    finished: tuple[Path, GridPlan, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("em_tasks.grid.run.LOOK_AGAIN", 600.0)  # No process for what landed while others train.
     _, serial, _ = finished
     grid = grid_file(tmp_path, {"dose": DOSE, "seed": [3]})
     out = tmp_path / "local"

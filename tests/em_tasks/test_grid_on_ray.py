@@ -72,7 +72,10 @@ class Killer(threading.Thread):
 
 
 @pytest.mark.slow
-def test_node_killed_in_mid_unit_loses_nothing_and_the_result_is_the_serial_one(cluster: Any, tmp_path: Path) -> None:
+def test_node_killed_in_mid_unit_loses_nothing_and_the_result_is_the_serial_one(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("em_tasks.grid.run.LOOK_AGAIN", 600.0)  # No process for what landed while others train.
     grid = grid_file(tmp_path, {"seed": [0, 1]}, rows=24, more=LONG)
     serial, _ = run_grid(grid, tmp_path / "serial", reported=False)
     executor = OnRay(cluster.address)
