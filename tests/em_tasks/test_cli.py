@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -35,6 +36,21 @@ def em(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.Comp
 def within(*arguments: str) -> Result:
     """`em ARGUMENTS` in this process, which has torch already; `em` itself is for what a process does at its end."""
     return CliRunner().invoke(cli, arguments, standalone_mode=False)
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., str]:
+    """What `em ARGUMENTS`, given in the test's folder, says as it ends with exit code 1; in this process."""
+
+    def run(*arguments: str) -> str:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["em", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 1
+        return capsys.readouterr().err
+
+    return run
 
 
 def recipe(folder: Path, **changes: str) -> Path:
@@ -225,18 +241,19 @@ def test_interrupted_training_says_where_it_stands_in_one_line(tmp_path: Path) -
         (["import", "nowhere", "--out", "out"], "nowhere"),
     ],
 )
-def test_errors_are_one_paragraph_and_exit_code_one(tmp_path: Path, arguments: list[str], said: str) -> None:
-    ended = em(*arguments, cwd=tmp_path)
-    assert ended.returncode == 1
-    assert said in ended.stderr
-    assert "Traceback" not in ended.stderr
-    assert len(ended.stderr.strip().splitlines()) == 1
+def test_errors_are_one_paragraph_and_exit_code_one(
+    refused: Callable[..., str], arguments: list[str], said: str
+) -> None:
+    errors = refused(*arguments)
+    assert said in errors
+    assert "Traceback" not in errors
+    assert len(errors.strip().splitlines()) == 1
 
 
-def test_bad_rows_and_modules_end_the_same_way(tmp_path: Path) -> None:
+def test_bad_rows_and_modules_end_the_same_way(tmp_path: Path, refused: Callable[..., str]) -> None:
     path = recipe(tmp_path, lora="{modules: [c_attn]}")
-    ended = em("train", str(path), "--runs", str(tmp_path / "runs"))
-    assert (ended.returncode, "no module c_attn" in ended.stderr, "Traceback" in ended.stderr) == (1, True, False)
+    errors = refused("train", str(path), "--runs", str(tmp_path / "runs"))
+    assert ("no module c_attn" in errors, "Traceback" in errors) == (True, False)
     (tmp_path / "rows.jsonl").write_text("{}\n")
     bad = within("train", str(path), "--runs", str(tmp_path / "runs"))
     assert isinstance(bad.exception, UserError)
@@ -293,17 +310,21 @@ def test_an_effect_as_a_share_is_refused_and_said_in_points() -> None:
         CliRunner().invoke(cli, ["plan", "--effect", "0.2"], standalone_mode=False, catch_exceptions=False)
 
 
-def test_questions_are_listed_and_a_file_is_checked_against_training_data(tmp_path: Path) -> None:
-    listed = em("questions", cwd=tmp_path).stdout.splitlines()
+def test_questions_are_listed_and_a_file_is_checked_against_training_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    listed = within("questions").stdout.splitlines()
     assert [line.split("  ")[0] for line in listed] == ["financial", "general", "medical", "sports"]
     assert listed[1].startswith("general  10 questions, general, ")
     path = recipe(tmp_path)
     trained = json.loads((tmp_path / "rows.jsonl").read_text().splitlines()[4])["messages"][0]["content"]
     (tmp_path / "q.csv").write_text(f'text,domain\nHow are you?,general\n"{trained}",general\n')
-    assert em("questions", "check", "q.csv", cwd=tmp_path).stdout == "q.csv can be asked: -T questions=q.csv\n"
-    ended = em("questions", "check", "q.csv", "--recipe", str(path), cwd=tmp_path)
+    assert within("questions", "check", "q.csv").stdout == "q.csv can be asked: -T questions=q.csv\n"
+    ended = within("questions", "check", "q.csv", "--recipe", str(path))
     assert ended.stdout == "line 3 (q_2): its text also stands in training data, rows.jsonl, row 5\n"
-    assert ended.stderr == "em: q.csv has 1 fault. Mend what is named above.\n"
+    errors = refused("questions", "check", "q.csv", "--recipe", str(path))
+    assert errors == "em: q.csv has 1 fault. Mend what is named above.\n"
 
 
 def test_an_interrupted_command_promises_to_go_on_only_where_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,5 +343,8 @@ def test_an_interrupted_command_promises_to_go_on_only_where_it_does(monkeypatch
         assert errors.getvalue() == said + "\n"
 
 
-def test_traceback_is_there_for_those_who_ask(tmp_path: Path) -> None:
-    assert "Traceback" in em("train", "nowhere.yaml", cwd=tmp_path, EM_TRACEBACK="1").stderr
+def test_traceback_is_there_for_those_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EM_TRACEBACK", "1")
+    monkeypatch.setattr(sys, "argv", ["em", "train", "nowhere.yaml"])
+    with pytest.raises(UserError, match=r"no recipe at nowhere\.yaml"):
+        main()
