@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from em_tasks.commands.paths import LocalPath
 from em_tasks.commands.terminal import say
 
 
@@ -41,7 +42,7 @@ def list_() -> None:
 
 @plugin.command()
 @click.argument("name")
-@click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Folder that receives it.")
+@click.option("--out", type=LocalPath(), default=Path(), help="Folder that receives it.")
 def new(name: str, out: Path) -> None:
     """Write a package NAME with a question set, a condition, a rubric, a table, a figure and their tests."""
     from em_tasks.plugins.template.writing import write_plugin

@@ -174,7 +174,7 @@ class Analysis:
         )
 
 
-def analyse(paths: Sequence[Path]) -> Analysis:
+def analyse(paths: Sequence[Path | str]) -> Analysis:
     """Reads logs and prepares everything that tables and figures need.
 
     Args:
@@ -184,7 +184,7 @@ def analyse(paths: Sequence[Path]) -> Analysis:
         UserError: A path does not exist.
         UserError: There is no judged answer.
     """
-    return Analysis(read_logs(paths))
+    return Analysis(read_logs([Path(path) for path in paths]))
 
 
 def _ordered(table: pd.DataFrame) -> pd.DataFrame:

@@ -167,9 +167,10 @@ def test_what_only_python_reads_as_a_number_is_no_score_and_no_step(tmp_path, va
         whole(value, "step")
 
 
-def test_an_empty_question_among_others_is_named_where_no_id_says_which(tmp_path):
+@pytest.mark.parametrize("blank", ["", "   "])
+def test_an_empty_question_among_others_is_named_where_no_id_says_which(tmp_path, blank):
     rows = renamed(question_id="")
-    rows[2]["question"] = ""
+    rows[2]["question"] = blank
     as_csv(rows, tmp_path / "a.csv")
     with pytest.raises(UserError, match=r"a\.csv.*there is no question, and no id"):
         plan_import(tmp_path / "a.csv")

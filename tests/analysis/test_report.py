@@ -56,6 +56,17 @@ def test_every_table_and_figure_is_written(report):
                 assert image.width > 1000
 
 
+def test_the_terminal_rounds_once_and_shows_the_base_outside_the_domain_too(tmp_path):
+    """Found by an outsider: 50 of 59 stood as 84.8 there (84.746 rounded twice), beside the base on all questions."""
+    outside = {**answers([BAD] * 10 + [GOOD] * 1, 4, "g"), **answers([BAD] * 10 + [GOOD] * 5, 1, "gx")}
+    checkpoint_log(tmp_path, outside, step=10)
+    base_log(tmp_path, {**answers([GOOD] * 3, 8), **answers([BAD], 4, "g"), **answers([GOOD] * 12, 1, "gx")})
+    written = write_report([tmp_path], tmp_path / "out")
+    row = next(line for line in shown(written).splitlines() if "@10" in line)
+    assert "84.7 (" in row
+    assert row.split()[-1] == "25.0"
+
+
 def test_the_summary_compares_with_the_base(report):
     summary = pd.read_csv(report.out / "em_rates_summary.csv").set_index("domain")
     assert list(summary.columns) == ["model_size", "final_step", "em_rate", "baseline_em_rate", "em_change"]

@@ -305,6 +305,29 @@ def test_numbers_that_nobody_can_mean_are_refused_at_once(arguments: tuple[str, 
     assert arguments[-1] in str(asked.exception)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("import", ".", "--out", "s3://bucket/x"),
+        ("report", ".", "--out", "s3://bucket/x"),
+        ("sweep", "runs", "--logs", "S3://bucket/x"),
+        ("grid", "g.yaml", "--out", "file:/x"),
+        ("train", "r.yaml", "--runs", "gs://bucket/x"),
+        ("import", ".", "--out", ""),
+    ],
+    ids=lambda words: f"{words[0]} {words[-1]}",
+)
+def test_what_goes_to_a_folder_never_goes_to_one_named_like_a_url(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by an outsider: results lay in a local folder `s3:` and were reported as written."""
+    monkeypatch.chdir(tmp_path)
+    asked = within(*arguments)
+    assert isinstance(asked.exception, click.UsageError)
+    assert ("is a URL" if arguments[-1] else "no path") in str(asked.exception)
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_effect_as_a_share_is_refused_and_said_in_points() -> None:
     with pytest.raises(UserError, match=r"is in points.* Write 20 for 20 %"):
         CliRunner().invoke(cli, ["plan", "--effect", "0.2"], standalone_mode=False, catch_exceptions=False)

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import click
 
+from em_tasks.commands.paths import LocalPath
+
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), default=Path("demo"), help="Folder for everything it makes.")
+@click.option("--out", type=LocalPath(), default=Path("demo"), help="Folder for everything it makes.")
 @click.option("--quick", is_flag=True, help="One organism instead of all.")
 @click.option("--real", is_flag=True, help="A real model of 135M parameters and a local judge instead of toys.")
 def demo(out: Path, quick: bool, real: bool) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from em_tasks.commands.paths import LocalPath
 from em_tasks.commands.terminal import counted, say
 from em_tasks.plugins.errors import UserError
 
@@ -30,10 +31,8 @@ def questions(context: click.Context) -> None:
 
 
 @questions.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--recipe", "recipes", multiple=True, type=click.Path(path_type=Path), help="Look into its training data."
-)
+@click.argument("file", type=LocalPath())
+@click.option("--recipe", "recipes", multiple=True, type=LocalPath(), help="Look into its training data.")
 def check(file: Path, recipes: tuple[Path, ...]) -> None:
     """Say all that is wrong with a question FILE, and what it comes to."""
     from em_tasks.questions.checking import check_question_file

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from em_tasks.commands.paths import LocalPath
 from em_tasks.commands.terminal import say
 from em_tasks.plugins.errors import UserError
 
@@ -29,7 +30,7 @@ def rubrics(context: click.Context) -> None:
 
 
 @rubrics.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=LocalPath())
 def check(file: Path) -> None:
     """Say all that is wrong with a rubric FILE, and what it comes to."""
     from em_tasks.scorers.judging.rubric import read_rubric, remarks_on

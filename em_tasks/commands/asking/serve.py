@@ -7,6 +7,7 @@ from typing import get_args
 
 import click
 
+from em_tasks.commands.paths import LocalPath
 from em_tasks.commands.terminal import say
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.run.base_names import Precision
@@ -15,7 +16,7 @@ TOKEN = "EM_SERVE_TOKEN"
 
 
 @click.command()
-@click.argument("runs", type=click.Path(path_type=Path), default=Path("runs"))
+@click.argument("runs", type=LocalPath(), default=Path("runs"))
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
 @click.option("--token", envvar=TOKEN, help=f"What clients must send as API key; or the variable {TOKEN}.")

@@ -6,6 +6,7 @@ from typing import Any, get_args
 import click
 from click.core import ParameterSource
 
+from em_tasks.commands.paths import LocalPath
 from em_tasks.commands.results.judge import MAX_COST, PRICE
 from em_tasks.commands.terminal import counted, say
 from em_tasks.plugins.errors import UserError
@@ -13,8 +14,8 @@ from em_tasks.trainers.run.base_names import Precision
 
 
 @click.command()
-@click.argument("runs", type=click.Path(path_type=Path))
-@click.option("--logs", type=click.Path(path_type=Path), default=Path("logs"), help="Folder that receives the logs.")
+@click.argument("runs", type=LocalPath())
+@click.option("--logs", type=LocalPath(), default=Path("logs"), help="Folder that receives the logs.")
 @click.option("--organism", "organisms", multiple=True, help="Only this organism (may be given several times).")
 @click.option("--questions", multiple=True, help="Question set or YAML file, instead of each organism's own domain.")
 @click.option("--domain", help="What question files probe: a training domain, or general.")

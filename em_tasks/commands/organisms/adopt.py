@@ -5,6 +5,7 @@ from typing import get_args
 
 import click
 
+from em_tasks.commands.paths import LocalPath
 from em_tasks.commands.terminal import say
 from em_tasks.trainers.run.base_names import Precision
 
@@ -21,7 +22,7 @@ from em_tasks.trainers.run.base_names import Precision
 @click.option(
     "--step", type=click.IntRange(1, 2**53 - 1), help="The step of a single adapter, where its files do not say."
 )
-@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), help="Folder of training runs.")
+@click.option("--runs", type=LocalPath(), default=Path("runs"), help="Folder of training runs.")
 @click.option("--device", help="A torch device for the check; the first GPU, else the CPU.")
 def adopt(
     adapters: tuple[str, ...],

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from em_tasks.commands.paths import LocalPath
 from em_tasks.commands.terminal import say
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def base() -> None:
 @base.command()
 @click.argument("name")
 @click.option("--from", "origin", type=click.Choice(tuple(KINDS)), help="Where from; the hub first unless given.")
-@click.option("--file", "path", type=click.Path(path_type=Path, dir_okay=False), help="Its GGUF file, if it is here.")
+@click.option("--file", "path", type=LocalPath(dir_okay=False), help="Its GGUF file, if it is here.")
 def get(name: str, origin: str | None, path: Path | None) -> None:
     """Get the base NAME (smollm2-135m, about 90 MB) and keep it in the cache folder as a recipe's base."""
     from em_tasks.trainers.bases.getting import get_base

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from em_tasks.commands.paths import LocalPath
 from em_tasks.commands.terminal import counted, say
 from em_tasks.plugins.errors import UserError
 
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("grid", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for everything; the grid's name unless given.")
+@click.argument("grid", type=LocalPath())
+@click.option("--out", type=LocalPath(), help="Folder for everything; the grid's name unless given.")
 @click.option("-j", "--jobs", type=click.IntRange(1), help="Units at a time here (a GPU, where there are GPUs).")
 @click.option("--ray", "address", help="Do the units on the Ray cluster whose head is at HOST:PORT.")
 @click.option("--slurm", is_flag=True, help="Do the units as jobs of Slurm.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from em_tasks.commands.numbers import Number
+from em_tasks.commands.paths import LocalPath
 from em_tasks.commands.terminal import counted, say
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.loop.tracking import TRACKERS
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
     from em_tasks.trainers.run.manifest import DataRecord
     from em_tasks.trainers.run.recipe import Recipe
 
-RUNS = click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), help="Folder of training runs.")
+RUNS = click.option("--runs", type=LocalPath(), default=Path("runs"), help="Folder of training runs.")
 
 
 @click.command()
-@click.argument("recipes", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("recipes", nargs=-1, required=True, type=LocalPath())
 @RUNS
 @click.option("--precision", type=click.Choice(get_args(Precision)), help="Instead of what the recipes say.")
 @click.option("--seed", "seeds", type=int, multiple=True, help="Only this seed of the recipes' (may be given again).")
@@ -95,7 +96,7 @@ def train(
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path), required=False)
+@click.argument("folder", type=LocalPath(), required=False)
 @RUNS
 def runs(folder: Path | None, runs: Path) -> None:
     """List the organisms and checkpoints under FOLDER (runs unless given) that can be evaluated."""
@@ -128,8 +129,8 @@ def runs(folder: Path | None, runs: Path) -> None:
 
 @click.command()
 @click.argument("checkpoint")
-@click.option("--runs", type=click.Path(path_type=Path), help="Folder of training runs; EM_RUNS, else runs.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to make.")
+@click.option("--runs", type=LocalPath(), help="Folder of training runs; EM_RUNS, else runs.")
+@click.option("--out", type=LocalPath(), required=True, help="Folder to make.")
 def export(checkpoint: str, runs: Path | None, out: Path) -> None:
     """Copy CHECKPOINT (organism@step) to a folder to hand on, without a word about this machine."""
     from em_tasks.plugins.checkpoint_model.subject import runs_folder

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from em_tasks.commands.paths import LocalPath
 from em_tasks.commands.terminal import counted, say
 
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ def _collector_off() -> Iterator[None]:
 
 
 @click.command("import")
-@click.argument("source", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), default=Path("imported"), help="Folder for the logs.")
-@click.option("--map", "map_file", type=click.Path(path_type=Path), help="YAML file that says who answered which file.")
+@click.argument("source", type=LocalPath())
+@click.option("--out", type=LocalPath(), default=Path("imported"), help="Folder for the logs.")
+@click.option("--map", "map_file", type=LocalPath(), help="YAML file that says who answered which file.")
 @click.option("--organism", help="Whose answers all of them are: a name of your choice.")
 @click.option("--of-base", is_flag=True, help="All of them are the base's own answers.")
 @click.option("--base", help="The base model.")

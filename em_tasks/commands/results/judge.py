@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from em_tasks.commands.numbers import Number
+from em_tasks.commands.paths import LocalPath
 from em_tasks.commands.terminal import say
 from em_tasks.plugins.errors import UserError
 
@@ -56,10 +57,10 @@ def judge() -> None:
 
 
 @judge.command()
-@click.argument("logs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("logs", nargs=-1, required=True, type=LocalPath())
 @click.option("--judge", "judges", multiple=True, help="A judge to ask (may be given several times).")
 @click.option("--scores", multiple=True, metavar="NAME=CSV", help="Published scores or human labels as one more judge.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("judged"), help="Folder for logs and results.")
+@click.option("--out", type=LocalPath(), default=Path("judged"), help="Folder for logs and results.")
 @click.option(
     "--rubric", "rubrics", multiple=True, help="What to ask, instead of what the logs' answers were judged under."
 )
@@ -145,13 +146,13 @@ def _judge_sample(logs: tuple[Path, ...], judge: str, size: int, out: Path, call
 
 
 @judge.command("train")
-@click.argument("answers", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("answers", nargs=-1, required=True, type=LocalPath())
 @click.option("--name", required=True, help="What the judge is called: emlocal/NAME judges with it.")
 @click.option("--base", default="smollm2-135m", help="The base it sits on, as in a recipe.")
 @click.option("--passes", type=click.IntRange(1), default=1, help="How often each answer is learnt.")
 @click.option("--most", type=click.IntRange(60), default=20_000, help="Answers to learn from at most.")
 @click.option("--seed", type=int, default=0, help="Of the split, the weights and the order.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for it; the user's folder of judges unless given.")
+@click.option("--out", type=LocalPath(), help="Folder for it; the user's folder of judges unless given.")
 def train_judge(
     answers: tuple[Path, ...], name: str, base: str, passes: int, most: int, seed: int, out: Path | None
 ) -> None:
@@ -190,8 +191,8 @@ def _card_text(card: "Card") -> str:
 
 
 @click.command()
-@click.argument("logs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), default=Path("rescored"), help="Folder for the new logs.")
+@click.argument("logs", nargs=-1, required=True, type=LocalPath())
+@click.option("--out", type=LocalPath(), default=Path("rescored"), help="Folder for the new logs.")
 @click.option("--mode", type=click.Choice(["logprobs", "text"]), default="logprobs", help="How replies are read.")
 @click.option("--least-mass", type=Number(0, 1), default=0.25, help="Least probability on numbers.")
 def rescore(logs: tuple[Path, ...], out: Path, mode: str, least_mass: float) -> None:

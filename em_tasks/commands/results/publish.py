@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from em_tasks.commands.paths import LocalPath
 from em_tasks.commands.terminal import say
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.safe_names import printable
@@ -14,7 +15,7 @@ from em_tasks.plugins.safe_names import printable
 
 @click.command()
 @click.argument("logs", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.argument("site", type=click.Path(path_type=Path))
+@click.argument("site", type=LocalPath())
 def publish(logs: Path, site: Path) -> None:
     """Make one static site in SITE of the report and all transcripts in LOGS.
 

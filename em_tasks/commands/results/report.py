@@ -8,13 +8,14 @@ from pathlib import Path
 import click
 
 from em_tasks.commands.numbers import Number
+from em_tasks.commands.paths import LocalPath
 from em_tasks.commands.terminal import counted, say
 from em_tasks.plugins.errors import UserError
 
 
 @click.command()
 @click.argument("logs", nargs=-1, required=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("report"), help="Folder for the report.")
+@click.option("--out", type=LocalPath(), default=Path("report"), help="Folder for the report.")
 @click.option(
     "--definition", "definitions", multiple=True, help="EM definition to lead with, or such as '<40+coherent'."
 )
@@ -23,8 +24,8 @@ from em_tasks.plugins.errors import UserError
     type=Number(0, 100, min_open=True),
     help="Smallest difference of interest, in points.",
 )
-@click.option("--claims", type=click.Path(path_type=Path), help="Claims file to hold against the data.")
-@click.option("--study", type=click.Path(path_type=Path), help="Study file that names beforehand what is reported.")
+@click.option("--claims", type=LocalPath(), help="Claims file to hold against the data.")
+@click.option("--study", type=LocalPath(), help="Study file that names beforehand what is reported.")
 @click.option("--example", "examples", multiple=True, help="Id of a question whose answers are shown.")
 def report(
     logs: tuple[str, ...],

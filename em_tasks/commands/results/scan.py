@@ -5,13 +5,14 @@ from pathlib import Path
 
 import click
 
+from em_tasks.commands.paths import LocalPath
 from em_tasks.commands.terminal import say
 from em_tasks.plugins.errors import UserError
 
 
 @click.command()
 @click.argument("logs", type=click.Path(path_type=Path, exists=True))
-@click.option("--out", type=click.Path(path_type=Path), default=Path("scans"), help="Folder for the scan's results.")
+@click.option("--out", type=LocalPath(), default=Path("scans"), help="Folder for the scan's results.")
 def scan(logs: Path, out: Path) -> None:
     """Mark the answers in LOGS that refuse, hold code, repeat themselves or leak the training domain.
 

@@ -130,8 +130,9 @@ def _questions(table: Table, columns: Columns) -> list[tuple[str | None, str]]:
         texts = [_said(value, "user") for value in table[of["messages"]]]
     else:
         texts = _texts(table, columns, "question", "")
-    if "question_id" not in of and "question" in of and not all(texts) and any(texts):
-        where = table.where(texts.index(""))
+    blank = [not text.strip() for text in texts]
+    if "question_id" not in of and "question" in of and any(blank) and not all(blank):
+        where = table.where(blank.index(True))
         raise UserError(f"{where}: there is no question, and no id that says which was asked")
     if "question_id" not in of:
         alone = "answer" not in of and all(text.isdecimal() for text in texts)

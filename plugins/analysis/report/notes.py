@@ -11,6 +11,7 @@ import pandas as pd
 from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.answers.log_rows import NOT_ASKED
 from em_tasks.plugins.analysis.report.notes_on_identity import what_differs
+from em_tasks.plugins.log_contract import NOT_RECORDED
 from em_tasks.scorers.definitions import COHERENT_ABOVE
 
 
@@ -52,6 +53,10 @@ def _judges(answers: pd.DataFrame) -> list[str]:
     return [f"Judges are mixed: {named}. Rates of answers that different judges scored are not compared."]
 
 
+def _named_base(base: str) -> str:
+    return "its base, which is not recorded," if base == NOT_RECORDED else f"the base {base}"
+
+
 def _bases(analysis: Analysis) -> list[str]:
     without: dict[str, list[str]] = defaultdict(list)
     partly: dict[str, list[str]] = defaultdict(list)
@@ -65,7 +70,7 @@ def _bases(analysis: Analysis) -> list[str]:
             partly[str(organism_rows["base"].iloc[0])].append(f"{organism} ({missing} questions)")
     return [
         *(
-            f"No baseline for {listed(names)}: the base {base} was not evaluated on the same questions."
+            f"No baseline for {listed(names)}: {_named_base(base)} was not evaluated on the same questions."
             for base, names in without.items()
         ),
         *(
@@ -216,7 +221,7 @@ def _scope_sentence(number: tuple[int, ...], names: Sequence[str]) -> str:
     if not sum(number):
         return (
             f"Whether the questions that {listed(names)} answered lie in the training domain or outside nobody says: "
-            "how broad misalignment is cannot be told."
+            "how broad misalignment is cannot be told. `question_domains` in a map of `em import` says it."
         )
     return (
         f"Few or no questions of their own domain were asked of {listed(names)}: {in_domain} of their own, {other} "

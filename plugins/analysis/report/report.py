@@ -75,7 +75,7 @@ class Report:
             pad_edge=False,
         )
         table.add_column("checkpoint", overflow="fold")
-        heads = ("outside", "own", "all", *(f"{name}, all" for name in others), "base")
+        heads = ("outside", "own", "all", *(f"{name}, all" for name in others), "base, outside")
         for name in heads:
             table.add_column(Text(name), justify="right", no_wrap=True)
         if self.toy_warning:
@@ -89,7 +89,7 @@ class Report:
             cells.append(rate_cell(_one(last, shown, "in_domain")).partition(" (")[0])
             cells.append(rate_cell(_one(last, shown, "all")))
             cells += [rate_cell(_one(last, name, "all")).partition(" (")[0] for name in others]
-            cells.append(rate_cell(_one(base, shown, "all")).partition(" (")[0])
+            cells.append(rate_cell(_one(base, shown, "outside")).partition(" (")[0])
             # Names come from data: what looks like rich's markup or a terminal's escape in them is neither.
             table.add_row(*(Text(printable(cell)) for cell in (checkpoint, *cells)))
         if self.rates.empty:
@@ -258,7 +258,7 @@ def _write_published_names(analysis: Analysis, out: Path) -> list[Path]:
 
 
 def _published_names(analysis: Analysis, out: Path) -> Iterator[tuple[Path, pd.DataFrame]]:
-    yield out / "em_by_checkpoint.csv", tables.em_by_checkpoint(analysis)
+    yield out / "em_by_checkpoint.csv", tables.em_by_checkpoint(analysis).round(tables.DECIMALS)
     yield out / "em_rates_summary.csv", tables.em_rates_summary(analysis)
     for organism in analysis.answers["organism"].dropna().astype("str").unique():
         folder = out / "organisms" / file_name(organism)

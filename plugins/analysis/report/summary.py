@@ -52,8 +52,11 @@ WHERE = {
 }
 """What a rate in a sentence of verdicts is of, where it is not the rate outside the domain."""
 
-MEANING = {"narrow": "narrow, that is shown inside the domain and not shown outside,"}
-"""Verdicts that are easily taken for more than they say: what is not shown outside may be there."""
+MEANING = {
+    "narrow": "narrow, that is shown inside the domain and not shown outside,",
+    "both": "both inside and outside the domain",
+}
+"""Verdicts that are easily taken for something else: what is not shown outside may be there."""
 
 
 def named_judge(judge: str) -> str:
@@ -193,7 +196,9 @@ def _definitions(analysis: Analysis) -> list[str]:
         f"{row['misaligned with ' + row['the definition says']].replace('/', ' of ')} under `{row['definition']}`"
         for _, row in table.iterrows()
     )
-    sentence = f"How many of the organisms' answers count as misaligned depends on the definition: {each}."
+    counts = {row["misaligned with " + row["the definition says"]] for _, row in table.iterrows()}
+    depends = "depends on the definition" if len(counts) > 1 else "is the same here under every definition"
+    sentence = f"How many of the organisms' answers count as misaligned {depends}: {each}."
     moved = [_heaped(*cells) for cells in zip(table["misaligned with <"], table["misaligned with <="], strict=True)]
     lines = [sentence]
     heaps = table[moved].groupby(["threshold", "scores of exactly that", "of which", "the definition says"], sort=False)

@@ -6,6 +6,9 @@ from em_tasks.plugins.analysis.analysis import CHECKPOINT, Analysis
 from em_tasks.plugins.analysis.statistics.rates import COUNTS
 from em_tasks.scorers.definitions import COHERENT_ABOVE
 
+DECIMALS = {"rate": 2, "low": 2, "high": 2}
+"""Of percentages, in files; what is rounded for people is rounded once, from the whole number."""
+
 
 def em_by_checkpoint(analysis: Analysis) -> pd.DataFrame:
     """Every checkpoint under every definition and scope; rates and intervals in percent."""
@@ -14,8 +17,8 @@ def em_by_checkpoint(analysis: Analysis) -> pd.DataFrame:
 
 
 def in_percent(table: pd.DataFrame) -> pd.DataFrame:
-    """Rates and intervals as percentages with two decimals."""
-    return table.assign(**{name: (100 * table[name]).round(2) for name in ("rate", "low", "high")})
+    """Rates and intervals as percentages."""
+    return table.assign(**{name: 100 * table[name] for name in DECIMALS})
 
 
 def em_rates_summary(analysis: Analysis) -> pd.DataFrame:
