@@ -5,6 +5,7 @@ from pathlib import Path
 
 from em_tasks.plugins.log_contract import UNKNOWN
 from em_tasks.questions.files import read_question_file
+from em_tasks.questions.finding import named_sets
 from em_tasks.scorers.rubric_scorer import PUBLISHED_NAMES
 
 
@@ -36,6 +37,11 @@ def check_question_file(path: Path, trained_on: Mapping[str, str]) -> tuple[list
         remarks.append(
             "it does not say which domain it probes, so its answers count as neither inside nor outside of one: write "
             "`domain: general` (or a training domain) into it, or say -T domain=general"
+        )
+    elif file.domain not in (known := named_sets()):
+        remarks.append(
+            f"no other question set is about its domain, {file.domain!a} (there are {', '.join(sorted(known))}): "
+            "right for organisms trained on it, or a slip"
         )
     prompts = {name for question in file.questions for name in question.judge_prompts or {}}
     if unasked := sorted(prompts - set(PUBLISHED_NAMES.values())):

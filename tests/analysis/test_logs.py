@@ -97,7 +97,7 @@ def test_an_interrupted_log_gives_its_answers_and_a_note(tmp_path):
     checkpoint_log(tmp_path, {"m1": [(10, 90)]}, status="cancelled")
     reading = read_logs([tmp_path])
     assert len(reading.answers) == 1
-    assert any("not finished" in note for note in reading.notes)
+    assert any("not finished (status cancelled); its 1 answers are used" in note for note in reading.notes)
 
 
 def test_of_a_repeated_evaluation_the_newest_counts_and_is_named(tmp_path):

@@ -169,6 +169,17 @@ def test_checking_names_every_fault_and_what_stands_in_training_data(tmp_path: P
     assert "does not say which domain it probes" in remarks[1]
 
 
+def test_a_domain_that_no_other_set_is_about_is_remarked_on(tmp_path: Path) -> None:
+    """Found by an outsider: `medicine` for medical would have put the own domain's questions outside of it."""
+    (tmp_path / "q.csv").write_text("text,domain\nWhy?,medicine\n")
+    assert (
+        "is about its domain, 'medicine' (there are financial, general,"
+        in check_question_file(tmp_path / "q.csv", {})[1][0]
+    )
+    (tmp_path / "q.csv").write_text("text,domain\nWhy?,medical\n")
+    assert check_question_file(tmp_path / "q.csv", {}) == ([], [])
+
+
 def test_broken_yaml_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(UserError, match=r"bad.yaml, line 2, column 1 is not readable as YAML"):

@@ -254,7 +254,8 @@ def _log(begun: _Begun, notes: list[str]) -> _Log | None:
         notes.append(f"{name} has no answers (status {header.status}) and was left out.")
         return None
     if header.status != "success":
-        notes.append(f"{name} was not finished (status {header.status}); its {tally.samples} answers are used.")
+        used = f"its {answered} answers are used" if (answered := tally.samples - tally.failed) else "it has no answers"
+        notes.append(f"{name} was not finished (status {header.status}); {used}.")
     planned = header.results.total_samples if header.status == "success" and header.results else 0
     if tally.samples < planned:
         notes.append(f"{name} lacks {planned - tally.samples} of its {planned} samples; those that are there are used.")
