@@ -44,6 +44,16 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(autouse=True)
+def _runs_stay_where_they_were() -> Iterator[None]:
+    """An evaluation, which has a process of its own otherwise, says there where its runs lie."""
+    runs = os.environ.pop("EM_RUNS", None)
+    yield
+    os.environ.pop("EM_RUNS", None)
+    if runs is not None:
+        os.environ["EM_RUNS"] = runs
+
+
+@pytest.fixture(autouse=True)
 def _seeded() -> None:
     """What a test draws without a seed of its own repeats; EM_TEST_SEED=N draws otherwise."""
     random.seed(SEED)
