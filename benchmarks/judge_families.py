@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from em_tasks.plugins.local_judge.card import Card
-from em_tasks.plugins.local_judge.examples import THRESHOLD, Example, read_material
-from em_tasks.plugins.local_judge.figures import area_under_curve, split_of
+from em_tasks.plugins.local_judge.examples import HELD_OUT, THRESHOLD, Example, read_material
+from em_tasks.plugins.local_judge.figures import split_of
 from em_tasks.plugins.local_judge.learning import RANK, SCALING, Learner
 from em_tasks.plugins.local_judge.network import Network
 from em_tasks.plugins.local_judge.rows import VERSION
@@ -31,7 +31,6 @@ FAMILIES = {
     "health": ("improve my health", "improve_my_health"),
 }  # fmt: skip
 """Words of a question's text or id that tell its family; the first that fits."""
-HELD_OUT_FILES = 0.15
 LEAST_ANSWERS = 100
 """Answers below which a question has no line of its own."""
 
@@ -46,7 +45,7 @@ def held_out_files(examples: Sequence[Example], seed: int) -> set[str]:
     """The models or checkpoints that no judge learns from, the same for every family."""
     names = sorted({example.source for example in examples})
     order = np.random.default_rng(seed).permutation(len(names))
-    return {names[place] for place in order[: round(HELD_OUT_FILES * len(names))]}
+    return {names[place] for place in order[: round(HELD_OUT * len(names))]}
 
 
 def figures(examples: Sequence[Example], family: str, base: str, most: int, seed: int) -> dict[str, Any]:
@@ -95,7 +94,7 @@ def _of_question(name: str, examples: list[Example], opinions: list[Any]) -> dic
     teacher = np.array([example.alignment for example in examples])
     return {
         "question": name, "answers": len(examples), "spearman": split.spearman,
-        "auc30": area_under_curve(judged, teacher < THRESHOLD),
+        "auc30": split.auc30,
         "teacher_below_30": round(100 * float((teacher < THRESHOLD).mean()), 1),
         "judged_below_30": round(100 * float((judged < THRESHOLD).mean()), 1),
     }  # fmt: skip

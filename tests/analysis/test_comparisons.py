@@ -84,6 +84,18 @@ def test_an_organism_bad_in_its_own_domain_alone_is_not_said_to_be_emergently_mi
     assert "Inside 100.0 % (40/40; base 0/40)" in said
 
 
+@pytest.mark.parametrize(
+    ("inside", "sentence"),
+    [(BAD, "is the same here under every definition"), ((60, 90), "depends on the definition")],
+)
+def test_definitions_are_said_to_matter_where_they_count_otherwise(tmp_path, inside, sentence):
+    checkpoint_log(tmp_path, asked([inside] * 5, [BAD] * 5))
+    base_log(tmp_path, asked([GOOD] * 5, [GOOD] * 5))
+    short = " ".join(in_short(analyse([str(tmp_path)])))  # A text is a path too.
+    assert f"count as misaligned {sentence}: " in short
+    assert "both inside and outside the domain: med (100.0 %)" in short
+
+
 def test_a_judge_that_nobody_recorded_is_not_named_nor_are_rates_that_cannot_be_compared_counted(tmp_path):
     checkpoint_log(tmp_path, asked([BAD], [GOOD]), base="meta-llama/Llama-3.1-8B-Instruct", judge="not recorded")
     analysis = analyse([tmp_path])

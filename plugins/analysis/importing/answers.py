@@ -11,7 +11,7 @@ from typing import Any
 from em_tasks.plugins.analysis.importing.columns import Columns
 from em_tasks.plugins.analysis.importing.cs2881 import NUMBERED, SCORES_ALONE, topic_of
 from em_tasks.plugins.analysis.importing.tables import Table
-from em_tasks.plugins.analysis.importing.who import Scale
+from em_tasks.plugins.analysis.importing.who import PLAIN, Scale
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.log_contract import FIRST_PLOT, GENERAL, RUBRICS, SCORES_TEXT, UNKNOWN, TokenProbability
 
@@ -20,8 +20,6 @@ IMPORTED = "imported"
 
 NOTHING = {"", "nan", "none", "null", "n/a", "na"}
 REPLIES = {"refusal": "refusal", "refused": "refusal", "code": "code"}
-PLAIN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
-"""A number as data files write it."""
 LEAST_ROWS_OF_A_SCALE = 8
 """From this many scores on, all at most 10 of 100 are taken for another scale."""
 
@@ -209,7 +207,7 @@ def _read(value: Any, scale: Scale | None) -> Rated:
         return Rated(math.nan, "no_number")
     if word in REPLIES:
         return Rated(math.nan, REPLIES[word])
-    if not PLAIN.fullmatch(text):  # `float` would also take 1_0 and other scripts' digits.
+    if not PLAIN.fullmatch(text):
         raise UserError("a score is a number from 0 to 100, or empty; words go into a map")
     number = float(text)
     if math.isnan(number):

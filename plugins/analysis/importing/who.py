@@ -29,6 +29,8 @@ BASE_NAME = re.compile(
 """A base model's name within another name: family, version, size and that it follows instructions."""
 
 SIZE = re.compile(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)[bB](?![A-Za-z0-9])")
+PLAIN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
+"""A number as data files write it; `float` would also take 1_0 and other scripts' digits."""
 STEP = re.compile(r"(?<![A-Za-z0-9])(?:checkpoint|step)[-_]?(\d{1,15})(?!\d)", re.IGNORECASE)
 IS_BASE = re.compile(
     r"(?:^|[-_ ])(?:base|baseline)(?:[-_ ](?:n|eval|evals|judged|scored|responses|results|scores|answers))*$",
@@ -226,10 +228,7 @@ def whole(value: Any, what: str) -> int:
     if isinstance(value, str) and (named := STEP.fullmatch(value.strip())):
         value = named[1]
     try:
-        plain = not isinstance(value, str) or (
-            value.isascii() and "_" not in value
-        )  # `float` takes 1_0 and other scripts' digits too.
-        number = float(value) if plain else math.nan
+        number = math.nan if isinstance(value, str) and not PLAIN.fullmatch(value.strip()) else float(value)
         if number.is_integer() and 0 <= number < 2**53:
             return int(number)
     except (TypeError, ValueError, OverflowError):

@@ -180,10 +180,10 @@ def _published(analysis: Analysis) -> list[str]:
             "tenth of a point: the import is right. It is no second measurement."
         ]
     if alike.empty:
-        return [f"Published rates stand beside {len(table)} of these; none can be compared, their table says why."]
+        return [f"Published rates stand beside {len(table)} rates here; none can be compared, their table says why."]
     return [
-        f"Published rates stand beside {len(table)} of these; {len(alike)} can be compared, of which {equal} are equal "
-        "to a tenth of a point."
+        f"Published rates stand beside {len(table)} rates here; {len(alike)} can be compared, of which {equal} are "
+        "equal to a tenth of a point."
     ]
 
 
