@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from click.testing import CliRunner
 from transformers import set_seed
 
+from em_tasks.commands.cli import cli
 from em_tasks.trainers.adapter import add_adapter
 from em_tasks.trainers.base import load_base
 from em_tasks.trainers.data.prepare import Prepared, prepare
@@ -20,6 +23,7 @@ from em_tasks.trainers.passes import captured
 from em_tasks.trainers.passes.batches import BatchPlan, activation_bytes, plan_batches
 from em_tasks.trainers.passes.captured import GROUPS, CapturedPasses, group_sizes
 from em_tasks.trainers.passes.packing import Size, pack, size_of
+from em_tasks.trainers.run.manifest import read_manifest
 from em_tasks.trainers.run.recipe import Recipe
 from tests.support.organisms import small_recipe, write_rows
 
@@ -127,6 +131,27 @@ def test_passes_are_launched_again_where_replaying_them_is_slower(
     assert losses(recorded) == pytest.approx(losses(launched), abs=1e-5)
     assert largest_difference(launched, recorded) <= 1e-5
     assert 3 <= recorded.replayed <= 9  # One of a size that is recorded, and two that are timed.
+
+
+@pytest.mark.parametrize(
+    ("replay", "said"),
+    [
+        (0.5, "passes       recorded as CUDA graphs: 500.0 ms a pass, and 1000.0 ms launched kernel by kernel\n"),
+        (2.0, "passes       launched kernel by kernel: 1000.0 ms a pass, and 2000.0 ms recorded as CUDA graphs\n"),
+    ],
+)
+def test_command_says_which_way_passes_go_and_the_manifest_keeps_it(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replay: float, said: str
+) -> None:
+    on_the_clock(monkeypatch, replay=replay)
+    monkeypatch.setattr("em_tasks.trainers.train.plan_batches", lambda *given, **named: RECORDED)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    made = CliRunner().invoke(cli, ["train", str(tmp_path / "recipe.yaml"), "--runs", str(tmp_path / "runs")])
+    assert made.output.count("  passes ") == 1
+    assert said in made.output
+    passes = read_manifest(tmp_path / "runs" / recipe.organism).passes
+    assert passes is not None
+    assert (passes.launched, passes.replayed, passes.recorded) == (1.0, replay, replay < 1)
 
 
 def test_passes_that_cannot_be_recorded_are_launched_and_it_is_said(

@@ -10,6 +10,7 @@ from em_tasks.trainers.data.order import rows_of_epoch
 
 if TYPE_CHECKING:
     from em_tasks.trainers.data.prepare import Prepared
+    from em_tasks.trainers.run.manifest import PassSeconds
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Progress:
         tokens_per_second: Tokens trained a second in this process's time, padding not counted, all GPUs together.
         seconds_left: Time left at that pace.
         peak_memory: Largest GPU memory held so far, in bytes; None on a CPU.
+        passes: What launched and replayed passes took, once both were tried.
     """
 
     organism: str
@@ -33,6 +35,7 @@ class Progress:
     tokens_per_second: float
     seconds_left: float
     peak_memory: int | None
+    passes: "PassSeconds | None" = None
 
 
 class Pace:

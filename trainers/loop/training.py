@@ -20,6 +20,7 @@ from em_tasks.trainers.passes.captured import CapturedPasses, group_sizes
 from em_tasks.trainers.passes.layers import prepare_layers
 from em_tasks.trainers.passes.packing import Size, pack, size_of, use_packed_attention
 from em_tasks.trainers.run.folder import STATE
+from em_tasks.trainers.run.manifest import PassSeconds
 from em_tasks.trainers.run.schedule import learning_rate
 
 if TYPE_CHECKING:
@@ -119,6 +120,14 @@ class Training:
     def replayed(self) -> int:
         """Passes here that were replayed from a recording."""
         return self._captured.replayed if self._captured is not None else 0
+
+    @property
+    def pass_seconds(self) -> PassSeconds | None:
+        """What launched and replayed passes took here, once both were tried."""
+        if self._captured is None or self._captured.seconds is None:
+            return None
+        launched, replayed = self._captured.seconds
+        return PassSeconds(launched=launched, replayed=replayed)
 
     def make_step(self, loss: torch.Tensor) -> Step:
         """Clips the gradient that is there and makes the optimizer step; `loss` is this process's share of it."""

@@ -103,6 +103,7 @@ class Watched:
             if is_first():
                 self.track(step.number, training.history[-1])
                 self.report(_progress(training, self.pace))
+        self.manifest.passes = training.pass_seconds or self.manifest.passes
         if save:
             self.saver.save()
 
@@ -136,4 +137,5 @@ def _progress(training: "Training", pace: Pace) -> Progress:
         tokens_per_second=tokens_per_second,
         seconds_left=(total - training.step) * seconds_per_step,
         peak_memory=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+        passes=training.pass_seconds,
     )

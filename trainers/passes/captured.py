@@ -76,6 +76,7 @@ class CapturedPasses:
 
     Attributes:
         pays: Whether replaying is faster; None as long as that is not known.
+        seconds: Of a pass that was launched and of one that was replayed, once both were timed.
         replayed: Passes that were replayed.
     """
 
@@ -91,8 +92,9 @@ class CapturedPasses:
         self._gradients = [torch.zeros_like(parameter) for parameter in self._parameters]
         self._graphs: dict[Any, tuple[Batch, torch.Tensor, Callable[[], None]]] = {}
         self._passed: dict[Any, int] = {}
-        self._seconds: dict[Any, list[float]] = {}
+        self._timed: dict[Any, list[float]] = {}
         self.pays: bool | None = None
+        self.seconds: tuple[float, float] | None = None
         self.replayed = 0
 
     def __call__(self, batch: Batch) -> torch.Tensor:
@@ -106,6 +108,7 @@ class CapturedPasses:
                 self._graphs[key] = self._recorded(batch)
             except RuntimeError as error:
                 replay = self.pays = False
+                self.seconds = None
                 reason = str(error).splitlines()[0][:200]
                 said = f"The GPU's steps could not be recorded and are launched one by one: {reason}"
                 warnings.warn(said, stacklevel=2)
@@ -114,10 +117,11 @@ class CapturedPasses:
             return through(key, batch)
         began = now(self._device)
         loss = through(key, batch)
-        timed = self._seconds.setdefault(key, [])
+        timed = self._timed.setdefault(key, [])
         timed.append(now(self._device) - began)
         if len(timed) == 2 * TRIED:
-            self.pays = min(timed[TRIED:]) < min(timed[:TRIED])
+            launched, replayed = self.seconds = min(timed[:TRIED]), min(timed[TRIED:])
+            self.pays = replayed < launched
             if not self.pays:
                 self._graphs.clear()
         return loss

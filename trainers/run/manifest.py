@@ -68,6 +68,18 @@ class Continuation(BaseModel):
     recipe_sha256: str
 
 
+class PassSeconds(BaseModel):
+    """How long a pass of a step's rows took on a GPU, launched kernel by kernel and replayed from a recording."""
+
+    launched: float
+    replayed: float
+
+    @property
+    def recorded(self) -> bool:
+        """Whether training went on with recorded passes, as it does where they are faster."""
+        return self.replayed < self.launched
+
+
 class Manifest(BaseModel):
     """Everything known about a run.
 
@@ -88,6 +100,8 @@ class Manifest(BaseModel):
         resume_step: The step at which the complete state lies on disk: the last checkpoint's, or a later one
             where the run was asked to stop. None before the first, and in runs older than this field.
         continuations: How often and from where `epochs` were raised, first to last.
+        passes: What both ways to pass took, of which the faster trained it; of the last process, where several trained
+            it. None where no other way than launching was tried.
     """
 
     recipe: Recipe
@@ -105,6 +119,7 @@ class Manifest(BaseModel):
     seconds: float = 0.0
     resume_step: int | None = None
     continuations: list[Continuation] = []
+    passes: PassSeconds | None = None
 
     @property
     def resumes_at(self) -> int:

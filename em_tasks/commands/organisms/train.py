@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from em_tasks.trainers.estimate import Estimate
     from em_tasks.trainers.loop.progress import Progress
     from em_tasks.trainers.run.adoption import AdoptedOrganism
-    from em_tasks.trainers.run.manifest import DataRecord
+    from em_tasks.trainers.run.manifest import DataRecord, PassSeconds
     from em_tasks.trainers.run.recipe import Recipe
 
 RUNS = click.option("--runs", type=LocalPath(), default=Path("runs"), help="Folder of training runs.")
@@ -76,13 +76,16 @@ def train(
         return
     if is_first():
         _check_data(loaded, runs)
-    begun: set[str] = set()
+    begun, timed = set[str](), set[str]()
     with training_progress() as bar:
 
         def report(progress: "Progress") -> None:
             if progress.organism not in begun:
                 begun.add(progress.organism)
-                say("\n".join(_recorded(runs / progress.organism)))
+                say("\n".join(_trained_on(runs / progress.organism)))
+            if progress.passes is not None and progress.organism not in timed:
+                timed.add(progress.organism)
+                say(_passes(progress.passes))
             bar(progress)
 
         if together:
@@ -173,7 +176,7 @@ def _check_data(loaded: Sequence["Recipe"], runs: Path) -> None:
                 load_rows(source)
 
 
-def _recorded(run: Path) -> Iterator[str]:
+def _trained_on(run: Path) -> Iterator[str]:
     """What a run that has begun trains on."""
     from em_tasks.trainers.run.manifest import read_manifest
     from em_tasks.trainers.run.schedule import learning_rate
@@ -234,6 +237,14 @@ def _memory(need: "Estimate") -> str:
     passes = f"{need.batches.rows} rows a pass" + ", layers computed twice" * need.batches.checkpointing
     passes += ", recorded if that is faster" * need.batches.captured
     return f"{need.memory / 2**30:.1f} GiB{of} on {need.device}, {passes}"
+
+
+def _passes(seconds: "PassSeconds") -> str:
+    """Which way the passes of a run go from here on, and why."""
+    launched, replayed = (f"{1000 * each:.1f} ms" for each in (seconds.launched, seconds.replayed))
+    if seconds.recorded:
+        return f"  passes       recorded as CUDA graphs: {replayed} a pass, and {launched} launched kernel by kernel"
+    return f"  passes       launched kernel by kernel: {launched} a pass, and {replayed} recorded as CUDA graphs"
 
 
 def _duration(seconds: float) -> str:
