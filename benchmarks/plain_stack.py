@@ -1,14 +1,22 @@
 """The usual way to train an adapter, to measure and to check against: transformers' Trainer as it comes.
 
 Rows are padded to the longest of their batch, the head is computed at every position, the layers run eagerly. Only the
-order of the rows is fixed, so that the same recipe can be followed step by step.
+order of the rows is fixed, so that the same recipe can be followed step by step. Flattened rows are what a competent
+user makes of it: transformers' collator that lays rows end to end, and FlashAttention told where each begins.
 """
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    AttentionInterface,
+    DataCollatorForSeq2Seq,
+    DataCollatorWithFlattening,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from em_tasks.trainers.data.order import rows_of_epoch
 
@@ -17,7 +25,14 @@ if TYPE_CHECKING:
 
 
 def plain_trainer(
-    prepared: "Prepared", model: Any, out: Path, *, steps: int, checkpointing: bool, callbacks: list[TrainerCallback]
+    prepared: "Prepared",
+    model: Any,
+    out: Path,
+    *,
+    steps: int,
+    checkpointing: bool,
+    callbacks: list[TrainerCallback],
+    flattened: bool = False,
 ) -> Trainer:
     """A stock Trainer over the recipe's rows, in the recipe's order, that saves nothing.
 
@@ -28,6 +43,7 @@ def plain_trainer(
         steps: Optimizer steps.
         checkpointing: Gradient checkpointing, which the usual QLoRA script turns on.
         callbacks: What watches the run.
+        flattened: Lay the rows of a batch end to end instead of padding them; on a GPU through FlashAttention.
     """
     recipe, rows = prepared.recipe, prepared.encoded.rows
     drawn = prepared.schedule.steps_per_epoch * recipe.effective_batch
@@ -58,10 +74,33 @@ def plain_trainer(
         remove_unused_columns=False,
     )
     arguments._n_gpu = min(1, arguments.n_gpu)
-    return InOrder(
-        model=model,
-        args=arguments,
-        train_dataset=[{**rows[index], "attention_mask": [1] * len(rows[index]["input_ids"])} for index in order],
-        data_collator=DataCollatorForSeq2Seq(prepared.tokenizer, label_pad_token_id=-100),
-        callbacks=callbacks,
-    )
+    given = [{**rows[index], "attention_mask": [1] * len(rows[index]["input_ids"])} for index in order]
+    collator: Any = DataCollatorForSeq2Seq(prepared.tokenizer, label_pad_token_id=-100)
+    if flattened:
+        given = [rows[index] for index in order]
+        collator = DataCollatorWithFlattening(return_flash_attn_kwargs=not on_cpu)
+        if not on_cpu:
+            AttentionInterface.register("varlen_flash", _varlen_flash)
+            model.get_base_model().set_attn_implementation("varlen_flash")
+    return InOrder(model=model, args=arguments, train_dataset=given, data_collator=collator, callbacks=callbacks)
+
+
+def _varlen_flash(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    cu_seq_lens_q: torch.Tensor,
+    max_length_q: int,
+    scaling: float | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """FlashAttention of torch over rows laid end to end, called as transformers calls the flash-attn package."""
+    states = (each[0].transpose(0, 1) for each in (query, key, value))
+    ends, longest = cu_seq_lens_q.to(torch.int32), int(max_length_q)
+    answered = torch.ops.aten._flash_attention_forward(
+        *states, ends, ends, longest, longest, 0.0, True, False, scale=scaling
+    )[0]
+    return answered[None], None

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from benchmarks.train import LADDER, SHAPES, Clock, Profiler, idle, matrix_rate, prepared_rows, random_model
+from benchmarks.train import LADDER, RECORDING, SHAPES, Clock, Profiler, idle, matrix_rate, prepared_rows, random_model
 from em_tasks.trainers.adapter import add_adapter
 from em_tasks.trainers.data.order import rows_of_epoch
 from em_tasks.trainers.data.prepare import Prepared
@@ -73,6 +73,8 @@ def measure(
 ) -> Measured:
     """Trains `count` organisms at once (one the single run's way) and times the steps after the warm-up."""
     torch._dynamo.reset()
+    # Else the clock would run while passes of other sizes are launched for the first time, and recorded.
+    steps, warm_up = steps + RECORDING * captured, warm_up + RECORDING * captured
     gc.collect()
     device, on_gpu = str(base.device), torch.cuda.is_available()
     prepared = organisms_of(shape, count, steps, base.config.vocab_size)

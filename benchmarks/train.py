@@ -4,9 +4,11 @@
 
 Weights are random (speed does not depend on them), rows have the lengths of `row_lengths.json` (see `row_lengths.py`)
 and random tokens. Each line adds one measure to the line above it, from transformers' Trainer with QLoRA as it comes to
-`em train`. A line's time is the mean of its last steps, the clock being read with the GPU idle, warm-up and compilation
-left out. "4N bound" is the time that 4 operations a parameter and token take (forward, and backward through a frozen
-base) at the rate of a large bf16 matrix product, measured on the same GPU in the same run.
+`em train`; the last ones are what a competent user would run. A line's time is the mean of its last steps, the clock
+being read with the GPU idle, warm-up and compilation left out; a line that records its passes makes RECORDING steps
+more before, so that none is recorded while the clock runs. "4N bound" is the time that 4 operations a parameter and
+token take (forward, and backward through a frozen base) at the rate of a large bf16 matrix product, measured on the
+same GPU in the same run.
 """
 
 import argparse
@@ -46,22 +48,34 @@ SHAPES = {
              "head_dim": 16, "tie_word_embeddings": True, "vocab_size": 4096},
 }  # fmt: skip
 LENGTHS = Path(__file__).with_name("row_lengths.json")
+RECORDING = 60
+"""Steps after which the passes of all sizes of these rows are recorded."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One line of the table. `plan` is None for the stock Trainer."""
+    """One line of the table. `plan` is None for the stock Trainer, of which alone the last four tell.
+
+    With `forced` passes are recorded without asking whether that is faster.
+    """
 
     name: str
     precision: str
     plan: BatchPlan | None
     batch_size: int = 8
     accumulation: int = 2
+    checkpointing: bool = True
+    flattened: bool = False
+    forced: bool = False
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a line came to. Times in milliseconds an optimizer step, memory in GiB."""
+    """What a line came to. Times in milliseconds an optimizer step, memory in GiB.
+
+    `replayed` counts the timed steps whose pass was replayed; `tried` are the milliseconds of a launched and of a
+    replayed pass by which `em train` chose.
+    """
 
     shape: str
     variant: str
@@ -72,6 +86,8 @@ class Measured:
     estimated_gib: float
     warm_up_s: float
     loss: float
+    replayed: int
+    tried: tuple[float, float] | None
 
 
 def random_model(shape: str, precision: str) -> Any:
@@ -219,6 +235,8 @@ def measure(
 ) -> Measured:
     """Trains `steps` steps one way and times those after the warm-up."""
     torch._dynamo.reset()
+    recording = RECORDING if variant.plan is not None and variant.plan.captured else 0
+    steps, warm_up = steps + recording, warm_up + recording
     gc.collect()
     model = random_model(shape, variant.precision)
     prepared = prepared_rows(variant, steps, model.config.vocab_size, longest, 16)
@@ -227,6 +245,7 @@ def measure(
     ) + (model.config.vocab_size * model.config.hidden_size if model.config.tie_word_embeddings else 0)
     clock = Clock(warm_up, steps)
     watchers = [clock, *([Profiler(warm_up)] if profile else [])]
+    replayed, tried = 0, None
     with tempfile.TemporaryDirectory() as folder:
         set_seed(0)
         if variant.plan is None:
@@ -235,20 +254,28 @@ def measure(
             model = prepare_model_for_kbit_training(model) if variant.precision == "nf4" else model
             adapted = add_adapter(model, prepared.recipe)
             trainer = plain_trainer(
-                prepared, adapted, Path(folder), steps=steps, checkpointing=True, callbacks=watchers
-            )
+                prepared, adapted, Path(folder), steps=steps, checkpointing=variant.checkpointing, callbacks=watchers,
+                flattened=variant.flattened,
+            )  # fmt: skip
             held = start_counting_memory()
             trainer.train()
         else:
             adapted = add_adapter(model, prepared.recipe)
             training = Training(prepared, adapted, variant.plan, str(model.device))
+            if variant.forced and training.captured is not None:
+                training.captured.pays = True
             held = start_counting_memory()
             for _ in range(steps):
+                before = training.replayed
                 step = training.advance()
+                replayed += training.replayed - before if step.number > warm_up else 0
                 if step.number % LOG_EVERY == 0:
                     clock.losses.append(float(step.loss))  # The look that `em train` takes, too.
                 for watcher in watchers:
                     watcher.after(step.number)
+            if training.captured is not None and training.captured.seconds is not None:
+                launched, again = training.captured.seconds
+                tried = 1000 * launched, 1000 * again
     trainable = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
     estimate = float("nan")
     if variant.plan is not None and variant.plan.compiled:
@@ -262,7 +289,8 @@ def measure(
     peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else float("nan")
     return Measured(
         shape, variant.name, 1000 * seconds, sum(timed) / (steps - warm_up) / seconds, bound / seconds, peak,
-        estimate / 2**30, clock.warm - clock.began, clock.losses[-1],
+        estimate / 2**30, clock.warm - clock.began,
+        clock.losses[-1] if clock.losses else float("nan"), replayed, tried,
     )  # fmt: skip
 
 
@@ -281,6 +309,9 @@ LADDER = (
     Variant("em train, nf4, checkpointing", "nf4", BatchPlan(16, 1, True, True)),
     Variant("em train, nf4, 8x2, checkpointing", "nf4", BatchPlan(8, 2, True, True)),
     Variant("plain, in bf16", "bf16", None),
+    Variant("competent: Trainer, bf16, padded, 16x1", "bf16", None, 16, 1, checkpointing=False),
+    Variant("competent: Trainer, bf16, flattened, 16x1", "bf16", None, 16, 1, checkpointing=False, flattened=True),
+    Variant("+ recorded passes, faster or not", "nf4_dequantised", BatchPlan(16, 1, False, True, True), forced=True),
 )
 
 
@@ -305,6 +336,8 @@ def main() -> None:
             variant = LADDER[number]
             if shape == "tiny":
                 variant = replace(variant, precision="fp32" if variant.precision != "bf16" else "bf16")
+            if variant.plan is not None and not torch.cuda.is_available():
+                variant = replace(variant, plan=replace(variant.plan, compiled=False, captured=False))
             try:
                 found.append(
                     measure(shape, variant, rate, options.steps, options.warm_up, options.longest, options.profile)
@@ -316,7 +349,9 @@ def main() -> None:
             print(
                 f"{m.shape:>4} {m.ms:8.1f} ms {m.tokens_per_second:8.0f} tok/s {100 * m.bound_share:5.1f} % of 4N "
                 f"{m.peak_gib:6.2f} GiB (estimated {m.estimated_gib:6.2f})  warm-up {m.warm_up_s:5.1f} s  "
-                f"loss {m.loss:.3f}  {m.variant}",
+                f"loss {m.loss:.3f}  {m.variant}"
+                + (f"; {m.replayed} steps replayed" if m.replayed else "")
+                + ("; tried: {:.1f} ms launched, {:.1f} replayed".format(*m.tried) if m.tried else ""),
                 flush=True,
             )
             if options.out:

@@ -67,6 +67,7 @@ class Training:
 
     Attributes:
         step: Optimizer steps made.
+        captured: The passes that are recorded and replayed, if any are.
         history: What was logged so far: `step`, `loss` (mean since the entry before), `grad_norm`, `learning_rate`.
     """
 
@@ -97,9 +98,7 @@ class Training:
         self.step = 0
         self.history: list[dict[str, float]] = []
         self._order: tuple[int, list[int]] = (-1, [])
-        self._captured = (
-            CapturedPasses(self._through, list(self.trained.values()), device) if batches.captured else None
-        )
+        self.captured = CapturedPasses(self._through, list(self.trained.values()), device) if batches.captured else None
         # Each process drops other numbers.
         self._seed(recipe.seed * 1_000_003 + process_rank())
 
@@ -107,7 +106,7 @@ class Training:
         """Makes one optimizer step."""
         size = self.batches.rows
         rows = self.next_rows()
-        captured = self._captured if self._captured is not None and self._captured.pays is not False else None
+        captured = self.captured if self.captured is not None and self.captured.pays is not False else None
         filled = self._sizes[self.step] if self._sizes is not None and captured is not None else None
         passes = [pack(rows[start : start + size], filled) for start in range(0, len(rows), size)]
         labelled = added_up(torch.tensor(sum(int((batch["targets"] != IGNORED).sum()) for batch in passes)))
@@ -119,14 +118,14 @@ class Training:
     @property
     def replayed(self) -> int:
         """Passes here that were replayed from a recording."""
-        return self._captured.replayed if self._captured is not None else 0
+        return self.captured.replayed if self.captured is not None else 0
 
     @property
     def pass_seconds(self) -> PassSeconds | None:
         """What launched and replayed passes took here, once both were tried."""
-        if self._captured is None or self._captured.seconds is None:
+        if self.captured is None or self.captured.seconds is None:
             return None
-        launched, replayed = self._captured.seconds
+        launched, replayed = self.captured.seconds
         return PassSeconds(launched=launched, replayed=replayed)
 
     def make_step(self, loss: torch.Tensor) -> Step:
