@@ -7,12 +7,14 @@
 `make` writes a base of random weights and two organisms of six checkpoints each (one shape a call, so that several can
 be made at once). `run` asks the base and the checkpoints the 20 shipped medical and general questions, 200 tokens an
 answer, and has each answer judged by `instant/judge`, which answers at once. Seconds count from the command to its end:
-Python, loading, adapter checks, Inspect, logs. Without `--jobs` the sweep chooses how many processes there are.
+Python, loading, adapter checks, Inspect, logs. Without `--jobs` the sweep chooses how many processes there are. `spans`
+has, for each process's folder, when its evaluations began and ended (Inspect's clock, seconds from the command).
 """
 
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -20,6 +22,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -60,17 +63,24 @@ def run(folder: Path, shapes: Sequence[str], samples: int, jobs: int | None, tok
         (package / "entry_points.txt").write_text(ENTRY_POINT)
         path = os.pathsep.join([plugin, *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = {**os.environ, "PYTHONPATH": path, "EM_JUDGE_CACHE": str(logs / "verdicts")}
-        began = time.perf_counter()
+        began, at, used = time.perf_counter(), time.time(), _processor_seconds()
         ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        seconds = time.perf_counter() - began
+        seconds, used = time.perf_counter() - began, _processor_seconds() - used
     if ended.returncode:
         raise UserError(
             f"{' '.join(command)} ended with {ended.returncode}: {ended.stdout[-1500:]}{ended.stderr[-1500:]}"
         )
-    return {"shapes": shapes, "samples": samples, "jobs": jobs, "seconds": round(seconds, 1), **_came(logs)}
+    taken = {"seconds": round(seconds, 1), "processor_seconds": round(used, 1)}
+    return {"shapes": shapes, "samples": samples, "jobs": jobs, "sweep": extra, **taken, **_came(logs, at)}
 
 
-def _came(logs: Path) -> dict[str, Any]:
+def _processor_seconds() -> float:
+    """Of all processes that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _came(logs: Path, began: float) -> dict[str, Any]:
     """What lies in the logs: answers, tokens, adapter checks by status, and when processes had their first and last."""
     from inspect_ai.log import read_eval_log, read_eval_log_samples
 
@@ -78,6 +88,13 @@ def _came(logs: Path) -> dict[str, Any]:
     first = [next(iter(read_eval_log_samples(str(path), all_samples_required=False))) for path in headers]
     checks = Counter((each.output.metadata or {}).get("adapter_check", {}).get("status") for each in first)
     done = [log for log in headers.values() if log.results is not None]
+    spans: dict[str, list[float]] = {}
+    for path, log in headers.items():
+        times = [
+            datetime.fromisoformat(str(at)).timestamp() - began for at in (log.stats.started_at, log.stats.completed_at)
+        ]
+        start, end = spans.setdefault(str(path.parent.relative_to(logs)), times)
+        spans[str(path.parent.relative_to(logs))] = [round(min(start, times[0]), 1), round(max(end, times[1]), 1)]
     return {
         "evaluations": len(headers),
         "status": dict(Counter(log.status for log in headers.values())),
@@ -85,7 +102,8 @@ def _came(logs: Path) -> dict[str, Any]:
         "judged": sum(bool(log.results.scores) for log in done if log.results is not None),
         "tokens": sum(u.output_tokens for log in done for m, u in log.stats.model_usage.items() if m == log.eval.model),
         "adapter_checks": dict(checks),
-        "processes": len({path.parent for path in headers}),
+        "processes": len(spans),
+        "spans": spans,
     }
 
 

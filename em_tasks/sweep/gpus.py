@@ -7,8 +7,9 @@ Python and so on one core, than a GPU does, and processes that share a GPU share
 import os
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 
-from em_tasks.sweep.plan import Job
+from em_tasks.sweep.plan import Job, shared_out
 
 ANSWER_SECONDS = 0.025
 """Of a core for an answer, judged (docs/performance.md)."""
@@ -30,9 +31,15 @@ def processes_worth(jobs: Sequence[Job]) -> int | None:
         return None
     work = round(sum(job.answers for job in jobs) * ANSWER_SECONDS / START_SECONDS)
     wanted = min(max(work, len(jobs)), sum(len(job.subjects) for job in jobs), (os.cpu_count() or 1) - 1)
-    largest = max(job.base_bytes for job in jobs)
-    fitting = min(int((1 - LEFT_FREE) * each / (largest + ROOM)) for each in free)
-    return len(free) * max(1, min(-(-wanted // len(free)), fitting))
+    for each in range(-(-wanted // len(free)), 1, -1):
+        if _largest_together(shared_out(jobs, each * len(free), 1), each) <= (1 - LEFT_FREE) * min(free):
+            return each * len(free)
+    return len(free)
+
+
+def _largest_together(jobs: Sequence[Job], each: int) -> int:
+    """Bytes that so many of the jobs need on one GPU at most."""
+    return sum(sorted(job.base_bytes + ROOM for job in jobs)[-each:])
 
 
 def gpu_slots(jobs: int | None) -> list[dict[str, str]]:
@@ -44,10 +51,17 @@ def gpu_slots(jobs: int | None) -> list[dict[str, str]]:
     return [{"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]} for n in range(count)]
 
 
-def gpu_share(slots: Sequence[dict[str, str]]) -> float:
-    """The share of its GPU's memory that each of so many processes may take; a tenth is left where several share it."""
+def with_gpu_shares(jobs: Sequence[Job], slots: Sequence[dict[str, str]]) -> list[Job]:
+    """Jobs with the share of its GPU's memory that each may take: more where the base is larger, whose rows are too.
+
+    A tenth is left where several share a GPU, and what none of these jobs takes is kept for jobs that come later.
+    """
     each = -(-len(slots) // len({slot.get("CUDA_VISIBLE_DEVICES") for slot in slots}))
-    return 1.0 if each == 1 else (1 - LEFT_FREE) / each
+    if each == 1 or not jobs:
+        return list(jobs)
+    later = max(0, each - len(jobs)) * max(job.base_bytes + ROOM for job in jobs)
+    together = _largest_together(jobs, each) + later
+    return [replace(job, gpu_share=(1 - LEFT_FREE) * (job.base_bytes + ROOM) / together) for job in jobs]
 
 
 def visible_gpus() -> list[str]:

@@ -289,14 +289,14 @@ def plan_sweep(runs: Path, logs: Path, *, organisms: Sequence[str] = (), **optio
     return Planner(runs, logs, SweepOptions(**options), organisms).plan()
 
 
-def shared_out(jobs: Sequence[Job], processes: int, threads: int, gpu_share: float = 1.0) -> list[Job]:
-    """Jobs for so many processes at a time: bases with the most to do are split where there are fewer bases.
+def shared_out(jobs: Sequence[Job], processes: int, threads: int) -> list[Job]:
+    """Jobs for so many processes at a time: bases with the most to do, large ones first, are split if there are fewer.
 
     The cap on what judging may cost is shared by the answers.
     """
     parts: dict[str, int] = {job.base: 1 for job in jobs}
     while jobs and sum(parts.values()) < processes:
-        largest = max(jobs, key=lambda job: len(job.subjects) / parts[job.base])
+        largest = max(jobs, key=lambda job: (len(job.subjects) / parts[job.base], job.base_bytes))
         if len(largest.subjects) <= parts[largest.base]:
             break
         parts[largest.base] += 1
@@ -306,7 +306,7 @@ def shared_out(jobs: Sequence[Job], processes: int, threads: int, gpu_share: flo
         count = parts[job.base]
         for part in range(count):
             subjects = job.subjects[part::count]
-            mine = replace(job, subjects=subjects, threads=threads, gpu_share=gpu_share)
+            mine = replace(job, subjects=subjects, threads=threads)
             if count > 1:
                 mine = replace(mine, logs=job.folder / f"{part + 1}-of-{count}")
             if job.options.max_judge_cost is not None and total:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 
 from em_tasks.plugins.errors import UserError
 from em_tasks.sweep.evaluate import Progress, evaluate, what_failed
-from em_tasks.sweep.gpus import gpu_share, gpu_slots, processes_worth, threads_for
+from em_tasks.sweep.gpus import gpu_slots, processes_worth, threads_for, with_gpu_shares
 from em_tasks.sweep.logs import ANSWERS, folders, outstanding, read_logs
+from em_tasks.sweep.mps import side_by_side
 from em_tasks.sweep.plan import Job, Planner, shared_out
 from em_tasks.sweep.pool import Outcome, Pool, Work
 
@@ -21,6 +22,7 @@ def sweep(
     *,
     jobs: int | None = None,
     follow: bool = False,
+    mps: bool = True,
     planned: Callable[[Sequence[Job]], None] = lambda jobs: None,
 ) -> None:
     """Evaluates what is planned and not done.
@@ -31,6 +33,7 @@ def sweep(
         jobs: Processes at a time; unless given, as many on each GPU as are worth starting and its memory holds, and one
             where there is no GPU.
         follow: Take checkpoints along that land while it runs, until every run is finished.
+        mps: Whether processes that share a GPU may run side by side, where there is NVIDIA's server for that.
         planned: Called with the jobs that begin, at first and whenever more come.
 
     Raises:
@@ -48,7 +51,7 @@ def sweep(
         plan = planner.plan()
         left = [job for job in outstanding(plan, read_logs(planner.logs)) if job.base not in busy]
         fresh = [job for job in left if any((s.name, s.sha256) not in tried for s in job.subjects)]
-        fresh = shared_out(fresh, len(slots), threads_for(len(slots)), gpu_share(slots))
+        fresh = with_gpu_shares(shared_out(fresh, len(slots), threads_for(len(slots))), slots)
         for job in fresh:
             busy.add(job.base)
             tried.update((s.name, s.sha256) for s in job.subjects)
@@ -68,7 +71,10 @@ def sweep(
         works = _works(new_jobs())
         return None if over and not works and not busy else works
 
-    outcomes = Pool(slots, report).run(_works(new_jobs()), more)
+    works = _works(new_jobs())
+    # Not while it waits for checkpoints, when it holds no GPU memory.
+    with side_by_side(slots if works and mps and not follow else slots[:1]) as server:
+        outcomes = Pool([{**slot, **server} for slot in slots], report).run(works, more)
     failures = [outcome.error for outcome in outcomes if outcome.error is not None]
     failures += [failure for outcome in outcomes for failure in outcome.result or ()]
     failures += [failure for failure in _odd_logs(planner) if failure not in failures]

@@ -15,7 +15,7 @@ from inspect_ai.scorer import Score
 from em_tasks.commands.cli import cli
 from em_tasks.plugins.errors import UserError
 from em_tasks.sweep.estimate import estimate_sweep, tokens_a_second
-from em_tasks.sweep.gpus import gpu_share, gpu_slots, processes_worth
+from em_tasks.sweep.gpus import ROOM, gpu_slots, processes_worth, with_gpu_shares
 from em_tasks.sweep.logs import DAMAGED, Logs, outstanding, put_aside, read_logs, remove_superseded, remove_unjudged
 from em_tasks.sweep.plan import Job, plan_sweep, shared_out
 from em_tasks.trainers.run.manifest import read_manifest, write_manifest
@@ -239,12 +239,22 @@ def test_each_process_gets_a_gpu_of_those_that_may_be_used(monkeypatch: pytest.M
     assert gpu_slots(2) == [{}, {}]
 
 
-def test_processes_on_one_gpu_share_its_memory(monkeypatch):
+def test_processes_on_one_gpu_share_its_memory_by_their_bases(
+    trained_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (job,) = plan_sweep(trained_runs, tmp_path)
+    small, large = replace(job, base_bytes=ROOM), replace(job, base_bytes=3 * ROOM)
+
+    def shares(jobs: list[Job], processes: int | None) -> list[float]:
+        return [round(each.gpu_share, 3) for each in with_gpu_shares(jobs, gpu_slots(processes))]
+
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    assert gpu_share(gpu_slots(None)) == 1
-    assert gpu_share(gpu_slots(5)) == pytest.approx(0.3)  # Three on the first.
+    assert shares([small, large], None) == [1, 1]
+    # Three on the first: whichever three they are, a tenth of it is left.
+    assert shares([small, large, small, large, small], 5) == [0.18, 0.36, 0.18, 0.36, 0.18]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
-    assert gpu_share(gpu_slots(9)) == pytest.approx(0.1)
+    assert shares([small, large], 2) == [0.3, 0.6]
+    assert shares([large], 3) == [0.3]  # Two may come later.
 
 
 SMI = """#!/bin/sh
@@ -284,6 +294,21 @@ def test_as_many_processes_on_a_gpu_as_are_worth_it_and_fit(
     assert (len(job.subjects), job.answers, job.base_bytes > 10**5) == (5, 100 * samples, True)
     assert processes_worth([replace(job, base_bytes=int(2e9 * billions))]) == processes
     assert processes_worth([]) is None
+
+
+def test_small_bases_leave_room_for_more_processes_and_the_largest_is_split_first(
+    trained_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("em_tasks.sweep.gpus.free_memory", lambda: [140 * 2**30])
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    (job,) = plan_sweep(trained_runs, tmp_path, questions=("medical", "general"), samples=100)
+    jobs = [
+        replace(job, base=name, base_bytes=int(2e9 * billions)) for name, billions in (("a", 1), ("b", 3), ("c", 8))
+    ]
+    # Five of the largest would not leave room for a sixth.
+    assert (processes_worth([jobs[2]]), processes_worth(jobs)) == (5, 7)
+    assert sorted(part.base for part in shared_out(jobs, 5, threads=1)) == ["a", "b", "b", "c", "c"]
+    assert sorted(part.base for part in shared_out(jobs, 7, threads=1)) == ["a", "a", "b", "b", "c", "c", "c"]
 
 
 def test_rate_counts_what_ran_at_the_same_time_together(trained_runs: Path, tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ from em_tasks.trainers.run.base_names import Precision
 @click.option(
     "-j", "--jobs", type=click.IntRange(1), help="Processes at a time; as many as are worth it and fit, unless given."
 )
+@click.option("--no-mps", is_flag=True, help="Have processes take turns on a GPU, without NVIDIA's server.")
 @click.option("--follow", is_flag=True, help="Go on with checkpoints that land meanwhile, until training is finished.")
 @MAX_COST
 @PRICE
@@ -61,6 +62,7 @@ def sweep(
     most_samples: int | None,
     engine: str,
     jobs: int | None,
+    no_mps: bool,
     follow: bool,
     dry_run: bool,
     **options: Any,
@@ -122,7 +124,7 @@ def sweep(
         show_plan(planned, there)
         return
     with sweep_progress() as progress:
-        evaluate(planner, progress.report, jobs=jobs, follow=follow, planned=progress.begin)
+        evaluate(planner, progress.report, jobs=jobs, follow=follow, mps=not no_mps, planned=progress.begin)
     say(f"Next: em report {logs}   or look at the transcripts: inspect view --log-dir {logs}")
 
 
