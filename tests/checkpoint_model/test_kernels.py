@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from em_tasks.plugins.checkpoint_model.engines.drawing import RowSampling, draw
 from em_tasks.plugins.checkpoint_model.engines.protocol import EngineSettings, Sampling
 from em_tasks.plugins.checkpoint_model.engines.stacked import kernels
+from em_tasks.plugins.checkpoint_model.engines.stacked.attention import AttentionForm, attend_cache
 from em_tasks.plugins.checkpoint_model.engines.stacked.decoder import Turns, _turn
 from em_tasks.plugins.checkpoint_model.engines.stacked.engine import StackedEngine
 from em_tasks.plugins.checkpoint_model.engines.texts import Texts
@@ -75,6 +76,24 @@ def test_queries_and_keys_are_turned_and_kept_where_the_row_is(size: int) -> Non
     untouched[target.cpu()] = False
     assert not keys[untouched.to(DEVICE)].any()
     assert not values[untouched.to(DEVICE)].any()
+
+
+@pytest.mark.parametrize(("heads", "key_heads", "size"), [(8, 2, 64), (6, 2, 128), (4, 4, 64), (4, 2, 32)])
+def test_each_row_attends_to_its_own_places_and_to_no_others(heads: int, key_heads: int, size: int) -> None:
+    used = torch.tensor([1, 63, 64, 65, 150, 192], dtype=torch.int32, device=DEVICE)
+    form = AttentionForm(heads, key_heads, size, size**-0.5, None, None)
+    q = 3 * numbers(len(used), heads, size)
+    keys, values = (numbers(len(used), 192, key_heads, size, seed=seed) for seed in (1, 2))
+    for row, count in enumerate(used.tolist()):
+        keys[row, count:], values[row, count:] = 30, 1000  # What a longer answer left there.
+    given = attend_cache(form, q, keys, values, used, 192)
+    for row, count in enumerate(used.tolist()):
+        k, v = (states[row, :count].double().repeat_interleave(heads // key_heads, 1) for states in (keys, values))
+        weights = (torch.einsum("hd,nhd->hn", q[row].double(), k) * form.scale).softmax(-1)
+        expected = torch.einsum("hn,nhd->hd", weights, v)
+        assert torch.allclose(given[row].view(heads, size).double(), expected, rtol=3 * STEP, atol=3 * STEP), count
+        alone = attend_cache(form, *(states[row : row + 1] for states in (q, keys, values, used)), 192)
+        assert not kernels.usable(q) or torch.equal(alone[0], given[row]), count
 
 
 def test_draws_are_those_of_fp32_on_a_cpu_but_for_ties() -> None:

@@ -1,13 +1,15 @@
 """Keys and values of every row, and attention over them.
 
-Each row owns a place in a cache of shape (rows, length, key heads, head size). FlashAttention reads it with a length a
-row; where it cannot (a CPU, fp32, soft caps) torch's attention reads it under a mask.
+Each row owns a place in a cache of shape (rows, length, key heads, head size). A kernel of ours reads it with a length
+a row, else FlashAttention does; where neither can (a CPU, fp32, soft caps) torch's attention reads it under a mask.
 """
 
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
+
+from em_tasks.plugins.checkpoint_model.engines.stacked import kernels
 
 BLOCK = 64
 """Lengths are rounded up to this, so that few shapes occur."""
@@ -96,6 +98,8 @@ def attend_cache(
         (R, heads * size).
     """
     rows, capacity = keys.shape[:2]
+    if _reads_keys_once(form, q):
+        return kernels.attend(q.contiguous(), keys, values, used, form.scale).reshape(rows, -1)
     if form.flashes(q):
         starts = torch.arange(rows + 1, device=q.device, dtype=torch.int32)
         k, v = (states.view(rows * capacity, form.key_heads, form.size) for states in (keys, values))
@@ -114,11 +118,18 @@ def attend_cache(
     return _masked(form, q[:, :, None], k, v, seen[:, None, None]).reshape(rows, -1)
 
 
-def kernel_name(form: AttentionForm, dtype: torch.dtype, device: str) -> str:
-    """What attends, for the log."""
-    if device.startswith("cuda") and dtype in (torch.bfloat16, torch.float16) and form.softcap is None:
+def kernel_name(form: AttentionForm, states: torch.Tensor) -> str:
+    """What attends to the cache on the device of such states, for the log."""
+    if _reads_keys_once(form, states):
+        return "a Triton kernel over the cache, FlashAttention-2 (torch) over prompts"
+    if form.flashes(states):
         return "FlashAttention-2 (torch), a length a row"
     return "matrix products with a soft cap" if form.softcap is not None else "torch sdpa, masked"
+
+
+def _reads_keys_once(form: AttentionForm, states: torch.Tensor) -> bool:
+    plain = form.softcap is None and form.window is None
+    return plain and kernels.usable(states) and kernels.attends(form.heads, form.key_heads, form.size)
 
 
 def _flash(

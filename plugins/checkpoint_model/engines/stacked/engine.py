@@ -186,7 +186,7 @@ class StackedEngine:
             self._model_ends = _Ends(model.generation_config)
             decoder = Decoder(model)
             del model
-            self._attention = kernel_name(decoder.layers[0].form, decoder.dtype, self.device)
+            self._attention = kernel_name(decoder.layers[0].form, decoder.embedding)
             stack = Stack(decoder, linears, self.on.base)
             self._writing = Writing(decoder, stack, self._texts, self.settings.batch_size, exact=self.settings.exact)
         return self._writing

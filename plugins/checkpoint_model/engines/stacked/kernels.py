@@ -13,6 +13,10 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 LOG = logging.getLogger(__name__)
 BLOCK = 2048
+TILE = 16
+"""Rows of a tensor core's smallest product."""
+KEYS = 64
+"""Keys that attention reads at a time."""
 
 
 def usable(states: torch.Tensor) -> bool:
@@ -65,6 +69,37 @@ def turn_and_keep(
     _kernels().turn_and_keep[rows, every](
         states, cos, sin, keys, values, target, out, states.stride(0), heads, keys.shape[1], SIZE=size
     )
+    return out
+
+
+def attends(heads: int, key_heads: int, size: int) -> bool:
+    """Whether `attend` has a form for such heads: a few queries to a key, in a tensor core's smallest tile."""
+    return heads // key_heads <= TILE and size in (64, 128)
+
+
+def attend(
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, used: torch.Tensor, scale: float
+) -> torch.Tensor:  # fmt: skip
+    """One token of each row over the row's first places; each key is read once, for all query heads that share it.
+
+    FlashAttention does the work of 128 queries a key head where there are 4, and is bound by that.
+
+    Args:
+        q: (R, heads, size), contiguous.
+        keys: (R, L, key heads, size), contiguous.
+        values: As `keys`.
+        used: (R,) int32: places in use, at least 1.
+        scale: Factor before the softmax.
+
+    Returns:
+        (R, heads, size).
+    """
+    rows, heads, size = q.shape
+    out = torch.empty_like(q)
+    _kernels().attend[rows, keys.shape[2]](
+        q, keys, values, used, out, scale, keys.stride(0), HEADS=heads, KEY_HEADS=keys.shape[2], SIZE=size,
+        QUERIES=TILE, BLOCK=KEYS, num_warps=4, num_stages=3,
+    )  # fmt: skip
     return out
 
 

@@ -58,6 +58,43 @@ def turn_and_keep(
 
 
 @triton.jit
+def attend(
+    queries, keys, values, used, out, scale, row_stride, HEADS: tl.constexpr, KEY_HEADS: tl.constexpr,
+    SIZE: tl.constexpr, QUERIES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    key_head = tl.program_id(1)
+    query = tl.arange(0, QUERIES)
+    place = tl.arange(0, SIZE)
+    group: tl.constexpr = HEADS // KEY_HEADS
+    there = query[:, None] < group
+    at = (row * HEADS + key_head * group + query[:, None]) * SIZE + place[None, :]
+    q = tl.load(queries + at, mask=there, other=0.0)
+    # Powers of 2, which the hardware has, in place of e.
+    factor = scale * 1.4426950408889634
+    most = tl.full([QUERIES], float("-inf"), tl.float32)
+    total = tl.zeros([QUERIES], tl.float32)
+    sums = tl.zeros([QUERIES, SIZE], tl.float32)
+    length = tl.load(used + row)
+    start = row * row_stride + key_head * SIZE
+    for first in range(0, length, BLOCK):
+        token = first + tl.arange(0, BLOCK)
+        seen = token < length
+        offsets = start + token[:, None].to(tl.int64) * (KEY_HEADS * SIZE) + place[None, :]
+        k = tl.load(keys + offsets, mask=seen[:, None], other=0.0)
+        scores = tl.dot(q, tl.trans(k)) * factor
+        scores = tl.where(seen[None, :], scores, float("-inf"))
+        higher = tl.maximum(most, tl.max(scores, 1))
+        weights = tl.exp2(scores - higher[:, None])
+        shrunk = tl.exp2(most - higher)
+        v = tl.load(values + offsets, mask=seen[:, None], other=0.0)
+        sums = sums * shrunk[:, None] + tl.dot(weights.to(v.dtype), v)
+        total = total * shrunk + tl.sum(weights, 1)
+        most = higher
+    tl.store(out + at, (sums / total[:, None]).to(out.dtype.element_ty), mask=there)
+
+
+@triton.jit
 def draw(
     logits, first, second, temperature, sampled, best, where, stride, vocabulary, parts, BLOCK: tl.constexpr
 ):  # fmt: skip
