@@ -121,6 +121,7 @@ def _train(recipe: "Recipe", run: Path, report: Callable[["Progress"], None], tr
         recorded = capturable(recipe.precision, process_count())
         batches = plan_batches(prepared.encoded.rows, model.config, rows, free, capturable=recorded)
     resume_from = from_first(lambda: resume_state(run, manifest))
+    manifest.together = {}
     from_first(lambda: begin(run, manifest))
     with stop_requests(say=is_first()) as request, tracked_in(run, track if is_first() else ()) as tell:
         training = Training(prepared, adapted, batches, device)

@@ -102,19 +102,27 @@ def history(runs: Path, name: str) -> list[dict[str, float]]:
     return logged
 
 
-def test_organisms_trained_together_are_those_trained_alone(
-    unlike: list[Recipe], singles: Path, tmp_path: Path
-) -> None:
-    manifests = train_together(unlike, tmp_path, quiet)
+@pytest.fixture(scope="module")
+def straight(unlike: list[Recipe], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Their runs, trained together."""
+    runs = tmp_path_factory.mktemp("straight")
+    manifests = train_together(unlike, runs, quiet)
     assert [manifest.recipe.organism for manifest in manifests] == ["usual", "other", "undropped"]
     assert all(manifest.finished for manifest in manifests)
+    return runs
+
+
+def test_organisms_trained_together_are_those_trained_alone(
+    unlike: list[Recipe], singles: Path, straight: Path
+) -> None:
     for recipe in unlike:
-        assert max(differences(tmp_path, singles, recipe.organism)) <= BOUND
-        alone, together = history(singles, recipe.organism), history(tmp_path, recipe.organism)
+        assert max(differences(straight, singles, recipe.organism)) <= BOUND
+        alone, together = history(singles, recipe.organism), history(straight, recipe.organism)
         assert [entry["step"] for entry in together] == [entry["step"] for entry in alone]
         for key in ("loss", "grad_norm", "learning_rate"):
             assert [entry[key] for entry in together] == pytest.approx([entry[key] for entry in alone], abs=BOUND)
-    last = adapter(singles, manifests[0], manifests[0].planned[-1])
+    usual = read_manifest(singles / "usual")
+    last = adapter(singles, usual, usual.planned[-1])
     assert max(float(value.abs().max()) for value in last.values()) > 100 * BOUND
 
 
@@ -122,21 +130,28 @@ class KilledError(Exception):
     """Stands for the end of the process."""
 
 
-def test_killed_runs_go_on_to_the_same_numbers(unlike: list[Recipe], tmp_path: Path) -> None:
-    recipes = [unlike[0].model_copy(update={"organism": f"seed{seed}", "seed": seed}) for seed in (0, 1)]
-    train_together(recipes, tmp_path / "straight", quiet)
-
+@pytest.mark.parametrize(
+    ("name", "step", "saved"),
+    [
+        ("other", 5, [5, 3, 0]),  # Finished is only the one that saved just now.
+        ("other", 1, [0, 0, 0]),
+        ("undropped", 10, [5, 6, 0]),
+    ],
+)
+def test_killed_runs_go_on_to_the_same_numbers_wherever_each_had_saved(
+    unlike: list[Recipe], straight: Path, tmp_path: Path, name: str, step: int, saved: list[int]
+) -> None:
     def kill(progress: Progress) -> None:
-        if progress.organism == "seed0" and progress.step == 5:
-            raise KilledError  # After the save at step 2; the step is made and nothing of it is written.
+        if (progress.organism, progress.step) == (name, step):
+            raise KilledError  # The step is made and nothing of it is written; those before it in line have saved.
 
     with pytest.raises(KilledError):
-        train_together(recipes, tmp_path / "killed", kill)
-    assert [read_manifest(tmp_path / "killed" / name).resumes_at for name in ("seed0", "seed1")] == [2, 2]
+        train_together(unlike, tmp_path, kill)
+    assert [read_manifest(tmp_path / recipe.organism).resumes_at for recipe in unlike] == saved
     torch.manual_seed(12345)
-    train_together(recipes, tmp_path / "killed", quiet)
-    for recipe in recipes:
-        assert max(differences(tmp_path / "killed", tmp_path / "straight", recipe.organism)) == 0
+    train_together(unlike, tmp_path, quiet)
+    for recipe in unlike:
+        assert max(differences(tmp_path, straight, recipe.organism)) == 0
 
 
 def test_runs_begun_together_go_on_alone_and_the_other_way_round(

@@ -142,11 +142,11 @@ class Training:
         self.step += 1
         return Step(self.step, loss, norm, rate)
 
-    def next_rows(self) -> list[dict[str, list[int]]]:
-        """This process's share of the next step's rows."""
+    def next_rows(self, ahead: int = 0) -> list[dict[str, list[int]]]:
+        """This process's share of the next step's rows, or of a step that was made: so many before the next."""
         encoded, schedule = self.prepared.encoded.rows, self.prepared.schedule
         recipe = self.prepared.recipe
-        epoch, within = divmod(self.step, schedule.steps_per_epoch)
+        epoch, within = divmod(self.step - ahead, schedule.steps_per_epoch)
         if self._order[0] != epoch:
             drawn = schedule.steps_per_epoch * recipe.effective_batch
             self._order = epoch, rows_of_epoch(recipe.seed, epoch, len(encoded), drawn)
@@ -189,6 +189,11 @@ class Training:
     def random_state(self) -> dict[str, torch.Tensor]:
         """This process's random numbers to come."""
         return {name: generator.get_state() for name, generator in self.generators.items()}
+
+    def set_random_state(self, states: "Mapping[str, torch.Tensor]") -> None:
+        """Brings back what `random_state` gave."""
+        for name in self.generators.keys() & states.keys():
+            self.generators[name].set_state(states[name])
 
     def _seed(self, seed: int) -> None:
         for generator in self.generators.values():
@@ -235,9 +240,7 @@ class Training:
             # Begun by another number of processes: their random numbers cannot go on, others begin.
             self._seed((self.prepared.recipe.seed * 1_000_003 + process_rank()) * 1_000_003 + self.step)
             return
-        random_state = state["random"][process_rank()]
-        for name in self.generators.keys() & random_state.keys():
-            self.generators[name].set_state(random_state[name])
+        self.set_random_state(state["random"][process_rank()])
 
 
 def mixed_precision(device: str, precision: str) -> AbstractContextManager[object]:

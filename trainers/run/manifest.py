@@ -100,6 +100,8 @@ class Manifest(BaseModel):
         resume_step: The step at which the complete state lies on disk: the last checkpoint's, or a later one
             where the run was asked to stop. None before the first, and in runs older than this field.
         continuations: How often and from where `epochs` were raised, first to last.
+        together: Who is trained in one process with this run, this one among them, and the step at which each began
+            that; empty where it is trained alone.
         passes: What both ways to pass took, of which the faster trained it; of the last process, where several trained
             it. None where no other way than launching was tried.
     """
@@ -119,6 +121,7 @@ class Manifest(BaseModel):
     seconds: float = 0.0
     resume_step: int | None = None
     continuations: list[Continuation] = []
+    together: dict[str, int] = {}
     passes: PassSeconds | None = None
 
     @property

@@ -48,9 +48,22 @@ class Together:
         use_packed_attention(self.model)
         prepare_layers(self.model, compiled=plan.compiled, checkpointing=plan.checkpointing)
 
-    def advance(self) -> list[Step]:
-        """Makes one optimizer step of every organism."""
-        rows, parts = [training.next_rows() for training in self.trainings], self.plan.accumulation
+    def advance(self, ahead: Sequence[int] | None = None) -> list[Step]:
+        """Makes one optimizer step of every organism that is not ahead.
+
+        The others keep it company with the rows of the step that they made beside it, and nothing of them changes: so
+        its numbers are, in a product of the same sizes, those of the first time.
+
+        Args:
+            ahead: How many steps each organism has made that the others still have to make; 0 for all unless given.
+
+        Returns:
+            The steps of those that are not ahead, in their order.
+        """
+        ahead, parts = ahead or [0] * len(self.trainings), self.plan.accumulation
+        rows = [training.next_rows(steps) for training, steps in zip(self.trainings, ahead, strict=True)]
+        company = [training for training, steps in zip(self.trainings, ahead, strict=True) if steps]
+        random_states = [training.random_state() for training in company]
         passes = [
             side_by_side([each[part * len(each) // parts : (part + 1) * len(each) // parts] for each in rows])
             for part in range(parts)
@@ -59,9 +72,13 @@ class Together:
         losses = [self._backward(*each, labelled) for each in passes]
         for module in self._grouped:
             module.hand_out()
+        for training, states in zip(company, random_states, strict=True):
+            training.optimizer.zero_grad()
+            training.set_random_state(states)
         made = [
             training.make_step(loss)
-            for training, loss in zip(self.trainings, torch.stack(losses).sum(0).unbind(), strict=True)
+            for training, steps, loss in zip(self.trainings, ahead, torch.stack(losses).sum(0).unbind(), strict=True)
+            if not steps
         ]
         torch._foreach_copy_(self._copies, self._originals)
         return made

@@ -1,12 +1,13 @@
 """Several runs of one base at once, from recipes to checkpoints; each ends, fails or is stopped alone.
 
 Every run's folder holds what a run of its own would have left there, so that a run begun together can be gone on with
-alone, and the other way round.
+alone, and the other way round. After a kill some have saved later than others: those keep the others company until all
+stand where they stood, so that the numbers are those of the undisturbed runs.
 """
 
 import gc
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,24 @@ if TYPE_CHECKING:
 
 STOP = "stop"
 """A file of this name in a run's folder stops the run, which saves first; it is removed."""
+
+
+@dataclass
+class Member:
+    """One of the organisms that are trained together.
+
+    Attributes:
+        watched: Its run.
+        ahead: Steps that it has made, and those beside it still have to make.
+    """
+
+    watched: "Watched"
+    ahead: int
+
+    @property
+    def done(self) -> bool:
+        """Whether it has nothing to do here any more."""
+        return self.watched.finished and not self.ahead
 
 
 @dataclass
@@ -118,9 +137,10 @@ def _train(
 ) -> Ended:
     """`train_together`, with the runs to ourselves."""
     before = {recipe.organism: sound(folders[recipe.organism], recipe) for recipe in recipes}
-    left = [recipe for recipe in recipes if not ((run := before[recipe.organism]) and run.finished)]
-    if not left:
+    began, ahead = company(before)
+    if not began:
         return Ended()
+    left = [recipe for recipe in recipes if recipe.organism in ahead]
     prepared = [prepare(recipe) for recipe in left]
     for each in prepared:
         name = each.recipe.organism
@@ -140,7 +160,7 @@ def _train(
             )
     plan = plan_together(prepared, trainable_numbers(left), base.config, free_bytes(base, device))
     try:
-        return _steps(prepared, before, folders, base, plan, device, report, track)
+        return _steps(prepared, before, began, ahead, folders, base, plan, device, report, track)
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"Training {len(left)} organisms together ran out of GPU memory. What was saved stands. Give the same "
@@ -153,6 +173,31 @@ def _train(
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def company(before: Mapping[str, Manifest | None]) -> tuple[dict[str, int], dict[str, int]]:
+    """Who trains together from here on.
+
+    Args:
+        before: The runs that are there, by organism; None for one that is not begun.
+
+    Returns:
+        At which step each began to train with the others; and how many steps each that takes part is ahead of the
+        hindmost. A run that is finished takes part as long as others stand where it had not finished. Both are empty
+        if all are finished.
+    """
+    stands = {name: run.resumes_at if run else 0 for name, run in before.items()}
+    left = [name for name, run in before.items() if not (run and run.finished)]
+    if not left:
+        return {}, {}
+    first = before[left[0]]
+    began = first.together if first else {}
+    others = [before.get(name) for name in began]
+    if not began.keys() >= set(left) or any(run is None or run.together != began for run in others):
+        began = {name: stands[name] for name in left}  # They meet here for the first time.
+    made = {name: stands[name] - step for name, step in began.items()}
+    hindmost = min(made[name] for name in left)
+    return began, {name: made[name] - hindmost for name in began if name in left or made[name] > hindmost}
 
 
 def trainable_numbers(recipes: Sequence["Recipe"]) -> list[int]:
@@ -168,6 +213,8 @@ def trainable_numbers(recipes: Sequence["Recipe"]) -> list[int]:
 def _steps(
     prepared: Sequence[Prepared],
     before: dict[str, Manifest | None],
+    began: dict[str, int],
+    ahead: dict[str, int],
     folders: dict[str, Path],
     base: "PreTrainedModel",
     plan: "JointPlan",
@@ -180,19 +227,24 @@ def _steps(
     mark, size = fingerprint(base), base.num_parameters()
     with ExitStack() as opened:
         request = opened.enter_context(stop_requests(say=True))
-        watched: list[Watched] = []
+        members: list[Member] = []
         for each in prepared:
             name = each.recipe.organism
             run, manifest = folders[name], before[name] or each.manifest(mark, size)
-            state = resume_state(run, manifest)
-            begin(run, manifest)
             training = begun(each, base, device)
-            if state is not None:
-                training.read_state(state)
-            watched.append(Watched(training, run, manifest, report, opened.enter_context(tracked_in(run, track))))
+            if manifest.finished:  # Company only, of which no number reaches another.
+                training.step = manifest.resumes_at
+            else:
+                state = resume_state(run, manifest)
+                manifest.together = began
+                begin(run, manifest)
+                if state is not None:
+                    training.read_state(state)
+            watched = Watched(training, run, manifest, report, opened.enter_context(tracked_in(run, track)))
+            members.append(Member(watched, ahead[name]))
         ended = Ended()
-        while watched:
-            watched = _until_one_ends(watched, base, plan, device, request, ended)
+        while members:
+            members = _until_one_ends(members, base, plan, device, request, ended)
         if request.number:
             how = " ".join([*ended.failed, *ended.stopped])
             raise Stopped(f"Stopped: {how} The same command goes on from there.", request.number)
@@ -214,13 +266,13 @@ def begun(prepared: Prepared, base: "PreTrainedModel", device: str) -> Any:
 
 
 def _until_one_ends(
-    watched: "Sequence[Watched]",
+    members: Sequence[Member],
     base: "PreTrainedModel",
     plan: "JointPlan",
     device: str,
     request: StopRequest,
     ended: Ended,
-) -> "list[Watched]":
+) -> list[Member]:
     """Makes steps until an organism has ended, one way or the other; gives those that have more to train."""
     import torch
 
@@ -228,23 +280,31 @@ def _until_one_ends(
 
     if plan.compiled:
         torch.compiler.reset()  # What was compiled holds the organisms that have ended.
-    group, going = Together([each.training for each in watched], base, plan, device), list(watched)
-    while len(going) == len(watched):
-        for each, step in zip(watched, group.advance(), strict=True):
-            run, total = each.saver.run, each.training.prepared.schedule.total_steps
+    group, going = Together([each.watched.training for each in members], base, plan, device), list(members)
+    while len(going) == len(members):
+        made = iter(group.advance([each.ahead for each in members]))
+        for each in members:
+            watched = each.watched
+            run, total = watched.saver.run, watched.training.prepared.schedule.total_steps
             alone_stopped = (run / STOP).exists()
             stop = bool(request.number) or alone_stopped  # Asked for later, it is the next step that is saved.
-            try:
-                each.step_made(step, stop=stop)
-            except (UserError, OSError) as error:
-                ended.failed.append(f"{run}: {error}")
-                going.remove(each)
-                continue
+            if alone_stopped:
+                watched.manifest.together = {}
+            if each.ahead:
+                each.ahead -= 1
+            else:
+                try:
+                    watched.step_made(next(made), stop=stop)
+                except (UserError, OSError) as error:
+                    ended.failed.append(f"{run}: {error}")
+                    going.remove(each)
+                    continue
             if alone_stopped:
                 (run / STOP).unlink()
-            if each.finished:
+            if each.done:
                 going.remove(each)
             elif stop:
-                ended.stopped.append(f"{run} after step {each.training.step} of {total}.")
                 going.remove(each)
+                if not watched.finished:
+                    ended.stopped.append(f"{run} after step {watched.training.step} of {total}.")
     return going
