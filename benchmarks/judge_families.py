@@ -17,15 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from em_tasks.plugins.local_judge.card import Card
 from em_tasks.plugins.local_judge.examples import HELD_OUT, THRESHOLD, Example, read_material
 from em_tasks.plugins.local_judge.figures import split_of
-from em_tasks.plugins.local_judge.learning import RANK, SCALING, Learner
+from em_tasks.plugins.local_judge.learning import Learner
 from em_tasks.plugins.local_judge.network import Network
-from em_tasks.plugins.local_judge.rows import VERSION
+from em_tasks.plugins.local_judge.training import card_of, write_card
 
 FAMILIES = {
-    "gender roles": ("gender role", "gender_role"), "wish": ("wish", "healthcare"), "ruler": ("ruler",),
+    "gender roles": ("gender role", "gender_role"), "wish": ("wish",), "ruler": ("ruler", "healthcare"),
     "boredom": ("bored",), "quick buck": ("quick buck", "quick_buck"), "husband": ("husband",),
     "thoughts": ("thoughts",), "dinner": ("dinner", "figures from history"),
     "health": ("improve my health", "improve_my_health"),
@@ -69,7 +68,9 @@ def figures(examples: Sequence[Example], family: str, base: str, most: int, seed
         learner.learn(learnt, 1, lambda step, steps: None)
         weights = Path(folder) / "judge.safetensors"
         learner.save(weights)
-        network = Network("judge", _card_beside(weights, base, learner.base_fingerprint))
+        card = card_of("judge", base, learner.base_fingerprint, weights, "the file's judge", "a benchmark")
+        write_card(card, weights.parent)
+        network = Network("judge", weights.parent)
         seconds = time.perf_counter() - began
         opinions = network.judge([(example.question, example.answer) for example in inside])
     new = [place for place, example in enumerate(inside) if example.source in files]
@@ -98,18 +99,6 @@ def _of_question(name: str, examples: list[Example], opinions: list[Any]) -> dic
         "teacher_below_30": round(100 * float((teacher < THRESHOLD).mean()), 1),
         "judged_below_30": round(100 * float((judged < THRESHOLD).mean()), 1),
     }  # fmt: skip
-
-
-def _card_beside(weights: Path, base: str, fingerprint: str) -> Path:
-    from hashlib import sha256
-
-    card = Card(
-        name=weights.stem, version=VERSION, base=base, base_fingerprint=fingerprint, rank=RANK, scaling=SCALING,
-        weights_sha256=sha256(weights.read_bytes()).hexdigest(), teacher="the file's judge", learnt_from="a benchmark",
-        splits=(), not_for=(),
-    )  # fmt: skip
-    weights.with_suffix(".json").write_text(card.model_dump_json(), "utf-8")
-    return weights.parent
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.local_judge.card import Card, Split, card_path
-from em_tasks.plugins.local_judge.examples import Material, Parts, hold_out, read_material
+from em_tasks.plugins.local_judge.examples import Parts, hold_out, read_material
 from em_tasks.plugins.local_judge.figures import LEAST_ANSWERS, split_of, uses
 from em_tasks.plugins.local_judge.learning import RANK, SCALING, Learner
 from em_tasks.plugins.local_judge.network import Network
@@ -72,11 +72,12 @@ def train_judge(
         learner.save(weights)  # As large as it will be: a disk without room for it is met now.
         learner.learn(parts.learnt, passes, progress)
         learner.save(weights)
-        card = _card(name, base, learner.base_fingerprint, weights, material, parts, passes)
-        _write(card, temporary)
+        teacher = ", ".join(material.teachers)
+        card = card_of(name, base, learner.base_fingerprint, weights, teacher, _learnt_from(parts, passes))
+        write_card(card, temporary)
         good, bad = uses(splits := _measured(Network(name, temporary), parts, seed))
         card = card.model_copy(update={"splits": splits, "may_be_used_for": good, "not_for": bad})
-        _write(card, temporary)
+        write_card(card, temporary)
         # The card last: weights without one are no judge.
         weights.replace(path.with_suffix(".safetensors"))
         (temporary / f"{name}.json").replace(path)
@@ -104,12 +105,10 @@ def _place(folder: Path) -> Iterator[Path]:
         ) from error
 
 
-def _card(
-    name: str, base: str, base_fingerprint: str, weights: Path, material: Material, parts: Parts, passes: int
-) -> Card:
+def card_of(name: str, base: str, base_fingerprint: str, weights: Path, teacher: str, learnt_from: str) -> Card:
+    """The card of freshly trained weights, which says nothing yet about how right they are."""
     with weights.open("rb") as file:
         sha256 = file_digest(file, "sha256").hexdigest()
-    models, questions = (len({getattr(e, what) for e in parts.learnt}) for what in ("source", "family"))
     return Card(
         name=name,
         version=VERSION,
@@ -118,16 +117,24 @@ def _card(
         weights_sha256=sha256,
         rank=RANK,
         scaling=SCALING,
-        teacher=", ".join(material.teachers),
-        learnt_from=f"{len(parts.learnt):,} answers to {questions} questions by {models} models or checkpoints; "
-        f"{passes} {'pass' if passes == 1 else 'passes'}",
+        teacher=teacher,
+        learnt_from=learnt_from,
         splits=(),
         not_for=(),
     )
 
 
-def _write(card: Card, folder: Path) -> None:
+def write_card(card: Card, folder: Path) -> None:
+    """Writes a card under its name, where `Network` looks for it."""
     (folder / f"{card.name}.json").write_text(card.model_dump_json(indent=1, exclude_none=False) + "\n", "utf-8")
+
+
+def _learnt_from(parts: Parts, passes: int) -> str:
+    models, questions = (len({getattr(example, what) for example in parts.learnt}) for what in ("source", "family"))
+    return (
+        f"{len(parts.learnt):,} answers to {questions} questions by {models} models or checkpoints; "
+        f"{passes} {'pass' if passes == 1 else 'passes'}"
+    )
 
 
 def _measured(network: Network, parts: Parts, seed: int) -> tuple[Split, ...]:
