@@ -47,13 +47,15 @@ def make(folder: Path, shape: str, checkpoints: int) -> float:
     return time.perf_counter() - began
 
 
-def run(folder: Path, shapes: Sequence[str], samples: int, jobs: int | None, tokens: int, extra: Sequence[str]) -> Any:
+def run(
+    folder: Path, organisms: Sequence[str], samples: int, jobs: int | None, tokens: int, extra: Sequence[str]
+) -> Any:
     """One sweep, with fresh logs: how long it took and what came of it."""
     logs = folder / f"logs-{time.time_ns()}"
     command = [sys.executable, "-m", "em_tasks", "sweep", str(folder / "runs"), "--logs", str(logs)]
     command += ["--questions", "medical", "--questions", "general", "--samples", str(samples)]
     command += ["--max-tokens", str(tokens), "--judge", "instant/judge", *extra]
-    command += [part for shape in shapes for name in ORGANISMS for part in ("--organism", f"{shape}-{name}")]
+    command += [part for name in organisms for part in ("--organism", name)]
     command += ["--jobs", str(jobs)] if jobs else []
     with tempfile.TemporaryDirectory() as plugin:
         # As an installed package names its providers to Inspect, in the sweep's processes too.
@@ -71,7 +73,7 @@ def run(folder: Path, shapes: Sequence[str], samples: int, jobs: int | None, tok
             f"{' '.join(command)} ended with {ended.returncode}: {ended.stdout[-1500:]}{ended.stderr[-1500:]}"
         )
     taken = {"seconds": round(seconds, 1), "processor_seconds": round(used, 1)}
-    return {"shapes": shapes, "samples": samples, "jobs": jobs, "sweep": extra, **taken, **_came(logs, at)}
+    return {"organisms": organisms, "samples": samples, "jobs": jobs, "sweep": extra, **taken, **_came(logs, at)}
 
 
 def _processor_seconds() -> float:
@@ -115,6 +117,7 @@ def main() -> None:
     parser.add_argument("--shape", default="1B", help="to make")
     parser.add_argument("--checkpoints", type=int, default=6, help="to make, of each organism")
     parser.add_argument("--shapes", nargs="+", default=["1B", "3B", "8B"], help="to run")
+    parser.add_argument("--organisms", nargs="+", help="to run, by name; those of the shapes, unless given")
     parser.add_argument("--samples", nargs="+", type=int, default=[1, 10])
     parser.add_argument("--jobs", nargs="+", type=int, default=[0], help="processes; 0 lets the sweep choose")
     parser.add_argument("--tokens", type=int, default=200)
@@ -126,10 +129,11 @@ def main() -> None:
     if options.what == "make":
         print(f"{options.shape} made in {make(options.folder, options.shape, options.checkpoints):.1f} s", flush=True)
         return
+    organisms = options.organisms or [f"{shape}-{name}" for shape in options.shapes for name in ORGANISMS]
     lines = []
     for samples in options.samples:
         for jobs in options.jobs:
-            lines.append(run(options.folder, options.shapes, samples, jobs or None, options.tokens, options.sweep))
+            lines.append(run(options.folder, organisms, samples, jobs or None, options.tokens, options.sweep))
             print(json.dumps(lines[-1]), flush=True)
             if options.out:
                 options.out.write_text(json.dumps(lines, indent=1) + "\n")
