@@ -4,15 +4,18 @@
 
 The organism is trained here, on the device there is: a toy model, four checkpoints, two of them near each other. Every
 checkpoint is then asked for its reference by sound engines (stacked, alone and beside all others; transformers) and by
-stacked engines with a fault planted in the adapter's files, the base, the prompt or the numbers. A line gives the root
-mean square difference (nats), the strength (1 is right), and what the check says. Kind `fault` is what a user meets,
-with the count of the prompt's tokens and the base's fingerprint; `numbers alone` does without these two, which a server
-may not give. How many of each are found, and how much room there is on either side, stands in the last lines.
+stacked engines with a fault: in what loading makes of a file, in a slot's numbers after they were loaded and compared,
+in which slot a checkpoint or a row goes by, in a file that changes after its hash was checked, in the base, the prompt
+or the log probabilities. A line gives the root mean square difference (nats), the strength (1 is right), and what the
+check says. Kind `fault` is what a user meets: log probabilities, numbers read back from the slots, the count of the
+prompt's tokens and the base's fingerprint; `numbers alone` is what log probabilities say by themselves, which is all
+that a server gives. How many of each are found, and how much room there is on either side, stands in the last lines.
 """
 
 import argparse
 import asyncio
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,13 +30,19 @@ from safetensors.torch import load_file, save_file
 from em_tasks.plugins.checkpoint_model.adapter_check import AdapterCheck, compare
 from em_tasks.plugins.checkpoint_model.checking import GREEDY
 from em_tasks.plugins.checkpoint_model.engines import loading, texts
+from em_tasks.plugins.checkpoint_model.engines.adapter_files import PREFIX, read_adapter
 from em_tasks.plugins.checkpoint_model.engines.choosing import build_engine
 from em_tasks.plugins.checkpoint_model.engines.protocol import Answer, Engine, EngineChoice, EngineSettings
+from em_tasks.plugins.checkpoint_model.engines.stacked import writing
+from em_tasks.plugins.checkpoint_model.engines.stacked.stack import Stack
+from em_tasks.plugins.checkpoint_model.engines.stacked.writing import Writing
+from em_tasks.plugins.checkpoint_model.engines.texts import adapter_name
 from em_tasks.plugins.checkpoint_model.subject import EvaluatedBase, evaluated_base
 from em_tasks.plugins.errors import UserError
 from em_tasks.resources import shipped
+from em_tasks.trainers.base import default_device
 from em_tasks.trainers.run.base_names import Precision
-from em_tasks.trainers.run.checkpoints import Checkpoint, adapter_sha256, find_checkpoint
+from em_tasks.trainers.run.checkpoints import Checkpoint, find_checkpoint
 from em_tasks.trainers.run.recipe import Recipe
 from em_tasks.trainers.run.reference import Reference, read_reference
 from em_tasks.trainers.train import train
@@ -89,6 +98,16 @@ class Bench:
         reference = self.references[step] if step else _reference(self.base)
         return compare(reference, answers, self.precision, others, base=step is None)
 
+    def whole(self, engine: Engine, checkpoint: Checkpoint, answers: Sequence[Answer]) -> AdapterCheck:
+        """What a user meets: the log probabilities, and the numbers that the engine holds."""
+        check = self.check(checkpoint, answers)
+        if check.status != "passed" or checkpoint.record is None:
+            return check
+        try:
+            return replace(check, read_back=asyncio.run(engine.read_back(checkpoint)))
+        except UserError as error:
+            return replace(check, status="failed", reason=str(error)[:200])
+
     def note(self, kind: str, name: str, checkpoint: Checkpoint, check: AdapterCheck) -> None:
         """Prints a line and keeps it."""
         step = checkpoint.record.step if checkpoint.record else "base"
@@ -103,25 +122,54 @@ class Bench:
         for name in names:
             with self.engine(name) as engine:
                 for checkpoint, answers in zip(everyone, self.ask(engine, everyone), strict=True):
-                    self.note("sound", f"{name}, all at once", checkpoint, self.check(checkpoint, answers))
+                    self.note("sound", f"{name}, all at once", checkpoint, self.whole(engine, checkpoint, answers))
                 for checkpoint in everyone:
                     (answers,) = self.ask(engine, [checkpoint])
-                    self.note("sound", f"{name}, alone", checkpoint, self.check(checkpoint, answers))
+                    self.note("sound", f"{name}, alone", checkpoint, self.whole(engine, checkpoint, answers))
 
     def measure_adapters(self) -> None:
-        """Faults in what stands for the adapter."""
+        """Faults in what is held for an adapter, and in which slot is whose."""
         with self.engine() as engine:
+            self.ask(engine, self.checkpoints)
+            stack: Stack = engine._writing.stack  # type: ignore[attr-defined]
             for number, checkpoint in enumerate(self.checkpoints):
                 after, before = self.checkpoints[(number + 1) % 4], self.checkpoints[number - 1]
-                taken = {
-                    "no adapter": self.base, "the checkpoint after it": after, "the checkpoint before it": before,
-                    **{name: self._altered(checkpoint, name, alter) for name, alter in _alterations(after).items()},
-                }  # fmt: skip
-                for name, answers in zip(taken, self.ask(engine, list(taken.values())), strict=True):
-                    self.note("fault", name, checkpoint, self.check(checkpoint, answers))
+                mine, theirs = adapter_name(checkpoint), adapter_name(after)
+                others = {"no adapter": None, "the one after it": after, "the one before it": before}
+                for name, other in others.items():
+                    with _rows_go_by(stack, checkpoint, other):
+                        self._note_both(f"a row's slot is of {name}", engine, checkpoint)
+                for name, alter in _alterations(after).items():
+                    with _slot_altered(stack, checkpoint, alter):
+                        self._note_both(f"in the slot: {name}", engine, checkpoint)
+                right = stack.slots[mine]
+                stack.slots[mine] = stack.slots[theirs]
+                self._note_both("the slot of the one after it is taken for its own", engine, checkpoint)
+                stack.slots[mine] = right
             for name, other in (("the first", self.checkpoints[0]), ("the last", self.checkpoints[-1])):
-                (answers,) = self.ask(engine, [other])
-                self.note("fault", f"{name} asked as the base", self.base, self.check(self.base, answers))
+                with _rows_go_by(stack, self.base, other):
+                    self._note_both(f"the base's rows go by the slot of {name}", engine, self.base)
+
+    def measure_loading(self) -> None:
+        """Faults in what loading makes of a file, and a file that changes after its hash was checked."""
+        for checkpoint in self.checkpoints:
+            with _loaded_without("q_proj"), self.engine() as engine:
+                self._note_or_refused("loaded without q_proj", engine, checkpoint)
+            with self._file_altered(checkpoint) as altered, self.engine() as engine:
+                self._note_or_refused("its file changed after the hash was checked", engine, altered)
+
+    def _note_both(self, name: str, engine: Engine, checkpoint: Checkpoint) -> None:
+        (answers,) = self.ask(engine, [checkpoint])
+        self.note("fault", name, checkpoint, self.whole(engine, checkpoint, answers))
+        self.note("numbers alone", name, checkpoint, self.check(checkpoint, answers))
+
+    def _note_or_refused(self, name: str, engine: Engine, checkpoint: Checkpoint) -> None:
+        try:
+            (answers,) = self.ask(engine, [checkpoint])
+            found = self.whole(engine, checkpoint, answers)
+        except UserError as error:
+            found = AdapterCheck("failed", str(error)[:200])
+        self.note("fault", name, checkpoint, found)
 
     def measure_numbers(self) -> None:
         """Faults in the prompts and the numbers."""
@@ -130,16 +178,18 @@ class Bench:
                 for name, change in _PROMPTS.items():
                     with _prompts_changed(change):
                         (answers,) = self.ask(engine, [checkpoint])
-                    self.note("fault", name, checkpoint, self.check(checkpoint, answers))
+                    self.note("fault", name, checkpoint, self.whole(engine, checkpoint, answers))
                     same = [replace(a, input_tokens=b.prompt_tokens) for a, b in self._pairs(checkpoint, answers)]
                     self.note("numbers alone", name, checkpoint, self.check(checkpoint, same))
                 (answers,) = self.ask(engine, [checkpoint])
                 for temperature in (0.8, 1.25):
                     tempered = [_tempered(answer, temperature) for answer in answers]
-                    self.note("fault", f"temperature {temperature}", checkpoint, self.check(checkpoint, tempered))
+                    self.note(
+                        "fault", f"temperature {temperature}", checkpoint, self.whole(engine, checkpoint, tempered)
+                    )
                 others = [*answers[1:], answers[0]]
                 mixed = [replace(o, input_tokens=a.input_tokens) for a, o in zip(answers, others, strict=True)]
-                self.note("fault", "answers mixed up", checkpoint, self.check(checkpoint, mixed))
+                self.note("fault", "answers mixed up", checkpoint, self.whole(engine, checkpoint, mixed))
 
     def measure_bases(self) -> None:
         """Another base under the right adapters."""
@@ -154,12 +204,7 @@ class Bench:
     def _ask_over(self, name: str, on: EvaluatedBase) -> None:
         for checkpoint in self.checkpoints:
             with self.engine(on=on) as engine:
-                try:
-                    (answers,) = self.ask(engine, [checkpoint])
-                    found = self.check(checkpoint, answers)
-                except UserError as error:
-                    found = AdapterCheck("failed", str(error)[:100])
-            self.note("fault", name, checkpoint, found)
+                self._note_or_refused(name, engine, checkpoint)
         with self.engine(on=replace(on, fingerprint=None)) as engine:
             for checkpoint, answers in zip(self.checkpoints, self.ask(engine, self.checkpoints), strict=True):
                 self.note("numbers alone", name, checkpoint, self.check(checkpoint, answers))
@@ -168,22 +213,61 @@ class Bench:
         assert checkpoint.record is not None
         return zip(answers, self.references[str(checkpoint.record.step)].answers, strict=True)
 
-    def _altered(self, checkpoint: Checkpoint, name: str, alter: Callable[[Weights], Weights]) -> Checkpoint:
-        """The checkpoint with its adapter's file altered, in a folder of its own."""
+    @contextmanager
+    def _file_altered(self, checkpoint: Checkpoint) -> Iterator[Checkpoint]:
+        """A copy of the checkpoint whose file is twice as strong, found by its verified record."""
         assert checkpoint.folder is not None
-        assert checkpoint.record is not None
-        run = self.folder / "altered" / name.replace(" ", "-")
-        folder = run / checkpoint.folder.name
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in checkpoint.folder.iterdir():
-            if path.is_file():
-                (folder / path.name).write_bytes(path.read_bytes())
-        weights = load_file(folder / "adapter_model.safetensors")
-        save_file(
-            {key: value.contiguous() for key, value in alter(weights).items()}, folder / "adapter_model.safetensors"
-        )
-        record = checkpoint.record.model_copy(update={"adapter_sha256": adapter_sha256(folder)})
-        return Checkpoint(run, checkpoint.manifest, record)
+        with tempfile.TemporaryDirectory() as run:
+            folder = Path(shutil.copytree(checkpoint.folder, Path(run) / checkpoint.folder.name))
+            weights = folder / "adapter_model.safetensors"
+            save_file(_scaled(2.0)(load_file(weights)), weights)
+            yield Checkpoint(Path(run), checkpoint.manifest, checkpoint.record)
+
+
+@contextmanager
+def _rows_go_by(stack: Stack, checkpoint: Checkpoint, other: Checkpoint | None) -> Iterator[None]:
+    """A checkpoint's rows are told the slot of another; of none for no adapter."""
+    right, mine = Writing._slot, None if checkpoint.record is None else adapter_name(checkpoint)
+    wrong = None if other is None else stack.slots[adapter_name(other)]
+    vars(writing)["Writing"]._slot = lambda self, row: wrong if row.adapter == mine else right(self, row)
+    try:
+        yield
+    finally:
+        Writing._slot = right  # type: ignore[method-assign]
+
+
+@contextmanager
+def _slot_altered(stack: Stack, checkpoint: Checkpoint, alter: Callable[[Weights], Weights]) -> Iterator[None]:
+    """Other numbers in a checkpoint's slot, put there after what was loaded had been compared."""
+    assert checkpoint.folder is not None
+    slot, files = stack.slots[adapter_name(checkpoint)], read_adapter(checkpoint.folder)
+    state = alter(load_file(files.folder / "adapter_model.safetensors", device=str(stack.decoder.device)))
+    tensors = {}
+    for module in files.modules:
+        a, b = (state[f"{PREFIX}{module}.lora_{half}.weight"].float() for half in ("A", "B"))
+        tensors[module] = a, b * files.scaling(module, b.shape[1])
+    with torch.inference_mode():
+        stack.decoder.place(slot, tensors)
+    try:
+        yield
+    finally:
+        with torch.inference_mode():
+            stack.decoder.place(slot, stack._tensors(files))
+
+
+@contextmanager
+def _loaded_without(part: str) -> Iterator[None]:
+    """Loading passes over modules of that name."""
+    right = Stack._tensors
+
+    def without(self: Stack, files: Any) -> Any:
+        return {module: pair for module, pair in right(self, files).items() if part not in module}
+
+    Stack._tensors = without  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Stack._tensors = right  # type: ignore[method-assign]
 
 
 def _reference(checkpoint: Checkpoint) -> Reference:
@@ -213,7 +297,7 @@ def _exchanged(weights: Weights) -> Weights:
 
 def _alterations(other: Checkpoint) -> dict[str, Callable[[Weights], Weights]]:
     assert other.folder is not None
-    theirs = load_file(other.folder / "adapter_model.safetensors")
+    theirs = load_file(other.folder / "adapter_model.safetensors", device=default_device())
     return {
         "strength 0.5": _scaled(0.5),
         "strength 0.85": _scaled(0.85),
@@ -310,7 +394,13 @@ def main() -> None:
             began = time.perf_counter()
             bench = Bench(Path(folder), options.base, precision, options.epochs)
             print(f"trained in {time.perf_counter() - began:.1f} s on {torch.cuda.device_count()} GPUs", flush=True)
-            for part in (bench.measure_sound, bench.measure_adapters, bench.measure_numbers, bench.measure_bases):
+            for part in (
+                bench.measure_sound,
+                bench.measure_adapters,
+                bench.measure_loading,
+                bench.measure_numbers,
+                bench.measure_bases,
+            ):
                 try:
                     part()
                 except Exception as error:

@@ -80,6 +80,10 @@ class InstantEngine:
         """Some words for each seed."""
         return [Answer(words(seed), "stop", 40, tuple(range(LENGTH))) for seed in seeds]
 
+    async def read_back(self, checkpoint: Checkpoint) -> int | None:
+        """There is nothing to read."""
+        return None
+
     def facts(self) -> EngineFacts:
         """What a real engine would say."""
         return self._facts

@@ -66,6 +66,8 @@ class AdapterCheck:
         strength: Where the engine stands on the line from the base (0) to the checkpoint (1); None where the two are
             so alike that the prompts do not tell, and for a base.
         compared: How many log probabilities were compared.
+        read_back: How many modules' numbers, as the engine holds them, are those of the adapter's file; None where the
+            engine cannot be looked into, and for a base.
     """
 
     status: str
@@ -74,6 +76,7 @@ class AdapterCheck:
     bound: float | None = None
     strength: float | None = None
     compared: int = 0
+    read_back: int | None = None
 
     def metadata(self) -> dict[str, Any]:
         """For the log."""

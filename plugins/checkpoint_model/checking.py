@@ -1,5 +1,6 @@
 """Asks an engine for a checkpoint's reference before its first answer; no answer counts that follows a fault."""
 
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -31,7 +32,8 @@ class CheckedAdapter:
         """The check, as metadata of every answer.
 
         Raises:
-            UserError: The engine does not answer as the checkpoint did at training.
+            UserError: The engine does not answer as the checkpoint did at training, or holds other numbers than its
+                adapter's file.
             UserError: The checkpoint's reference was altered or is gone.
         """
         self._lock = self._lock or anyio.Lock()
@@ -45,6 +47,8 @@ class CheckedAdapter:
                         "and the checkpoint's tokenizer as it was saved? Another engine shows which side is at fault: "
                         "-M engine=transformers"
                     )
+                if self.checkpoint.folder is not None:
+                    check = replace(check, read_back=await engine.read_back(self.checkpoint))
                 self._result = check.metadata()
             return self._result
 

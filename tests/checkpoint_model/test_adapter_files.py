@@ -77,6 +77,11 @@ def test_what_is_more_than_lora_says_why_it_is_not_stacked(config: dict[str, Any
     assert files().why_not_stacked() is None
 
 
+def test_adapter_of_the_head_which_the_stacked_engine_has_no_place_for_is_not_stacked() -> None:
+    key = "base_model.model.lm_head.lora_A.weight"
+    assert "lm_head" in str(AdapterFiles(Path("x"), {"peft_type": "LORA"}, {key: (4, 8)}).why_not_stacked())
+
+
 def test_damaged_adapter_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         read_adapter(tmp_path)

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from em_tasks.plugins.checkpoint_model.engines.protocol import Answer, Engine, EngineSettings, Sampling
 from em_tasks.plugins.checkpoint_model.engines.stacked.engine import StackedEngine
-from em_tasks.plugins.checkpoint_model.engines.texts import Texts
+from em_tasks.plugins.checkpoint_model.engines.stacked.stack import Stack
+from em_tasks.plugins.checkpoint_model.engines.texts import Texts, adapter_name
 from em_tasks.plugins.checkpoint_model.subject import EvaluatedBase
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.run.checkpoints import Checkpoint
@@ -172,6 +174,56 @@ def test_more_adapters_than_fit_take_turns(
     expected = ask(stacked(engines, llama), asked)
     monkeypatch.setattr(stack, "MOST_COLUMNS", 16)
     assert ask(stacked(engines, llama, batch_size=3), asked) == expected
+
+
+def test_numbers_held_for_an_adapter_are_those_of_its_file(llama: dict[str, Checkpoint], engines: list[Engine]) -> None:
+    engine = stacked(engines, llama)
+    ask(engine, [(checkpoint, QUESTIONS[0], GREEDY, 0) for checkpoint in llama.values()])
+    modules = {name: asyncio.run(engine.read_back(checkpoint)) for name, checkpoint in llama.items()}
+    assert modules == {"base": None, "all": 14, "rank 1": 1, "rsLoRA": 4, "patterns": 14}
+
+
+@pytest.mark.parametrize("fault", ["a module left out", "another's A", "put elsewhere", "another scale"])
+def test_adapter_that_is_loaded_otherwise_than_its_file_has_it_gives_no_answer(
+    llama: dict[str, Checkpoint], engines: list[Engine], monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    right = Stack._tensors
+    q_proj = "model.layers.0.self_attn.q_proj"
+
+    def wrong(stack: Stack, files: Any) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        tensors = right(stack, files)
+        a, b = tensors.pop(q_proj)
+        if fault == "another's A":
+            a = tensors[q_proj.replace("0", "1")][0]
+        elif fault == "another scale":
+            b = b * 1.001
+        places = {"a module left out": {}, "put elsewhere": {q_proj.replace("0", "1"): (a, b)}}
+        return tensors | places.get(fault, {q_proj: (a, b)})
+
+    monkeypatch.setattr(Stack, "_tensors", wrong)
+    with pytest.raises(
+        UserError, match=r"does not hold .*checkpoint-1 as its file has it: . modules differ, first .*q_"
+    ):
+        ask(stacked(engines, llama), [(llama["all"], QUESTIONS[0], GREEDY, 0)])
+
+
+@pytest.mark.parametrize("fault", ["a number changed", "another's slot", "a new file"])
+def test_adapter_that_is_no_longer_what_was_loaded_is_found(
+    llama: dict[str, Checkpoint], engines: list[Engine], fault: str
+) -> None:
+    engine, mine = stacked(engines, llama), llama["rsLoRA"]
+    ask(engine, [(checkpoint, QUESTIONS[0], GREEDY, 0) for checkpoint in llama.values()])
+    assert mine.folder is not None
+    stack = engine._writing.stack  # type: ignore[attr-defined]
+    if fault == "a number changed":
+        with torch.inference_mode():
+            stack.decoder.layers[1].qkv.b[stack.slots[adapter_name(mine)] * stack.layout.rank, 5] += 1e-3
+    elif fault == "another's slot":
+        stack.slots[adapter_name(mine)] = stack.slots[adapter_name(llama["all"])]
+    else:
+        shutil.copy(llama["all"].folder / "adapter_config.json", mine.folder)  # type: ignore[operator]
+    with pytest.raises(UserError, match=r"checkpoint-3 (as its file has it|was altered while it was in use)"):
+        asyncio.run(engine.read_back(mine))
 
 
 def test_memory_that_runs_out_halves_the_batch_and_keeps_what_was_written(

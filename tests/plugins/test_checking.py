@@ -7,6 +7,8 @@ import pytest
 from inspect_ai.model import GenerateConfig, Model, ModelOutput, get_model
 from safetensors.torch import load_file, save_file
 
+from em_tasks.plugins.checkpoint_model.engines.stacked.rows import Row
+from em_tasks.plugins.checkpoint_model.engines.stacked.writing import Writing
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.run.hashes import adapter_sha256
 from em_tasks.trainers.run.manifest import read_manifest, write_manifest
@@ -32,6 +34,7 @@ def test_every_answer_records_the_check(trained_runs: Path, engine: str) -> None
     assert adapted["status"] == "passed"
     assert adapted["difference"] < 1e-3 < adapted["bound"]
     assert adapted["strength"] == pytest.approx(1, abs=0.01)
+    assert adapted.get("read_back") == (28 if engine == "auto" else None)
     base = check_of(ask(served(trained_runs, "toy-s@base", engine=engine)))
     assert (base["status"], base.get("strength")) == ("passed", None)
 
@@ -53,6 +56,30 @@ def test_adapter_that_does_nothing_gives_no_answer(trained_runs: Path, tmp_path:
         ask(served(runs, "small@4", engine=engine))
     # The others of the same base are not touched by it.
     assert check_of(ask(served(runs, "small@3", engine=engine)))["status"] == "passed"
+
+
+@pytest.mark.parametrize("slot", ["none", "another's"])
+def test_row_that_goes_by_another_slot_gives_no_answer(
+    trained_runs: Path, monkeypatch: pytest.MonkeyPatch, slot: str
+) -> None:
+    """What the engine holds is right then, which its log probabilities alone can tell from wrong."""
+    names = ["small@3", "small@4"]
+    slots = {"none": lambda held, mine: None, "another's": lambda held, mine: held[next(n for n in held if n != mine)]}
+
+    def wrong(writing: Writing, row: Row) -> int | None:
+        held = writing.stack.slots
+        return None if row.adapter is None or len(held) < 2 else slots[slot](held, row.adapter)
+
+    monkeypatch.setattr(Writing, "_slot", wrong)
+    models = [served(trained_runs, name) for name in names]
+
+    async def both() -> list[Any]:
+        outputs = (model.generate("How are you?", config=CONFIG) for model in models)
+        return await asyncio.gather(*outputs, return_exceptions=True)
+
+    for error in asyncio.run(both()):
+        assert isinstance(error, UserError)
+        assert "at training" in str(error)
 
 
 def test_what_cannot_be_checked_says_so(trained_runs: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from em_tasks.plugins.errors import UserError
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
 _SHOWN = 3
 
 
@@ -83,6 +83,8 @@ class AdapterFiles:
             return "it has biases"
         if odd := [key for key in self.keys if not key.endswith((".lora_A.weight", ".lora_B.weight"))]:
             return f"it holds {odd[0]}"
+        if outside := sorted(module for module in self.modules if module.rsplit(".", 1)[-1] == "lm_head"):
+            return f"it changes {outside[0]}"
         return None
 
     def scaling(self, module: str, rank: int) -> float:
@@ -111,7 +113,7 @@ class AdapterFiles:
         if self.config.get("peft_type") != "LORA" or self.config.get("target_parameters"):
             return
         plain = {_module_of(key) for key in self.keys if ".lora_A." in key or ".lora_B." in key}
-        torn = [m for m in plain for half in ("A", "B") if f"{_PREFIX}{m}.lora_{half}.weight" not in self.keys]
+        torn = [m for m in plain for half in ("A", "B") if f"{PREFIX}{m}.lora_{half}.weight" not in self.keys]
         stray, bare = sorted(plain - set(linears)), sorted(self.targets(linears) - plain)
         for modules, what in (
             (sorted(torn), "has one of A and B without the other for"),
@@ -127,7 +129,7 @@ class AdapterFiles:
                 )
 
     def _fits(self, module: str, outputs: int, inputs: int) -> bool:
-        lower, upper = (self.shapes.get(f"{_PREFIX}{module}.lora_{half}.weight", ()) for half in ("A", "B"))
+        lower, upper = (self.shapes.get(f"{PREFIX}{module}.lora_{half}.weight", ()) for half in ("A", "B"))
         return lower[1:] == (inputs,) and lower[0] > 0 and upper == (outputs, lower[0])
 
     def _is_target(self, module: str) -> bool:
@@ -171,7 +173,7 @@ def read_adapter(folder: Path) -> AdapterFiles:
 
 def _module_of(key: str) -> str:
     """`base_model.model.X.lora_A.weight` belongs to X."""
-    return re.split(r"\.lora_|\.weight$|\.bias$", key.removeprefix(_PREFIX))[0]
+    return re.split(r"\.lora_|\.weight$|\.bias$", key.removeprefix(PREFIX))[0]
 
 
 def _named(names: str | list[str], module: str) -> bool:

@@ -181,6 +181,17 @@ class Engine(Protocol):
         """
         ...
 
+    async def read_back(self, checkpoint: Checkpoint) -> int | None:
+        """Compares the numbers that the engine holds for an adapter with its file, exactly up to their format.
+
+        Returns:
+            How many modules agree, which is all; None where the engine cannot be looked into, or does not hold it now.
+
+        Raises:
+            UserError: Some do not agree.
+        """
+        ...
+
     def facts(self) -> EngineFacts:
         """What gives the answers; complete once one was given."""
         ...

@@ -79,6 +79,10 @@ class VllmEngine:
             await asyncio.gather(*(self._answer(checkpoint, messages, sampling, seed, tools) for seed in seeds))
         )
 
+    async def read_back(self, checkpoint: Checkpoint) -> int | None:
+        """See `Engine.read_back`. A server's numbers are out of reach: its log probabilities have to do."""
+        return None
+
     def facts(self) -> EngineFacts:
         """See `Engine.facts`."""
         ours = self._server is None or self._server.ours

@@ -81,6 +81,10 @@ class TransformersEngine:
             self._requests.put(request)
         return list(await asyncio.gather(*(asyncio.wrap_future(request.future) for request in requests)))
 
+    async def read_back(self, checkpoint: Checkpoint) -> int | None:
+        """See `Engine.read_back`. Left to peft; its log probabilities have to do."""
+        return None
+
     def facts(self) -> EngineFacts:
         """See `Engine.facts`."""
         return EngineFacts(

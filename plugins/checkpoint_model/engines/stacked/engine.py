@@ -57,6 +57,14 @@ class _Request:
     tools: Sequence[Tool] = ()
 
 
+@dataclass(eq=False)
+class _Reading:
+    """What is asked by `read_back`."""
+
+    checkpoint: Checkpoint
+    future: "Future[int | None]" = field(default_factory=Future)
+
+
 class StackedEngine:
     """Serves the checkpoints of one base."""
 
@@ -66,7 +74,7 @@ class StackedEngine:
         self._texts = Texts(settings.on)
         self._fingerprint: str | None = None
         self._attention = "none yet"
-        self._requests: queue.Queue[_Request | None] = queue.Queue()
+        self._requests: queue.Queue[_Request | _Reading | None] = queue.Queue()
         self._prompts: dict[tuple[str, str], tuple[int, ...]] = {}
         self._model_ends: Any = None
         self._writing: Writing | None = None
@@ -85,6 +93,12 @@ class StackedEngine:
         request = _Request(checkpoint, messages, sampling, seeds, [Future() for _ in seeds], tools)
         self._requests.put(request)
         return list(await asyncio.gather(*(asyncio.wrap_future(future) for future in request.futures)))
+
+    async def read_back(self, checkpoint: Checkpoint) -> int | None:
+        """See `Engine.read_back`. An adapter is compared whenever it comes into a slot, too."""
+        reading = _Reading(checkpoint)
+        self._requests.put(reading)
+        return await asyncio.wrap_future(reading.future)
 
     def facts(self) -> EngineFacts:
         """See `Engine.facts`."""
@@ -129,7 +143,10 @@ class StackedEngine:
             except queue.Empty:
                 return True
             while request is not None:
-                self._take(request)
+                if isinstance(request, _Reading):
+                    self._compare(request)
+                else:
+                    self._take(request)
                 if not resting:
                     break
                 try:
@@ -158,6 +175,16 @@ class StackedEngine:
             for future in live:
                 if not future.done():
                     future.set_exception(error)
+
+    def _compare(self, reading: _Reading) -> None:
+        """Looks what is held for a checkpoint."""
+        if not reading.future.set_running_or_notify_cancel():
+            return
+        try:
+            name = adapter_name(reading.checkpoint)
+            reading.future.set_result(None if self._writing is None else self._writing.stack.compare(name))
+        except BaseException as error:
+            reading.future.set_exception(error)
 
     def _prompt(self, checkpoint: Checkpoint, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[int, ...]:
         key = adapter_name(checkpoint) + checkpoint.manifest.recipe.date_string, repr((messages, tools))

@@ -87,16 +87,45 @@ class Projection:
         """
         start = 0
         for part, (name, width) in enumerate(zip(self.names, self.widths, strict=True)):
-            if part in self.parts:
-                at = self.parts.index(part) * self.layout.columns + slot * self.layout.rank
-                a, b = self.weight[self.base_rows + at :][: self.layout.rank], self.b[at : at + self.layout.rank]
-                a.zero_()
-                b.zero_()
-                if name in tensors:
-                    lower, upper = tensors[name]
+            a, b = self._columns(part, slot)
+            a.zero_()
+            b.zero_()
+            if name in tensors and part in self.parts:
+                lower, upper = tensors[name]
+                a[: lower.shape[0]] = lower.to(a)
+                b[: lower.shape[0], start : start + width] = upper.T.to(b)
+            start += width
+
+    def differing(self, slot: int, tensors: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> list[str]:
+        """Layers whose columns do not hold these numbers and no others.
+
+        Args:
+            slot: Whose columns.
+            tensors: As `place` takes them. What an adapter does not change has to be zero.
+        """
+        start, wrong = 0, []
+        for part, (name, width) in enumerate(zip(self.names, self.widths, strict=True)):
+            held_a, held_b = self._columns(part, slot)
+            a, b, fits = torch.zeros_like(held_a), torch.zeros_like(held_b), True
+            if name in tensors:
+                lower, upper = tensors[name]
+                fits = lower.shape[0] <= a.shape[0]
+                if fits:
                     a[: lower.shape[0]] = lower.to(a)
                     b[: lower.shape[0], start : start + width] = upper.T.to(b)
+            # One rounding apart where a scale was multiplied in other numbers; NaN agrees with nothing.
+            near = torch.finfo(a.dtype).eps
+            if not fits or any(not torch.allclose(x, y, near, 0.0) for x, y in ((held_a, a), (held_b, b))):
+                wrong.append(name)
             start += width
+        return wrong
+
+    def _columns(self, part: int, slot: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """A and B of one layer's slot, (rank, in) and (rank, sum of widths); of no rows where it has no columns."""
+        if part not in self.parts:
+            return self.weight[:0], self.b[:0]
+        at = self.parts.index(part) * self.layout.columns + slot * self.layout.rank
+        return self.weight[self.base_rows + at :][: self.layout.rank], self.b[at : at + self.layout.rank]
 
     def __call__(self, x: torch.Tensor, masks: Sequence[torch.Tensor]) -> torch.Tensor:
         """Projects states.

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from em_tasks.plugins.checkpoint_model.engines.adapter_files import WEIGHTS, AdapterFiles, read_adapter
+from em_tasks.plugins.checkpoint_model.engines.adapter_files import PREFIX, WEIGHTS, AdapterFiles, read_adapter
 from em_tasks.plugins.checkpoint_model.engines.stacked.decoder import Decoder
 from em_tasks.plugins.checkpoint_model.engines.stacked.projections import Layout
 from em_tasks.plugins.errors import UserError
+from em_tasks.trainers.run.hashes import adapter_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -94,6 +95,9 @@ class Stack:
 
         Returns:
             Whether the layout changed, so that slots have moved.
+
+        Raises:
+            UserError: A slot does not hold afterwards what its adapter's file has.
         """
         missing = [adapter for adapter in adapters if adapter not in self.slots]
         if not missing and not (exact and self.layout != self.exact_layout(adapters)):
@@ -112,7 +116,48 @@ class Stack:
         for adapter, slot in list(zip(missing, free, strict=False)):
             self.decoder.place(slot, self._tensors(self._files[adapter]))
             self.slots[adapter] = slot
+            try:
+                self.compare(adapter)
+            except UserError:
+                del self.slots[adapter]
+                raise
         return changed
+
+    def compare(self, adapter: str) -> int | None:
+        """Compares what an adapter's slot holds with the adapter's file.
+
+        Returns:
+            How many modules the file has, all of which agree; None where the adapter is in no slot.
+
+        Raises:
+            UserError: The slot holds something else, or the file is not the one that the adapter's name was made of.
+        """
+        from safetensors.torch import load_file
+
+        if adapter not in self.slots:
+            return None
+        files = self._files[adapter]
+        if (actual := adapter_sha256(files.folder)) != adapter:
+            raise UserError(
+                f"{files.folder} was altered while it was in use: its adapter has hash {actual[:12]}, and "
+                f"{adapter[:12]} was asked for. Give the same command again."
+            )
+        # Not as `_tensors` reads it, whose faults would agree with themselves.
+        state = load_file(files.folder / WEIGHTS, device=str(self.decoder.device))
+        tensors = {}
+        for module in {key.removeprefix(PREFIX).split(".lora_")[0] for key in state}:
+            a, b = (state[f"{PREFIX}{module}.lora_{half}.weight"].float() for half in ("A", "B"))
+            tensors[module] = a, b * files.scaling(module, b.shape[1])
+        slot = self.slots[adapter]
+        projections = [projection for layer in self.decoder.layers for projection in layer.projections]
+        wrong = sorted(set(tensors) - {name for projection in projections for name in projection.names})
+        wrong += [name for projection in projections for name in projection.differing(slot, tensors)]
+        if wrong:
+            raise UserError(
+                f"The stacked engine does not hold {files.folder} as its file has it: {len(wrong)} modules differ, "
+                f"first {', '.join(wrong[:3])}. No answer of it counts. Evaluate it with -M engine=transformers."
+            )
+        return len(tensors)
 
     def exact_layout(self, adapters: Sequence[str]) -> Layout:
         """A layout that depends on the rank alone, for adapters of one rank."""
@@ -135,6 +180,6 @@ class Stack:
         state = load_file(files.folder / WEIGHTS, device=str(self.decoder.device))
         pairs = {}
         for module in files.modules:
-            a, b = (state[f"base_model.model.{module}.lora_{half}.weight"] for half in ("A", "B"))
+            a, b = (state[f"{PREFIX}{module}.lora_{half}.weight"].float() for half in ("A", "B"))
             pairs[module] = a, b * files.scaling(module, a.shape[0])
         return pairs
