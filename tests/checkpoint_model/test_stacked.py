@@ -256,6 +256,31 @@ def test_memory_that_runs_out_halves_the_batch_and_keeps_what_was_written(
     assert 6 in first_tokens, "rows go on at the token they had come to"
 
 
+def test_batch_that_memory_bounds_is_not_made_anew_whenever_rows_come_in(
+    llama: dict[str, Checkpoint], engines: list[Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from em_tasks.plugins.checkpoint_model.engines.stacked.batch import Batch
+    from em_tasks.plugins.checkpoint_model.engines.stacked.writing import Writing
+
+    grown, real = [], Batch.grow
+    fitting = iter([16, 17, 18, 19])
+
+    def grow(batch: Batch, rows: int, length: int) -> None:
+        grown.append(rows)
+        real(batch, rows, length)
+
+    monkeypatch.setattr(Batch, "grow", grow)
+    # What is free changes a little from one look to the next, and then by much.
+    monkeypatch.setattr(Writing, "_fitting", lambda writing, length: next(fitting, 40))
+    # Of unlike lengths, so that they end one after the other and others come in.
+    asked = [
+        (llama["all"], QUESTIONS[0], Sampling(max_tokens=4 + seed % 9, temperature=1.0), seed) for seed in range(120)
+    ]
+    answers = ask(stacked(engines, llama), asked)
+    assert grown == [40]
+    assert all(0 < len(answer.tokens) <= how.max_tokens for answer, (_, _, how, _) in zip(answers, asked, strict=True))
+
+
 def test_nobody_is_forgotten_when_longer_places_do_not_fit_and_memory_runs_out_again(
     llama: dict[str, Checkpoint], engines: list[Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:

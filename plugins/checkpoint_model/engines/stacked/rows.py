@@ -1,5 +1,6 @@
 """Answers that are being written, on the host's side."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -75,13 +76,21 @@ class Row:
         """Whether the prompt's log probabilities are still wanted; they come with its first reading."""
         return self.sampling.prompt_logprobs > 0 and self.scored is None and not self.tokens
 
-    def take(self, token: int, texts: Texts) -> bool:
-        """Adds a token; returns whether the answer is at its end."""
+    def take(self, tokens: Sequence[int], texts: Texts) -> bool:
+        """Adds the next tokens, up to the answer's end; returns whether that is reached."""
+        if self.sampling.stop:
+            return any(self._take_one(token, texts) for token in tokens)
+        tokens = tokens[: self.left]
+        ended = not set(tokens).isdisjoint(self.ends)
+        if ended:
+            tokens = tokens[: min(tokens.index(end) for end in self.ends if end in tokens) + 1]
+        self.tokens += tokens
+        return ended or len(self.tokens) >= self.limit
+
+    def _take_one(self, token: int, texts: Texts) -> bool:
         self.tokens.append(token)
         if token in self.ends or len(self.tokens) >= self.limit:
             return True
-        if not self.sampling.stop:
-            return False
         # A stop string has no more tokens than bytes.
         tail = self.tokens[-max(len(string.encode()) for string in self.sampling.stop) - _MARGIN :]
         text = texts.decode(self.checkpoint, tail)

@@ -31,6 +31,9 @@ EXACT_ROWS = 64
 SHARE = 0.85
 """Of the free memory that rows may take."""
 
+GROWTH = 1.25
+"""A batch that will not hold all who wait grows by as much at least: its steps are captured anew, which takes long."""
+
 READ_TOKENS = 8192
 """Tokens of prompts read together, unless one prompt alone is longer."""
 
@@ -194,13 +197,15 @@ class Writing:
             count, length = max(count, now.rows), max(length, now.length)
             if (count, length) == (now.rows, now.length):
                 return
-        count = min(count if self.exact else padded_rows(count, self.decoder.device), self._fitting(length))
+        wanted = count if self.exact else padded_rows(count, self.decoder.device)
+        count = min(wanted, self._fitting(length))
         if count < 1:
             raise UserError(f"Not even one answer of {length} tokens fits into the memory of {self.decoder.device}.")
         if now is None:
             self.batch = Batch(self.decoder, count, length, self.stack.layout)
         elif count >= now.rows:
-            now.grow(count, length)
+            if length > now.length or count == wanted or count >= GROWTH * now.rows:
+                now.grow(count, length)
         elif length > now.length:
             self._put_aside()  # Fewer and longer places, for rows that are chosen anew.
 
@@ -265,7 +270,7 @@ class Writing:
         )  # fmt: skip
         self._note_logprobs(logits, list(enumerate(rows)), drawn)
         for row, token in zip(rows, drawn.tolist(), strict=True):
-            self._take(row, token)
+            self._take(row, (token,))
 
     def _leave_waiting(self, group: Sequence[Row]) -> None:
         key = group[0].adapter, group[0].read
@@ -282,27 +287,26 @@ class Writing:
         active = [(place, row) for place, row in enumerate(self.placed) if row is not None]
         listening = any(row.wants_logprobs for _, row in active)
         steps = 1 if listening else min(self.steps, max(row.left for _, row in active))
-        used = max(len(row.read) for _, row in active) + steps
+        used = max(len(row.prompt) + len(row.tokens) for _, row in active) + steps
         filtered = any(is_filtered(row.sampling) for _, row in active)
         count = self.batch.rows if self.exact else active[-1][0] + 1
         tokens = self.batch.run(count, steps, used, filtered=filtered)
         if listening:
             self._note_logprobs(self.batch.logits, active, None, tokens[0])
+        # A row's tokens at once: at thousands of rows the GPU would wait for what is done for each.
+        of_rows = list(zip(*tokens, strict=True))
         for place, row in active:
-            for line in tokens:
-                if self._take(row, line[place]):
-                    break
+            self._take(row, of_rows[place])
 
-    def _take(self, row: Row, token: int) -> bool:
-        """Gives a row its token; a finished row leaves."""
-        if not row.take(token, self.texts):
-            return False
+    def _take(self, row: Row, tokens: Sequence[int]) -> None:
+        """Gives a row its next tokens; a finished row leaves."""
+        if not row.take(tokens, self.texts):
+            return
         self.placed[self.placed.index(row)] = None
         try:
             row.future.set_result(row.answer(self.texts))
         except BaseException as error:
             row.future.set_exception(error)
-        return True
 
     def _close_ranks(self) -> None:
         """Moves the last rows into the holes before them, where the step then has fewer rows."""
