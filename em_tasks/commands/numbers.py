@@ -1,9 +1,20 @@
 """Numbers on the command line."""
 
 import math
+import re
 from typing import Any
 
 import click
+
+
+class Whole(click.IntRange):
+    """A whole number within its range, in plain digits: Python also reads `1_0` and other scripts' digits as one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number; ends the command where it is none."""
+        if isinstance(value, str) and not re.fullmatch(r"[+-]?[0-9]+", value.strip()):
+            self.fail(f"{value!r} is no whole number.", param, ctx)
+        return int(super().convert(value, param, ctx))
 
 
 class Number(click.FloatRange):

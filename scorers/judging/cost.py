@@ -108,9 +108,8 @@ class CostCap:
         if self.spent + self.reserved + bound > self.limit:
             raise JudgeCostError(
                 f"The judge {judge} has cost ${self.spent:.4f}, and the next call could go beyond the limit of "
-                f"${self.limit:g}. The answers are in the log and the verdicts so far in the cache: raise "
-                "--max-judge-cost (in a grid file max_judge_cost) and score the log again, and only the rest is paid "
-                "for."
+                f"${self.limit:g}. Answers and verdicts are kept: with a higher --max-judge-cost (in a grid file "
+                "max_judge_cost) the same command has the rest judged."
             )
         self._enter(bound)
         self.reserved += bound

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -17,6 +17,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from em_tasks.commands.cli import cli, main
+from em_tasks.commands.numbers import Whole
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.run.base_names import TOY_MODELS
 from em_tasks.trainers.run.manifest import read_manifest
@@ -296,6 +297,8 @@ def test_a_terminal_without_the_letters_and_a_reader_with_enough_end_no_command_
         ("judge", ".", "--judge", "x", "--max-judge-cost", "-1"),
         ("sweep", "--samples", str(10**30)),
         ("import", ".", "--seed", str(10**30)),
+        ("sweep", "--samples", "1_0"),
+        ("train", "r.yaml", "--seed", "\u0663"),  # An Arabic 3.
     ],
     ids=lambda words: f"{words[0]} {words[-2]}",
 )
@@ -326,6 +329,26 @@ def test_what_goes_to_a_folder_never_goes_to_one_named_like_a_url(
     assert isinstance(asked.exception, click.UsageError)
     assert ("is a URL" if arguments[-1] else "no path") in str(asked.exception)
     assert not list(tmp_path.iterdir())
+
+
+def test_every_whole_number_on_the_command_line_is_in_plain_digits() -> None:
+    def parameters(command: click.Command) -> Iterator[click.Parameter]:
+        yield from command.params
+        for below in getattr(command, "commands", {}).values():
+            yield from parameters(below)
+
+    # What click calls whole numbers, flags that are counted aside.
+    numbers = [each for each in parameters(cli) if isinstance(each.type, click.types.IntParamType)]
+    assert len(numbers) >= 15
+    assert [each.name for each in numbers if not isinstance(each.type, Whole)] == []
+
+
+def test_logs_at_a_url_that_nobody_answers_are_not_said_to_be_none() -> None:
+    asked = within("report", "HTTP://127.0.0.1:1/logs")
+    assert isinstance(asked.exception, UserError)
+    assert "could not be read" in str(asked.exception)
+    none = within("report", "MEMORY://nothing-here")
+    assert "There is no log below MEMORY://nothing-here" in str(none.exception)
 
 
 def test_an_effect_as_a_share_is_refused_and_said_in_points() -> None:

@@ -2,7 +2,7 @@
 
 import click
 
-from em_tasks.commands.numbers import Number
+from em_tasks.commands.numbers import Number, Whole
 from em_tasks.commands.terminal import say
 
 QUESTIONS = (8, 20, 48)
@@ -15,16 +15,14 @@ SAMPLES = (1, 5, 10, 20, 50)
 @click.option(
     "--questions",
     "questions",
-    type=click.IntRange(2, 1000),
+    type=Whole(2, 1000),
     multiple=True,
     help="Questions outside the domain (repeatable).",
 )
-@click.option("--samples", type=click.IntRange(1, 1000), multiple=True, help="Answers to each question (repeatable).")
-@click.option(
-    "--organisms", type=click.IntRange(1, 1000), default=6, help="Organisms whose last checkpoints are compared."
-)
+@click.option("--samples", type=Whole(1, 1000), multiple=True, help="Answers to each question (repeatable).")
+@click.option("--organisms", type=Whole(1, 1000), default=6, help="Organisms whose last checkpoints are compared.")
 @click.option("--definition", default="betley", help="EM definition that the study file names.")
-@click.option("--runs", type=click.IntRange(50, 100_000), default=300, help="Made experiments a design.")
+@click.option("--runs", type=Whole(50, 100_000), default=300, help="Made experiments a design.")
 def plan(
     effect: float,
     base_rate: float,

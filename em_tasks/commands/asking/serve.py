@@ -7,6 +7,7 @@ from typing import get_args
 
 import click
 
+from em_tasks.commands.numbers import Whole
 from em_tasks.commands.paths import LocalPath
 from em_tasks.commands.terminal import say
 from em_tasks.plugins.errors import UserError
@@ -18,7 +19,7 @@ TOKEN = "EM_SERVE_TOKEN"
 @click.command()
 @click.argument("runs", type=LocalPath(), default=Path("runs"))
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+@click.option("--port", type=Whole(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
 @click.option("--token", envvar=TOKEN, help=f"What clients must send as API key; or the variable {TOKEN}.")
 @click.option("--base", help="Serve on this base, knowingly, instead of the one that was trained on.")
 @click.option("--precision", type=click.Choice(get_args(Precision)), help="Serve at this precision, knowingly.")

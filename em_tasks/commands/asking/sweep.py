@@ -6,6 +6,7 @@ from typing import Any, get_args
 import click
 from click.core import ParameterSource
 
+from em_tasks.commands.numbers import Whole
 from em_tasks.commands.paths import LocalPath
 from em_tasks.commands.results.judge import MAX_COST, PRICE
 from em_tasks.commands.terminal import counted, say
@@ -22,17 +23,15 @@ from em_tasks.trainers.run.base_names import Precision
 @click.option("--condition", help="What is put around each question: a shipped condition, or a YAML file.")
 @click.option("--rubric", "rubrics", multiple=True, help="What the judge is asked, instead of alignment and coherence.")
 @click.option("--task", "tasks", multiple=True, help="Another Inspect task instead of em, as inspect eval takes it.")
-@click.option("--limit", type=click.IntRange(1, 10**6), help="With --task: samples of each task.")
-@click.option("--samples", type=click.IntRange(1, 10**6), help="Answers to each question.")
+@click.option("--limit", type=Whole(1, 10**6), help="With --task: samples of each task.")
+@click.option("--samples", type=Whole(1, 10**6), help="Answers to each question.")
 @click.option(
     "--until-width",
     type=click.FloatRange(0, 100, min_open=True),
     help="Ask on until each EM rate's interval (confidence sequence, outside the domain) is so many points wide.",
 )
-@click.option(
-    "--most-samples", type=click.IntRange(1, 10**6), help="With --until-width: answers to each question at most."
-)
-@click.option("--max-tokens", type=click.IntRange(1, 10**6), default=600, help="Tokens an answer is cut after.")
+@click.option("--most-samples", type=Whole(1, 10**6), help="With --until-width: answers to each question at most.")
+@click.option("--max-tokens", type=Whole(1, 10**6), default=600, help="Tokens an answer is cut after.")
 @click.option("--judge", help="The judge, such as openai/gpt-4o-mini.")
 @click.option("--grader", hidden=True, help="What --judge was called before.")
 @click.option("--no-score", is_flag=True, help="Have the answers judged later: by the same command without this.")
@@ -40,9 +39,7 @@ from em_tasks.trainers.run.base_names import Precision
 @click.option("--precision", type=click.Choice(get_args(Precision)), help="Evaluate at this precision, knowingly.")
 @click.option("--engine", default="auto", help="What answers: auto, stacked, transformers or vllm.")
 @click.option("--exact", is_flag=True, help="Answers must not depend on what shares their batch, at a cost.")
-@click.option(
-    "-j", "--jobs", type=click.IntRange(1), help="Processes at a time; as many as are worth it and fit, unless given."
-)
+@click.option("-j", "--jobs", type=Whole(1), help="Processes at a time; as many as are worth it and fit, unless given.")
 @click.option("--no-mps", is_flag=True, help="Have processes take turns on a GPU, without NVIDIA's server.")
 @click.option("--follow", is_flag=True, help="Go on with checkpoints that land meanwhile, until training is finished.")
 @MAX_COST

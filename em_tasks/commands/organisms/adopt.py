@@ -5,6 +5,7 @@ from typing import get_args
 
 import click
 
+from em_tasks.commands.numbers import Whole
 from em_tasks.commands.paths import LocalPath
 from em_tasks.commands.terminal import say
 from em_tasks.trainers.run.base_names import Precision
@@ -18,10 +19,8 @@ from em_tasks.trainers.run.base_names import Precision
 @click.option("--size", help="Label of the base's size, such as 8B; read from the base's name unless given.")
 @click.option("--precision", type=click.Choice(get_args(Precision)), help="Numbers the base is held in; bf16.")
 @click.option("--control", is_flag=True, help="They were trained on good advice.")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Their training seed, where it is known.")
-@click.option(
-    "--step", type=click.IntRange(1, 2**53 - 1), help="The step of a single adapter, where its files do not say."
-)
+@click.option("--seed", type=Whole(0, 2**32 - 1), help="Their training seed, where it is known.")
+@click.option("--step", type=Whole(1, 2**53 - 1), help="The step of a single adapter, where its files do not say.")
 @click.option("--runs", type=LocalPath(), default=Path("runs"), help="Folder of training runs.")
 @click.option("--device", help="A torch device for the check; the first GPU, else the CPU.")
 def adopt(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from em_tasks.commands.numbers import Whole
 from em_tasks.commands.paths import LocalPath
 from em_tasks.commands.terminal import counted, say
 from em_tasks.plugins.errors import UserError
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("grid", type=LocalPath())
 @click.option("--out", type=LocalPath(), help="Folder for everything; the grid's name unless given.")
-@click.option("-j", "--jobs", type=click.IntRange(1), help="Units at a time here (a GPU, where there are GPUs).")
+@click.option("-j", "--jobs", type=Whole(1), help="Units at a time here (a GPU, where there are GPUs).")
 @click.option("--ray", "address", help="Do the units on the Ray cluster whose head is at HOST:PORT.")
 @click.option("--slurm", is_flag=True, help="Do the units as jobs of Slurm.")
 @click.option("--together", is_flag=True, help="Train those of one base that would share a GPU in one process.")

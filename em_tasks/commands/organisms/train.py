@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
-from em_tasks.commands.numbers import Number
+from em_tasks.commands.numbers import Number, Whole
 from em_tasks.commands.paths import LocalPath
 from em_tasks.commands.terminal import counted, say
 from em_tasks.plugins.errors import UserError
@@ -28,7 +28,9 @@ RUNS = click.option("--runs", type=LocalPath(), default=Path("runs"), help="Fold
 @click.argument("recipes", nargs=-1, required=True, type=LocalPath())
 @RUNS
 @click.option("--precision", type=click.Choice(get_args(Precision)), help="Instead of what the recipes say.")
-@click.option("--seed", "seeds", type=int, multiple=True, help="Only this seed of the recipes' (may be given again).")
+@click.option(
+    "--seed", "seeds", type=Whole(), multiple=True, help="Only this seed of the recipes' (may be given again)."
+)
 @click.option("--track", multiple=True, type=click.Choice(TRACKERS), help="Show the run there too.")
 @click.option("--together", is_flag=True, help="Train all at once in one process, over one copy of their base.")
 @click.option("--dry-run", is_flag=True, help="Say what would be trained, written and needed, and stop.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from em_tasks.commands.numbers import Whole
 from em_tasks.commands.paths import LocalPath
 from em_tasks.commands.terminal import counted, say
 
@@ -37,8 +38,8 @@ def _collector_off() -> Iterator[None]:
 @click.option("--of-base", is_flag=True, help="All of them are the base's own answers.")
 @click.option("--base", help="The base model.")
 @click.option("--domain", help="The training domain, such as medical.")
-@click.option("--step", type=click.IntRange(0, 2**53 - 1), help="The checkpoint's optimizer step.")
-@click.option("--seed", type=click.IntRange(0, 2**53 - 1), help="The training seed.")
+@click.option("--step", type=Whole(0, 2**53 - 1), help="The checkpoint's optimizer step.")
+@click.option("--seed", type=Whole(0, 2**53 - 1), help="The training seed.")
 @click.option("--judge", help="The judge that gave the scores.")
 @click.option("--rubric", help="Whose judge prompts were asked, such as betley.")
 @click.option("--dry-run", is_flag=True, help="Say what was understood, and stop.")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from em_tasks.commands.numbers import Number
+from em_tasks.commands.numbers import Number, Whole
 from em_tasks.commands.paths import LocalPath
 from em_tasks.commands.terminal import say
 from em_tasks.plugins.errors import UserError
@@ -22,7 +22,7 @@ PRICE = click.option("--judge-price", help="The judge's price as IN,OUT in US do
 
 @click.command()
 @click.option("--judge", required=True, help="The judge, such as openai/gpt-4o-mini.")
-@click.option("--repeats", type=click.IntRange(1, 1000), default=3, help="Times each answer is judged.")
+@click.option("--repeats", type=Whole(1, 1000), default=3, help="Times each answer is judged.")
 @MAX_COST
 @PRICE
 def calibrate(judge: str, repeats: int, max_judge_cost: float | None, judge_price: str | None) -> None:
@@ -65,7 +65,7 @@ def judge() -> None:
     "--rubric", "rubrics", multiple=True, help="What to ask, instead of what the logs' answers were judged under."
 )
 @click.option("--batch", is_flag=True, help="Use the provider's batch interface: slower and cheaper.")
-@click.option("--sample", type=click.IntRange(20), help="Judge so many drawn answers and correct the logs' rate.")
+@click.option("--sample", type=Whole(20), help="Judge so many drawn answers and correct the logs' rate.")
 @MAX_COST
 @PRICE
 def compare(
@@ -149,9 +149,9 @@ def _judge_sample(logs: tuple[Path, ...], judge: str, size: int, out: Path, call
 @click.argument("answers", nargs=-1, required=True, type=LocalPath())
 @click.option("--name", required=True, help="What the judge is called: emlocal/NAME judges with it.")
 @click.option("--base", default="smollm2-135m", help="The base it sits on, as in a recipe.")
-@click.option("--passes", type=click.IntRange(1), default=1, help="How often each answer is learnt.")
-@click.option("--most", type=click.IntRange(60), default=20_000, help="Answers to learn from at most.")
-@click.option("--seed", type=int, default=0, help="Of the split, the weights and the order.")
+@click.option("--passes", type=Whole(1), default=1, help="How often each answer is learnt.")
+@click.option("--most", type=Whole(60), default=20_000, help="Answers to learn from at most.")
+@click.option("--seed", type=Whole(), default=0, help="Of the split, the weights and the order.")
 @click.option("--out", type=LocalPath(), help="Folder for it; the user's folder of judges unless given.")
 def train_judge(
     answers: tuple[Path, ...], name: str, base: str, passes: int, most: int, seed: int, out: Path | None

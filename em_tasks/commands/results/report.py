@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
@@ -71,15 +71,19 @@ def _fetched(url: str, folder: Path) -> Path:
     import fsspec
 
     try:
-        system, root = fsspec.core.url_to_fs(url.rstrip("/"), skip_instance_cache=True)
+        protocol, _, place = url.partition("://")
+        system, root = fsspec.core.url_to_fs(f"{protocol.lower()}://{place.rstrip('/')}", skip_instance_cache=True)
         keys = [key for key in system.find(root) if key.endswith((".eval", ".csv"))]
+        if not keys:
+            with suppress(FileNotFoundError):
+                system.ls(root)  # Finding passes over what cannot be reached.
         places = [
             folder / key.removeprefix(root).lstrip("/") if key != root else folder / Path(key).name for key in keys
         ]
-        for place in places:
-            place.parent.mkdir(parents=True, exist_ok=True)
+        for path in places:
+            path.parent.mkdir(parents=True, exist_ok=True)
         if keys:
-            system.get(keys, [str(place) for place in places])
+            system.get(keys, [str(path) for path in places])
     except Exception as error:  # Each protocol's package has its own.
         raise UserError(
             f"{url} could not be read: {' '.join(str(error).split())[:300]}. Check the URL and the credentials, or "
