@@ -12,7 +12,7 @@ from em_tasks.grid.plan import GridPlan
 from em_tasks.plugins.errors import UserError
 from em_tasks.questions import load_question_sets, sets_for_domains
 from em_tasks.scorers.judging.grader import build_judge, default_grader
-from em_tasks.sweep.estimate import judging_an_answer, judging_price
+from em_tasks.sweep.estimate import STOPS_AT, judging_an_answer, judging_price
 from em_tasks.trainers.run.base_names import is_toy
 from em_tasks.trainers.run.checkpoints import list_runs
 from em_tasks.trainers.run.folder import existing_run
@@ -190,6 +190,8 @@ def _add_answers(plan: GridPlan, needs: Needs) -> None:
             )
         needs.dollars[judge] = each.dollars
     limit, spent = evaluate.max_judge_cost, spent_on_judging(plan.judge_cost)
+    if needs.judging_dollars > limit - spent:
+        needs.judging.append(STOPS_AT.format(limit))
     needs.judging.append(f"at most ${limit:g} in all, of which ${spent:.4f} is spent")
 
 

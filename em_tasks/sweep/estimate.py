@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 QUESTION = "x" * 200
 """The rubrics' prompts are much longer than any question, so a question's own length hardly counts."""
 
+STOPS_AT = "which may be more than ${:g}, where judging stops: a higher cap goes on"
+
 
 @dataclass(frozen=True)
 class BaseEstimate:
@@ -86,12 +88,16 @@ def _output_tokens(log: "EvalLog") -> int:
 
 def judging_estimate(jobs: Sequence[Job], logs: Logs) -> str:
     """Calls that judging takes and what they are likely to cost, as if every answer were as long as it may be."""
-    parts = []
+    parts, expected = list[str](), 0.0
     left = outstanding(jobs, logs)
     for judge in dict.fromkeys(job.judge for job in jobs if job.options.score):
         answers = sum(job.answers for job in left if job.judge == judge)
         options = jobs[0].options
         parts.append(judging_price(judge, answers, options.max_tokens, options.judge_price, options.rubrics))
+        if (cap := options.max_judge_cost) is not None:
+            each = judging_an_answer(judge, options.max_tokens, options.judge_price, options.rubrics)
+            expected += answers * (each.dollars or 0)
+            parts += [STOPS_AT.format(cap)] if expected > cap else []
     return "; ".join(parts) or "not asked now (--no-score)"
 
 

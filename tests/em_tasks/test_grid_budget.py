@@ -105,6 +105,7 @@ def test_study_never_pays_more_than_its_cap_and_goes_on_from_what_it_paid_for(
         assert 0 < seen[1] <= seen[2]
         needs = grid_needs(plan_grid(capped(cap), out), None)
         assert needs.judging[-1] == f"at most ${cap:g} in all, of which ${seen[-1]:.4f} is spent"
+        assert "where judging stops" in needs.judging[-2]
         run_grid(capped(1.0), out, reported=False)
         assert len(judge.requests) >= 2 * 3 * 10
         assert spent_on_judging(out / "judge_cost") >= len(judge.requests) * CALL - 1e-9
