@@ -15,8 +15,10 @@ ANSWER_SECONDS = 0.025
 """Of a core for an answer, judged (docs/performance.md)."""
 START_SECONDS = 15.0
 """Until a process writes its first answer: libraries, and the base from the disk."""
-ROOM = 8 * 2**30
-"""Bytes of a GPU that a process needs beside its base: CUDA itself, adapters, and some hundred rows."""
+ROOM = 4 * 2**30
+"""Bytes of a GPU that a process needs beside its base and its rows: CUDA itself, adapters, prompts being read."""
+ROWS = 0.7
+"""Bytes for rows, as a share of the base's: some 200 rows of 320 tokens over 3B or 8B. Fewer hardly shorten a step."""
 LEFT_FREE = 0.1
 """Of a GPU's memory, where processes share it."""
 
@@ -39,7 +41,12 @@ def processes_worth(jobs: Sequence[Job]) -> int | None:
 
 def _largest_together(jobs: Sequence[Job], each: int) -> int:
     """Bytes that so many of the jobs need on one GPU at most."""
-    return sum(sorted(job.base_bytes + ROOM for job in jobs)[-each:])
+    return sum(sorted(map(needed_bytes, jobs))[-each:])
+
+
+def needed_bytes(job: Job) -> int:
+    """Bytes of its GPU that a job's process needs."""
+    return round((1 + ROWS) * job.base_bytes) + ROOM
 
 
 def gpu_slots(jobs: int | None) -> list[dict[str, str]]:
@@ -59,9 +66,9 @@ def with_gpu_shares(jobs: Sequence[Job], slots: Sequence[dict[str, str]]) -> lis
     each = -(-len(slots) // len({slot.get("CUDA_VISIBLE_DEVICES") for slot in slots}))
     if each == 1 or not jobs:
         return list(jobs)
-    later = max(0, each - len(jobs)) * max(job.base_bytes + ROOM for job in jobs)
+    later = max(0, each - len(jobs)) * max(map(needed_bytes, jobs))
     together = _largest_together(jobs, each) + later
-    return [replace(job, gpu_share=(1 - LEFT_FREE) * (job.base_bytes + ROOM) / together) for job in jobs]
+    return [replace(job, gpu_share=(1 - LEFT_FREE) * needed_bytes(job) / together) for job in jobs]
 
 
 def visible_gpus() -> list[str]:

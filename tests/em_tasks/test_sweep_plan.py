@@ -243,7 +243,7 @@ def test_processes_on_one_gpu_share_its_memory_by_their_bases(
     trained_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (job,) = plan_sweep(trained_runs, tmp_path)
-    small, large = replace(job, base_bytes=ROOM), replace(job, base_bytes=3 * ROOM)
+    small, large = replace(job, base_bytes=ROOM), replace(job, base_bytes=round(ROOM * 4.4 / 1.7))
 
     def shares(jobs: list[Job], processes: int | None) -> list[float]:
         return [round(each.gpu_share, 3) for each in with_gpu_shares(jobs, gpu_slots(processes))]
@@ -259,7 +259,7 @@ def test_processes_on_one_gpu_share_its_memory_by_their_bases(
 
 SMI = """#!/bin/sh
 case "$1" in
-  *memory.free) printf '0, GPU-aa, 100000\n1, GPU-bb, 60000\n' ;;
+  *memory.free) printf '0, GPU-aa, 110000\n1, GPU-bb, 70000\n' ;;
   *) printf '0\n1\n' ;;
 esac
 """
@@ -305,8 +305,8 @@ def test_small_bases_leave_room_for_more_processes_and_the_largest_is_split_firs
     jobs = [
         replace(job, base=name, base_bytes=int(2e9 * billions)) for name, billions in (("a", 1), ("b", 3), ("c", 8))
     ]
-    # Five of the largest would not leave room for a sixth.
-    assert (processes_worth([jobs[2]]), processes_worth(jobs)) == (5, 7)
+    # Four of the largest would not leave room for a fifth.
+    assert (processes_worth([jobs[2]]), processes_worth(jobs)) == (4, 6)
     assert sorted(part.base for part in shared_out(jobs, 5, threads=1)) == ["a", "b", "b", "c", "c"]
     assert sorted(part.base for part in shared_out(jobs, 7, threads=1)) == ["a", "a", "b", "b", "c", "c", "c"]
 
