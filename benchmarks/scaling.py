@@ -4,10 +4,11 @@
     python -m benchmarks.scaling --shapes tiny --gpus 0 --rows 48 --executor local     # a rehearsal without a GPU
 
 Six seeds are trained on the same rows (16 a step, two checkpoints), once each in a process of its own, several a GPU
-where the memory allows, and once `--together`; with `--evaluate`, every checkpoint and the base then answers the 20
-medical and general questions once, 100 tokens each. Nothing is judged or reported: random text has no scores. A line
-takes what `em grid` takes once its cluster is there: each unit starts its process, loads the base, compiles. What is to
-be compiled is compiled before the first line, so that no line pays for the others; how long that took is said.
+where the memory allows (`em grid --alone`), and once together; with `--evaluate`, every checkpoint and the base then
+answers the 20 medical and general questions once, 100 tokens each. Nothing is judged or reported: random text has no
+scores. A line takes what `em grid` takes once its cluster is there: each unit starts its process, loads the base,
+compiles. What is to be compiled is compiled before the first line, so that no line pays for the others; how long that
+took is said.
 """
 
 import argparse
@@ -36,6 +37,7 @@ from em_tasks.grid.together import trained_together
 from em_tasks.grid.units import Evaluate, Report
 from em_tasks.plugins.errors import UserError
 from em_tasks.resources import shipped
+from em_tasks.sweep.gpus import visible_gpus
 from em_tasks.sweep.pool import Outcome, Pool, Send, Work
 from em_tasks.trainers.run.manifest import read_manifest
 from em_tasks.trainers.run.recipe import Recipe
@@ -141,19 +143,21 @@ def done(grid: Path, out: Path, executor: Executor, *, together: bool, asks: boo
 def compile_layers(grid: Path, out: Path, counts: Sequence[int]) -> None:
     """Trains the first organisms of a grid, so many in one process and so many in another, for what is compiled there.
 
+    One process a GPU at a time: memory is not there for all at once.
+
     Raises:
         UserError: One failed.
     """
     recipes = tuple(plan_grid(grid, out).organisms.values())
     works = [Work(f"{count} together", _train, (recipes[:count], out / str(count))) for count in counts]
-    slot = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]}
+    slots = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in visible_gpus()] or [{}]
     outcomes: list[Outcome] = []
 
     def ask(ended: Sequence[Outcome]) -> list[Work] | None:
         outcomes.extend(ended)
         return None
 
-    Pool([slot] * len(works), lambda report: None).run(works, ask)
+    Pool(slots, lambda report: None).run(works, ask)
     if failed := [f"{each.work.name}: {each.error}" for each in outcomes if each.error]:
         raise UserError("; ".join(failed))
 

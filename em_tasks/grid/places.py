@@ -96,16 +96,17 @@ def project_sha256() -> str:
 
 
 def gpu_memory() -> dict[str, int]:
-    """Bytes of each NVIDIA GPU that processes started here may use, as CUDA_VISIBLE_DEVICES names them."""
+    """Bytes of each NVIDIA GPU that processes started here may use, as CUDA_VISIBLE_DEVICES names them.
+
+    Empty where the driver's tool does not say.
+    """
     gpus = visible_gpus()
     if not gpus:
         return {}
-    listing = subprocess.run(
-        ["nvidia-smi", f"--id={','.join(gpus)}", "--query-gpu=memory.total", "--format=csv,noheader,nounits"],
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=False,
-    )
+    command = ["nvidia-smi", f"--id={','.join(gpus)}", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        listing = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except OSError:  # CUDA_VISIBLE_DEVICES names GPUs on a machine that has no driver.
+        return {}
     sizes = [int(line) * 2**20 for line in listing.stdout.split() if line.isdigit()]
     return dict(zip(gpus, sizes, strict=False))

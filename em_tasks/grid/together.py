@@ -1,4 +1,4 @@
-"""Which organisms of a grid are trained together in one process, where that is asked for."""
+"""Which organisms of a grid are trained together in one process."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -14,7 +14,8 @@ def trained_together(organisms: Mapping[str, "Recipe"], needs: Needs, gpus: Mapp
     """Groups of what is to be trained; a group of one is trained alone.
 
     Organisms of one base and precision are spread over the GPUs first, and those that would wait for the same one are
-    trained together, as many as its memory holds.
+    trained together, as many as its memory holds: that is faster than one after the other, and than processes that
+    share the GPU in turns (docs/performance.md). Without a GPU it is not, and nobody is.
 
     Args:
         organisms: Every organism's recipe by its name.

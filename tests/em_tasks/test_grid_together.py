@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from em_tasks.commands.cli import cli
 from em_tasks.grid.needs import Needs, RunNeed
 from em_tasks.grid.plan import GridPlan, plan_grid
 from em_tasks.grid.run import Driver
@@ -46,6 +48,16 @@ def test_what_is_trained_or_of_another_precision_is_in_no_group(plan: GridPlan) 
     organisms = dict(plan.organisms) | {second: plan.organisms[second].model_copy(update={"precision": "bf16"})}
     needs = Needs(runs=dict.fromkeys(organisms, ONE), done={first})
     assert sorted(trained_together(organisms, needs, {"a": 100 * GIB})) == sorted([tuple(others), (second,)])
+
+
+def test_dry_run_says_who_trains_together_and_at_once_that_it_reads(tmp_path: Path) -> None:
+    command = ["grid", str(grid_file(tmp_path, {"seed": [0, 1, 2]})), "--dry-run", "--out", str(tmp_path / "out")]
+    line = "  together      groups of 3 organisms, a process each; --alone gives every organism its own\n"
+    said = CliRunner().invoke(cli, [*command, "--device-memory", "80"], catch_exceptions=False).output
+    assert said.startswith("reading ")
+    assert line in said
+    alone = CliRunner().invoke(cli, [*command, "--device-memory", "80", "--alone"], catch_exceptions=False).output
+    assert alone == said.replace(line, "")
 
 
 def test_a_grid_trains_its_groups_as_one_unit_each(plan: GridPlan) -> None:

@@ -1,5 +1,6 @@
 """`em grid`: a whole study from one file, on this machine, a Ray cluster or Slurm."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("-j", "--jobs", type=Whole(1), help="Units at a time here (a GPU, where there are GPUs).")
 @click.option("--ray", "address", help="Do the units on the Ray cluster whose head is at HOST:PORT.")
 @click.option("--slurm", is_flag=True, help="Do the units as jobs of Slurm.")
-@click.option("--together", is_flag=True, help="Train those of one base that would share a GPU in one process.")
+@click.option("--alone", is_flag=True, help="Train each organism in its own process, even those that share a GPU.")
 @click.option("--store", "url", help="Copy what is finished to this URL (s3://BUCKET/PREFIX), and fetch what is there.")
 @click.option("--dry-run", is_flag=True, help="Say what the cells are and what they need, and stop.")
 @click.option("--device-memory", type=click.FloatRange(0), help="Plan for GPUs of so many GiB.")
@@ -32,12 +33,13 @@ def grid(
     jobs: int | None,
     address: str | None,
     slurm: bool,
-    together: bool,
+    alone: bool,
     url: str | None,
     dry_run: bool,
     device_memory: float | None,
 ) -> None:
     """Train, ask, judge and report every cell of the study in GRID; what is done already is skipped."""
+    say(f"reading {grid}, and what it names", err=True)
     from em_tasks.grid.budget import Budget
     from em_tasks.grid.copying import Copying, fetch
     from em_tasks.grid.needs import gpu_shares, grid_needs
@@ -59,7 +61,7 @@ def grid(
         pieces = counted(len(store.markers), "piece")
         say(f"{url} holds {pieces} of it: runs, logs, the report")
     if dry_run:
-        show(plan, grid_needs(plan, planned_for))
+        show(plan, grid_needs(plan, planned_for), {} if alone or address or slurm else _gpus_here(planned_for))
         return
     executor = _executor(plan, jobs, address, slurm=slurm)
     sign = leave_sign(plan.out)
@@ -77,10 +79,10 @@ def grid(
         planned_for = planned_for or max(gpus.values())
     needs = grid_needs(plan, planned_for)
     _refuse_full_disk(plan, needs)
-    for line in _needs(plan, needs):
-        say(line)
     threads = 1 if address or slurm else threads_for(executor.width)
-    groups = trained_together(plan.organisms, needs, gpus) if together else ()
+    groups = () if alone else trained_together(plan.organisms, needs, gpus)
+    for line in _needs(plan, needs, groups):
+        say(line)
     copying = None if store is None else Copying(plan, store, lambda text: say(f"note: {text}", err=True))
     cap = plan.file.evaluate.max_judge_cost
     budget = None if cap is None else Budget(cap, plan.judge_cost, needs.dollars, needs.judging_dollars)
@@ -116,9 +118,19 @@ def _refuse_full_disk(plan: "GridPlan", needs: "Needs") -> None:
         )
 
 
-def show(plan: "GridPlan", needs: "Needs") -> None:
-    """Prints what a grid needs, and its cells."""
-    for line in _needs(plan, needs):
+def _gpus_here(planned_for: int | None) -> dict[str, int]:
+    """Bytes of each GPU of this machine, or of as many as it has, and at least one, of another size."""
+    from em_tasks.grid.places import gpu_memory
+
+    here = gpu_memory()
+    return here if planned_for is None else dict.fromkeys(here or ("a GPU",), planned_for)
+
+
+def show(plan: "GridPlan", needs: "Needs", gpus: Mapping[str, int]) -> None:
+    """Prints what a grid needs, who would share one of the GPUs in one process, and its cells."""
+    from em_tasks.grid.together import trained_together
+
+    for line in _needs(plan, needs, trained_together(plan.organisms, needs, gpus)):
         say(line)
     for cell in plan.cells:
         where = ", ".join(f"{name} {'none' if value is None else value}" for name, value in cell.coordinates.items())
@@ -126,7 +138,7 @@ def show(plan: "GridPlan", needs: "Needs") -> None:
         say(f"  {cell.name}  {where}{done}")
 
 
-def _needs(plan: "GridPlan", needs: "Needs") -> list[str]:
+def _needs(plan: "GridPlan", needs: "Needs", groups: Sequence[tuple[str, ...]]) -> list[str]:
     runs = needs.runs.values()
     checkpoints = sum(need.checkpoints for need in runs)
     known = sum(needs.runs[name].measured for name in needs.to_train)
@@ -134,10 +146,13 @@ def _needs(plan: "GridPlan", needs: "Needs") -> list[str]:
     how = f"{known} of {counted(len(needs.to_train), 'run')} by runs alike that were measured here, the rest a guess"
     how = f" ({how})" if needs.hours is not None and needs.to_train else ""
     memory = max(need.memory for need in runs) / 2**30
+    shared = ", ".join(str(len(group)) for group in groups if len(group) > 1)
+    together = [f"  together      groups of {shared} organisms, a process each; --alone gives every organism its own"]
     return [
         f"{plan.file.name}: {counted(len(plan.cells), 'cell')} in {plan.out}",
         f"  organisms     {len(needs.runs)}, {len(needs.to_train)} of them to train, {checkpoints} checkpoints in all",
         f"  device hours  {hours}{how}",
+        *(together if shared else ()),
         f"  memory        {memory:.1f} GiB for the largest cell's training",
         f"  disk          about {needs.disk / 1e9:.2g} GB: runs {sum(need.disk for need in runs) / 1e9:.2g}, logs and "
         f"report at {needs.log_bytes:,.0f} bytes an answer",
