@@ -25,7 +25,7 @@ from em_tasks.trainers.base import fingerprint, load_base
 from em_tasks.trainers.data.chat import encode_prompt
 from em_tasks.trainers.loop.references import reference_of
 from em_tasks.trainers.run.base_names import Precision
-from em_tasks.trainers.run.checkpoints import adapter_sha256
+from em_tasks.trainers.run.hashes import adapter_sha256
 from em_tasks.trainers.run.manifest import CheckpointRecord, Manifest, write_manifest
 from em_tasks.trainers.run.recipe import Recipe
 from em_tasks.trainers.run.reference import REFERENCE
@@ -182,9 +182,10 @@ def _write_adapter(folder: Path, base: Path, layers: dict[str, tuple[int, int]],
     draw = torch.Generator(device=device).manual_seed(seed)
     state = {}
     for name, (outputs, inputs) in layers.items():
-        key, options = f"base_model.model.{name}", {"generator": draw, "device": device}
-        state[f"{key}.lora_A.weight"] = (torch.randn(RANK, inputs, **options) / inputs**0.5).bfloat16().cpu()
-        state[f"{key}.lora_B.weight"] = (torch.randn(outputs, RANK, **options) * 0.02).bfloat16().cpu()
+        key = f"base_model.model.{name}"
+        down = torch.randn(RANK, inputs, generator=draw, device=device) / inputs**0.5
+        up = torch.randn(outputs, RANK, generator=draw, device=device) * 0.02
+        state |= {f"{key}.lora_A.weight": down.bfloat16().cpu(), f"{key}.lora_B.weight": up.bfloat16().cpu()}
     save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     fields = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": 2 * RANK, "bias": "none",
