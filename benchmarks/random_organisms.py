@@ -180,7 +180,7 @@ def _with_adapter(model: Any, folder: Path) -> Any:
 
 def _write_adapter(folder: Path, base: Path, layers: dict[str, tuple[int, int]], device: str, seed: int) -> None:
     draw = torch.Generator(device=device).manual_seed(seed)
-    state = {}
+    state: dict[str, torch.Tensor] = {}
     for name, (outputs, inputs) in layers.items():
         key = f"base_model.model.{name}"
         down = torch.randn(RANK, inputs, generator=draw, device=device) / inputs**0.5
