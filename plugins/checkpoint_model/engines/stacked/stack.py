@@ -118,8 +118,8 @@ class Stack:
             self.slots[adapter] = slot
             try:
                 self.compare(adapter)
-            except UserError:
-                del self.slots[adapter]
+            except BaseException:
+                del self.slots[adapter]  # Memory that runs out while it is compared must not let it pass either.
                 raise
         return changed
 
