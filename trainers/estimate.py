@@ -22,6 +22,8 @@ CONTEXT = 2**30
 LAYER_SECONDS = 2.6e-3
 """Seconds a layer and pass that are no arithmetic, twice as many where layers are recomputed: what the times of
 docs/performance.md leave beside the arithmetic (3.0 ms at 1B, 2.6 at 3B, 2.3 at 8B)."""
+RECORDED_SECONDS = 1.4e-3
+"""The same where passes are recorded (1.1 ms at 1B, 1.6 at 8B)."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Estimate:
         device: Its name.
         seconds: Training time; None for a device that is not here.
         base: Bytes that the base takes of the memory.
+        passing: Bytes that a pass takes of it, once.
     """
 
     trainable: int
@@ -45,6 +48,7 @@ class Estimate:
     device: str
     seconds: float | None
     base: int
+    passing: int
 
 
 @dataclass(frozen=True)
@@ -139,14 +143,15 @@ def estimate(prepared: "Prepared", device_memory: float | None = None) -> Estima
     passing = activation_bytes(rows, shapes.config, batches.rows, checkpointing=batches.checkpointing)
     memory = held + (2 if batches.captured else 1) * passing
     seconds = None if device_memory is not None else _seconds(prepared, shapes, batches)
-    return Estimate(shapes.trainable, batches, memory, device.available, device.name, seconds, shapes.base)
+    return Estimate(shapes.trainable, batches, memory, device.available, device.name, seconds, shapes.base, passing)
 
 
 def _seconds(prepared: "Prepared", shapes: Shapes, batches: BatchPlan) -> float:
     """Training time on the device that is here."""
     operations = operations_of(prepared, shapes, checkpointing=batches.checkpointing)
     passes = prepared.schedule.total_steps * batches.accumulation
-    return seconds_of(operations, passes, shapes, prepared.recipe, checkpointing=batches.checkpointing)
+    each = (RECORDED_SECONDS if batches.captured else LAYER_SECONDS) * (2 if batches.checkpointing else 1)
+    return seconds_of(operations, passes, shapes, prepared.recipe, each)
 
 
 def operations_of(prepared: "Prepared", shapes: Shapes, *, checkpointing: bool) -> float:
@@ -161,10 +166,10 @@ def operations_of(prepared: "Prepared", shapes: Shapes, *, checkpointing: bool) 
     return float(prepared.schedule.epochs * operations)
 
 
-def seconds_of(operations: float, passes: int, shapes: Shapes, recipe: "Recipe", *, checkpointing: bool) -> float:
-    """Seconds that so many operations in so many passes take on the device that is here."""
-    layers = passes * int(shapes.config.num_hidden_layers) * (2 if checkpointing else 1)
-    return operations / _matrix_rate(fp32=_is_fp32(recipe)) + layers * LAYER_SECONDS
+def seconds_of(operations: float, passes: int, shapes: Shapes, recipe: "Recipe", each: float) -> float:
+    """Seconds that so many operations in so many passes take on the device that is here, with `each` for a layer."""
+    layers = passes * int(shapes.config.num_hidden_layers)
+    return operations / _matrix_rate(fp32=_is_fp32(recipe)) + layers * each
 
 
 def _matrix_rate(*, fp32: bool) -> float:

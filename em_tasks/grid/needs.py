@@ -41,6 +41,7 @@ class RunNeed:
         measured: Whether it is measured.
         checkpoints: How many it will have.
         disk: Bytes of its checkpoints and of the state that it can be continued from.
+        beside: Bytes that it takes in a process that trains others over the same base too.
         base: Bytes that the base takes of the memory.
     """
 
@@ -49,6 +50,7 @@ class RunNeed:
     measured: bool
     checkpoints: int
     disk: int
+    beside: int
     base: int
 
 
@@ -149,7 +151,9 @@ def _need(recipe: "Recipe", gpu: int | None, measured: Sequence[float]) -> RunNe
         tokenizer = sum(path.stat().st_size for path in Path(folder).iterdir())
     # A state holds the adapter and two averages of it.
     disk = count * (4 * need.trainable + tokenizer) + 3 * 4 * need.trainable
-    return RunNeed(need.memory, seconds, bool(measured), count, disk, need.base)
+    # Recorded passes take their memory twice, and those of several organisms are not recorded.
+    beside = need.memory - need.base - (need.passing if need.batches.captured else 0)
+    return RunNeed(need.memory, seconds, bool(measured), count, disk, beside, need.base)
 
 
 def _add_answers(plan: GridPlan, needs: Needs) -> None:

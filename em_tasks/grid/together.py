@@ -38,9 +38,9 @@ def trained_together(organisms: Mapping[str, "Recipe"], needs: Needs, gpus: Mapp
 
 def _fitting(names: Sequence[str], needs: Needs, memory: int) -> int:
     """How many of the first fit over one copy of the base, at least one."""
-    count, taken = 1, needs.runs[names[0]].memory
+    count, taken = 1, needs.runs[names[0]].base + needs.runs[names[0]].beside
     for name in names[1:]:
-        taken += needs.runs[name].memory - needs.runs[name].base
+        taken += needs.runs[name].beside
         if taken > USABLE * memory:
             break
         count += 1

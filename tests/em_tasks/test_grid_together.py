@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from em_tasks.commands.cli import cli
-from em_tasks.grid.needs import Needs, RunNeed
+from em_tasks.grid.needs import Needs, RunNeed, grid_needs
 from em_tasks.grid.plan import GridPlan, plan_grid
 from em_tasks.grid.run import Driver
 from em_tasks.grid.together import trained_together
@@ -15,7 +15,7 @@ from em_tasks.trainers.run.manifest import read_manifest
 from tests.support.grids import Serial, grid_file
 
 GIB = 2**30
-ONE = RunNeed(memory=11 * GIB, seconds=None, measured=False, checkpoints=6, disk=0, base=2 * GIB)
+ONE = RunNeed(memory=11 * GIB, seconds=None, measured=False, checkpoints=6, disk=0, beside=9 * GIB, base=2 * GIB)
 
 
 @pytest.fixture
@@ -41,6 +41,12 @@ def test_organisms_are_spread_over_gpus_and_those_of_one_gpu_trained_together(pl
     assert sizes(plan, ONE, {"a": 24 * GIB}) == [2, 2, 1]
     assert sizes(plan, ONE, {"a": 12 * GIB}) == [1] * 5
     assert sizes(plan, ONE, {}) == [1] * 5
+
+
+def test_memory_that_recorded_passes_take_twice_counts_once_for_those_trained_together(plan: GridPlan) -> None:
+    on_gpu, on_cpu = (next(iter(grid_needs(plan, gpu).runs.values())) for gpu in (80 * GIB, None))
+    assert on_cpu.memory == on_cpu.base + on_cpu.beside
+    assert on_gpu.memory > on_gpu.base + on_gpu.beside == on_cpu.memory
 
 
 def test_what_is_trained_or_of_another_precision_is_in_no_group(plan: GridPlan) -> None:
