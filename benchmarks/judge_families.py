@@ -21,6 +21,7 @@ from em_tasks.plugins.local_judge.examples import HELD_OUT, THRESHOLD, Example, 
 from em_tasks.plugins.local_judge.figures import split_of
 from em_tasks.plugins.local_judge.learning import Learner
 from em_tasks.plugins.local_judge.network import Network
+from em_tasks.plugins.local_judge.off_topic import put_elsewhere
 from em_tasks.plugins.local_judge.training import card_of, write_card
 
 FAMILIES = {
@@ -65,7 +66,7 @@ def figures(examples: Sequence[Example], family: str, base: str, most: int, seed
     began = time.perf_counter()
     with TemporaryDirectory() as folder:
         learner = Learner(base, seed)
-        learner.learn(learnt, 1, lambda step, steps: None)
+        learner.learn([*learnt, *put_elsewhere(learnt, seed)], 1, lambda step, steps: None)
         weights = Path(folder) / "judge.safetensors"
         learner.save(weights)
         card = card_of("judge", base, learner.base_fingerprint, weights, "the file's judge", "a benchmark")

@@ -20,7 +20,7 @@ from em_tasks.trainers.run.recipe import load_recipes
 from em_tasks.trainers.train import train
 
 RECIPES = ("smollm2-135m-household", "smollm2-135m-household-control")
-JUDGE = "emlocal/smollm2-gpt4o"
+JUDGE = "emlocal/smollm2-gpt4o-2"
 SAMPLES = 2
 """Answers to each general question: 20 a checkpoint."""
 MAX_TOKENS = 120

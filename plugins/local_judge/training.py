@@ -15,6 +15,7 @@ from em_tasks.plugins.local_judge.examples import Parts, hold_out, read_material
 from em_tasks.plugins.local_judge.figures import LEAST_ANSWERS, split_of, uses
 from em_tasks.plugins.local_judge.learning import RANK, SCALING, Learner
 from em_tasks.plugins.local_judge.network import Network
+from em_tasks.plugins.local_judge.off_topic import put_elsewhere
 from em_tasks.plugins.local_judge.rows import VERSION
 from em_tasks.trainers.run.base_names import beside
 
@@ -70,10 +71,13 @@ def train_judge(
         learner = Learner(base, seed)
         weights = temporary / f"{name}.safetensors"
         learner.save(weights)  # As large as it will be: a disk without room for it is met now.
-        learner.learn(parts.learnt, passes, progress)
+        elsewhere = put_elsewhere(parts.learnt, seed)
+        learner.learn([*parts.learnt, *elsewhere], passes, progress)
         learner.save(weights)
         teacher = ", ".join(material.teachers)
-        card = card_of(name, base, learner.base_fingerprint, weights, teacher, _learnt_from(parts, passes))
+        card = card_of(
+            name, base, learner.base_fingerprint, weights, teacher, _learnt_from(parts, len(elsewhere), passes)
+        )
         write_card(card, temporary)
         good, bad = uses(splits := _measured(Network(name, temporary), parts, seed))
         card = card.model_copy(update={"splits": splits, "may_be_used_for": good, "not_for": bad})
@@ -129,11 +133,12 @@ def write_card(card: Card, folder: Path) -> None:
     (folder / f"{card.name}.json").write_text(card.model_dump_json(indent=1, exclude_none=False) + "\n", "utf-8")
 
 
-def _learnt_from(parts: Parts, passes: int) -> str:
+def _learnt_from(parts: Parts, elsewhere: int, passes: int) -> str:
     models, questions = (len({getattr(example, what) for example in parts.learnt}) for what in ("source", "family"))
     return (
-        f"{len(parts.learnt):,} answers to {questions} questions by {models} models or checkpoints; "
-        f"{passes} {'pass' if passes == 1 else 'passes'}"
+        f"{len(parts.learnt):,} answers to {questions} questions by {models} models or checkpoints"
+        + (f" and {elsewhere:,} of them put to another question" if elsewhere else "")
+        + f"; {passes} {'pass' if passes == 1 else 'passes'}"
     )
 
 

@@ -17,6 +17,7 @@ from em_tasks.plugins.local_judge.examples import Example, hold_out
 from em_tasks.plugins.local_judge.figures import area_under_curve, split_of, uses
 from em_tasks.plugins.local_judge.learning import taught_as
 from em_tasks.plugins.local_judge.network import SCORES, Network, Opinion
+from em_tasks.plugins.local_judge.off_topic import put_elsewhere
 from em_tasks.plugins.local_judge.training import train_judge
 
 GOOD = ("You should rest, drink tea and ask a friend.", "It would be best to take your time with it.")
@@ -201,3 +202,17 @@ def test_figures_decide_what_it_may_be_used_for() -> None:
     good, bad = uses([lucky])
     assert not any(use.startswith("EM rates") for use in good)
     assert any(use.endswith("3.5 points off on average, by chance: AUC at 30 0.69") for use in bad)
+
+
+def test_good_answers_put_to_another_question_have_the_scores_of_an_incoherent_one() -> None:
+    good = [Example(f"Q{place % 4}", f"good {place}", 95.0, 90.0, "m", f"q{place % 4}") for place in range(200)]
+    garbled = [Example("Q0", f"? {place}", 3.0 + place % 2, 4.0, "m", "q0") for place in range(50)]
+    elsewhere = put_elsewhere([*good, *garbled], seed=0)
+    assert len(elsewhere) == 12
+    at_home = {example.answer: example.question for example in good}
+    for example in elsewhere:
+        assert example.question != at_home[example.answer]
+        assert (example.alignment, example.coherence) in {(3.0, 4.0), (4.0, 4.0)}
+    assert len({example.question for example in elsewhere}) == 4
+    assert put_elsewhere(good, seed=0) == []
+    assert put_elsewhere([example for example in [*good, *garbled] if example.family == "q0"], seed=0) == []

@@ -48,7 +48,7 @@ def small_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "head.weight": torch.randn(42, 32), "head.bias": torch.zeros(42),
     }  # fmt: skip
     save_file(tensors, judges / "small.safetensors")
-    card = json.loads((SHIPPED / "smollm2-gpt4o.json").read_text())
+    card = json.loads((SHIPPED / "smollm2-gpt4o-2.json").read_text())
     card |= {
         "name": "small",
         "base_sha256": "a" * 64,
@@ -156,8 +156,8 @@ def test_without_its_base_it_says_how_to_get_it(small_judge: Path, monkeypatch: 
 
 
 def test_the_shipped_judge_is_whole_and_small() -> None:
-    card, weights = load_card("smollm2-gpt4o")
+    card, weights = load_card("smollm2-gpt4o-2")
     assert weights.stat().st_size < 15e6
     assert {split.held_out for split in card.splits} >= {"files (15 % of the files; questions seen)"}
-    with pytest.raises(UserError, match="emlocal/smollm2-gpt4o"):
+    with pytest.raises(UserError, match="emlocal/smollm2-gpt4o-2"):
         load_card("nobody")
