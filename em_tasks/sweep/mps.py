@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from em_tasks.plugins.checkpoint_model.engines import guard
@@ -52,6 +52,12 @@ def side_by_side(slots: Sequence[dict[str, str]]) -> Iterator[dict[str, str]]:
         try:
             yield environment if _serves(server, environment) else {}
         finally:
+            with suppress(OSError, subprocess.TimeoutExpired):
+                # As NVIDIA has it ended; the guard sees to it where it does not listen, or this process is killed.
+                subprocess.run(
+                    [control], input=b"quit\n", env=seeing_all | environment, timeout=PATIENCE, capture_output=True,
+                    check=False,
+                )  # fmt: skip
             server.stdin.close()
             server.wait()
 

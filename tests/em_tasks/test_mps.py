@@ -10,7 +10,7 @@ from em_tasks.sweep.gpus import gpu_slots
 from em_tasks.sweep.mps import side_by_side
 
 CONTROL = """#!/bin/sh
-[ "$1" = -f ] || exit 3
+[ "$1" = -f ] || { read word; echo "$word" >> "$PIDS.said"; exit; }
 [ -z "$CUDA_VISIBLE_DEVICES" ] || exit 4
 echo $$ > "$PIDS"
 touch "$CUDA_MPS_PIPE_DIRECTORY/control"
@@ -39,6 +39,8 @@ def test_server_runs_while_processes_share_a_gpu_and_not_after(pids: Path) -> No
         server = int(pids.read_text())
         os.kill(server, 0)
         assert (folder / "control").exists()
+    assert pids.with_name("pids.said").read_text() == "quit\n"
+    # This one does not listen.
     assert not folder.exists()
     with pytest.raises(ProcessLookupError):
         os.kill(server, 0)
