@@ -164,7 +164,7 @@ def _train(
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"Training {len(left)} organisms together ran out of GPU memory. What was saved stands. Give the same "
-            "command with fewer of them: they go on from the last save."
+            "command with fewer of them (`em grid` with --alone): they go on from the last save."
         ) from error
     finally:
         del base
