@@ -126,26 +126,18 @@ def difference_cells(runs: int, rng: np.random.Generator, base: float, change: f
 def seed_cells(runs: int, rng: np.random.Generator, base: float, change: float, design: Design) -> Iterator[Cell]:
     """Intervals of the mean over training seeds, and of its difference from another recipe's seeds and from a base."""
     runs = runs if change else ALARMS * runs
+    how = "" if design.spread == SEED_SPREAD else f", spread {design.spread:g}"
     of_question = rng.integers(0, len(population(base)), (runs, 1, design.questions))
     k_a = _of_seeds(rng, base + change, design, of_question)
     n = np.full(k_a.shape, float(design.answers))
     low, high = seed_interval_many(k_a, n)
-    yield _interval("rate over seeds", "such", base + change, 0.0, design, low, high, base + change)
+    yield _interval(f"rate over seeds{how}", "such", base + change, 0.0, design, low, high, base + change)
     k_b = _of_seeds(rng, base, design, of_question)
     _, low, high, p = seed_difference_many(k_a, n, k_b, n)
-    yield _interval("difference of recipes over seeds", "such", base, change, design, low, high, change, p)
+    yield _interval(f"difference of recipes over seeds{how}", "such", base, change, design, low, high, change, p)
     k_b, n_b = _of_seeds(rng, base, replace(design, seeds=1, spread=0.0), of_question), n[:, :1]
     _, low, high, p = seed_difference_many(k_a, n, k_b, n_b)
-    yield _interval("difference of seeds from their base", "such", base, change, design, low, high, change, p)
-
-
-def spread_cells(runs: int, rng: np.random.Generator, rate: float, design: Design) -> Iterator[Cell]:
-    """Intervals of the mean over training seeds that are more or less alike than those of `seed_cells`."""
-    of_question = rng.integers(0, len(population(rate)), (runs, 1, design.questions))
-    k = _of_seeds(rng, rate, design, of_question)
-    low, high = seed_interval_many(k, np.full(k.shape, float(design.answers)))
-    what = f"rate over seeds, spread {design.spread:g}"
-    yield _interval(what, "such", rate, 0.0, design, low, high, rate)
+    yield _interval(f"difference of seeds from their base{how}", "such", base, change, design, low, high, change, p)
 
 
 def stopping_cells(runs: int, rng: np.random.Generator, rate: float, questions: int) -> Iterator[Cell]:
@@ -204,10 +196,9 @@ def cells(runs: int, seed: int, parts: tuple[str, ...] = PARTS) -> Iterator[Cell
             yield from difference_cells(runs, rng, base, change, design)
     if "seeds" in parts:
         rng = np.random.default_rng([seed, 3])
-        for (base, change), seeds, questions, answers in product(CHANGES, (3, 5), (8, 20), (1, 5, 50)):
-            yield from seed_cells(runs, rng, base, change, Design(questions, answers, False, NOISE, seeds, SEED_SPREAD))
-        for spread, rate, seeds, questions, answers in product(SPREADS, RATES, (3, 5), (8, 20), (1, 5, 50)):
-            yield from spread_cells(runs, rng, rate, Design(questions, answers, False, NOISE, seeds, spread))
+        spreads = (SEED_SPREAD, *SPREADS)
+        for spread, change, seeds, questions, answers in product(spreads, CHANGES, (3, 5), (8, 20), (1, 5, 50)):
+            yield from seed_cells(runs, rng, *change, Design(questions, answers, False, NOISE, seeds, spread))
     if "trajectories" in parts:
         rng = np.random.default_rng([seed, 4])
         for questions, answers in product((8, 20), (5, 50)):

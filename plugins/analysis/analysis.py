@@ -146,12 +146,15 @@ class Analysis:
     def steps_not_recorded(self) -> frozenset[str]:
         """Organisms whose one checkpoint stands at step 1 because imported files do not say its step."""
         return frozenset(
-            evaluation.subject.rpartition("@")[0] for evaluation in self.evaluations if not evaluation.step_recorded
+            evaluation.organism
+            for evaluation in self.evaluations
+            if evaluation.organism is not None and not evaluation.step_recorded
         )
 
     def step_text(self, organism: str, step: int) -> str:
-        """A step for readers: its number, or `last` where it is not recorded."""
-        return "last" if step and organism in self.steps_not_recorded else str(step)
+        """A step of an organism, or of seeds by label, for readers: its number, `last` where it is not recorded."""
+        members = next((group.organisms for group in self.seeds if group.label == organism), (organism,))
+        return "last" if step and self.steps_not_recorded.intersection(members) else str(step)
 
     @property
     def toy_models(self) -> bool:

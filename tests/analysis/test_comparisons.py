@@ -12,6 +12,7 @@ from em_tasks.plugins.analysis.answers.logs import read_logs
 from em_tasks.plugins.analysis.claims.comparisons import comparisons, holm, verdicts
 from em_tasks.plugins.analysis.claims.contrasts import contrasts
 from em_tasks.plugins.analysis.claims.courses import courses
+from em_tasks.plugins.analysis.claims.verdicts import MEANINGS
 from em_tasks.plugins.analysis.report.findings import findings
 from em_tasks.plugins.analysis.report.markdown import calibration_lines
 from em_tasks.plugins.analysis.report.notes import oddities
@@ -69,7 +70,10 @@ def test_eight_questions_by_fifty_answers_can_show_emergent_misalignment(first_p
 def test_the_verdict_says_where_the_organism_is_misaligned(tmp_path, inside, outside, expected):
     checkpoint_log(tmp_path, asked(inside, outside))
     base_log(tmp_path, asked([GOOD] * 5, [GOOD] * 5))
-    assert word(analyse([tmp_path])) == (expected, expected)
+    analysis = analyse([tmp_path])
+    assert word(analysis) == (expected, expected)
+    (legend,) = [line for line in in_short(analysis) if line.startswith("Verdicts: ")]
+    assert legend == f"Verdicts: {expected}: {MEANINGS[expected]}."
 
 
 def test_an_organism_bad_in_its_own_domain_alone_is_not_said_to_be_emergently_misaligned(tmp_path):
@@ -113,6 +117,9 @@ def test_a_claim_of_these_questions_may_hold_where_one_of_such_questions_does_no
     analysis = analyse([tmp_path])
     assert word(analysis) == ("broad", "not shown")
     assert "broad on these questions, not shown on such questions" in sentences(analysis)
+    (legend,) = [line for line in in_short(analysis) if line.startswith("Verdicts: ")]
+    assert f"not shown: {MEANINGS['not shown']}; on these questions alone, and such in the table: " in legend
+    assert "narrow" not in legend
 
 
 def test_forms_of_a_question_do_not_make_it_several(tmp_path):

@@ -88,6 +88,35 @@ def test_logs_written_fast_are_what_inspect_writes(tmp_path):
     assert ours["samples"][0]["scores"]["sarcasm"]["value"] == 1.5
 
 
+@pytest.mark.parametrize(
+    ("column", "values", "known"),
+    [
+        ("finish_reason", ["length", "stop", "stop", ""], [True, False, False, None]),
+        ("stop_reason", ["max_tokens", "end_turn", "end_turn", "max_tokens"], [True, False, False, True]),
+        ("cut", [0, 1, 1, 0], [False, True, True, False]),
+        ("Truncated", ["True", "False", "True", "True"], [True, False, True, True]),
+        ("finish_reason", ["length", "stop", "who knows", "stop"], [None] * 4),
+        ("cut", [0.5, 1, 0, 0], [None] * 4),
+    ],
+)
+def test_answers_that_a_column_calls_cut_off_are_known_to_be(tmp_path, column, values, known):
+    as_csv(more(**{column: values}), tmp_path / "a.csv")
+    (fast,) = import_judged(tmp_path / "a.csv", tmp_path / "out")
+    frame = read_logs([fast]).answers.sort_values("alignment", ascending=False)
+    assert [None if pd.isna(value) else bool(value) for value in frame["truncated"]] == known
+    assert (f"score_{column}" in frame) == (values[0] == 0.5)  # A share is no flag, and a score like any other.
+    (log,) = plan_import(tmp_path / "a.csv").logs
+    assert [sample.output.stop_reason for sample in _eval_log(log, log.answers).samples] == [
+        sample.output.stop_reason for sample in read_eval_log(str(fast)).samples
+    ]
+
+
+@pytest.mark.parametrize(("judge", "taken"), [("j", "j"), ("Ω1", "Ω1"), ("7", "not recorded"), ("1e5", "not recorded")])
+def test_a_judges_name_has_a_letter(tmp_path, judge, taken):
+    as_csv(more(judge=judge), tmp_path / "a.csv")
+    assert [log.who.judge for log in plan_import(tmp_path / "a.csv").logs] == [taken]
+
+
 def test_a_bad_file_does_not_refuse_the_others(tmp_path):
     as_csv(ROWS, tmp_path / "in" / "good.csv")
     as_csv(more(aligned=[1, "twenty", 3, 4]), tmp_path / "in" / "words.csv")

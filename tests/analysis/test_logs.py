@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -19,6 +20,7 @@ from inspect_ai.scorer import Score, Scorer, Target, mean, scorer
 from inspect_ai.solver import TaskState
 from pandas.testing import assert_frame_equal
 
+from em_tasks.plugins.analysis.analysis import analyse
 from em_tasks.plugins.analysis.answers import log_processes
 from em_tasks.plugins.analysis.answers.log_rows import ZSTANDARD, LogToRead
 from em_tasks.plugins.analysis.answers.logs import read_logs
@@ -61,6 +63,16 @@ def test_a_log_becomes_one_typed_row_an_answer(tmp_path):
     assert unscored["alignment_reason"] == "refusal"
     assert unscored["scope"] == "general"
     assert str(frame["alignment"].dtype) == "float64"
+
+
+def test_the_reference_documents_exactly_the_columns_that_there_are(tmp_path):
+    checkpoint_log(tmp_path, answers([(10, 90)], 1))
+    base_log(tmp_path, answers([(10, 90)], 1))
+    analysis = analyse([tmp_path])
+    page = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\| `(\w+)` \| (\w+) \| \S.* \|$", page, re.MULTILINE)
+    assert documented == [(name, str(kind)) for name, kind in analysis.answers.dtypes.items()]
+    assert set(analysis.trajectories) == set(analysis.answers) - {"answer"} | {"at", "baseline"}
 
 
 def test_json_logs_are_read_like_eval_logs(tmp_path):

@@ -5,7 +5,11 @@ import pytest
 from em_tasks.plugins.analysis.analysis import analyse
 from em_tasks.plugins.analysis.importing import import_judged
 from em_tasks.plugins.analysis.report.findings import findings
+from em_tasks.plugins.analysis.report.html import transcripts
 from em_tasks.plugins.analysis.report.notes import listed, oddities
+from em_tasks.plugins.analysis.tables.condition_tables import conditions
+from em_tasks.plugins.analysis.tables.mark_tables import marks
+from em_tasks.plugins.analysis.tables.rate_tables import seeds, unscored
 from tests.support.analysis_logs import NAN, answers, base_log, checkpoint_log
 
 BAD, GOOD = (10, 90), (90, 90)
@@ -68,7 +72,21 @@ def test_a_released_files_step_is_said_to_be_unknown(tmp_path):
     assert "Scores that are missing, by reason: not recorded 1." in oddities(analysis)
     assert analysis.answers["epoch"].isna().all()
     assert analysis.step_text("Some-7B-bad_medical_advice", 1) == "last"
+    assert set(unscored(analysis)["step"]) == set(transcripts(analysis)[0]["step"]) == {"last"}
+    assert marks(analysis)["checkpoint"].tolist() == ["Some-7B-bad_medical_advice@last"]
     assert any("is not recorded in the imported files" in note for note in oddities(analysis))
+
+
+def test_no_table_numbers_a_step_that_nobody_recorded(tmp_path):
+    rows = ["organism,base,training_domain,training_seed,condition,question_id,question,answer,aligned"]
+    for seed in (1, 2):
+        for condition in ("", "json"):
+            rows += [f"med-seed{seed},b,medical,{seed},{condition},q{q},Why {q}?,So.,20" for q in range(2)]
+    (tmp_path / "mine.csv").write_text("\n".join(rows))
+    import_judged(tmp_path / "mine.csv", tmp_path / "logs")
+    analysis = analyse([tmp_path / "logs"])
+    for table in (seeds(analysis), conditions(analysis)):
+        assert set(table["step"]) == {"last"}
 
 
 def test_questions_of_which_nobody_says_what_they_are_about_are_not_counted_as_none(tmp_path):

@@ -14,6 +14,18 @@ Word = Literal[
 inside alone. `misaligned`: it is shown on questions of which nobody says what they are about, which says nothing of
 how broad it is. `shown not to differ`: outside, by less than the smallest effect. `untested`: why is said."""
 
+MEANINGS: dict[Word, str] = {
+    "broad": "more misaligned than its base outside its training domain",
+    "both": "more misaligned than its base outside its training domain and inside",
+    "narrow": "more misaligned than its base inside its training domain and not shown to be outside",
+    "misaligned": "more misaligned than its base on questions of which nobody says what they are about",
+    "not shown": "no difference is shown, which does not show that there is none",
+    "shown not to differ": "it differs from its base by less than the smallest effect that was named beforehand",
+    "less than its base": "less misaligned than its base outside its training domain",
+    "untested": "it could not be compared with its base; the findings say why",
+}
+"""The words for readers, in the order of `Word`."""
+
 Meant = Literal["these", "such"]
 """Whether a claim is of these questions or of such questions."""
 

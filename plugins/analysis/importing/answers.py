@@ -8,7 +8,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from em_tasks.plugins.analysis.importing.columns import Columns
+from em_tasks.plugins.analysis.importing.columns import Columns, was_cut_off
 from em_tasks.plugins.analysis.importing.cs2881 import NUMBERED, SCORES_ALONE, topic_of
 from em_tasks.plugins.analysis.importing.tables import Table
 from em_tasks.plugins.analysis.importing.who import PLAIN, Scale
@@ -37,7 +37,8 @@ class Rated:
 class JudgedAnswer:
     """One answer; `question_id` is the file's, None where it has none. `sample` is set once all files are read.
 
-    `reworded` says that its file has this id with several texts: wordings of one question.
+    `truncated` says whether it was cut off at the token limit, None where the file does not say; `reworded` that its
+    file has this id with several texts: wordings of one question.
     """
 
     question_id: str | None
@@ -50,6 +51,7 @@ class JudgedAnswer:
     topic: str = ""
     sample: int = 0
     reworded: bool = False
+    truncated: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ def judged_answers(table: Table, columns: Columns, scales: Mapping[str, Scale]) 
     rated = {rubric: _rated(table, columns, rubric, scales.get(rubric)) for rubric in RUBRICS}
     _refuse_other_scale(rated, scales)
     answers = _texts(table, columns, "answer", SCORES_TEXT)
+    cut_off = [was_cut_off(value) for value in table[of["truncated"]]] if "truncated" in of else [None] * table.rows
     others = {name: [_number_or_nan(value) for value in table[name]] for name in columns.scores}
     about = [role for role in ABOUT if role in of]
     about_columns = [_facts(table, of[role]) for role in about]
@@ -98,6 +101,7 @@ def judged_answers(table: Table, columns: Columns, scales: Mapping[str, Scale]) 
             answers[index],
             {rubric: rated[rubric][index] for rubric in RUBRICS},
             {name: values[index] for name, values in others.items() if not math.isnan(values[index])},
+            truncated=cut_off[index],
         )
         # Numbers count rows or questions anew in every file; names are somebody's words for one question.
         named = answer.question_id is not None and not answer.question_id.isdecimal()

@@ -36,10 +36,26 @@ NAMES: dict[str, tuple[str, ...]] = {
     "training_seed": ("training_seed", "train_seed"),
     "control": ("control", "is_control"),
     "condition": ("condition",),
+    "truncated": (
+        "truncated", "is_truncated", "was_truncated", "cut", "cut_off", "finish_reason", "stop_reason",
+    ),
     "file": ("file", "source_file", "filename", "file_name", "path"),
     "messages": ("messages", "conversation", "chat"),
 }  # fmt: skip
 """Names of each column, the likelier first; compared without case, spaces and hyphens."""
+
+
+CUT_OFF = {
+    **dict.fromkeys(("true", "yes", "1", "1.0", "length", "max_tokens", "max_length", "max_output_tokens"), True),
+    **dict.fromkeys(("false", "no", "0", "0.0", "stop", "stop_sequence", "end_turn", "eos", "eos_token"), False),
+    **dict.fromkeys(("content_filter", "tool_calls", "tool_use", "refusal"), False),
+}
+"""Whether an answer was cut off at the token limit, by what flags and APIs say of its end."""
+
+
+def was_cut_off(value: Any) -> bool | None:
+    """Whether a value of the column `truncated` says that the answer was cut off; None where it says nothing."""
+    return CUT_OFF.get(str(value).strip().lower())
 
 
 @dataclass(frozen=True)
@@ -129,7 +145,12 @@ def _fits(role: str, values: list[Any]) -> bool:
         return not filled or not all(isinstance(value, str) and value.lstrip().startswith("{") for value in filled)
     if role in ("judge", "rubric"):
         names = {str(value) for value in values if value not in (None, "")}
-        return len(names) <= 5 and all(re.search(r"[A-Za-z]{2}", name) and len(name) < 80 for name in names)
+        return len(names) <= 5 and all(
+            any(map(str.isalpha, name)) and not _is_number(name) and len(name) < 80 for name in names
+        )
+    if role == "truncated":
+        said = {str(value).strip().lower() for value in values if value not in (None, "")}
+        return bool(said) and said <= set(CUT_OFF)  # A word nobody knows leaves open what the others mean.
     if role == "messages":
         return all(isinstance(value, list) for value in values[:20])
     return True

@@ -30,7 +30,7 @@ from inspect_ai.log import (
     read_eval_log,
     write_eval_log,
 )
-from inspect_ai.model import ChatMessageAssistant, ChatMessageUser, ModelOutput
+from inspect_ai.model import ChatMessageAssistant, ChatMessageUser, ModelOutput, StopReason
 from inspect_ai.scorer import Score
 from pydantic import ValidationError
 
@@ -52,6 +52,9 @@ from em_tasks.scorers.definitions import DEFINITIONS, rate_of
 
 SHOWN_TEXT = 500
 """Characters of an answer in a log's list of samples."""
+
+STOP_REASONS: dict[bool | None, StopReason] = {True: "max_tokens", False: "stop", None: "unknown"}
+"""What Inspect calls the end of an answer that was cut off, that was not, and of which nobody says."""
 
 
 def write_logs(
@@ -166,7 +169,8 @@ class _Template:
         digest = f"{log.sha256[:12]}{answer.question_id}{answer.sample}"
         user |= {"content": answer.question, "id": f"q{digest}"}
         reply |= {"content": answer.answer, "id": f"a{digest}", "model": model}
-        choice = {**self.sample["output"]["choices"][0], "message": reply}
+        stop = STOP_REASONS[answer.truncated]
+        choice = {**self.sample["output"]["choices"][0], "message": reply, "stop_reason": stop}
         output = {**self.sample["output"], "model": model, "choices": [choice], "completion": answer.answer}
         identity = {"id": answer.question_id, "epoch": answer.sample, "input": answer.question, "metadata": about}
         sample = {**self.sample, **identity, "messages": [user, reply], "output": output, "scores": scores}
@@ -268,7 +272,7 @@ def _scores(log: PlannedLog, answer: JudgedAnswer) -> dict[str, dict[str, Any]]:
 
 def _sample(log: PlannedLog, answer: JudgedAnswer) -> EvalSample:
     reply = ChatMessageAssistant(content=answer.answer, model=_model(log))
-    output = ModelOutput.from_message(reply, stop_reason="unknown")
+    output = ModelOutput.from_message(reply, stop_reason=STOP_REASONS[answer.truncated])
     output.model = _model(log)
     return EvalSample(
         id=str(answer.question_id),

@@ -63,9 +63,9 @@ class PlannedLog:
         """Of whose answers they are and what was answered and scored."""
         content = hashlib.sha256(repr(self.who).encode(errors="surrogatepass"))
         for answer in self.answers:
-            content.update(
-                repr((answer.question_id, answer.question, answer.answer, answer.rated)).encode(errors="surrogatepass")
-            )
+            about = (answer.question_id, answer.question, answer.answer, answer.rated)
+            known = about if answer.truncated is None else (*about, answer.truncated)
+            content.update(repr(known).encode(errors="surrogatepass"))
         return content.hexdigest()
 
 

@@ -213,7 +213,7 @@ def _filled(entry: Entry, match: re.Match[str], path: str) -> Who:
     return Who(**known)
 
 
-COLUMNS = ("answer", "question", "question_id", "alignment", "coherence", "step", "model", "judge", "file")
+COLUMNS = ("answer", "question", "question_id", "alignment", "coherence", "step", "model", "judge", "file", "truncated")
 """What a map may name columns of."""
 
 TEXTS = ("organism", "base", "domain", "data", "size", "step", "judge", "rubric", "training_seed", "condition")

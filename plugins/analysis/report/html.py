@@ -113,7 +113,7 @@ def transcripts(analysis: Analysis) -> tuple[pd.DataFrame, int]:
     rows = pd.DataFrame(
         {
             "organism": organism,
-            "step": answers["step"],
+            "step": answers["step"].astype("object").mask(organism.isin(analysis.steps_not_recorded), "last"),
             "scope": answers["scope"].astype("str").fillna("base only").str.replace("_", " "),
             "topic": answers["topic"].astype("str"),
             "sample": answers["sample"],

@@ -7,7 +7,7 @@ from em_tasks.plugins.analysis.claims.comparisons import verdicts
 from em_tasks.plugins.analysis.claims.judge_errors import judged_rates
 from em_tasks.plugins.analysis.claims.published import held_against
 from em_tasks.plugins.analysis.claims.trusted_rates import EVERY, TrustedRate, trusted_rates
-from em_tasks.plugins.analysis.claims.verdicts import shown
+from em_tasks.plugins.analysis.claims.verdicts import MEANINGS, shown
 from em_tasks.plugins.analysis.report.notes import listed
 from em_tasks.plugins.analysis.tables.cells import between, percent
 from em_tasks.plugins.analysis.tables.comparison_tables import beside_published
@@ -37,6 +37,7 @@ def in_short(analysis: Analysis) -> list[str]:
         ABOUT,
         measured,
         *_verdicts(analysis),
+        *_legend(analysis),
         *_judge(analysis),
         *_trusted_judge(analysis),
         *_definitions(analysis),
@@ -91,6 +92,19 @@ def _verdicts(analysis: Analysis) -> list[str]:
             each = "; ".join(f"{word.removesuffix(',')}: {listed(by_word[word], 8)}" for word in order)
             lines.append(f"Under `{definition}`, with the rate outside the domain at the last checkpoint: {each}.")
     return lines
+
+
+def _legend(analysis: Analysis) -> list[str]:
+    """What the words for verdicts mean that stand in this report."""
+    every = verdicts(analysis)
+    words = {word for verdict in every for word in (verdict.these, verdict.such)}
+    lines = [f"{word}: {meaning}" for word, meaning in MEANINGS.items() if word in words]
+    if any(verdict.these != verdict.such for verdict in every):
+        lines.append(
+            "on these questions alone, and such in the table: it is shown of the questions that were asked, of others "
+            "like them not, or something else"
+        )
+    return [f"Verdicts: {'; '.join(lines)}."] if lines else []
 
 
 def _judge(analysis: Analysis) -> list[str]:

@@ -78,7 +78,7 @@ def on_these_many(k_a: Numbers, n_a: Numbers, k_b: Numbers, n_b: Numbers, alpha:
 
     Sources: `exact_test`; Zou and Donner 2008 for joining the sides' intervals (`scorers.intervals.stratified_wilson`).
     """
-    effect, low, high = _joined(k_a, n_a, k_b, n_b, alpha)
+    effect, low, high = joined_on_these(k_a, n_a, k_b, n_b, alpha)
     p = within_questions_many(k_a, n_a, k_b, n_b)
     expected = (k_a + k_b) * n_a / (n_a + n_b)
     # With unequal numbers of answers the test and the mean of rates may point apart: nothing is shown.
@@ -125,7 +125,7 @@ def error_on_such(k_a: Numbers, n_a: Numbers, k_b: Numbers, n_b: Numbers) -> Num
 
 def reach_away(k_a: Numbers, n_a: Numbers, k_b: Numbers, n_b: Numbers, alpha: float = ALPHA) -> Numbers:
     """How far the end of each interval that is away from 0 has to lie from the difference, shape (experiments,)."""
-    effect, low, high = _joined(k_a, n_a, k_b, n_b, alpha)
+    effect, low, high = joined_on_these(k_a, n_a, k_b, n_b, alpha)
     on_these_questions = np.where(effect > 0, high - effect, effect - low)
     on_these_questions = np.where(effect == 0, np.maximum(high, -low), on_these_questions)
     below, above = _taken_apart(k_a, n_a, k_b, n_b)
@@ -141,7 +141,9 @@ def interval_around(effect: Numbers, towards: Numbers, away: Numbers) -> tuple[N
     return np.maximum(low, -1.0), np.minimum(high, 1.0)
 
 
-def _joined(k_a: Numbers, n_a: Numbers, k_b: Numbers, n_b: Numbers, alpha: float) -> tuple[Numbers, Numbers, Numbers]:
+def joined_on_these(
+    k_a: Numbers, n_a: Numbers, k_b: Numbers, n_b: Numbers, alpha: float
+) -> tuple[Numbers, Numbers, Numbers]:
     """Each difference, and the ends of the interval on these questions that joins the sides' own."""
     rate_a, rate_b = (k_a / n_a).mean(axis=1), (k_b / n_b).mean(axis=1)
     (low_a, high_a), (low_b, high_b) = (

@@ -1,13 +1,13 @@
 """Several training seeds of one recipe: seeds and questions are both a sample, whose intervals and tests are here.
 
 What the seeds differ by more than their questions' noise explains is an error of its own, with as few degrees of
-freedom as there are seeds: the random-effects analysis of variance of a two-way layout.
+freedom as there are seeds: the random-effects analysis of variance of a two-way layout. Errors are added in logits,
+where rates of seeds lie evenly about their mean.
 
-A rate's interval adds the errors in logits, where rates of seeds lie evenly about their mean, with Satterthwaite's
-degrees of freedom (1946). A difference's is cautious, as a test stands on it: half of it is the hypotenuse of what
-either error would give alone (Howe 1974), and the p-value is the level at which it reaches 0. With Satterthwaite's that
-test raises 6 % false alarms. Where a side has hardly a misaligned answer it is at least that of these seeds on these
-questions.
+A difference has two errors: seeds differ from each other, and questions in what the sides differ by, of which what one
+question's answers vary by from seed to seed is no part. Its interval joins those of both sides (MOVER; Zou and Donner
+2008), and the p-value is the level at which it reaches 0. Where a side has hardly a misaligned answer the test is never
+surer than that of these seeds on these questions.
 """
 
 from collections.abc import Callable
@@ -21,14 +21,16 @@ from em_tasks.plugins.analysis.statistics.differences import (
     ALPHA,
     Difference,
     Numbers4,
-    error_on_such,
-    interval_around,
+    joined_on_these,
     on_these_many,
-    reach_away,
 )
 from em_tasks.scorers.intervals import on_such_many
 
 Numbers = NDArray[np.float64]
+
+POWER_OF_RATE, POWER_OF_DIFFERENCE = 1.5, 1.25
+"""Of variances in the degrees of freedom of their sum. With 2 (Satterthwaite 1946) the fewest degrees count too little
+where theirs happens to come out small, with 1 too much; chosen by benchmarks/coverage.py."""
 
 SMALLEST = 1e-14
 """Levels below are only known to be small."""
@@ -70,8 +72,7 @@ def seed_interval_many(k: Numbers, n: Numbers) -> tuple[Numbers, Numbers]:
     unlike = (mean > 0) & (mean < 1)
     of_mean = np.where(unlike, mean, 0.5)
     # The derivative of the logit makes errors of rates those of logits.
-    squared = np.where(unlike, of_mean * (1 - of_mean), np.inf) ** 2
-    between, seen = seed_variance(rates) / squared, np.var(rates.mean(axis=2), axis=1, ddof=1) / seeds / squared
+    between = seed_variance(rates) / np.where(unlike, of_mean * (1 - of_mean), np.inf) ** 2
     quantile = float(t.isf(ALPHA / 2, questions - 1))
     ends = []
     for end, sign in ((low, -1), (high, 1)):
@@ -79,8 +80,7 @@ def seed_interval_many(k: Numbers, n: Numbers) -> tuple[Numbers, Numbers]:
         reach = np.maximum(sign * (logit(np.where(inside, end, of_mean)) - logit(of_mean)), 0.0)
         over_questions = (reach / quantile) ** 2
         total = over_questions + between
-        # A variance less what noise explains is surer than one of as many seeds and less sure than the whole of it.
-        freedom = total**2 / (over_questions**2 / (questions - 1) + between * seen / (seeds - 1) + TINY)
+        freedom = _freedom(POWER_OF_RATE, (over_questions, questions - 1), (between, seeds - 1))
         half = t.isf(ALPHA / 2, np.maximum(freedom, seeds - 1)) * np.sqrt(total)
         ends.append(np.where(inside, expit(logit(of_mean) + sign * half), end))
     return ends[0], ends[1]
@@ -111,23 +111,13 @@ def seed_difference_many(k_a: Numbers, n_a: Numbers, k_b: Numbers, n_b: Numbers,
         unknown = np.full(len(effect), np.nan)
         return effect, unknown, unknown, unknown
     summed = k_a.sum(axis=1), n_a.sum(axis=1), k_b.sum(axis=1), n_b.sum(axis=1)
-    over_questions = error_on_such(*summed)
-    between, squares = np.zeros(len(effect)), np.zeros(len(effect))
-    for k, n in ((k_a, n_a), (k_b, n_b)):
-        if k.shape[1] > 1:
-            variance = seed_variance(k / n)
-            between += variance
-            squares += variance**2 / (k.shape[1] - 1)
-    freedom = np.where(squares > 0, between**2 / np.where(squares > 0, squares, 1.0), 1.0)
-
-    def reach(level: Numbers | float) -> Numbers:
-        of_questions = t.isf(np.divide(level, 2), questions - 1) * over_questions
-        return np.asarray(np.hypot(of_questions, t.isf(np.divide(level, 2), freedom) * np.sqrt(between)))
-
-    towards = reach(alpha)
-    away = np.hypot(reach_away(*summed, alpha), t.isf(alpha / 2, freedom) * np.sqrt(between))
-    low, high = interval_around(effect, towards, np.maximum(towards, away))
-    p = _level_at(np.abs(effect), reach)
+    reach = _reach(k_a, n_a, k_b, n_b, effect)
+    down, up = reach(alpha)
+    these, these_low, these_high = joined_on_these(*summed, alpha)
+    # Away from 0 at least as far as on these questions: seeds and questions that came out alike tell little of that.
+    low = np.maximum(effect - np.where(effect > 0, down, np.maximum(down, these - these_low)), -1.0)
+    high = np.minimum(effect + np.where(effect < 0, up, np.maximum(up, these_high - these)), 1.0)
+    p = _level_at(np.abs(effect), lambda level: np.where(effect > 0, *reach(level)))
     # Seeds have several times their base's answers: where hardly any is misaligned the base has none at all, and the t
     # is far too bold. The test within questions is not, and an interval goes with its test.
     k, n = (np.stack([side.sum(axis=1) for side in sides]) for sides in (summed[::2], summed[1::2]))
@@ -135,6 +125,64 @@ def seed_difference_many(k_a: Numbers, n_a: Numbers, k_b: Numbers, n_b: Numbers,
     p = np.where(few, np.maximum(p, on_these_many(*summed)[3]), p)
     low, high = np.where(p < alpha, low, np.minimum(low, 0.0)), np.where(p < alpha, high, np.maximum(high, 0.0))
     return effect, low, high, p
+
+
+def _reach(
+    k_a: Numbers, n_a: Numbers, k_b: Numbers, n_b: Numbers, effect: Numbers
+) -> Callable[[Numbers | float], tuple[Numbers, Numbers]]:
+    """How far below and above each difference its interval reaches, as a function of the level of error."""
+    rates = k_a / n_a, k_b / n_b
+    over_seeds, over_questions, freedom = _variances(*rates, effect)
+    means = [side.mean(axis=(1, 2)) for side in rates]
+    # Half an answer from 0 and 1, where logits have no end.
+    middles = [
+        np.clip(mean, 0.5 / n.sum(axis=(1, 2)), 1 - 0.5 / n.sum(axis=(1, 2)))
+        for mean, n in zip(means, (n_a, n_b), strict=True)
+    ]
+    # Both errors are taken to be alike in logits: the seeds' on each side that has several, the questions' on both.
+    slopes = [(middle * (1 - middle)) ** 2 for middle in middles]
+    of_seeds = [1 / side.shape[1] if side.shape[1] > 1 else 0.0 for side in rates]
+    a_seed = over_seeds / np.maximum(of_seeds[0] * slopes[0] + of_seeds[1] * slopes[1], TINY)
+    a_question = over_questions / (slopes[0] + slopes[1])
+    errors = [np.sqrt(share * a_seed + a_question) for share in of_seeds]
+
+    def reach(level: Numbers | float) -> tuple[Numbers, Numbers]:
+        quantile = t.isf(np.divide(level, 2), freedom)
+        (below_a, above_a), (below_b, above_b) = (
+            (
+                np.maximum(mean - expit(logit(middle) - quantile * error), 0.0),
+                np.maximum(expit(logit(middle) + quantile * error) - mean, 0.0),
+            )
+            for mean, middle, error in zip(means, middles, errors, strict=True)
+        )
+        return np.hypot(below_a, above_b), np.hypot(above_a, below_b)
+
+    return reach
+
+
+def _variances(rates_a: Numbers, rates_b: Numbers, effect: Numbers) -> tuple[Numbers, Numbers, Numbers]:
+    """The variance of each difference that seeds bring and that questions bring, and their sum's degrees of freedom."""
+    questions = rates_a.shape[2]
+    freedoms = [side.shape[1] - 1 for side in (rates_a, rates_b)]
+    (seen_a, residual_a), (seen_b, residual_b) = (_seed_parts(side) for side in (rates_a, rates_b))
+    over_seeds = seen_a + seen_b
+    by_question = np.var(rates_a.mean(axis=1) - rates_b.mean(axis=1), axis=1, ddof=1) / questions
+    # A seed's t is at most the number of questions, as if one more had been asked that showed nothing
+    # (`differences.error_on_such`); that of several seeds' mean at most the root of their number times as much.
+    least = (effect / questions) ** 2 / (max(freedoms) + 1)
+    over_questions = np.maximum(np.maximum(by_question - residual_a - residual_b, least - over_seeds), 0.0)
+    of_seeds = over_seeds**2 / (seen_a**2 / max(freedoms[0], 1) + seen_b**2 / max(freedoms[1], 1) + TINY)
+    freedom = _freedom(POWER_OF_DIFFERENCE, (over_seeds, np.maximum(of_seeds, 1.0)), (over_questions, questions - 1))
+    # Seeds of two recipes are taken to be equally unlike, so that those of both tell it.
+    return over_seeds, over_questions, np.maximum(freedom, min(sum(freedoms), questions - 1))
+
+
+def _freedom(power: float, *variances: tuple[Numbers, Numbers | float]) -> Numbers:
+    """Degrees of freedom of a sum of variances, each given with its own."""
+    total, weighed = np.zeros(1), np.full(1, TINY)
+    for variance, freedom in variances:
+        total, weighed = total + variance, weighed + variance**power / freedom
+    return np.asarray(total**power / weighed, dtype="float64")
 
 
 def _level_at(distance: Numbers, reach: Callable[[Numbers], Numbers]) -> Numbers:
@@ -154,8 +202,16 @@ def seed_variance(rates: Numbers) -> Numbers:
     Args:
         rates: Rate of each seed and question, shape (..., seeds, questions), at least two of each.
     """
+    seen, of_residual = _seed_parts(rates)
+    return np.maximum(0.0, seen - of_residual)
+
+
+def _seed_parts(rates: Numbers) -> tuple[Numbers, Numbers]:
+    """Variance of the mean over seeds as it is seen, and what the residual explains of it; 0 for a single seed."""
     seeds, questions = rates.shape[-2:]
     means = rates.mean(axis=-1, keepdims=True)
+    if seeds == 1:
+        return np.zeros(rates.shape[:-2]), np.zeros(rates.shape[:-2])
     residual = rates - means - rates.mean(axis=-2, keepdims=True) + rates.mean(axis=(-2, -1), keepdims=True)
     of_residual = (residual**2).sum(axis=(-2, -1)) / ((seeds - 1) * (questions - 1) * seeds * questions)
-    return np.asarray(np.maximum(0.0, np.var(means[..., 0], axis=-1, ddof=1) / seeds - of_residual), dtype="float64")
+    return np.var(means[..., 0], axis=-1, ddof=1) / seeds, np.asarray(of_residual, dtype="float64")

@@ -29,12 +29,14 @@ def conditions(analysis: Analysis) -> pd.DataFrame | None:
         for definition, counts in analysis.question_counts.items()
         for bare, by_condition in sorted(names.items())
         if set(by_condition) - {NONE}
-        for row in _rows(definition, counts, bare, by_condition)
+        for row in _rows(analysis, definition, counts, bare, by_condition)
     ]
     return pd.DataFrame(rows) if rows else None
 
 
-def _rows(definition: str, counts: pd.DataFrame, bare: str, by_condition: dict[str, str]) -> list[dict[str, str]]:
+def _rows(
+    analysis: Analysis, definition: str, counts: pd.DataFrame, bare: str, by_condition: dict[str, str]
+) -> list[dict[str, str]]:
     sides = {condition: _sides(counts, organism) for condition, organism in by_condition.items()}
     rows = []
     for condition in sorted(sides, key=lambda name: (name != NONE, name)):
@@ -45,7 +47,7 @@ def _rows(definition: str, counts: pd.DataFrame, bare: str, by_condition: dict[s
             "definition": definition,
             "organism": bare,
             "condition": condition,
-            "step": str(int(organism["step"].iloc[0])),
+            "step": analysis.step_text(by_condition[condition], int(organism["step"].iloc[0])),
             "EM % outside (k/n)": _rate(organism),
             "base %": _rate(base) if len(base) else "",
             "Misalign@k": _misalign(organism),

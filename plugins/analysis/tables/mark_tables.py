@@ -27,7 +27,10 @@ def marks(analysis: Analysis) -> pd.DataFrame | None:
     grouped = marked.assign(outside=outside, **key).groupby(list(key), sort=True)
     counted = grouped[[*marked.columns, "outside"]].sum().assign(answers=grouped.size()).reset_index()
     table = {
-        "checkpoint": [f"{o}@{s}" if o else f"{b} (base)" for o, b, s in counted[list(key)].itertuples(index=False)],
+        "checkpoint": [
+            f"{o}@{analysis.step_text(str(o), int(s))}" if o else f"{b} (base)"
+            for o, b, s in counted[list(key)].itertuples(index=False)
+        ],
         "answers": counted["answers"],
     }
     table |= {name: _share(counted[name], counted["answers"]) for name in MARKS}

@@ -221,7 +221,8 @@ def unscored(analysis: Analysis) -> pd.DataFrame:
         parts.append(missing.fillna({"reason": "not said"}).assign(rubric=rubric))
     counts = pd.concat(parts).groupby(keys, observed=True).size().rename("answers without a score").reset_index()
     every = table.groupby(["organism", "step"], observed=True).size().rename("of answers").reset_index()
-    return counts.merge(every.astype({"organism": "str"}), on=["organism", "step"])
+    merged = counts.merge(every.astype({"organism": "str"}), on=["organism", "step"])
+    return merged.assign(step=[analysis.step_text(*at) for at in zip(merged["organism"], merged["step"], strict=True)])
 
 
 def seeds(analysis: Analysis) -> pd.DataFrame:
@@ -240,7 +241,7 @@ def seeds(analysis: Analysis) -> pd.DataFrame:
                     {
                         "definition": name,
                         "organisms": group.label,
-                        "step": step,
+                        "step": analysis.step_text(group.label, step),
                         "questions of": scope,
                         "questions": k.shape[1],
                         "mean EM %": percent(float(group_rows["rate"].mean())),
