@@ -7,7 +7,7 @@ checkpoint is then asked for its reference by sound engines (stacked, alone and 
 stacked engines with a fault: in what loading makes of a file, in a slot's numbers after they were loaded and compared,
 in which slot a checkpoint or a row goes by, in a file that changes after its hash was checked, in the base, the prompt
 or the log probabilities. A line gives the root mean square difference (nats), the strength (1 is right), and what the
-check says. Kind `fault` is what a user meets: log probabilities, numbers read back from the slots, the count of the
+check says. Kind `fault` is what a user meets: log probabilities, numbers and rows' slots read back, the count of the
 prompt's tokens and the base's fingerprint; `numbers alone` is what log probabilities say by themselves, which is all
 that a server gives. How many of each are found, and how much room there is on either side, stands in the last lines.
 """
@@ -28,7 +28,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from em_tasks.plugins.checkpoint_model.adapter_check import AdapterCheck, compare
-from em_tasks.plugins.checkpoint_model.checking import GREEDY
+from em_tasks.plugins.checkpoint_model.checking import GREEDY, written_by_another
 from em_tasks.plugins.checkpoint_model.engines import loading, texts
 from em_tasks.plugins.checkpoint_model.engines.adapter_files import PREFIX, read_adapter
 from em_tasks.plugins.checkpoint_model.engines.choosing import build_engine
@@ -100,6 +100,8 @@ class Bench:
 
     def whole(self, engine: Engine, checkpoint: Checkpoint, answers: Sequence[Answer]) -> AdapterCheck:
         """What a user meets: the log probabilities, and the numbers that the engine holds."""
+        if (reason := written_by_another(checkpoint, answers)) is not None:
+            return replace(self.check(checkpoint, answers), status="failed", reason=reason)
         check = self.check(checkpoint, answers)
         if check.status != "passed" or checkpoint.record is None:
             return check

@@ -1,12 +1,14 @@
 """Asks an engine for a checkpoint's reference before its first answer; no answer counts that follows a fault."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import anyio
 
 from em_tasks.plugins.checkpoint_model.adapter_check import AdapterCheck, compare
-from em_tasks.plugins.checkpoint_model.engines.protocol import Engine, Sampling
+from em_tasks.plugins.checkpoint_model.engines.protocol import Answer, Engine, Sampling
+from em_tasks.plugins.checkpoint_model.engines.texts import BASE, adapter_name
 from em_tasks.plugins.checkpoint_model.subject import EvaluatedBase
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.run.checkpoints import Checkpoint
@@ -73,6 +75,8 @@ class CheckedAdapter:
                     group.start_soon(ask, n)
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
+        if (reason := written_by_another(self.checkpoint, answers)) is not None:
+            return AdapterCheck("failed", reason)
         return compare(reference, answers, self.on.precision, self._others(), base=self.checkpoint.record is None)
 
     def _others(self) -> dict[str, Reference]:
@@ -88,6 +92,14 @@ class CheckedAdapter:
                 if reference is not None:
                     references[_name(other)] = reference
         return references
+
+
+def written_by_another(checkpoint: Checkpoint, answers: Sequence[Answer]) -> str | None:
+    """What is wrong where an engine that can tell says that another adapter wrote the answers; else None."""
+    wrong = {answer.adapter for answer in answers} - {None, adapter_name(checkpoint)}
+    if not wrong:
+        return None
+    return f"its answers were written by {'no adapter' if wrong == {BASE} else 'the numbers of another adapter'}"
 
 
 def _name(checkpoint: Checkpoint) -> str:

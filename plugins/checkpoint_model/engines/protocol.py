@@ -79,6 +79,8 @@ class Answer:
         spellings: Text of every token named in `tokens`, `top_logprobs` and `prompt`; None unless log probabilities
             were asked for.
         prompt: The prompt's own log probabilities; None unless asked for.
+        adapter: The adapter that wrote it, as the device had it: its name (`texts.adapter_name`), empty for what is no
+            adapter's; None unless log probabilities were asked for, and where the engine cannot tell.
     """
 
     text: str
@@ -89,6 +91,7 @@ class Answer:
     top_logprobs: tuple[tuple[tuple[int, float], ...], ...] = ()
     spellings: dict[int, str] | None = None
     prompt: ScoredPrompt | None = None
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,11 @@ class Batch:
         which = torch.tensor([self.layout.slots if s is None else s for s in slots], device=self.device)
         self.mask[torch.tensor(rows, device=self.device)] = self._lines[which]
 
+    def slot_of(self, row: int) -> int | None:
+        """The adapter slot that a row goes by on the device: the number of slots for the base, None for no one slot."""
+        alike = (self._lines == self.mask[row]).all(-1).nonzero()
+        return int(alike[0]) if len(alike) == 1 else None
+
     def masks(self, mask: torch.Tensor) -> list[torch.Tensor]:
         """A mask for projections of 0 to 3 parts."""
         return [mask[:, : parts * self.layout.columns] for parts in range(PARTS + 1)]

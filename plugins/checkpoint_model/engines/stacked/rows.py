@@ -31,6 +31,7 @@ class Row:
         logprobs: Of each token, where wanted.
         tops: The likeliest tokens at each place, where wanted.
         scored: The prompt's own log probabilities, where wanted and once it was read.
+        wrote: The adapter that the device went by, where log probabilities are wanted; see `Answer.adapter`.
     """
 
     checkpoint: Checkpoint
@@ -45,6 +46,7 @@ class Row:
     logprobs: list[float] = field(default_factory=list)
     tops: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
     scored: ScoredPrompt | None = None
+    wrote: str | None = None
 
     @property
     def limit(self) -> int:
@@ -106,4 +108,10 @@ class Row:
         count = len(answer.tokens)
         tops = tuple(self.tops[:count])
         spellings = texts.spellings(self.checkpoint, answer.tokens, tops) | (answer.spellings or {})
-        return replace(answer, logprobs=tuple(self.logprobs[:count]), top_logprobs=tops, spellings=spellings)
+        return replace(
+            answer,
+            logprobs=tuple(self.logprobs[:count]),
+            top_logprobs=tops,
+            spellings=spellings,
+            adapter=self.wrote,
+        )

@@ -22,7 +22,7 @@ from em_tasks.plugins.checkpoint_model.engines.stacked.batch import STEPS, Batch
 from em_tasks.plugins.checkpoint_model.engines.stacked.decoder import Decoder
 from em_tasks.plugins.checkpoint_model.engines.stacked.rows import Row
 from em_tasks.plugins.checkpoint_model.engines.stacked.stack import EXACT_LEAST_RANK, Stack
-from em_tasks.plugins.checkpoint_model.engines.texts import Texts
+from em_tasks.plugins.checkpoint_model.engines.texts import BASE, Texts
 from em_tasks.plugins.errors import UserError
 
 CPU_ROWS = 256
@@ -302,11 +302,21 @@ class Writing:
         """Gives a row its next tokens; a finished row leaves."""
         if not row.take(tokens, self.texts):
             return
-        self.placed[self.placed.index(row)] = None
+        place = self.placed.index(row)
+        if row.wants_logprobs:
+            row.wrote = self._adapter_at(place)
+        self.placed[place] = None
         try:
             row.future.set_result(row.answer(self.texts))
         except BaseException as error:
             row.future.set_exception(error)
+
+    def _adapter_at(self, place: int) -> str:
+        """Name of the adapter whose columns a place's row goes by, whatever it was told."""
+        assert self.batch is not None
+        slot = self.batch.slot_of(place)
+        names = {held: name for name, held in self.stack.slots.items()} | {self.stack.layout.slots: BASE}
+        return "" if slot is None else names.get(slot, "")
 
     def _close_ranks(self) -> None:
         """Moves the last rows into the holes before them, where the step then has fewer rows."""
