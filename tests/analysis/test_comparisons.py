@@ -118,7 +118,7 @@ def test_a_claim_of_these_questions_may_hold_where_one_of_such_questions_does_no
     assert word(analysis) == ("broad", "not shown")
     assert "broad on these questions, not shown on such questions" in sentences(analysis)
     (legend,) = [line for line in in_short(analysis) if line.startswith("Verdicts: ")]
-    assert f"not shown: {MEANINGS['not shown']}; on these questions alone, and such in the table: " in legend
+    assert f"not shown: {MEANINGS['not shown']}; on these questions alone: shown on" in legend
     assert "narrow" not in legend
 
 

@@ -101,8 +101,8 @@ def _legend(analysis: Analysis) -> list[str]:
     lines = [f"{word}: {meaning}" for word, meaning in MEANINGS.items() if word in words]
     if any(verdict.these != verdict.such for verdict in every):
         lines.append(
-            "on these questions alone, and such in the table: it is shown of the questions that were asked, of others "
-            "like them not, or something else"
+            "on these questions alone: shown on the questions that were asked and not on others like them, which the "
+            "table calls such"
         )
     return [f"Verdicts: {'; '.join(lines)}."] if lines else []
 
