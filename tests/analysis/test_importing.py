@@ -111,7 +111,10 @@ def test_answers_that_a_column_calls_cut_off_are_known_to_be(tmp_path, column, v
     ]
 
 
-@pytest.mark.parametrize(("judge", "taken"), [("j", "j"), ("Ω1", "Ω1"), ("7", "not recorded"), ("1e5", "not recorded")])
+@pytest.mark.parametrize(
+    ("judge", "taken"),
+    [("j", "j"), ("Ω1", "Ω1"), ("7", "not recorded"), ("1e5", "not recorded"), ("--", "not recorded")],
+)
 def test_a_judges_name_has_a_letter(tmp_path, judge, taken):
     as_csv(more(judge=judge), tmp_path / "a.csv")
     assert [log.who.judge for log in plan_import(tmp_path / "a.csv").logs] == [taken]
