@@ -10,6 +10,8 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["INSPECT_DISPLAY"] = "none"
+# bitsandbytes prepares kernels for compiling wherever peft is imported, which takes every process two seconds.
+os.environ["TORCHDYNAMO_DISABLE"] = "1"
 
 import numpy
 import pytest
@@ -64,6 +66,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Says the seed wherever something failed."""
     if terminalreporter.stats.get("failed") or terminalreporter.stats.get("error"):
         terminalreporter.write_line(f"random numbers were seeded with EM_TEST_SEED={SEED}")
+
+
+@pytest.fixture
+def compiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers are compiled in this test, and graphs are counted from 0."""
+    import torch._dynamo
+    from torch._dynamo.utils import counters
+
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE")
+    torch._dynamo.reset()
+    counters.clear()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch._dynamo.utils import counters
 from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
 from benchmarks.plain_stack import plain_trainer
@@ -125,16 +126,20 @@ def gradients(recipe: Recipe, *, compiled: bool, checkpointing: bool) -> dict[st
     return {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
 
 
+@pytest.mark.usefixtures("compiling")
 @pytest.mark.parametrize("compiled", [False, True])
 def test_computing_layers_again_repeats_their_dropout_bit_for_bit(recipe: Recipe, compiled: bool) -> None:
     recipe = recipe.model_copy(update={"lora": recipe.lora.model_copy(update={"dropout": 0.3})})
     kept = gradients(recipe, compiled=compiled, checkpointing=False)
+    assert (counters["stats"]["unique_graphs"] > 0) == compiled
     assert largest_difference(kept, gradients(recipe, compiled=compiled, checkpointing=True)) == 0
 
 
+@pytest.mark.usefixtures("compiling")
 def test_compiled_layers_give_the_gradients_of_the_plain_ones(recipe: Recipe) -> None:
     plain = gradients(recipe, compiled=False, checkpointing=False)
     assert largest_difference(plain, gradients(recipe, compiled=True, checkpointing=False)) <= BOUND
+    assert counters["stats"]["unique_graphs"] > 0
     assert min(float(value.abs().max()) for value in plain.values()) > 10 * BOUND
 
 

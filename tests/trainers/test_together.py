@@ -261,6 +261,7 @@ def test_dropout_of_the_gpu_drops_its_share_and_every_organism_its_own() -> None
     assert 0.03 < float(columns.min()) < float(columns.max()) < 0.17
 
 
+@pytest.mark.usefixtures("compiling")
 def test_layers_are_compiled_whole_and_give_what_they_give_uncompiled(
     unlike: list[Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
