@@ -168,10 +168,10 @@ class Bench:
     def _note_or_refused(self, name: str, engine: Engine, checkpoint: Checkpoint) -> None:
         try:
             (answers,) = self.ask(engine, [checkpoint])
-            found = self.whole(engine, checkpoint, answers)
+            check = self.whole(engine, checkpoint, answers)
         except UserError as error:
-            found = AdapterCheck("failed", str(error)[:200])
-        self.note("fault", name, checkpoint, found)
+            check = AdapterCheck("failed", str(error)[:200])
+        self.note("fault", name, checkpoint, check)
 
     def measure_numbers(self) -> None:
         """Faults in the prompts and the numbers."""

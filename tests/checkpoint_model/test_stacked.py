@@ -207,6 +207,36 @@ def test_adapter_that_is_loaded_otherwise_than_its_file_has_it_gives_no_answer(
         ask(stacked(engines, llama), [(llama["all"], QUESTIONS[0], GREEDY, 0)])
 
 
+def test_adapter_that_is_not_held_as_its_file_has_it_ends_its_own_answers_alone(
+    llama: dict[str, Checkpoint], engines: list[Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = [checkpoint for name, checkpoint in llama.items() if name != "all"] * 3
+    # Of unlike lengths, so that some are under way when it comes.
+    others = [(who, QUESTIONS[n % 3], Sampling(6 + 2 * n, temperature=0), 0) for n, who in enumerate(sound)]
+    expected = [answer.tokens for answer in ask(stacked(engines, llama), others)]
+    right = Stack._tensors
+
+    def wrong(stack: Stack, files: Any) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        tensors = right(stack, files)
+        return {} if files.folder == llama["all"].folder else tensors
+
+    monkeypatch.setattr(Stack, "_tensors", wrong)
+    engine = stacked(engines, llama, batch_size=5)
+
+    async def every() -> list[Any]:
+        asked = [*others[:7], (llama["all"], QUESTIONS[1], GREEDY, 0), *others[7:]]
+        answers = (
+            engine.answer(who, [{"role": "user", "content": text}], how, [seed]) for who, text, how, seed in asked
+        )
+        return await asyncio.gather(*answers, return_exceptions=True)
+
+    given = asyncio.run(every())
+    error = given.pop(7)
+    assert isinstance(error, UserError)
+    assert "does not hold" in str(error)
+    assert [answers[0].tokens for answers in given] == expected
+
+
 @pytest.mark.parametrize("fault", ["a number changed", "another's slot", "a new file"])
 def test_adapter_that_is_no_longer_what_was_loaded_is_found(
     llama: dict[str, Checkpoint], engines: list[Engine], fault: str

@@ -292,6 +292,8 @@ def test_a_terminal_without_the_letters_and_a_reader_with_enough_end_no_command_
         ("report", ".", "--smallest-effect", "nan"),
         ("plan", "--effect", "nan"),
         ("train", "x", "--device-memory", "inf"),
+        ("grid", "g.yaml", "--device-memory", "nan"),
+        ("sweep", "--until-width", "nan"),
         ("rescore", ".", "--out", "x", "--least-mass", "nan"),
         ("judge", ".", "--judge", "x", "--max-judge-cost", "nan"),
         ("judge", ".", "--judge", "x", "--max-judge-cost", "-1"),
@@ -299,6 +301,7 @@ def test_a_terminal_without_the_letters_and_a_reader_with_enough_end_no_command_
         ("import", ".", "--seed", str(10**30)),
         ("sweep", "--samples", "1_0"),
         ("train", "r.yaml", "--seed", "\u0663"),  # An Arabic 3.
+        ("judge", "train", "a.csv", "--name", "mine", "--seed", "-1"),
     ],
     ids=lambda words: f"{words[0]} {words[-2]}",
 )
@@ -341,6 +344,8 @@ def test_every_whole_number_on_the_command_line_is_in_plain_digits() -> None:
     numbers = [each for each in parameters(cli) if isinstance(each.type, click.types.IntParamType)]
     assert len(numbers) >= 15
     assert [each.name for each in numbers if not isinstance(each.type, Whole)] == []
+    # Click's help would say `x<=None` of a number without any bound.
+    assert [each.name for each in numbers if each.type.min is None and each.type.max is None] == []  # type: ignore[attr-defined]
 
 
 def test_logs_at_a_url_that_nobody_answers_are_not_said_to_be_none() -> None:

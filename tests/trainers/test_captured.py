@@ -198,6 +198,7 @@ def test_passes_are_recorded_where_a_step_is_one_pass_and_memory_is_there_twice(
     assert size_of(rows[:2]).tokens == sum(len(row["input_ids"]) for row in rows[:2])
 
 
+@pytest.mark.usefixtures("compiling")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_graphs_of_the_gpu_give_what_launched_kernels_give(recipe: Recipe) -> None:
     """With dropout: its random numbers are the same ones."""

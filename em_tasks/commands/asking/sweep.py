@@ -6,7 +6,7 @@ from typing import Any, get_args
 import click
 from click.core import ParameterSource
 
-from em_tasks.commands.numbers import Whole
+from em_tasks.commands.numbers import Number, Whole
 from em_tasks.commands.paths import LocalPath
 from em_tasks.commands.results.judge import MAX_COST, PRICE
 from em_tasks.commands.terminal import counted, say
@@ -27,7 +27,7 @@ from em_tasks.trainers.run.base_names import Precision
 @click.option("--samples", type=Whole(1, 10**6), help="Answers to each question.")
 @click.option(
     "--until-width",
-    type=click.FloatRange(0, 100, min_open=True),
+    type=Number(0, 100, min_open=True),
     help="Ask on until each EM rate's interval (confidence sequence, outside the domain) is so many points wide.",
 )
 @click.option("--most-samples", type=Whole(1, 10**6), help="With --until-width: answers to each question at most.")

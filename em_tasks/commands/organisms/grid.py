@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from em_tasks.commands.numbers import Whole
+from em_tasks.commands.numbers import Number, Whole
 from em_tasks.commands.paths import LocalPath
 from em_tasks.commands.terminal import counted, say
 from em_tasks.plugins.errors import UserError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("--alone", is_flag=True, help="Train each organism in its own process, even those that share a GPU.")
 @click.option("--store", "url", help="Copy what is finished to this URL (s3://BUCKET/PREFIX), and fetch what is there.")
 @click.option("--dry-run", is_flag=True, help="Say what the cells are and what they need, and stop.")
-@click.option("--device-memory", type=click.FloatRange(0), help="Plan for GPUs of so many GiB.")
+@click.option("--device-memory", type=Number(0), help="Plan for GPUs of so many GiB.")
 def grid(
     grid: Path,
     out: Path | None,

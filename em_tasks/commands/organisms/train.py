@@ -29,7 +29,11 @@ RUNS = click.option("--runs", type=LocalPath(), default=Path("runs"), help="Fold
 @RUNS
 @click.option("--precision", type=click.Choice(get_args(Precision)), help="Instead of what the recipes say.")
 @click.option(
-    "--seed", "seeds", type=Whole(), multiple=True, help="Only this seed of the recipes' (may be given again)."
+    "--seed",
+    "seeds",
+    type=Whole(0, 2**32 - 1),
+    multiple=True,
+    help="Only this seed of the recipes' (may be given again).",
 )
 @click.option("--track", multiple=True, type=click.Choice(TRACKERS), help="Show the run there too.")
 @click.option("--together", is_flag=True, help="Train all at once in one process, over one copy of their base.")

@@ -151,7 +151,7 @@ def _judge_sample(logs: tuple[Path, ...], judge: str, size: int, out: Path, call
 @click.option("--base", default="smollm2-135m", help="The base it sits on, as in a recipe.")
 @click.option("--passes", type=Whole(1), default=1, help="How often each answer is learnt.")
 @click.option("--most", type=Whole(60), default=20_000, help="Answers to learn from at most.")
-@click.option("--seed", type=Whole(), default=0, help="Of the split, the weights and the order.")
+@click.option("--seed", type=Whole(0, 2**32 - 1), default=0, help="Of the split, the weights and the order.")
 @click.option("--out", type=LocalPath(), help="Folder for it; the user's folder of judges unless given.")
 def train_judge(
     answers: tuple[Path, ...], name: str, base: str, passes: int, most: int, seed: int, out: Path | None

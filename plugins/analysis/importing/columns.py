@@ -149,8 +149,8 @@ def _fits(role: str, values: list[Any]) -> bool:
             any(map(str.isalpha, name)) and not _is_number(name) and len(name) < 80 for name in names
         )
     if role == "truncated":
-        said = {str(value).strip().lower() for value in values if value not in (None, "")}
-        return bool(said) and said <= set(CUT_OFF)  # A word nobody knows leaves open what the others mean.
+        words = {str(value).strip().lower() for value in values if value not in (None, "")}
+        return bool(words) and words <= set(CUT_OFF)  # A word nobody knows leaves open what the others mean.
     if role == "messages":
         return all(isinstance(value, list) for value in values[:20])
     return True

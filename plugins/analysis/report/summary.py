@@ -53,7 +53,7 @@ WHERE = {
 }
 """What a rate in a sentence of verdicts is of, where it is not the rate outside the domain."""
 
-MEANING = {
+SPELT_OUT = {
     "narrow": "narrow, that is shown inside the domain and not shown outside,",
     "both": "both inside and outside the domain",
 }
@@ -80,7 +80,7 @@ def _verdicts(analysis: Analysis) -> list[str]:
             row = verdict.outside if verdict.outside is not None else verdict.inside
             rate = "" if row is None else f" ({percent(row['rate_a'])} %{WHERE[str(row['scope'])]})"
             alike = verdict.these in (verdict.such, "untested")
-            word = MEANING.get(verdict.these, verdict.these)
+            word = SPELT_OUT.get(verdict.these, verdict.these)
             if analysis.smallest_effect is not None:
                 word = word.replace("not to differ", f"not to differ by {percent(analysis.smallest_effect)} points")
             word = word if alike else f"{word} on these questions alone"

@@ -79,8 +79,9 @@ class Answer:
         spellings: Text of every token named in `tokens`, `top_logprobs` and `prompt`; None unless log probabilities
             were asked for.
         prompt: The prompt's own log probabilities; None unless asked for.
-        adapter: The adapter that wrote it, as the device had it: its name (`texts.adapter_name`), empty for what is no
-            adapter's; None unless log probabilities were asked for, and where the engine cannot tell.
+        adapter: The adapter that wrote it, as the device had it: its name (`texts.adapter_name`, which has one for the
+            base too), empty for what is nobody's; None unless log probabilities were asked for, and where the engine
+            cannot tell.
     """
 
     text: str

@@ -177,7 +177,7 @@ class StackedEngine:
                     future.set_exception(error)
 
     def _compare(self, reading: _Reading) -> None:
-        """Looks what is held for a checkpoint."""
+        """Compares what is held for a checkpoint with its file."""
         if not reading.future.set_running_or_notify_cancel():
             return
         try:

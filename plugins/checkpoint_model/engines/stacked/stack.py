@@ -32,6 +32,14 @@ class Shape:
     targets: frozenset[str]
 
 
+class NotHeldError(UserError):
+    """A slot does not hold what its adapter's file has; `adapter` is its name."""
+
+    def __init__(self, adapter: str, message: str) -> None:
+        super().__init__(message)
+        self.adapter = adapter
+
+
 class Stack:
     """The adapters on a decoder.
 
@@ -97,7 +105,7 @@ class Stack:
             Whether the layout changed, so that slots have moved.
 
         Raises:
-            UserError: A slot does not hold afterwards what its adapter's file has.
+            NotHeldError: A slot does not hold afterwards what its adapter's file has. The slots may have moved.
         """
         missing = [adapter for adapter in adapters if adapter not in self.slots]
         if not missing and not (exact and self.layout != self.exact_layout(adapters)):
@@ -118,8 +126,10 @@ class Stack:
             self.slots[adapter] = slot
             try:
                 self.compare(adapter)
-            except BaseException:
+            except BaseException as error:
                 del self.slots[adapter]  # Memory that runs out while it is compared must not let it pass either.
+                if isinstance(error, UserError):
+                    raise NotHeldError(adapter, error.message) from error
                 raise
         return changed
 

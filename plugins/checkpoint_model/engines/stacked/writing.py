@@ -21,7 +21,7 @@ from em_tasks.plugins.checkpoint_model.engines.stacked.attention import BLOCK
 from em_tasks.plugins.checkpoint_model.engines.stacked.batch import STEPS, Batch, padded_rows
 from em_tasks.plugins.checkpoint_model.engines.stacked.decoder import Decoder
 from em_tasks.plugins.checkpoint_model.engines.stacked.rows import Row
-from em_tasks.plugins.checkpoint_model.engines.stacked.stack import EXACT_LEAST_RANK, Stack
+from em_tasks.plugins.checkpoint_model.engines.stacked.stack import EXACT_LEAST_RANK, NotHeldError, Stack
 from em_tasks.plugins.checkpoint_model.engines.texts import BASE, Texts
 from em_tasks.plugins.errors import UserError
 
@@ -86,6 +86,9 @@ class Writing:
                     self._write()
         except (torch.OutOfMemoryError, MemoryError) as error:
             self._retreat(error)
+        except NotHeldError as error:
+            self._put_aside()
+            self._refuse(error)
         except BaseException as error:
             if _is_cpu_out_of_memory(error):
                 self._retreat(error)
@@ -124,6 +127,12 @@ class Writing:
             self.add(row)
         for key, others in later.items():
             self.waiting.setdefault(key, []).extend(others)
+
+    def _refuse(self, error: NotHeldError) -> None:
+        """Ends the rows of an adapter that is not held as its file has it; those of others go on."""
+        for key in [key for key in self.waiting if key[0] == error.adapter]:
+            for row in self.waiting.pop(key):
+                row.future.set_exception(error)
 
     def _let_in(self) -> None:
         """Reads the prompts of those who fit in, and draws their first tokens."""
