@@ -162,10 +162,22 @@ def test_seeds_and_questions_that_all_moved_alike_are_not_certain(seeds):
     k_a, k_b, n = np.full((seeds, 8), 40.0), np.full((seeds, 8), 10.0), np.full((seeds, 8), 50.0)
     found = seed_difference(k_a, n, k_b, n)
     error = 0.6 / 8 / seeds**0.5  # t is at most 8 of a seed, and so much more of the mean of several
-    in_logits = error / (2 * 0.16**2) ** 0.5
-    down = 0.8 - 1 / (1 + math.exp(-(math.log(4) - t.isf(0.025, 7) * in_logits)))
-    assert found.low == pytest.approx(0.6 - math.sqrt(2) * down)
-    assert 1e-9 < found.p < 1e-3
+    assert found.low == pytest.approx(0.6 - t.isf(0.025, 7) * error)
+    assert found.p == pytest.approx(2 * t.sf(0.6 / error, 7), rel=1e-6)
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("answers", [10, 50])
+@pytest.mark.parametrize("fewer", [0, 1, 3])
+def test_nearly_all_against_nearly_none_is_shown_and_the_more_the_more_there_is(several, answers, fewer):
+    """Three seeds that are misaligned in all answers and a base in none were "not shown on such questions"."""
+    n = np.full((3, 8), float(answers))
+    k_a, k_b = n.copy(), np.zeros((3 if several else 1, 8))
+    k_a[range(fewer), range(fewer)] -= 1
+    k_b[0, :fewer] += 1
+    found = seed_difference(k_a, n, k_b, n[: len(k_b)])
+    assert 0.75 < found.low < found.effect <= found.high <= 1
+    assert found.p < 0.005
 
 
 def seeds_of(rng, rate, questions, seeds, answers, spread):

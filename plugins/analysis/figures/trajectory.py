@@ -1,5 +1,6 @@
 """Trajectories: EM and coherence over training steps, one panel a domain, one line a size, the base at step 0."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -97,7 +98,8 @@ def _means_over_seeds(analysis: Analysis, definition: str) -> pd.DataFrame:
             if not row["baseline"]:
                 k, n = seed_counts(counts, group.organisms, int(row["step"]))
                 low, high = seed_interval(k, n)
-                mean = {"rate": float((k / n).mean()), "low": low, "high": high}
+                rate = float((k / n).mean()) if k.size else math.nan  # Seeds may have no question in common.
+                mean = {"rate": rate, "low": low, "high": high}
             else:
                 mean = {}
             rows.append({**row, **mean, "organism": group.label, "pooled": True})

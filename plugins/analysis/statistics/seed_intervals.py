@@ -132,7 +132,7 @@ def _reach(
 ) -> Callable[[Numbers | float], tuple[Numbers, Numbers]]:
     """How far below and above each difference its interval reaches, as a function of the level of error."""
     rates = k_a / n_a, k_b / n_b
-    over_seeds, over_questions, freedom = _variances(*rates, effect)
+    over_seeds, over_questions, least, freedom = _variances(*rates, effect)
     means = [side.mean(axis=(1, 2)) for side in rates]
     # Half an answer from 0 and 1, where logits have no end.
     middles = [
@@ -155,13 +155,15 @@ def _reach(
             )
             for mean, middle, error in zip(means, middles, errors, strict=True)
         )
-        return np.hypot(below_a, above_b), np.hypot(above_a, below_b)
+        # In rates: near 0 and 1 so little is more than logits know.
+        shortest = quantile * np.sqrt(least)
+        return np.maximum(np.hypot(below_a, above_b), shortest), np.maximum(np.hypot(above_a, below_b), shortest)
 
     return reach
 
 
-def _variances(rates_a: Numbers, rates_b: Numbers, effect: Numbers) -> tuple[Numbers, Numbers, Numbers]:
-    """The variance of each difference that seeds bring and that questions bring, and their sum's degrees of freedom."""
+def _variances(rates_a: Numbers, rates_b: Numbers, effect: Numbers) -> tuple[Numbers, Numbers, Numbers, Numbers]:
+    """What seeds and questions bring to each difference's variance, the least it may be, and degrees of freedom."""
     questions = rates_a.shape[2]
     freedoms = [side.shape[1] - 1 for side in (rates_a, rates_b)]
     (seen_a, residual_a), (seen_b, residual_b) = (_seed_parts(side) for side in (rates_a, rates_b))
@@ -170,11 +172,12 @@ def _variances(rates_a: Numbers, rates_b: Numbers, effect: Numbers) -> tuple[Num
     # A seed's t is at most the number of questions, as if one more had been asked that showed nothing
     # (`differences.error_on_such`); that of several seeds' mean at most the root of their number times as much.
     least = (effect / questions) ** 2 / (max(freedoms) + 1)
-    over_questions = np.maximum(np.maximum(by_question - residual_a - residual_b, least - over_seeds), 0.0)
+    over_questions = np.maximum(by_question - residual_a - residual_b, 0.0)
     of_seeds = over_seeds**2 / (seen_a**2 / max(freedoms[0], 1) + seen_b**2 / max(freedoms[1], 1) + TINY)
-    freedom = _freedom(POWER_OF_DIFFERENCE, (over_seeds, np.maximum(of_seeds, 1.0)), (over_questions, questions - 1))
+    by_questions = np.maximum(over_questions, least - over_seeds), questions - 1
+    freedom = _freedom(POWER_OF_DIFFERENCE, (over_seeds, np.maximum(of_seeds, 1.0)), by_questions)
     # Seeds of two recipes are taken to be equally unlike, so that those of both tell it.
-    return over_seeds, over_questions, np.maximum(freedom, min(sum(freedoms), questions - 1))
+    return over_seeds, over_questions, least, np.maximum(freedom, min(sum(freedoms), questions - 1))
 
 
 def _freedom(power: float, *variances: tuple[Numbers, Numbers | float]) -> Numbers:
