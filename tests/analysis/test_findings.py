@@ -122,7 +122,7 @@ def test_a_significant_fall_is_never_said_to_be_misalignment(tmp_path):
     assert fin.sentence.startswith("fin @ 10: broad (`betley`). Outside its domain 100.0 % (160/160; base 120/160")
     [pair] = [finding for finding in every if finding.question == "differ"]
     assert (pair.verdict, pair.definition) == ("shown", "betley")
-    assert "1 differs outside both domains" in pair.sentence
+    assert "1 is shown to differ outside both domains on these questions (`" in pair.sentence
     assert "fin over med by +100.0 points" in pair.sentence
 
 

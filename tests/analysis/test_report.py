@@ -11,6 +11,7 @@ from em_tasks.plugins.analysis.analysis import analyse
 from em_tasks.plugins.analysis.figures.judges import judge_comparison
 from em_tasks.plugins.analysis.figures.trajectory import em_trajectories
 from em_tasks.plugins.analysis.report.report import _write_figures, write_report
+from em_tasks.plugins.analysis.tables.rate_tables import seeds
 from em_tasks.plugins.analysis.tables.writing import TABLES
 from em_tasks.plugins.errors import UserError
 from tests.support.analysis_logs import NAN, answers, base_log, checkpoint_log
@@ -272,3 +273,12 @@ def test_every_rate_has_its_counts_beside_it(tmp_path, no_drawing):
     exact = pd.read_csv(report.out / "em_by_checkpoint.csv")
     row = exact[(exact["scope"] == "all") & (exact["definition"] == "cs2881") & ~exact["baseline"]].iloc[0]
     assert row[["n", "unscored", "refused", "incoherent", "truncated"]].tolist() == [4, 2, 2, 1, 6]
+
+
+def test_seeds_that_were_not_asked_the_same_have_one_rate_of_the_questions_that_all_were_asked(tmp_path):
+    for seed in range(2):
+        asked = {**answers([BAD, GOOD], 5), f"g{seed}": [BAD, BAD]}
+        checkpoint_log(tmp_path, asked, organism=f"med-seed{seed}", training_seed=seed)
+    (row,) = [row for _, row in seeds(analyse([tmp_path])).iterrows() if row["definition"] == "betley"]
+    assert (row["questions of"], row["questions"], row["k/n"]) == ("all", 5, "10/20")
+    assert (row["mean EM %"], row["each seed %"]) == ("50.0", "50.0, 50.0")

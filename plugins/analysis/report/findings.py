@@ -243,17 +243,20 @@ def _pairs(analysis: Analysis, lead: str) -> Iterator[Finding]:
             for _, row in sure.sort_values("p").iterrows()
         ]
         outcome: Outcome = "shown" if named else "unknown"
+        pairs = f"{len(tested)} pair{'s' if len(tested) > 1 else ''}"
+        of_seeds = " and for these seeds" if (tested[["seeds_a", "seeds_b"]] > 1).to_numpy().any() else ""
         sentence = (
-            f"Of {len(tested)} pairs of last checkpoints that share their base or, as far as is recorded, their "
-            f"training, {len(named) or 'none'} {'differs' if len(named) == 1 else 'differ'} {where} on these questions "
-            f"(`{lead}`, corrected over all {len(tested)}){f': {listed(named, 4)}' if named else ''}."
+            f"Of {pairs} of last checkpoints that share their base or, as far as is recorded, their training, "
+            f"{len(named) or 'none'} {'are' if len(named) > 1 else 'is'} shown to differ {where} on these "
+            f"questions{of_seeds} (`{lead}`, corrected over all {len(tested)})"
+            f"{f': {listed(named, 4)}' if named else ''}."
         )
         yield Finding("all", "differ", outcome, sentence, lead)
         break
     refused = rows[(rows["refused"] != "") & (rows["scope"] == "all")]
     for reason, refused_pairs in refused.groupby("refused", sort=False):
-        pairs = [f"{row['a']} and {row['b']}" for _, row in refused_pairs.iterrows()]
-        yield Finding("all", "differ", "unknown", f"Not compared: {listed(pairs, 4)}: {reason}.", lead)
+        names = [f"{row['a']} and {row['b']}" for _, row in refused_pairs.iterrows()]
+        yield Finding("all", "differ", "unknown", f"Not compared: {listed(names, 4)}: {reason}.", lead)
 
 
 def _courses(analysis: Analysis, lead: str) -> Iterator[Finding]:

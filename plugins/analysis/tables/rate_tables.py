@@ -237,6 +237,14 @@ def seeds(analysis: Analysis) -> pd.DataFrame:
                     continue
                 low, high = seed_interval(k, n)
                 group_rows = rows_of(analysis, name, group.organisms, step, scope)
+                rates, count = group_rows["rate"].to_numpy("float64"), counted(group_rows)
+                answered = counts[
+                    counts["organism"].isin(group.organisms) & (counts["step"] == step) & (counts["n"] > 0)
+                ]
+                if (
+                    k.shape[1] < answered["cluster"].nunique()
+                ):  # The questions that all seeds were asked, and no others.
+                    rates, count = k.sum(axis=1) / n.sum(axis=1), f"{k.sum():.0f}/{n.sum():.0f}"
                 rows.append(
                     {
                         "definition": name,
@@ -244,10 +252,10 @@ def seeds(analysis: Analysis) -> pd.DataFrame:
                         "step": analysis.step_text(group.label, step),
                         "questions of": scope,
                         "questions": k.shape[1],
-                        "mean EM %": percent(float(group_rows["rate"].mean())),
+                        "mean EM %": percent(float(rates.mean())),
                         "such seeds and questions": between(low, high),
-                        "each seed %": ", ".join(percent(value) for value in group_rows["rate"]),
-                        "k/n": counted(group_rows),
+                        "each seed %": ", ".join(percent(float(rate)) for rate in rates),
+                        "k/n": count,
                         LEFT_OUT_HEAD: left_out(group_rows),
                     }
                 )
