@@ -72,8 +72,8 @@ def sweep(
         return None if over and not works and not busy else works
 
     works = _works(new_jobs())
-    # Not while it waits for checkpoints, when it holds no GPU memory.
-    with side_by_side(slots if works and mps and not follow else slots[:1]) as server:
+    # Not for one process, nor while it waits for checkpoints, when it holds no GPU memory.
+    with side_by_side(slots[: len(works)] if mps and not follow else ()) as server:
         outcomes = Pool([{**slot, **server} for slot in slots], report).run(works, more)
     failures = [outcome.error for outcome in outcomes if outcome.error is not None]
     failures += [failure for outcome in outcomes for failure in outcome.result or ()]

@@ -300,6 +300,7 @@ def test_a_terminal_without_the_letters_and_a_reader_with_enough_end_no_command_
         ("sweep", "--samples", str(10**30)),
         ("import", ".", "--seed", str(10**30)),
         ("sweep", "--samples", "1_0"),
+        ("plan", "--effect", "1_0"),
         ("train", "r.yaml", "--seed", "\u0663"),  # An Arabic 3.
         ("judge", "train", "a.csv", "--name", "mine", "--seed", "-1"),
     ],

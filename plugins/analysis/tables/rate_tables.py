@@ -227,7 +227,7 @@ def unscored(analysis: Analysis) -> pd.DataFrame:
 
 def seeds(analysis: Analysis) -> pd.DataFrame:
     """Training seeds: mean EM (%) of organisms trained alike, 95 % interval of such seeds on such questions."""
-    rows = []
+    rows, per_question = [], {definition.name for definition in analysis.definitions if definition.per_question}
     for name, scope in ((name, scope) for name in analysis.main for scope in ("outside", "all")):
         counts = in_scope(analysis.question_counts[name], scope)
         for group in analysis.seeds:
@@ -238,13 +238,11 @@ def seeds(analysis: Analysis) -> pd.DataFrame:
                 low, high = seed_interval(k, n)
                 group_rows = rows_of(analysis, name, group.organisms, step, scope)
                 rates, count = group_rows["rate"].to_numpy("float64"), counted(group_rows)
-                answered = counts[
-                    counts["organism"].isin(group.organisms) & (counts["step"] == step) & (counts["n"] > 0)
-                ]
-                if (
-                    k.shape[1] < answered["cluster"].nunique()
-                ):  # The questions that all seeds were asked, and no others.
-                    rates, count = k.sum(axis=1) / n.sum(axis=1), f"{k.sum():.0f}/{n.sum():.0f}"
+                at_step = counts[counts["organism"].isin(group.organisms) & (counts["step"] == step)]
+                if k.shape[1] < at_step.loc[at_step["n"] > 0, "cluster"].nunique():
+                    # Of the questions that all seeds have answers to, as the interval.
+                    rates = (k / n).mean(axis=1) if name in per_question else k.sum(axis=1) / n.sum(axis=1)
+                    count = f"{k.sum():.0f}/{n.sum():.0f}"
                 rows.append(
                     {
                         "definition": name,
