@@ -3,9 +3,9 @@
     python -m benchmarks.together --shapes 1B 3B --out together.jsonl
     python -m benchmarks.together --shapes tiny --steps 6 --warm-up 2       # a rehearsal without a GPU
 
-For each shape three measures: one organism with its kernels launched one by one, one as `em train` trains it where its
-passes are recorded, and `--organisms` of them (six seeds over rows of the published lengths) as `em train --together`
-does, under the plan that it chooses itself. Weights and tokens are random,
+For each shape four measures: one organism with its kernels launched one by one, one as `em train` trains it where its
+passes are recorded, and the same two of `--organisms` of them (six seeds over rows of the published lengths) as `em
+train --together` does, under the plan that it chooses itself. Weights and tokens are random,
 adapters of rank 16 on all seven projections with a dropout of 0.05, 16 rows a step. A step's time is the mean of the
 steps after the warm-up, the clock being read with the GPU idle; compilation is left out and printed beside it. "In
 sequence" is the single organism's measured step times their number, so it leaves out what each process would load and
@@ -16,7 +16,7 @@ by the dropout's random numbers and by rounding.
 import argparse
 import gc
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,15 @@ OURS = LADDER[6]
 
 @dataclass(frozen=True)
 class Measured:
-    """One measure. Times in milliseconds a step of all organisms, memory in GiB, `estimated_gib` beside the base."""
+    """One measure. Times in milliseconds a step of all organisms, memory in GiB, `estimated_gib` beside the base.
+
+    `tried` are the milliseconds of a launched and of a replayed pass, by which was chosen; None where no other was.
+    """
 
     shape: str
     organisms: int
     captured: bool
+    tried: tuple[float, float] | None
     passes: int
     checkpointing: bool
     ms: float
@@ -98,7 +102,8 @@ def measure(
             Training(each, tree, whole, device, {"cpu": torch.Generator()})
             for each, tree in zip(prepared, trees, strict=True)
         ]
-        advance = Together(trainings, base, plan, device).advance
+        group = Together(trainings, base, replace(plan, captured=plan.captured and captured), device)
+        single, advance = group.trainings[0], group.advance
     clock = Clock(warm_up, steps)
     watchers = [clock, *([Profiler(warm_up)] if profile else [])]
     for _ in range(steps):
@@ -108,7 +113,8 @@ def measure(
         for watcher in watchers:
             watcher.after(made[0].number)
     idle()
-    captured = count == 1 and single.replayed > steps // 2  # Else it was tried and found slower.
+    tried = single.pass_seconds
+    choice = (1000 * tried.launched, 1000 * tried.replayed) if tried is not None else None
     timed = 0
     for each in prepared:
         rows = each.encoded.rows
@@ -121,7 +127,8 @@ def measure(
         parameters += base.config.vocab_size * base.config.hidden_size
     peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else float("nan")
     return Measured(
-        shape, count, captured, plan.accumulation, plan.checkpointing, 1000 * seconds, tokens / seconds,
+        shape, count, tried is not None and tried.recorded, choice,
+        plan.accumulation, plan.checkpointing, 1000 * seconds, tokens / seconds,
         4 * parameters * tokens / rate / seconds, peak, plan.memory / 2**30, clock.warm - clock.began,
         clock.losses[-1] if clock.losses else float("nan"),
     )  # fmt: skip
@@ -144,12 +151,14 @@ def main() -> None:
     for shape in options.shapes:
         base = random_model(shape, "fp32" if shape == "tiny" else "bf16").requires_grad_(False)
         alone: list[Measured] = []
-        ways = [(1, False), (1, True), (options.organisms, False)]
-        for count, captured in ways if torch.cuda.is_available() else ways[::2]:
+        # Without a GPU nothing is recorded.
+        ways = [False, True] if torch.cuda.is_available() else [False]
+        for count, captured in [(count, way) for count in (1, options.organisms) for way in ways]:
             made = measure(
                 shape, base, count, rate, options.steps, options.warm_up, captured=captured, profile=options.profile
             )
             how = f"{', recorded' * made.captured}{', layers twice' * made.checkpointing}"
+            how += ", tried {:.1f} ms launched and {:.1f} replayed".format(*made.tried) if made.tried else ""
             line = (
                 f"{shape:>4} {count} organisms{how}, {made.passes} passes: {made.ms:7.1f} ms a step, "
                 f"{made.tokens_per_second:9,.0f} tokens/s, {made.bound_share:4.0%} of 4N, peak {made.peak_gib:5.1f} "

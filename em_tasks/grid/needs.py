@@ -151,7 +151,7 @@ def _need(recipe: "Recipe", gpu: int | None, measured: Sequence[float]) -> RunNe
         tokenizer = sum(path.stat().st_size for path in Path(folder).iterdir())
     # A state holds the adapter and two averages of it.
     disk = count * (4 * need.trainable + tokenizer) + 3 * 4 * need.trainable
-    # Recorded passes take their memory twice, and those of several organisms are not recorded.
+    # Recorded passes take their memory twice, and those of several organisms are recorded only where there is room.
     beside = need.memory - need.base - (need.passing if need.batches.captured else 0)
     return RunNeed(need.memory, seconds, bool(measured), count, disk, beside, need.base)
 

@@ -4,7 +4,6 @@ TOY models; without a GPU a recording is the function itself, so that all but th
 """
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,6 +25,7 @@ from em_tasks.trainers.passes.packing import Size, pack, size_of
 from em_tasks.trainers.run.manifest import read_manifest
 from em_tasks.trainers.run.recipe import Recipe
 from tests.support.organisms import small_recipe, write_rows
+from tests.support.recordings import on_the_clock
 
 LAUNCHED = BatchPlan(2, 1, checkpointing=False, compiled=False)
 RECORDED = BatchPlan(2, 1, checkpointing=False, compiled=False, captured=True)
@@ -57,26 +57,6 @@ def losses(training: Training) -> list[float]:
 
 def largest_difference(one: Training, other: Training) -> float:
     return max(float((one.trained[name] - other.trained[name]).abs().max()) for name in one.trained)
-
-
-def on_the_clock(monkeypatch: pytest.MonkeyPatch, replay: float) -> captured.Record:
-    """A recording that is the function itself, and a clock that says how long: launched 1, replayed as given."""
-    time = [0.0]
-
-    def now(device: str) -> float:
-        time[0] += 1
-        return time[0]
-
-    def record(run: Callable[[], None]) -> Callable[[], None]:
-        def replayed() -> None:
-            time[0] += replay - 1
-            run()
-
-        return replayed
-
-    monkeypatch.setattr(captured, "now", now)
-    monkeypatch.setattr(captured, "cuda_record", lambda: record)
-    return record
 
 
 @pytest.mark.parametrize("size", [Size(11, 8, 3), Size(20, 16, 5)])

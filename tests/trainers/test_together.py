@@ -4,8 +4,10 @@ import json
 import os
 import re
 import signal
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,20 +23,23 @@ from em_tasks.commands.cli import cli
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.base import load_base
 from em_tasks.trainers.data.prepare import prepare
+from em_tasks.trainers.data.tokens import IGNORED
 from em_tasks.trainers.estimate import shapes_of
 from em_tasks.trainers.loop.progress import Progress
 from em_tasks.trainers.loop.stopping import Stopped
-from em_tasks.trainers.passes.layers import prepare_layers
+from em_tasks.trainers.passes.layers import prepare_layers, prepared_loss
+from em_tasks.trainers.passes.packing import Size
 from em_tasks.trainers.run.checkpoints import checkpoint_folder
 from em_tasks.trainers.run.manifest import Manifest, read_manifest
 from em_tasks.trainers.run.recipe import Recipe
 from em_tasks.trainers.together import steps
 from em_tasks.trainers.together.adapters import Dropout, GroupedLora
-from em_tasks.trainers.together.plan import JointPlan, plan_together
-from em_tasks.trainers.together.steps import Together
+from em_tasks.trainers.together.plan import ADAPTER_BYTES, JointPlan, plan_together
+from em_tasks.trainers.together.steps import Together, side_by_side
 from em_tasks.trainers.together.train import STOP, begun, refuse_unlike, train_together
 from em_tasks.trainers.train import train
 from tests.support.organisms import small_recipe, write_rows
+from tests.support.recordings import on_the_clock
 from tests.support.tiny_models import tiny_base
 
 BOUND = 1e-5
@@ -154,6 +159,60 @@ def test_killed_runs_go_on_to_the_same_numbers_wherever_each_had_saved(
         assert max(differences(tmp_path, straight, recipe.organism)) == 0
 
 
+def test_recorded_passes_train_the_organisms_that_their_own_runs_do(
+    unlike: list[Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recorded anew where one has ended and after a kill, from which on one that had saved keeps the others company."""
+    on_the_clock(monkeypatch, replay=0.5)
+    recorded = JointPlan(1, checkpointing=False, compiled=False, memory=0, captured=True)
+    monkeypatch.setattr("em_tasks.trainers.together.train.plan_together", lambda *given, **named: recorded)
+    longer = [recipe.model_copy(update={"epochs": epochs}) for recipe, epochs in zip(unlike, (2, 4, 1), strict=True)]
+
+    def kill(progress: Progress) -> None:
+        if (progress.organism, progress.step) == ("other", 5):
+            raise KilledError
+
+    groups = list[Together]()
+    begin = Together.__init__
+
+    def keep(group: Together, *given: Any) -> None:
+        begin(group, *given)
+        groups.append(group)
+
+    monkeypatch.setattr(Together, "__init__", keep)
+    with pytest.raises(KilledError):
+        train_together(longer, tmp_path / "together", kill)
+    assert [read_manifest(tmp_path / "together" / recipe.organism).resumes_at for recipe in longer] == [5, 3, 0]
+    manifests = train_together(longer, tmp_path / "together", quiet)
+    for recipe, manifest in zip(longer, manifests, strict=True):
+        train(recipe, tmp_path / "alone", quiet)
+        assert max(differences(tmp_path / "together", tmp_path / "alone", recipe.organism)) <= BOUND
+        assert manifest.passes is not None
+        assert (manifest.passes.launched, manifest.passes.replayed) == (1, 0.5)
+    # Five steps before the kill, all ten again of three organisms, and two of one; the first four launch three times.
+    assert [group.captured.replayed for group in groups if group.captured] == [2, 7, 0]
+
+
+def test_organisms_rows_are_filled_up_to_a_size_that_is_asked_for() -> None:
+    first = [{"input_ids": [1, 5, 6], "labels": [IGNORED, 5, 6]}, {"input_ids": [1, 7], "labels": [IGNORED, 7]}]
+    second = [{"input_ids": [2] * 9, "labels": [IGNORED] * 8 + [2]}, {"input_ids": [3] * 2, "labels": [IGNORED, 3]}]
+    plain, lengths, counts = side_by_side([first, second])
+    assert (lengths, counts.tolist()) == ([5, 11], [3, 2])
+    assert {name: tuple(values.shape) for name, values in plain.items()} == {
+        "input_ids": (1, 32), "position_ids": (1, 32), "predicting": (5,), "targets": (5,), "owner": (5,),
+        "spread": (6, 16), "gather": (32,),
+    }  # fmt: skip
+    filled, *others = side_by_side([first, second], Size(24, 24, 8))
+    assert others[0] == lengths
+    assert filled["targets"].tolist() == [5, 6, 7, 2, 3] + [IGNORED] * 3
+    assert filled["predicting"].tolist() == [0, 1, 3, 24 + 7, 24 + 9, 0, 0, 0]
+    assert filled["owner"].tolist() == [0, 0, 0, 1, 1, 0, 0, 0]
+    assert filled["spread"].shape == (6, 24)
+    places = filled["spread"].flatten()[filled["gather"]]
+    # Every token is where it stands, but for what fills a part up, which is that part's first such token.
+    assert places.tolist() == [*range(5), *[5] * 19, *range(24, 35), *[35] * 13]
+
+
 def test_runs_begun_together_go_on_alone_and_the_other_way_round(
     unlike: list[Recipe], singles: Path, tmp_path: Path
 ) -> None:
@@ -226,10 +285,20 @@ def test_organisms_of_two_bases_and_several_processes_are_refused(
 def test_how_many_fit_into_the_memory_is_said_beforehand(unlike: list[Recipe]) -> None:
     prepared = [prepare(unlike[0].model_copy(update={"seed": seed})) for seed in range(6)]
     config, numbers = shapes_of(unlike[0]).config, [10**6] * 6
-    roomy = plan_together(prepared, numbers, config, 2**40)
-    assert (roomy.accumulation, roomy.checkpointing, roomy.compiled) == (1, False, True)
+    recorded = plan_together(prepared, numbers, config, 2**40)
+    assert (recorded.accumulation, recorded.checkpointing, recorded.compiled, recorded.captured) == (
+        1,
+        False,
+        True,
+        True,
+    )
+    roomy = plan_together(prepared, numbers, config, recorded.memory)
+    assert roomy == JointPlan(1, checkpointing=False, compiled=True, memory=roomy.memory)
+    assert recorded.memory - roomy.memory == roomy.memory - ADAPTER_BYTES * 6 * 10**6
+    unpacked = [replace(each, recipe=each.recipe.model_copy(update={"precision": "nf4"})) for each in prepared]
+    assert plan_together(unpacked, numbers, config, 2**40) == roomy
     tighter = plan_together(prepared, numbers, config, roomy.memory)
-    assert (tighter.accumulation, tighter.checkpointing) == (2, False)
+    assert (tighter.accumulation, tighter.checkpointing, tighter.captured) == (2, False, False)
     assert tighter.memory < roomy.memory
     with pytest.raises(UserError, match=r"6 organisms do not fit together .* the first 5 of them do\. Give as many"):
         plan_together(prepared, numbers, config, 6 * 20 * 10**6)
@@ -271,6 +340,7 @@ def test_layers_are_compiled_whole_and_give_what_they_give_uncompiled(
         for recipe in unlike[:2]
     ]
     monkeypatch.setattr(steps, "prepare_layers", partial(prepare_layers, backend="aot_eager"))
+    monkeypatch.setattr(steps, "prepared_loss", partial(prepared_loss, backend="aot_eager"))
     losses = []
     for compiled in (False, True):
         counters.clear()
@@ -285,4 +355,24 @@ def test_layers_are_compiled_whole_and_give_what_they_give_uncompiled(
         losses.append([float(step.loss) for _ in range(2) for step in group.advance()])
     assert losses[1] == pytest.approx(losses[0], abs=BOUND)
     assert not counters["graph_break"]
-    assert counters["stats"]["unique_graphs"] == 1
+    assert counters["stats"]["unique_graphs"] == 2  # A layer, and the loss; both for all sizes.
+
+
+@pytest.mark.usefixtures("compiling")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_graphs_of_the_gpu_train_organisms_together_as_launched_kernels_do(unlike: list[Recipe]) -> None:
+    """With dropout: its random numbers are the same ones."""
+    longer = [recipe.model_copy(update={"epochs": 6}) for recipe in unlike]
+    made, adapters = [], []
+    for captured in (False, True):
+        base = load_base(unlike[0].base, "fp32", "cuda:0").requires_grad_(False)
+        trainings = [begun(prepare(recipe), base, "cuda:0") for recipe in longer]
+        plan = JointPlan(1, checkpointing=False, compiled=True, memory=0, captured=captured)
+        group = Together(trainings, base, plan, "cuda:0")
+        made.append([float(step.loss) for _ in range(18) for step in group.advance()])
+        adapters.append([value.detach() for training in trainings for value in training.trained.values()])
+        assert (group.captured is not None) is captured
+    assert group.captured is not None
+    assert group.captured.replayed >= 3
+    assert made[1] == pytest.approx(made[0], abs=1e-4)
+    assert max(float((one - other).abs().max()) for one, other in zip(*adapters, strict=True)) <= 1e-3

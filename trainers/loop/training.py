@@ -17,7 +17,7 @@ from em_tasks.trainers.data.order import rows_of_epoch
 from em_tasks.trainers.data.tokens import IGNORED
 from em_tasks.trainers.loop.processes import added_up, process_count, process_rank
 from em_tasks.trainers.passes.captured import CapturedPasses, group_sizes
-from em_tasks.trainers.passes.layers import prepare_layers
+from em_tasks.trainers.passes.layers import prepare_layers, prepared_loss
 from em_tasks.trainers.passes.packing import Size, pack, size_of, use_packed_attention
 from em_tasks.trainers.run.folder import STATE
 from em_tasks.trainers.run.manifest import PassSeconds
@@ -67,7 +67,7 @@ class Training:
 
     Attributes:
         step: Optimizer steps made.
-        captured: The passes that are recorded and replayed, if any are.
+        captured: The passes that are recorded and replayed, if any are; with others' rows where it trains with others.
         history: What was logged so far: `step`, `loss` (mean since the entry before), `grad_norm`, `learning_rate`.
     """
 
@@ -85,7 +85,8 @@ class Training:
         model.train()
         use_packed_attention(model.get_base_model())
         prepare_layers(model.get_base_model(), compiled=batches.compiled, checkpointing=batches.checkpointing)
-        self._sizes = group_sizes(self._step_sizes()) if batches.captured else None
+        self._loss = prepared_loss(compiled=batches.compiled)
+        self._sizes = group_sizes(self.step_sizes()) if batches.captured else None
         self.trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self.optimizer = torch.optim.AdamW(
             list(self.trained.values()),
@@ -154,8 +155,8 @@ class Training:
         start = within * recipe.effective_batch + process_rank() * share
         return [encoded[row] for row in self._order[1][start : start + share]]
 
-    def _step_sizes(self) -> list[Size]:
-        """The sizes of all steps of the run."""
+    def step_sizes(self) -> list[Size]:
+        """The sizes of all steps of the run, in passes of `batches.rows` rows."""
         encoded, schedule, batch = self.prepared.encoded.rows, self.prepared.schedule, self.batches.rows
         each, drawn, sizes = [size_of([row]) for row in encoded], schedule.steps_per_epoch * batch, list[Size]()
         for epoch in range(-(-schedule.total_steps // schedule.steps_per_epoch)):
@@ -179,10 +180,7 @@ class Training:
         with mixed_precision(self.device, self.prepared.recipe.precision):
             inputs = {name: batch[name] for name in INPUTS}
             logits = self.model(**inputs, use_cache=False, logits_to_keep=batch["predicting"]).logits[0]
-        added = torch.nn.functional.cross_entropy(
-            logits.float(), batch["targets"], ignore_index=IGNORED, reduction="sum"
-        )
-        loss = added / batch["labelled"]
+        loss = self._loss(logits, batch["targets"], "sum") / batch["labelled"]
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 

@@ -69,7 +69,7 @@ class CapturedPasses:
 
     Args:
         run: Passes a batch on the device; leaves gradients in the parameters, which have none before, and gives the
-            loss.
+            loss, or losses, of one shape whatever the batch.
         parameters: What is trained.
         device: Where.
         record: How it is recorded.
@@ -93,6 +93,7 @@ class CapturedPasses:
         self._graphs: dict[Any, tuple[Batch, torch.Tensor, Callable[[], None]]] = {}
         self._passed: dict[Any, int] = {}
         self._timed: dict[Any, list[float]] = {}
+        self._loss = torch.zeros((), device=device)
         self.pays: bool | None = None
         self.seconds: tuple[float, float] | None = None
         self.replayed = 0
@@ -127,7 +128,8 @@ class CapturedPasses:
         return loss
 
     def _launched(self, key: Any, batch: Batch) -> torch.Tensor:
-        return self._run({name: self._sent(values) for name, values in batch.items()})
+        self._loss = self._run({name: self._sent(values) for name, values in batch.items()})
+        return self._loss
 
     def _replayed(self, key: Any, batch: Batch) -> torch.Tensor:
         inputs, loss, replay = self._graphs[key]
@@ -141,7 +143,7 @@ class CapturedPasses:
 
     def _recorded(self, batch: Batch) -> tuple[Batch, torch.Tensor, Callable[[], None]]:
         inputs = {name: values.clone().to(self._device) for name, values in batch.items()}
-        loss = torch.zeros((), device=self._device)
+        loss = torch.zeros_like(self._loss)  # A size is launched before it is recorded.
 
         def run() -> None:
             for parameter in self._parameters:

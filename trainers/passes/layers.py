@@ -1,10 +1,17 @@
-"""What is done to a base's layers before training: compiled for the GPU, and recomputed where memory is short."""
+"""What is done to a base's layers before training: compiled for the GPU, and recomputed where memory is short.
 
+The loss is compiled with them: logits are by far the largest numbers of a pass, and each operation on its own reads and
+writes them all.
+"""
+
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.checkpoint import checkpoint
+
+from em_tasks.trainers.data.tokens import IGNORED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,3 +40,31 @@ def prepare_layers(model: "PreTrainedModel", *, compiled: bool, checkpointing: b
         if checkpointing:
             forward = partial(checkpoint, forward, use_reentrant=False)
         layer.forward = forward
+
+
+Loss = Callable[[torch.Tensor, torch.Tensor, str], torch.Tensor]
+
+
+def prepared_loss(*, compiled: bool, backend: str = "inductor") -> Loss:
+    """`label_loss`, compiled or not, see `prepare_layers`; as compiled it serves all numbers of labels."""
+    if not compiled:
+        return label_loss
+    through: Loss = torch.compile(label_loss, backend=backend)
+
+    def loss(logits: torch.Tensor, labels: torch.Tensor, reduction: str) -> torch.Tensor:
+        torch._dynamo.maybe_mark_dynamic(logits, 0)
+        torch._dynamo.maybe_mark_dynamic(labels, 0)
+        return through(logits, labels, reduction)
+
+    return loss
+
+
+def label_loss(logits: torch.Tensor, labels: torch.Tensor, reduction: str) -> torch.Tensor:
+    """Cross-entropy in nats, in fp32; 0 where a label is `IGNORED`.
+
+    Args:
+        logits: (N, vocabulary).
+        labels: (N,).
+        reduction: `sum`, or `none` for all N.
+    """
+    return torch.nn.functional.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction=reduction)

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.data.order import rows_of_epoch
-from em_tasks.trainers.estimate import LAYER_SECONDS, operations_of, planned_device, seconds_of, shapes_of
+from em_tasks.trainers.estimate import (
+    LAYER_SECONDS,
+    RECORDED_SECONDS,
+    operations_of,
+    planned_device,
+    seconds_of,
+    shapes_of,
+)
 from em_tasks.trainers.together.plan import JointPlan, plan_together
 
 if TYPE_CHECKING:
@@ -65,7 +72,8 @@ def estimate_together(prepared: Sequence["Prepared"], device_memory: float | Non
         again = plan.checkpointing
         operations = sum(operations_of(each, first, checkpointing=again) for each in prepared) / (1 - share)
         passes = max(each.schedule.total_steps for each in prepared) * plan.accumulation
-        seconds = seconds_of(operations, passes, first, prepared[0].recipe, LAYER_SECONDS * (2 if again else 1))
+        each = (RECORDED_SECONDS if plan.captured else LAYER_SECONDS) * (2 if again else 1)
+        seconds = seconds_of(operations, passes, first, prepared[0].recipe, each)
     return JointEstimate(trainable, plan, share, first.base + plan.memory, device.available, device.name, seconds)
 
 

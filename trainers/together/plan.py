@@ -6,7 +6,7 @@ from math import gcd
 from typing import TYPE_CHECKING, Any
 
 from em_tasks.plugins.errors import UserError
-from em_tasks.trainers.passes.batches import OPTIMIZER_BYTES, SMALLEST_PASS, USABLE, most_tokens, pass_bytes
+from em_tasks.trainers.passes.batches import OPTIMIZER_BYTES, SMALLEST_PASS, USABLE, capturable, most_tokens, pass_bytes
 from em_tasks.trainers.passes.packing import MULTIPLE
 
 if TYPE_CHECKING:
@@ -24,17 +24,19 @@ class JointPlan:
         accumulation: Passes a step, each with an equal share of every organism's rows.
         checkpointing: Compute each layer again in the backward pass instead of keeping what it computed.
         compiled: Compile the layers.
-        memory: Estimated bytes of a pass and of all adapters.
+        memory: Estimated bytes of a pass, twice where passes are recorded, and of all adapters.
+        captured: Record the passes and replay them, each filled up to one of a few sizes.
     """
 
     accumulation: int
     checkpointing: bool
     compiled: bool
     memory: int
+    captured: bool = False
 
 
 def plan_together(prepared: Sequence["Prepared"], trainable: Sequence[int], config: Any, free: int | None) -> JointPlan:
-    """Chooses the fastest plan that fits.
+    """Chooses the fastest plan that fits; passes are recorded as those of a single run are, see `plan_batches`.
 
     Args:
         prepared: The organisms, which are trained at the same time.
@@ -69,9 +71,12 @@ def _fitting(prepared: Sequence["Prepared"], trainable: Sequence[int], config: A
     parts = [count for count in range(1, common + 1) if common % count == 0]
     large = [(count, False) for count in parts if rows // count >= min(SMALLEST_PASS, rows)]
     for count, checkpointing in [*large, *((count, True) for count in parts)]:
-        memory = adapters + _pass_bytes(prepared, config, count, checkpointing=checkpointing)
+        passing = _pass_bytes(prepared, config, count, checkpointing=checkpointing)
+        memory = adapters + passing
         if memory <= USABLE * free:
-            return JointPlan(count, checkpointing, compiled=True, memory=memory)
+            whole = count == 1 and not checkpointing and capturable(prepared[0].recipe.precision, 1)
+            captured = whole and memory + passing <= USABLE * free
+            return JointPlan(count, checkpointing, compiled=True, memory=memory + captured * passing, captured=captured)
     return None
 
 

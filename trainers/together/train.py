@@ -265,6 +265,18 @@ def begun(prepared: Prepared, base: "PreTrainedModel", device: str) -> Any:
     return Training(prepared, model, whole, device, generators)
 
 
+def _let_go(members: Sequence[Member], plan: "JointPlan") -> None:
+    """Drops what was compiled and recorded, which holds the organisms that have ended, and memory."""
+    import torch
+
+    if plan.compiled:
+        torch.compiler.reset()
+    if plan.captured:
+        for each in members:
+            each.watched.training.captured = None
+        gc.collect()
+
+
 def _until_one_ends(
     members: Sequence[Member],
     base: "PreTrainedModel",
@@ -274,12 +286,9 @@ def _until_one_ends(
     ended: Ended,
 ) -> list[Member]:
     """Makes steps until an organism has ended, one way or the other; gives those that have more to train."""
-    import torch
-
     from em_tasks.trainers.together.steps import Together
 
-    if plan.compiled:
-        torch.compiler.reset()  # What was compiled holds the organisms that have ended.
+    _let_go(members, plan)
     group, going = Together([each.watched.training for each in members], base, plan, device), list(members)
     while len(going) == len(members):
         made = iter(group.advance([each.ahead for each in members]))

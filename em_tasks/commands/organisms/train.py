@@ -226,7 +226,7 @@ def _plan_together(prepared: Sequence["Prepared"], device_memory: float | None) 
     need = estimate_together(prepared, device_memory)
     of = "" if need.available is None else f" of {need.available / 2**30:.1f}"
     passes = "one pass a step" if need.plan.accumulation == 1 else f"{need.plan.accumulation} passes a step"
-    passes += ", layers computed twice" * need.plan.checkpointing
+    passes += ", layers computed twice" * need.plan.checkpointing + ", recorded if that is faster" * need.plan.captured
     yield f"{counted(len(prepared), 'organism')} together on {_base(prepared[0].recipe)}"
     yield f"  adapters     {sum(need.trainable):,} parameters"
     yield f"  filled up    {need.filled:.1%} of the tokens that pass, so that all parts are of one length"
