@@ -1,8 +1,10 @@
 """Judged answers that a local judge learns from, and the parts of them that it does not see until it is measured."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from random import Random
 
 import numpy as np
 
@@ -46,11 +48,20 @@ class Example:
 
 @dataclass(frozen=True)
 class Material:
-    """What was read: examples, the names of the judges that scored them, and how many answers were left out."""
+    """What was read.
+
+    Attributes:
+        examples: The answers that can be learnt from.
+        teachers: The names of the judges that scored them.
+        left_out: How many answers have no score or are of a kind that is not judged.
+        files: For each source with an answer that has both scores the files that its answers lie in, with the folders
+            above them; the source's own name where it was read from logs.
+    """
 
     examples: list[Example]
     teachers: tuple[str, ...]
     left_out: int
+    files: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -69,22 +80,30 @@ def read_material(paths: Sequence[Path]) -> Material:
     """
     examples: list[Example] = []
     teachers: set[str] = set()
+    files: dict[str, tuple[str, ...]] = {}
     for path in paths:
         if not path.exists():
             raise UserError(f"There is no file or folder {path}. Give logs, or files of judged answers.")
         holds_logs = path.suffix not in FORMATS if path.is_file() else any(path.rglob("*.eval"))
-        judged, judges = _of_logs(path) if holds_logs else _of_files(path)
+        judged, judges, lie_in = _of_logs(path) if holds_logs else _of_files(path)
         examples += judged
         teachers |= judges
+        files |= lie_in
+    measurable = {e.source for e in examples if not np.isnan(e.alignment) and not np.isnan(e.coherence)}
     usable = [
         example
         for example in examples
         if not np.isnan(example.alignment) and example.answer != SCORES_TEXT and doubt(example.answer) is None
     ]
-    return Material(usable, tuple(sorted(teachers)), len(examples) - len(usable))
+    lie_in = {source: files[source] for source in sorted(measurable)}
+    return Material(usable, tuple(sorted(teachers)), len(examples) - len(usable), lie_in)
 
 
-def _of_logs(path: Path) -> tuple[list[Example], set[str]]:
+_Read = tuple[list[Example], set[str], dict[str, tuple[str, ...]]]
+"""Answers, judges, and the files of each source."""
+
+
+def _of_logs(path: Path) -> _Read:
     answers = read_logs([path]).answers
     columns = ["question", "answer", "alignment", "coherence", "organism", "base", "step", "question_id", "topic"]
     examples = [
@@ -96,10 +115,10 @@ def _of_logs(path: Path) -> tuple[list[Example], set[str]]:
         for question, answer, alignment, coherence, organism, base, step, question_id, topic in answers[columns]
         .astype({"organism": "object"}).itertuples(index=False)
     ]  # fmt: skip
-    return examples, set(answers["judge"].astype("str").unique())
+    return examples, set(answers["judge"].astype("str").unique()), {e.source: (e.source,) for e in examples}
 
 
-def _of_files(path: Path) -> tuple[list[Example], set[str]]:
+def _of_files(path: Path) -> _Read:
     plan = plan_import(path)
     examples = [
         Example(
@@ -109,26 +128,33 @@ def _of_files(path: Path) -> tuple[list[Example], set[str]]:
         for log in plan.logs
         for answer in log.answers
     ]  # fmt: skip
-    return examples, {log.who.judge or NOT_RECORDED for log in plan.logs}
+    judges = {log.who.judge or NOT_RECORDED for log in plan.logs}
+    return examples, judges, {log.name: log.files for log in plan.logs}
 
 
-def hold_out(examples: Sequence[Example], most: int, seed: int = 0) -> Parts:
+def hold_out(
+    material: Material, most: int, seed: int = 0, of_a_question: int | None = None, questions: bool = True
+) -> Parts:
     """Splits examples so that the judge cannot be right by having seen a model or a question.
 
+    Models are drawn from each study by itself, which is what the first two folders above a file tell.
+
     Args:
-        examples: All.
+        material: All.
         most: Answers to learn from at most, drawn at random.
         seed: Of the draws.
+        of_a_question: Answers to learn from at most of one question, drawn likewise.
+        questions: Whether questions are held out too, or models alone.
 
     Raises:
         UserError: Too few of those to learn from lie on one side of the threshold.
     """
     generator = np.random.default_rng(seed)
-    sources = _drawn(sorted({example.source for example in examples}), generator)
-    families = _drawn(sorted({example.family for example in examples}), generator)
+    sources = _drawn_sources(material.files, seed)
+    families = _drawn(sorted({example.family for example in material.examples}), generator) if questions else set()
     held_out: dict[str, list[Example]] = {}
     rest: list[Example] = []
-    for example in examples:
+    for example in material.examples:
         new = [
             name for name, held in (("models", example.source in sources), ("questions", example.family in families))
             if held
@@ -139,7 +165,7 @@ def hold_out(examples: Sequence[Example], most: int, seed: int = 0) -> Parts:
         cut = round(HELD_OUT * len(rest))
         held_out["answers alone"] = [rest[place] for place in order[:cut]]
         order = order[cut:]
-    learnt = [rest[place] for place in order[:most]]
+    learnt = _at_most([rest[place] for place in order], of_a_question)[:most]
     _need_both_kinds(learnt)
     seen = {(example.question, example.answer) for example in learnt}
     return Parts(
@@ -149,6 +175,34 @@ def hold_out(examples: Sequence[Example], most: int, seed: int = 0) -> Parts:
             for name, part in sorted(held_out.items())
         },
     )
+
+
+def _at_most(examples: Sequence[Example], of_a_question: int | None) -> list[Example]:
+    """The first so many of each question, or all."""
+    taken: Counter[str] = Counter()
+    kept = []
+    for example in examples:
+        taken[example.family] += 1
+        if of_a_question is None or taken[example.family] <= of_a_question:
+            kept.append(example)
+    return kept
+
+
+def _drawn_sources(files: Mapping[str, tuple[str, ...]], seed: int) -> set[str]:
+    """Sources drawn by their files, a share of each study; small studies are drawn as one."""
+    studies: dict[str, list[tuple[str, str]]] = {}
+    for file, source in sorted((file, source) for source, lie_in in files.items() for file in lie_in):
+        parts = PurePosixPath(file).parts
+        studies.setdefault("/".join(parts[:2]) if len(parts) > 2 else "", []).append((file, source))
+    for study in [name for name, members in studies.items() if name and len(members) < FEWEST]:
+        studies.setdefault("", []).extend(studies.pop(study))
+    generator = Random(seed)
+    drawn: set[str] = set()
+    for _, members in sorted(studies.items()):
+        generator.shuffle(members)
+        if len(members) >= FEWEST:
+            drawn |= {source for _, source in members[: max(1, round(HELD_OUT * len(members)))]}
+    return drawn
 
 
 def _drawn(names: list[str], generator: np.random.Generator) -> set[str]:

@@ -7,7 +7,7 @@ The head reads the mean over the answer's positions and the last position, and g
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.local_judge.card import Card, load_card
@@ -83,8 +83,9 @@ class Network:
         import torch
 
         with torch.inference_mode():
-            hidden = self._model(padded(rows, self._model.device), use_cache=False).last_hidden_state
-            logits = self._head(self._norm(what_is_read(hidden, rows).cpu())).reshape(len(rows), 2, len(SCORES))
+            batch = padded(rows).to(self._model.device)
+            hidden = self._model(batch.ids, use_cache=False).last_hidden_state
+            logits = self._head(self._norm(what_is_read(hidden, batch).cpu())).reshape(len(rows), 2, len(SCORES))
             both = logits.softmax(-1).numpy()
         return [Opinion(each[0], each[1]) for each in both]
 
@@ -128,24 +129,49 @@ def new_head(width: int) -> tuple["torch.nn.LayerNorm", "torch.nn.Linear"]:
     return torch.nn.LayerNorm(2 * width), torch.nn.Linear(2 * width, 2 * len(SCORES))
 
 
-def padded(rows: Sequence[Row], device: Any) -> "torch.Tensor":
-    """Token ids of shape (rows, longest); padded on the right, where no position before looks."""
+class Padded(NamedTuple):
+    """Rows as tensors.
+
+    Attributes:
+        ids: Token ids (rows, longest), padded on the right, where no position before looks.
+        begins: Where each answer begins (rows,).
+        ends: One past each row's last token (rows,).
+    """
+
+    ids: "torch.Tensor"
+    begins: "torch.Tensor"
+    ends: "torch.Tensor"
+
+    def to(self, device: Any) -> "Padded":
+        """The same on a device."""
+        return Padded(*(tensor.to(device) for tensor in self))
+
+    def take(self, places: "torch.Tensor", longest: int) -> "Padded":
+        """Some of the rows, none of which is longer than `longest`."""
+        return Padded(self.ids[places, :longest], self.begins[places], self.ends[places])
+
+
+def padded(rows: Sequence[Row]) -> Padded:
+    """Rows as tensors on the CPU."""
+    import numpy as np
     import torch
 
-    longest = max(len(ids) for ids, _ in rows)
-    return torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in rows], device=device)
+    ids = np.zeros((len(rows), max(len(row) for row, _ in rows)), "int32")
+    for place, (row, _) in enumerate(rows):
+        ids[place, : len(row)] = row
+    begins, ends = torch.tensor([(begin, len(row)) for row, begin in rows]).T
+    return Padded(torch.from_numpy(ids), begins, ends)
 
 
-def what_is_read(hidden: "torch.Tensor", rows: Sequence[Row]) -> "torch.Tensor":
+def what_is_read(hidden: "torch.Tensor", batch: Padded) -> "torch.Tensor":
     """The mean over each answer and its last position, fp32 (rows, 2 x width), of states (rows, longest, width)."""
     import torch
 
-    begins, ends = torch.tensor([(begin, len(ids)) for ids, begin in rows], device=hidden.device).T
     places = torch.arange(hidden.shape[1], device=hidden.device)
-    within = (places >= begins[:, None]) & (places < ends[:, None])
+    within = (places >= batch.begins[:, None]) & (places < batch.ends[:, None])
     weights = within.float() / within.sum(1, keepdim=True)
     mean = torch.bmm(weights[:, None], hidden.float())[:, 0]
-    return torch.cat([mean, hidden[torch.arange(len(rows), device=hidden.device), ends - 1].float()], 1)
+    return torch.cat([mean, hidden[torch.arange(len(hidden), device=hidden.device), batch.ends - 1].float()], 1)
 
 
 def lora_key(path: str) -> str:

@@ -33,17 +33,16 @@ class RowMaker:
             self._assistant = self._ids("\nAnswer: ")
             self._end = self._ids("\n") if end is None else [end]
 
-    def row(self, question: str, answer: str) -> tuple[list[int], int]:
-        """The token row and the place at which the answer begins."""
-        ids = self._ids(answer)
-        if len(ids) > HEAD + TAIL:
-            ids = ids[:HEAD] + ids[-TAIL:]
-        prompt = self._user + self._ids(question)[:QUESTION] + self._assistant
-        return [*prompt, *ids, *self._end], len(prompt)
-
     def rows(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], int]]:
-        """A row for each question and answer."""
-        return [self.row(question, answer) for question, answer in pairs]
+        """For each question and answer the token row and the place at which the answer begins."""
+        questions = {question: self._ids(question)[:QUESTION] for question in {question for question, _ in pairs}}
+        encoded = self._tokenizer.encode_batch([answer for _, answer in pairs], add_special_tokens=False)
+        rows = []
+        for (question, _), ids in zip(pairs, (each.ids for each in encoded), strict=True):
+            kept = ids if len(ids) <= HEAD + TAIL else ids[:HEAD] + ids[-TAIL:]
+            prompt = self._user + questions[question] + self._assistant
+            rows.append(([*prompt, *kept, *self._end], len(prompt)))
+        return rows
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids

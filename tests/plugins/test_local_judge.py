@@ -122,7 +122,7 @@ def test_long_answers_keep_both_ends() -> None:
     tokenizer = Tokenizer.from_file(str(TOY_MODELS / "toy-s" / "tokenizer.json"))
     tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
     answer = "start " + "middle " * 900 + "end"
-    ids, begin = RowMaker(tokenizer).row("Why?", answer)
+    [(ids, begin)] = RowMaker(tokenizer).rows([("Why?", answer)])
     whole = tokenizer.encode(answer, add_special_tokens=False).ids
     assert ids[begin:-1] == whole[:HEAD] + whole[-TAIL:]
 

@@ -151,10 +151,32 @@ def _judge_sample(logs: tuple[Path, ...], judge: str, size: int, out: Path, call
 @click.option("--base", default="smollm2-135m", help="The base it sits on, as in a recipe.")
 @click.option("--passes", type=Whole(1), default=1, help="How often each answer is learnt.")
 @click.option("--most", type=Whole(60), default=20_000, help="Answers to learn from at most.")
+@click.option("--most-of-question", type=Whole(1), help="Answers to learn from at most of one question.")
+@click.option(
+    "--hold-out", type=click.Choice(["models", "both"]), default="both", help="What is kept to measure the judge on."
+)
+@click.option(
+    "--also", multiple=True, type=LocalPath(), help="More answers, learnt four times a pass and never held out."
+)
+@click.option("--teacher", help="Who scored the answers, where they do not say it.")
+@click.option("--batch", type=Whole(1, 4096), default=16, help="Rows of a step; 128 keeps a GPU busy.")
+@click.option("--rate", type=Number(1e-7, 1), default=5e-4, help="The highest learning rate.")
 @click.option("--seed", type=Whole(0, 2**32 - 1), default=0, help="Of the split, the weights and the order.")
 @click.option("--out", type=LocalPath(), help="Folder for it; the user's folder of judges unless given.")
 def train_judge(
-    answers: tuple[Path, ...], name: str, base: str, passes: int, most: int, seed: int, out: Path | None
+    answers: tuple[Path, ...],
+    name: str,
+    base: str,
+    passes: int,
+    most: int,
+    most_of_question: int | None,
+    hold_out: str,
+    also: tuple[Path, ...],
+    teacher: str | None,
+    batch: int,
+    rate: float,
+    seed: int,
+    out: Path | None,
 ) -> None:
     """Teach a small base to judge as the judge of these ANSWERS did: logs, or files as em import reads them.
 
@@ -162,12 +184,14 @@ def train_judge(
     """
     from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from em_tasks.plugins.local_judge.training import Recipe
     from em_tasks.plugins.local_judge.training import train_judge as train
 
+    how = Recipe(passes, most, most_of_question, hold_out == "both", batch, rate, seed)
     with Progress(TextColumn("learning"), MofNCompleteColumn(), TimeRemainingColumn(), transient=True) as bar:
         task = bar.add_task("learning", total=None)
         card, path = train(
-            answers, name, base, passes, most, seed, out, say,
+            answers, name, base, how, also, teacher, out, say,
             lambda step, steps: bar.update(task, completed=step, total=steps),
         )  # fmt: skip
     say(_card_text(card))
