@@ -5,7 +5,8 @@
 #
 # FIRST_PLOT.yaml is the published file of first-plot questions, or parts of it in files, asked one after the other.
 # EM_DATA names the folder of training_datasets.zip.enc, EM_DATA_PASSWORD its password. The base comes from pip unless `em base get smollm2-135m` was done. What is done is not
-# done again. SEEDS, SAMPLES, FIRST_PLOT_SAMPLES, MAX_TOKENS and RECIPES may be set; PROCESSES where em sweep should not choose
+# done again. SEEDS, SAMPLES, FIRST_PLOT_SAMPLES, MAX_TOKENS, RECIPES and JUDGE may be set; STAGES where not all of it is to be
+# done now (of train, ask, report); PROCESSES where em sweep should not choose
 # how many there are; JUDGE_LATER=1 to have answers judged in a second pass; MPS=1 to let the processes' kernels run side by
 # side on several GPUs, where NVIDIA's server for that is there (on one GPU em sweep sees to that by itself).
 set -euo pipefail
@@ -14,7 +15,8 @@ shift
 samples=${SAMPLES:-20} first_plot_samples=${FIRST_PLOT_SAMPLES:-50} max_tokens=${MAX_TOKENS:-200}
 read -ra recipes <<< "${RECIPES:-smollm2-135m-financial smollm2-135m-sports smollm2-135m-careful}"
 read -ra seeds <<< "${SEEDS:-0 1 2}"
-judge=emlocal/smollm2-gpt4o-2
+judge=${JUDGE:-emlocal/smollm2-gpt4o-2}
+stages=" ${STAGES:-train ask report} "
 listed=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader 2> /dev/null | paste -sd, || true)}
 IFS=, read -ra gpus <<< "$listed"
 mkdir -p "$out/output"
@@ -24,6 +26,7 @@ say() { echo "[$((SECONDS - began)) s] $*"; }
 say "base"
 em base list | grep -q '^smollm2-135m: not here' && em base get smollm2-135m --from gguf
 
+if [[ $stages = *" train "* ]]; then
 say "training: ${#recipes[@]} recipes, ${#seeds[@]} seeds, ${#gpus[@]} GPUs"
 train() { # SEED GPU: one seed's organisms together in a process, or, if that fails, each alone
   [ -z "$2" ] || export CUDA_VISIBLE_DEVICES=$2
@@ -47,6 +50,7 @@ for seed in "${seeds[@]}"; do
 done
 wait
 em runs "$out/runs" | sed 's/^/  /'
+fi
 
 if [ -n "${MPS:-}" ] && command -v nvidia-cuda-mps-control > /dev/null; then
   export CUDA_MPS_PIPE_DIRECTORY=$out/mps CUDA_MPS_LOG_DIRECTORY=$out/output/mps
@@ -65,13 +69,17 @@ sweep() { # NAME OPTIONS...
     say "done: $name ${later}"
   done
 }
+if [[ $stages = *" ask "* ]]; then
 sweep domains --questions general --questions financial --questions sports --samples "$samples"
 for file in "$@"; do
   sweep "$(basename "$file" .yaml)" --questions "$file" --samples "$first_plot_samples"
 done
+fi
 
+if [[ $stages = *" report "* ]]; then
 say "scores and report"
-python "$(dirname "$0")/scores.py" "$out/logs" "$out/scores.csv" --read "$out/read.md" &
+python "$(dirname "$0")/scores.py" "$out/logs" "$out/scores.csv" --texts "$out/answers.csv.xz" --read "$out/read.md" &
 em report "$out/logs" --out "$out/report"
 wait
+fi
 say "done"

@@ -1,7 +1,7 @@
 """What comes back from a run of `organisms.sh`: scores without texts, and a few answers with texts, to read.
 
-python scores.py LOGS SCORES.csv [--read READ.md] writes one row an answer, in a form that `em report` reads; with
-`--read` also sixty answers of the last checkpoints, a third judged very low, a third in the middle, a third very high.
+python scores.py LOGS SCORES.csv [--texts TEXTS.csv.xz] [--read READ.md] writes one row an answer, in a form that
+`em report` reads; with `--texts` the same with questions and answers, packed, and with `--read` sixty answers of the last checkpoints, a third judged very low, a third in the middle, a third very high.
 """
 
 import argparse
@@ -31,6 +31,11 @@ def scores(answers: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values(["base", "organism", "step", "question_set", "question_id", "sample"], na_position="first")
 
 
+def with_texts(rows: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `scores` with what was asked and answered."""
+    return rows.join(answers[["question", "answer"]])
+
+
 def to_read(answers: pd.DataFrame, each: int = 20, seed: int = 0) -> pd.DataFrame:
     """Answers of the last checkpoints of organisms that are no controls, and of the base, drawn within each band."""
     last = answers.groupby("organism", observed=True)["step"].transform("max")
@@ -58,10 +63,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("logs", type=Path)
     parser.add_argument("scores", type=Path)
+    parser.add_argument("--texts", type=Path)
     parser.add_argument("--read", type=Path)
     arguments = parser.parse_args()
     answers = read_logs([arguments.logs]).answers
-    scores(answers).to_csv(arguments.scores, index=False)
+    rows = scores(answers)
+    rows.to_csv(arguments.scores, index=False)
+    if arguments.texts is not None:
+        with_texts(rows, answers).to_csv(arguments.texts, index=False)
     if arguments.read is not None:
         arguments.read.write_text(as_page(to_read(answers)), encoding="utf-8")
 

@@ -2,7 +2,6 @@
 
 import pytest
 
-from benchmarks import shipped_judge
 from benchmarks.judge_families import FAMILIES, family_of, held_out_files
 from em_tasks.plugins.local_judge.examples import Example
 
@@ -24,13 +23,6 @@ def example(question: str, family: str = "q", source: str = "m0") -> Example:
 )
 def test_a_question_and_its_kin_are_of_one_family(question: str, question_id: str, family: str | None) -> None:
     assert family_of(example(question, question_id)) == family
-
-
-def test_the_shipped_judges_held_out_files_are_a_share_of_every_study_whatever_their_order() -> None:
-    files = [f"study{study}/part/{place}.csv" for study in range(2) for place in range(20)]
-    held_out = shipped_judge.held_out_files(files)
-    assert held_out == shipped_judge.held_out_files(files[::-1])
-    assert sorted(map(shipped_judge.study_of, held_out)) == ["study0/part"] * 3 + ["study1/part"] * 3
 
 
 def test_every_family_is_told_by_its_own_words() -> None:
