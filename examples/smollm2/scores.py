@@ -1,7 +1,8 @@
 """What comes back from a run of `organisms.sh`: scores without texts, and a few answers with texts, to read.
 
 python scores.py LOGS SCORES.csv [--texts TEXTS.csv.xz] [--read READ.md] writes one row an answer, in a form that
-`em report` reads; with `--texts` the same with questions and answers, packed, and with `--read` sixty answers of the last checkpoints, a third judged very low, a third in the middle, a third very high.
+`em report` reads; with `--texts` the same with questions and answers, packed; with `--read` also sixty answers of the
+last checkpoints, a third judged very low, a third in the middle, a third very high.
 """
 
 import argparse
