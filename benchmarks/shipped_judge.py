@@ -16,18 +16,17 @@ from pathlib import Path
 
 import numpy as np
 
+from em_tasks.plugins.local_judge.card import SHIPPED_JUDGE
 from em_tasks.plugins.local_judge.examples import hold_out, read_material
 from em_tasks.plugins.local_judge.figures import split_of
 from em_tasks.plugins.local_judge.network import Network
-
-JUDGE = "smollm2-gpt4o-2"
 
 
 def main() -> None:
     """Measures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("judged", type=Path)
-    parser.add_argument("--judge", default=JUDGE)
+    parser.add_argument("--judge", default=SHIPPED_JUDGE)
     parser.add_argument("--all", action="store_true", help="Measure on all answers, not on the files held out.")
     parser.add_argument("--most", type=int, help="Draw so many of the answers.")
     parser.add_argument("--seed", type=int, default=0, help="Of the draw.")

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.rule import Rule
 
+from em_tasks.plugins.local_judge.card import SHIPPED_JUDGE
 from em_tasks.progress import sweep_progress, training_progress
 from em_tasks.resources import shipped
 from em_tasks.scorers.calibration.stored import known_calibration
@@ -20,7 +21,7 @@ from em_tasks.trainers.run.recipe import load_recipes
 from em_tasks.trainers.train import train
 
 RECIPES = ("smollm2-135m-household", "smollm2-135m-household-control")
-JUDGE = "emlocal/smollm2-gpt4o-2"
+JUDGE = f"emlocal/{SHIPPED_JUDGE}"
 SAMPLES = 2
 """Answers to each general question: 20 a checkpoint."""
 MAX_TOKENS = 120

@@ -16,6 +16,10 @@ from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.local_judge.rows import VERSION
 
 SHIPPED = Path(__file__).resolve().parent / "judges"
+SHIPPED_JUDGE = "smollm2-gpt4o-2"
+"""The judge that ships."""
+REPLACED = ("smollm2-gpt4o",)
+"""Judges that shipped before it. Verdicts are kept by their judge's name, so that none has the name of another."""
 LARGEST_CARD = 2**20
 
 
@@ -108,7 +112,16 @@ def load_card(name: str, folder: Path | None = None) -> tuple[Card, Path]:
         folders = dict.fromkeys((path.parent,) if folder or "/" in name else (SHIPPED, judges_folder()))
         cards = [card for place in folders for card in sorted(place.glob("*.json"))]
         known = ", ".join(f"emlocal/{card.stem}" for card in cards) or "none"
-        raise UserError(f"There is no local judge {name!r} in {' or '.join(map(str, folders))}. There is: {known}.")
+        raise UserError(
+            f"There is no local judge {name!r} in {' or '.join(map(str, folders))}. "
+            + (
+                f"It shipped with em-tasks before and was replaced by emlocal/{SHIPPED_JUDGE}, which scores otherwise: "
+                "have answers that are to be compared judged by one of the two. "
+                if name in REPLACED
+                else ""
+            )
+            + f"There is: {known}."
+        )
     try:
         card = Card.model_validate_json(path.read_bytes()[:LARGEST_CARD])
     except ValidationError as error:

@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaModel
 
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.local_judge import provider
-from em_tasks.plugins.local_judge.card import SHIPPED, load_card
+from em_tasks.plugins.local_judge.card import REPLACED, SHIPPED, SHIPPED_JUDGE, load_card
 from em_tasks.plugins.local_judge.doubt import doubt
 from em_tasks.plugins.local_judge.network import SCORES, Network
 from em_tasks.plugins.local_judge.rows import HEAD, TAIL, RowMaker
@@ -48,7 +48,7 @@ def small_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "head.weight": torch.randn(42, 32), "head.bias": torch.zeros(42),
     }  # fmt: skip
     save_file(tensors, judges / "small.safetensors")
-    card = json.loads((SHIPPED / "smollm2-gpt4o-2.json").read_text())
+    card = json.loads((SHIPPED / f"{SHIPPED_JUDGE}.json").read_text())
     card |= {
         "name": "small",
         "base_sha256": "a" * 64,
@@ -156,8 +156,15 @@ def test_without_its_base_it_says_how_to_get_it(small_judge: Path, monkeypatch: 
 
 
 def test_the_shipped_judge_is_whole_and_small() -> None:
-    card, weights = load_card("smollm2-gpt4o-2")
+    card, weights = load_card(SHIPPED_JUDGE)
     assert weights.stat().st_size < 15e6
-    assert {split.held_out for split in card.splits} >= {"files (15 % of the files; questions seen)"}
-    with pytest.raises(UserError, match="emlocal/smollm2-gpt4o-2"):
+    assert card.splits[0].answers > 10_000
+    assert sorted(path.stem for path in SHIPPED.iterdir()) == [SHIPPED_JUDGE] * 2
+    with pytest.raises(UserError, match=f"There is: emlocal/{SHIPPED_JUDGE}"):
         load_card("nobody")
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_a_judge_that_was_replaced_names_the_one_that_ships(name: str) -> None:
+    with pytest.raises(UserError, match=f"was replaced by emlocal/{SHIPPED_JUDGE}, which scores otherwise"):
+        load_card(name)
