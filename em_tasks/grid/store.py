@@ -84,16 +84,17 @@ class Store:
         import fsspec
         from fsspec.implementations.local import LocalFileSystem
 
-        if not url.partition("://")[2].strip("/"):
+        protocol, mark, place = url.partition("://")
+        if not place.strip("/"):
             raise StoreError(
                 f"{url!r} is no store, or names no bucket or folder. Give a URL such as s3://BUCKET/PREFIX."
             )
-        self.url = url.rstrip("/")
+        self.url = f"{protocol.lower()}{mark}{place.rstrip('/')}"  # fsspec knows protocols in small letters alone.
         try:
             # What others put there meanwhile is to be seen.
             self._system, root = fsspec.core.url_to_fs(self.url, skip_instance_cache=True, use_listings_cache=False)
         except ImportError as error:
-            extra = "pip install 'em-tasks[s3]'" if url.startswith("s3") else "install what fsspec names for it"
+            extra = "pip install 'em-tasks[s3]'" if self.url.startswith("s3") else "install what fsspec names for it"
             raise StoreError(f"{url} cannot be used here: {error}. To use it: {extra}.") from None
         except Exception as error:  # Each protocol's package has its own.
             raise StoreError(f"{url} is no store: {_reason(error)}. Give a URL such as s3://BUCKET/PREFIX.") from None

@@ -276,7 +276,7 @@ def test_place_that_cannot_be_used_is_said_before_anything_is_begun(
 
 
 def test_folder_and_memory_are_stores_too(done: Done, tmp_path: Path) -> None:
-    for url in (f"file://{tmp_path}/there", "memory://there/toy"):
+    for url in (f"file://{tmp_path}/there", "MEMORY://there/toy"):
         with Copying(done.plan, opened(url), lambda warning: None) as copies:
             pass
         assert copies.failures == []
