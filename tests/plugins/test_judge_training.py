@@ -9,15 +9,17 @@ from random import Random
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from em_tasks.commands.cli import cli
 from em_tasks.plugins.errors import UserError
+from em_tasks.plugins.local_judge import learning
 from em_tasks.plugins.local_judge.card import load_card
 from em_tasks.plugins.local_judge.examples import Example, Material, hold_out
 from em_tasks.plugins.local_judge.figures import area_under_curve, split_of, uses
 from em_tasks.plugins.local_judge.learning import PASS_TOKENS, pieces, share_of_rate, taught_as
-from em_tasks.plugins.local_judge.network import SCORES, Network, Opinion
+from em_tasks.plugins.local_judge.network import SCORES, Network, Opinion, padded
 from em_tasks.plugins.local_judge.off_topic import put_elsewhere
 from em_tasks.plugins.local_judge.training import train_judge
 
@@ -211,6 +213,20 @@ def test_a_steps_rows_take_as_many_passes_as_their_tokens_need() -> None:
     assert len(pieces(np.arange(100), lengths)) == 1
 
 
+def test_the_passes_of_a_step_have_its_loss_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning, "DROPOUT", 0.0)
+    learner = learning.Learner("toy-s", 0)
+    rows = padded(learner._maker.rows([("Why?", "So it is. " * (1 + place % 3)) for place in range(8)]))
+    scores = [(10.0, 90.0), (80.0, float("nan")), (95.0, 5.0), (40.0, 50.0)] * 2
+    taught = torch.tensor(np.array([[taught_as(score) for score in both] for both in scores], "float32"))
+    scored = taught.sum((0, 2))
+    assert scored.tolist() == pytest.approx([8, 6])
+    whole = float(learner._loss(rows, taught, scored).detach())
+    halves = [torch.arange(4), torch.arange(4, 8)]
+    parts = [learner._loss(rows.take(half, rows.ids.shape[1]), taught[half], scored) for half in halves]
+    assert sum(float(part.detach()) for part in parts) == pytest.approx(whole, rel=0.01)
+
+
 def opinions(alignment: np.ndarray) -> list[Opinion]:
     return [Opinion(taught_as(float(score)), taught_as(90)) for score in alignment]
 
@@ -259,4 +275,7 @@ def test_good_answers_put_to_another_question_have_the_scores_of_an_incoherent_o
         assert (example.alignment, example.coherence) in {(3.0, 4.0), (4.0, 4.0)}
     assert len({example.question for example in elsewhere}) == 4
     assert put_elsewhere(good, seed=0) == []
+    lent = put_elsewhere(good, seed=0, scored=garbled)
+    assert len(lent) == 10
+    assert {example.answer for example in lent} <= set(at_home)
     assert put_elsewhere([example for example in [*good, *garbled] if example.family == "q0"], seed=0) == []
