@@ -43,6 +43,12 @@ ALARMS = 4
 SPREADS = (0.0, 1.0)
 """Of training seeds, in logits, besides `SEED_SPREAD`: all alike, and 27 to 73 % about a half."""
 
+UNEVEN = ((2, 1), (2, 2), (2, 5), (3, 5), (5, 3))
+"""Seeds of two sides that are not equally many, or two; 1 is a base."""
+
+UNLIKE = ((SEED_SPREAD, SEED_SPREAD), (1.0, 1.0), (1.0, SEED_SPREAD))
+"""Spreads of the seeds of those two sides."""
+
 SPARSE = 10
 """Fewer misaligned answers than these on a side are few."""
 
@@ -140,6 +146,32 @@ def seed_cells(runs: int, rng: np.random.Generator, base: float, change: float, 
     yield _interval(f"difference of seeds from their base{how}", "such", base, change, design, low, high, change, p)
 
 
+def uneven_cells(runs: int, rng: np.random.Generator) -> Iterator[Cell]:
+    """Differences of two sides with other numbers of seeds, that may differ otherwise from seed to seed."""
+    for seeds, spreads, change, questions, answers in product(UNEVEN, UNLIKE, CHANGES, (8, 20), (10, 50)):
+        if seeds[1] > 1 or spreads[0] == spreads[1]:
+            design = Design(questions, answers, False, NOISE, seeds[0], spreads[0])
+            yield _uneven_cell(runs, rng, *change, design, seeds[1], spreads[1])
+
+
+def _uneven_cell(
+    runs: int, rng: np.random.Generator, base: float, change: float, design: Design, seeds: int, spread: float
+) -> Cell:
+    """The cell of a design against another number of seeds with a spread of theirs; one seed is a base."""
+    runs = runs if change else ALARMS * runs
+    other = replace(design, seeds=seeds, spread=spread if seeds > 1 else 0.0)
+    of_question = rng.integers(0, len(population(base)), (runs, 1, design.questions))
+    k_a = _of_seeds(rng, base + change, design, of_question)
+    k_b = _of_seeds(rng, base, other, of_question)
+    n_a, n_b = (np.full(k.shape, float(design.answers)) for k in (k_a, k_b))
+    _, low, high, p = seed_difference_many(k_a, n_a, k_b, n_b)
+    against = (
+        f"{seeds}, spread {design.spread:g} and {spread:g}" if seeds > 1 else f"one base, spread {design.spread:g}"
+    )
+    what = f"{design.seeds} seeds against {against}"
+    return _interval(what, "such", base, change, replace(design, seeds=min(seeds, design.seeds)), low, high, change, p)
+
+
 def stopping_cells(runs: int, rng: np.random.Generator, rate: float, questions: int) -> Iterator[Cell]:
     """Intervals of a rate after sampling until it is narrow, and alarms of a test of two that each stopped so."""
     looks = [FIRST]
@@ -181,7 +213,7 @@ def trajectory_cells(runs: int, rng: np.random.Generator, design: Design) -> Ite
         yield Cell(f"largest fall, {name}", "these", course[0], fall, design, math.nan, math.nan, power, runs)
 
 
-PARTS = ("rates", "differences", "seeds", "trajectories", "stopping")
+PARTS = ("rates", "differences", "seeds", "uneven", "trajectories", "stopping")
 
 
 def cells(runs: int, seed: int, parts: tuple[str, ...] = PARTS) -> Iterator[Cell]:
@@ -199,6 +231,8 @@ def cells(runs: int, seed: int, parts: tuple[str, ...] = PARTS) -> Iterator[Cell
         spreads = (SEED_SPREAD, *SPREADS)
         for spread, change, seeds, questions, answers in product(spreads, CHANGES, (3, 5), (8, 20), (1, 5, 50)):
             yield from seed_cells(runs, rng, *change, Design(questions, answers, False, NOISE, seeds, spread))
+    if "uneven" in parts:
+        yield from uneven_cells(runs, np.random.default_rng([seed, 6]))
     if "trajectories" in parts:
         rng = np.random.default_rng([seed, 4])
         for questions, answers in product((8, 20), (5, 50)):

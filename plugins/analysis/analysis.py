@@ -11,9 +11,10 @@ import pandas as pd
 from em_tasks.plugins.analysis.answers.frame import trajectories
 from em_tasks.plugins.analysis.answers.log_rows import FURTHER
 from em_tasks.plugins.analysis.answers.logs import Evaluation, Reading, read_logs
+from em_tasks.plugins.analysis.answers.scoring import Scoring, Side, scoring_of
 from em_tasks.plugins.analysis.statistics.claims_file import ClaimsFile
 from em_tasks.plugins.analysis.statistics.rates import MAIN, question_counts, rates, scoped_rates, with_sequences
-from em_tasks.plugins.analysis.statistics.training_seeds import Seeds, seed_groups
+from em_tasks.plugins.analysis.statistics.training_seeds import Seeds, SeedsApart, seed_groups
 from em_tasks.plugins.analysis.study import Study
 from em_tasks.scorers.definitions import DEFINITIONS, Definition
 
@@ -117,9 +118,42 @@ class Analysis:
         }
 
     @cached_property
+    def compared(self) -> pd.DataFrame:
+        """The same as `final`, but of several seeds put together the last step that all of them have."""
+        shared = {name: group.step for group in self.seeds for name in group.organisms}
+        trained = self.rates[~self.rates["baseline"]]
+        last = trained.groupby("organism", observed=True)["step"].transform("max")
+        step = trained["organism"].astype("str").map(shared).fillna(last)
+        return trained[trained["step"] == step]
+
+    @cached_property
+    def scoring(self) -> dict[Side, Scoring]:
+        """How the answers of every checkpoint, and of its base as step 0, came to be scored."""
+        return scoring_of(self.trajectories, self.evaluations)
+
+    @cached_property
+    def asked(self) -> dict[Side, frozenset[tuple[str, str]]]:
+        """The questions (set and id) that every checkpoint was asked."""
+        columns = ["organism", "step", "question_set", "question_id"]
+        rows = self.scores.loc[self.answers["organism"].notna(), columns].drop_duplicates()
+        asked: dict[Side, set[tuple[str, str]]] = {}
+        for organism, step, question_set, question_id in rows.itertuples(index=False):
+            asked.setdefault((str(organism), int(step)), set()).add((str(question_set), str(question_id)))
+        return {side: frozenset(questions) for side, questions in asked.items()}
+
+    @cached_property
+    def _seed_groups(self) -> tuple[list[Seeds], list[SeedsApart]]:
+        return seed_groups(self.scores, self.scoring, self.asked)
+
+    @property
     def seeds(self) -> list[Seeds]:
-        """Organisms that were trained alike from several seeds."""
-        return seed_groups(self.answers)
+        """Organisms that were trained alike from several seeds, as far as they can be put together."""
+        return self._seed_groups[0]
+
+    @property
+    def seeds_apart(self) -> list[SeedsApart]:
+        """Organisms that were trained alike from several seeds and cannot be put together, with the reason."""
+        return self._seed_groups[1]
 
     @cached_property
     def further_scores(self) -> dict[str, tuple[float, float] | None]:

@@ -307,7 +307,7 @@ def test_an_unscored_organism_is_said_to_be_so_and_not_to_lack_a_base(tmp_path):
     checkpoint_log(tmp_path, answers([UNSCORED], 5))
     base_log(tmp_path, answers([GOOD], 5))
     said = sentences(analyse([tmp_path]))
-    assert "none of the organism's answers counts" in said
+    assert "none of med's answers counts" in said
     assert "no base" not in said
 
 
@@ -340,7 +340,7 @@ def test_organisms_without_a_base_are_untested_and_not_counted_as_not_shown(tmp_
     checkpoint_log(tmp_path, answers([BAD], 5))
     analysis = analyse([tmp_path])
     assert word(analysis) == ("untested", "untested")
-    assert "its base was not asked the same questions" in sentences(analysis)
+    assert "no answers of its base base-a are here" in sentences(analysis)
     short = " ".join(in_short(analysis))
     assert "untested: med" in short
     assert "0 of" not in short
@@ -448,8 +448,10 @@ def test_all_checkpoints_of_an_organism_are_held_against_its_base_together(tmp_p
     assert (table["such_p_corrected"] >= table["p_corrected"]).all()
 
 
-def test_a_contrast_of_what_was_judged_otherwise_or_asked_other_questions_is_none(tmp_path):
-    for folder, asked, judge in (("judges", "g", "judge-b"), ("questions", "g9", "judge-a")):
+def test_a_contrast_of_what_was_judged_otherwise_or_asked_other_questions_is_refused_with_the_reason(tmp_path):
+    judges = {"different judges scored them (judge-a, judge-b)"}
+    questions = {f"no question{where} has counted answers of all of them" for where in ("", " outside their domains")}
+    for folder, asked, judge, why in (("judges", "g", "judge-b", judges), ("questions", "g9", "judge-a", questions)):
         for size, base in (("S", "base-a"), ("L", "base-b")):
             for domain in ("med", "fin"):
                 other = (size, domain) == ("L", "fin")
@@ -457,7 +459,9 @@ def test_a_contrast_of_what_was_judged_otherwise_or_asked_other_questions_is_non
                 prefix, by = (asked, judge) if other else ("g", "judge-a")
                 checkpoint_log(tmp_path / folder, answers([BAD, GOOD], 4, prefix), judge=by, **given)
             base_log(tmp_path / folder, answers([GOOD] * 2, 4, "g"), base=base, size=size)
-        assert contrasts(analyse([tmp_path / folder])).query("kind == 'domain'").empty, folder
+        table = contrasts(analyse([tmp_path / folder])).query("kind == 'domain' and definition == 'betley'")
+        assert set(table["refused"]) == why, folder
+        assert table["p_corrected"].isna().all()
 
 
 def test_one_training_run_is_said_to_be_one(tmp_path):

@@ -26,7 +26,8 @@ def row(**changes):
         "testable": True, "rate_a": 0.25, "rate_b": 0.05, "k_a": 10, "n_a": 40, "k_b": 2, "n_b": 40, "effect": 0.2,
         "low": 0.05, "high": 0.35, "p": 0.004, "p_corrected": 0.012, "such_p": 0.1, "such_low": -0.04,
         "such_high": 0.44, "such_p_corrected": 0.2, "missing_a": 0, "missing_b": 0, "least": 0.1, "most": 0.3,
-        "items": 8, "questions": 4, "samples_needed": 30.0,
+        "items": 8, "questions": 4, "samples_needed": 30.0, "such_effect": 0.2, "seeds_a": 1, "seeds_b": 1,
+        "spread": NAN,
     }  # fmt: skip
     return pd.Series(given | changes)
 
@@ -59,7 +60,7 @@ def test_a_rate_stands_with_its_counts_and_the_corrected_p_of_both_populations()
     assert "base 2/40) on the 8 questions with counted answers of both (23.8 (19/80) on all)" in _against_base(
         row(), "23.8 (19/80)"
     )
-    assert _against_base(row(such_p=NAN)).endswith("one question says nothing of others.")
+    assert _against_base(row(such_p=NAN, questions=1)).endswith("one question says nothing of others.")
     assert _against_base(row(testable=False)) == "25.0 % (10/40; base 2/40), too few answers for any test."
 
 

@@ -12,6 +12,8 @@ from em_tasks.plugins.analysis.statistics.seed_intervals import (
     seed_difference,
     seed_difference_many,
     seed_interval,
+    seed_interval_many,
+    seed_spread,
     seed_variance,
 )
 from em_tasks.plugins.analysis.statistics.simulation import NOISE, SEED_SPREAD, population
@@ -56,8 +58,8 @@ def test_recipes_that_are_alike_are_not_told_apart_by_their_questions():
     assert seed_difference(np.full((3, 12), 40.0), N, np.zeros((1, 12)), N[:1]).p < 1e-4
 
 
-def test_one_seed_or_question_has_no_interval():
-    assert math.isnan(seed_interval(np.ones((1, 8)), np.ones((1, 8)))[0])
+def test_two_seeds_or_one_question_have_no_interval():
+    assert math.isnan(seed_interval(np.array([[1.0], [0.0]]).repeat(8, axis=1), np.full((2, 8), 2.0))[0])
     assert math.isnan(seed_interval(np.ones((3, 1)), np.ones((3, 1)))[0])
 
 
@@ -77,7 +79,8 @@ def test_seeds_that_differ_widen_in_logits_as_written_out(counts, quantile):
         assert t.isf(0.025, freedom) <= quantile
         odds = 2 / 3 * math.exp(sign * t.isf(0.025, freedom) * math.sqrt(over_questions + between))
         expected.append(odds / (1 + odds))
-    assert seed_interval(k, n) == pytest.approx(tuple(expected), rel=1e-9)
+    ends = seed_interval_many(k[None], n[None])
+    assert (ends[0][0], ends[1][0]) == pytest.approx(tuple(expected), rel=1e-9)
 
 
 def test_a_rates_two_errors_share_their_degrees_of_freedom():
@@ -245,3 +248,31 @@ def test_seeds_are_not_surer_of_such_questions_than_of_these():
     found = seed_difference(k_a, n_a, k_b, n_b)
     assert found.p == these > 0.2
     assert found.low == 0 < found.effect < found.high
+
+
+def test_the_spread_of_seeds_is_that_of_their_logits():
+    k = np.array([[20.0, 30], [30, 40], [10, 20]])
+    rates = k.mean(axis=1) / 50
+    expected = rates.std(ddof=1) / (rates.mean() * (1 - rates.mean()))  # no residual: all of it is the seeds'
+    assert seed_spread(k, np.full(k.shape, 50.0)) == pytest.approx(expected)
+    assert math.isnan(seed_spread(0 * k, np.full(k.shape, 50.0)))
+
+
+@pytest.mark.parametrize(("seeds", "most"), [((2, 5), 0.066), ((3, 8), 0.06)])
+def test_unequal_numbers_of_seeds_have_the_degrees_of_freedom_of_unequal_numbers(seeds, most):
+    """Two seeds against five had those of seven in equal parts, and an outsider counted 7.7 % false alarms."""
+    rng = np.random.default_rng(3)
+    drawn = rng.integers(0, len(population(0.2)), (4000, 1, 20))
+    k_a, k_b = (seeds_of(rng, 0.2, drawn, number, 50, SEED_SPREAD) for number in seeds)
+    p = seed_difference_many(k_a, np.full(k_a.shape, 50.0), k_b, np.full(k_b.shape, 50.0))[3]
+    assert (p < 0.05).mean() < most
+
+
+def test_seeds_that_are_very_unlike_raise_hardly_more_false_alarms_than_allowed():
+    """Three and five seeds that differ by 1.0 in logits raised up to 8.5 %: logits alone know too much of low rates."""
+    rng = np.random.default_rng(4)
+    for rate, seeds in ((0.05, 3), (0.05, 5)):
+        drawn = rng.integers(0, len(population(rate)), (4000, 1, 20))
+        k_a, k_b = (seeds_of(rng, rate, drawn, seeds, 20, 1.0) for _ in range(2))
+        p = seed_difference_many(k_a, np.full(k_a.shape, 20.0), k_b, np.full(k_b.shape, 20.0))[3]
+        assert (p < 0.05).mean() < 0.058

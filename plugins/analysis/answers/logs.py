@@ -347,18 +347,37 @@ def _one_row_an_answer(answers: pd.DataFrame, notes: list[str]) -> tuple[pd.Data
             f"newest is kept, the older ones in {_some(dropped)} are left out."
         )
         keys = keys[~repeated]
-    weight = keys["judge"].astype("str").map(keys["judge"].value_counts())
-    keys = keys.loc[weight.sort_values(kind="stable").index]
+    keys = keys.astype({"judge": "str"})
+    scored = keys["judge"].map(keys["judge"].value_counts()).astype("int64")
+    # Of judges that scored equally many the first by name, so that neither scores nor dates choose it.
+    keys = keys.assign(scored=scored).sort_values(["scored", "judge"], ascending=[True, False], kind="stable")
     other = keys.duplicated(ANSWER_KEY, keep="last")
     if other.any():
-        names = sorted({str(name) for name in keys.loc[other, "judge"]})
-        notes.append(
-            f"{int(other.sum()):,} of {int((~other).sum()):,} answers were scored by more than one judge; "
-            "tables use the judge that scored most, "
-            f"the scores of {_some(names)} stand only in the comparison of judges."
-        )
+        notes.append(_several_judges(keys, other))
     kept, rejudged = (answers.loc[rows.index[rows].sort_values()].reset_index(drop=True) for rows in (~other, other))
     return kept, rejudged
+
+
+def _several_judges(keys: pd.DataFrame, other: pd.Series) -> str:
+    """Which judge of answers that several scored is taken, and why."""
+    names = sorted(set(keys.loc[other, "judge"]))
+    taken = keys[~other].merge(
+        keys.loc[other, [*ANSWER_KEY, "judge", "scored"]], on=ANSWER_KEY, suffixes=("", "_other")
+    )
+    tied = taken[taken["scored"] == taken["scored_other"]]
+    of_those, why = sorted(set(taken["judge"])), "the judge that scored most"
+    if len(tied):
+        ties = sorted(set(tied["judge"]) | set(tied["judge_other"]))
+        why = (
+            f"{_some(of_those)} ({_some(ties)} scored equally many, so that the first by name is taken; to have "
+            "another leave its rivals' logs out)"
+        )
+        if len(tied) < len(taken):
+            why = f"the judge that scored most, or {why}"
+    return (
+        f"{int(other.sum()):,} of {int((~other).sum()):,} answers were scored by more than one judge; tables use "
+        f"{why}, the scores of {_some(names)} stand only in the comparison of judges."
+    )
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:

@@ -6,7 +6,7 @@ more checkpoints or more questions never weaken the primary claim.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
 from typing import Any
@@ -16,13 +16,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.answers.scoring import Scoring, Side, why_not_comparable
 from em_tasks.plugins.analysis.claims.count_grid import SCOPES, CountGrid, count_grid
-from em_tasks.plugins.analysis.claims.scoring import Scoring, Side, scoring_of, why_not_comparable
 from em_tasks.plugins.analysis.claims.verdicts import Verdict, verdict
 from em_tasks.plugins.analysis.statistics.differences import ALPHA, Difference, on_such, on_these
 from em_tasks.plugins.analysis.statistics.exact_test import within_questions_p
 from em_tasks.plugins.analysis.statistics.power import needed
-from em_tasks.plugins.analysis.statistics.seed_intervals import seed_difference
+from em_tasks.plugins.analysis.statistics.seed_intervals import LEAST_SEEDS, seed_difference, seed_spread
+from em_tasks.plugins.analysis.statistics.training_seeds import SeedsApart
 from em_tasks.plugins.log_contract import NOT_RECORDED
 
 Values = NDArray[np.float64]
@@ -56,7 +57,7 @@ class Comparison:
     Attributes:
         definition: The EM definition's name.
         kind: `base` (a last checkpoint against its base), `member` (the same of one of several seeds), `checkpoint` (an
-            earlier one against its base) or `organism` (last checkpoints).
+            earlier one against its base) or `organism` (last checkpoints; of several seeds the last that all have).
         scope: `all`, `outside` or `inside` the training domain.
         trajectory: The organism, for `checkpoint`; empty for the others.
         items: Question items that are shared.
@@ -64,12 +65,16 @@ class Comparison:
         rate_a: Rate of side a on these items as the definition has it, the mean over seeds; `k_a` of `n_a` answers.
         effect: Difference of the means of the items' rates, so that both sides weigh items alike: `rate_a` less
             `rate_b` where every item has the same number of counted answers.
+        mean_a: Mean of the items' rates of side a; `mean_a` less `mean_b` is the effect.
         low: Lower end of its 95 % interval on these questions; `high` the upper, `p` two-sided before correction.
-        such_low: The same on such questions, with `such_high` and `such_p`; NaN for one question.
+        such_effect: The difference on such questions, where a question with all its forms and each seed weigh alike.
+        such_low: Lower end of its interval, with `such_high` and `such_p`; NaN for one question, and for fewer seeds
+            than `LEAST_SEEDS` on a side that has several.
         missing_a: Answers of side a, shared or not, whose status a missing score hides.
         least: The effect were all of them as unfavourable to it as they can be; `most` the other way.
         equal: Whether it is shown to be smaller than the smallest effect of interest on these questions;
-            `such_equal` on such questions.
+            `such_equal` on such questions, of several seeds only where the 95 % interval lies within it too.
+        spread: Of sides of several seeds the larger standard deviation in logits of what their seeds differ by.
         refused: Why the sides must not be compared; empty where they may. All numbers of the test are NaN then.
         testable: Whether any answers at all, on these questions and of this number, could give a p-value below 5 %.
         samples_needed: Answers a question that would settle this difference on these questions (80 % power).
@@ -93,10 +98,13 @@ class Comparison:
     n_b: int = 0
     rate_a: float = float("nan")
     rate_b: float = float("nan")
+    mean_a: float = float("nan")
+    mean_b: float = float("nan")
     effect: float = float("nan")
     low: float = float("nan")
     high: float = float("nan")
     p: float = float("nan")
+    such_effect: float = float("nan")
     such_low: float = float("nan")
     such_high: float = float("nan")
     such_p: float = float("nan")
@@ -106,6 +114,7 @@ class Comparison:
     most: float = float("nan")
     equal: bool = False
     such_equal: bool = False
+    spread: float = float("nan")
     refused: str = ""
     testable: bool = True
     samples_needed: float = float("nan")
@@ -116,15 +125,15 @@ def comparisons(analysis: Analysis) -> pd.DataFrame:
     """All comparisons under the main definitions, p-values corrected (Holm) over each family.
 
     Returns:
-        A row a comparison: the fields of `Comparison`, `p_corrected` and `such_p_corrected`. Kept for the last
-        analysis, as tables and findings both ask for it.
+        A row a comparison: the fields of `Comparison`, `p_corrected` and `such_p_corrected`. What cannot be compared
+        has a row without `items` that says why. Kept for the last analysis, as tables and findings both ask for it.
     """
-    scoring = scoring_of(analysis.trajectories, analysis.evaluations)
     rows: list[Comparison] = []
     per_question = {definition.name for definition in analysis.definitions if definition.per_question}
     for name in analysis.main:
         grid = count_grid(analysis.question_counts[name])
         pairs = list(_pairs(analysis, grid))
+        compared_at_all: set[tuple[str, str, str]] = set()
         sizes: dict[tuple[str, str, str], int] = {}
         for kind, scope, a, _ in pairs:
             family = (kind, scope, a.label if kind == "checkpoint" else "")
@@ -135,9 +144,17 @@ def comparisons(analysis: Analysis) -> pd.DataFrame:
                 name, kind, scope, trajectory, a.label, a.step, b.label, b.step, len(a.sides), len(b.sides)
             )
             family_size = sizes[(kind, scope, trajectory)]
-            compared = compare(grid, about, a, b, scoring, analysis.smallest_effect, family_size, name in per_question)
+            compared = compare(
+                grid, about, a, b, analysis.scoring, analysis.smallest_effect, family_size, name in per_question
+            )
             if compared is not None:
                 rows.append(compared)
+                compared_at_all.add((kind, a.label, b.label))
+        for kind, scope, a, b in pairs:
+            if scope == "all" and kind != "checkpoint" and (kind, a.label, b.label) not in compared_at_all:
+                why = _no_base(analysis, grid, a) if kind != "organism" else _nothing_shared(analysis, grid, a, b)
+                about = Comparison(name, kind, scope, "", a.label, a.step, b.label, b.step, len(a.sides), len(b.sides))
+                rows.append(replace(about, refused=why))
     table = pd.DataFrame([vars(row) for row in rows], columns=[*Comparison.__dataclass_fields__])
     for p in ("p", "such_p"):
         table[f"{p}_corrected"] = table[p].where(table["testable"], 1.0)
@@ -173,19 +190,20 @@ def compare(
     """
     organisms = tuple(dict.fromkeys((*a.organisms, *b.organisms)))
     sides = (*a.sides, *b.sides)
-    within = grid.asked(organisms, about.scope)
     if any(side not in grid.row for side in sides):
         return None
+    within = grid.asked(organisms, about.scope)
     numbers = _missing(grid, a, b, within)
     shared = grid.shared(sides, within)
     if not shared.any():
         return None
     both = grid.sides(a.sides, b.sides, shared)
+    mean_a, mean_b = both.rates
     rate_a, rate_b = (_rate(*grid.counts(side.sides), shared, per_question) for side in (a, b))
     known: dict[str, Any] = {
         **vars(about), **numbers, "items": int(shared.sum()), "questions": len(set(grid.clusters(shared).tolist())),
         "k_a": int(both.k_a.sum()), "n_a": int(both.n_a.sum()), "k_b": int(both.k_b.sum()), "n_b": int(both.n_b.sum()),
-        "rate_a": rate_a, "rate_b": rate_b,
+        "rate_a": rate_a, "rate_b": rate_b, "mean_a": mean_a, "mean_b": mean_b, "spread": _spread(grid, (a, b), shared),
     }  # fmt: skip
     if refused := why_not_comparable(*(scoring[side] for side in sides if side in scoring)):
         return Comparison(**{**known, "refused": refused})
@@ -194,18 +212,18 @@ def compare(
     equal = such_equal = False
     if smallest_effect is not None:
         worst = max(abs(numbers["least"]), abs(numbers["most"]))
+        # What is said of such seeds stands beside their 95 % interval, and must not say more than that.
+        of_such = min(2 * ALPHA / family, ALPHA) if len(sides) > 2 else 2 * ALPHA / family
         equal, equal_on_such = (
             difference.low > -smallest_effect and difference.high < smallest_effect and worst < smallest_effect
-            for difference in (
-                on_these(both, 2 * ALPHA / family),
-                _such(grid, a, b, shared, 2 * ALPHA / family),
-            )
+            for difference in (on_these(both, 2 * ALPHA / family), _such(grid, a, b, shared, of_such))
         )
         such_equal = equal and equal_on_such
     return Comparison(
         **{
             **known, "effect": these.effect, "low": these.low, "high": these.high, "p": these.p,
             "least": min(numbers["least"], these.effect), "most": max(numbers["most"], these.effect),
+            "such_effect": such.effect,
             "such_low": such.low, "such_high": such.high, "such_p": such.p, "equal": equal, "such_equal": such_equal,
             "samples_needed": needed(both),
             "testable": within_questions_p(both.n_a, both.n_a, 0 * both.n_b, both.n_b) < ALPHA,
@@ -233,7 +251,18 @@ def _rate(k: Values, n: Values, shared: NDArray[np.bool_], per_question: bool) -
 def _such(grid: CountGrid, a: Recipe, b: Recipe, shared: NDArray[np.bool_], alpha: float) -> Difference:
     if len(a.sides) == len(b.sides) == 1:
         return on_such(grid.sides(a.sides, b.sides, shared).together(grid.clusters(shared)), alpha)
-    return seed_difference(*grid.by_question(a.sides, shared), *grid.by_question(b.sides, shared), alpha)
+    difference = seed_difference(*grid.by_question(a.sides, shared), *grid.by_question(b.sides, shared), alpha)
+    if any(1 < len(side.sides) < LEAST_SEEDS for side in (a, b)):
+        return Difference(difference.effect, *(float("nan"),) * 3)
+    return difference
+
+
+def _spread(grid: CountGrid, recipes_compared: Sequence[Recipe], shared: NDArray[np.bool_]) -> float:
+    """The larger of what the sides' seeds differ by; NaN where none has several, or one question is shared."""
+    if len(set(grid.clusters(shared).tolist())) < 2:
+        return float("nan")
+    spreads = [seed_spread(*grid.by_question(side.sides, shared)) for side in recipes_compared if len(side.sides) > 1]
+    return max((spread for spread in spreads if not np.isnan(spread)), default=float("nan"))
 
 
 def _missing(grid: CountGrid, a: Recipe, b: Recipe, within: NDArray[np.bool_]) -> dict[str, float]:
@@ -247,7 +276,7 @@ def _missing(grid: CountGrid, a: Recipe, b: Recipe, within: NDArray[np.bool_]) -
 
 def _pairs(analysis: Analysis, grid: CountGrid) -> Iterator[tuple[str, str, Recipe, Recipe]]:
     """Kind, scope and sides of every comparison."""
-    groups = recipes(analysis, grid)
+    groups = recipes(analysis)
     for recipe in groups:
         base = Recipe(recipe.label, recipe.organisms, 0)
         for scope in SCOPES:
@@ -260,26 +289,61 @@ def _pairs(analysis: Analysis, grid: CountGrid) -> Iterator[tuple[str, str, Reci
             for step in grid.steps(name):
                 if step:
                     yield "checkpoint", scope, Recipe(name, (name,), step), Recipe(name, (name,), 0)
+    apart = _apart(analysis)
     for group, other in combinations(groups, 2):
-        # Organisms that share a thing: their base, or what they were trained on. Nobody knows that of what is unknown.
-        if _share(group.kind[:1], other.kind[:1]) or _share(group.kind[1:], other.kind[1:]):
+        if not why_no_pair(group, other, apart):
             for scope in SCOPES[:2]:
                 yield "organism", scope, group, other
 
 
-def _share(kind: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    """Whether two recipes are known to be alike in something: in their base, or in their training."""
-    return kind == other and NOT_RECORDED not in kind
+def unpaired(analysis: Analysis) -> dict[str, list[tuple[str, str]]]:
+    """Pairs of last checkpoints that are not compared at all, by the reason."""
+    reasons: dict[str, list[tuple[str, str]]] = {}
+    apart = _apart(analysis)
+    for group, other in combinations(recipes(analysis), 2):
+        if reason := why_no_pair(group, other, apart):
+            reasons.setdefault(reason, []).append((group.label, other.label))
+    return reasons
+
+
+def why_no_pair(group: Recipe, other: Recipe, apart: dict[str, SeedsApart]) -> str:
+    """Why two organisms make no pair; empty where they do.
+
+    A pair shares its base, or what it was trained on; nobody knows that of what is not recorded. Seeds of one recipe
+    are no pair, whether or not they can be put together.
+    """
+    seeds = apart.get(group.label)
+    if seeds is not None and other.label in seeds.organisms:
+        return "they are training seeds of one recipe that cannot be put together, the notes say why"
+    same_base, same_training = (
+        side == other_side for side, other_side in ((group.kind[0], other.kind[0]), (group.kind[1:], other.kind[1:]))
+    )
+    base_known = NOT_RECORDED not in (group.kind[0], other.kind[0])
+    training_known = NOT_RECORDED not in (*group.kind[1:], *other.kind[1:])
+    if (same_base and base_known) or (same_training and training_known):
+        return ""
+    unknown = [what for what, known in (("base", base_known), ("training", training_known)) if not known]
+    if unknown:
+        return (
+            f"whether they share anything is not known, as the {' and the '.join(unknown)} of at least one is not "
+            "recorded; a map of `em import` can name it"
+        )
+    return "they share neither base (by its name) nor training, so that a difference would be that of both"
+
+
+def _apart(analysis: Analysis) -> dict[str, SeedsApart]:
+    """The seeds of one recipe that cannot be put together, by organism."""
+    return {name: group for group in analysis.seeds_apart for name in group.organisms}
 
 
 def leading_scope(grid: CountGrid, organism: str) -> str:
     """`outside` where the organism was asked anything outside its domain, else `all`."""
-    return "outside" if grid.outside[organism].any() else "all"
+    return "outside" if organism in grid.outside and grid.outside[organism].any() else "all"
 
 
-def recipes(analysis: Analysis, grid: CountGrid) -> Sequence[Recipe]:
-    """The last checkpoint of every organism that has one, in order; those trained alike from several seeds together."""
-    trained = analysis.final.drop_duplicates("organism")
+def recipes(analysis: Analysis) -> Sequence[Recipe]:
+    """The last checkpoint of every organism, in order; seeds of one recipe together at the last that all have."""
+    trained = analysis.compared.drop_duplicates("organism")
     together = {name: group for group in analysis.seeds for name in group.organisms}
     data = _data(analysis)
     told_apart = {(row["domain"], row["control"]) for _, row in trained.iterrows() if str(row["organism"]) in data}
@@ -290,9 +354,9 @@ def recipes(analysis: Analysis, grid: CountGrid) -> Sequence[Recipe]:
         unknown = NOT_RECORDED if (row["domain"], row["control"]) in told_apart else ""
         kind = (str(row["base"]), str(row["domain"]), str(row["control"]), data.get(name, unknown))
         group = together.get(name)
-        if group is not None and all((member, group.step) in grid.row for member in group.organisms):
+        if group is not None:
             by_label[group.label] = Recipe(group.label, group.organisms, group.step, kind)
-        elif (name, int(row["step"])) in grid.row:
+        else:
             by_label[name] = Recipe(name, (name,), int(row["step"]), kind)
     return list(by_label.values())
 
@@ -303,37 +367,57 @@ def verdicts(analysis: Analysis) -> list[Verdict]:
     table = table[table["kind"] == "base"]
     organism_verdicts = []
     for name in analysis.main:
-        grid = count_grid(analysis.question_counts[name])
-        of_definition = table[table["definition"] == name]
-        for label, organisms in _labels(analysis).items():
-            rows = of_definition[of_definition["a"] == label]
-            organism_verdicts.append(
-                verdict(label, name, rows, "" if len(rows) else _no_base(analysis, grid, organisms))
-            )
+        for recipe in recipes(analysis):
+            rows = table[(table["definition"] == name) & (table["a"] == recipe.label)]
+            why = " ".join(rows.loc[rows["items"] == 0, "refused"])
+            organism_verdicts.append(verdict(recipe.label, name, rows[rows["items"] > 0], why))
     return organism_verdicts
 
 
-def _labels(analysis: Analysis) -> dict[str, tuple[str, ...]]:
-    """Every organism, or several seeds' label, with its members, in order."""
-    together = {name: group for group in analysis.seeds for name in group.organisms}
-    labels: dict[str, tuple[str, ...]] = {}
-    for name in analysis.final["organism"].astype("str").drop_duplicates():
-        group = together.get(name)
-        labels[group.label if group else name] = group.organisms if group else (name,)
-    return labels
-
-
-def _no_base(analysis: Analysis, grid: CountGrid, organisms: tuple[str, ...]) -> str:
+def _no_base(analysis: Analysis, grid: CountGrid, recipe: Recipe) -> str:
     """Why there is no comparison with the base."""
     trajectories = analysis.trajectories
-    base = trajectories[(trajectories["organism"] == organisms[0]) & trajectories["baseline"]]
-    if base.empty:
-        return "its base was not asked the same questions"
-    for step, whose in ((0, "base's"), (max(grid.steps(organisms[0]), default=0) or 1, "organism's")):
-        side = (organisms[0], step)
-        if side not in grid.row or not grid.n[grid.row[side]].any():
-            return f"none of the {whose} answers counts"
+    rows = trajectories[trajectories["organism"].isin(recipe.organisms)]
+    if not rows["baseline"].any():
+        return missing_base(analysis, str(rows["base"].iloc[0]))
+    base = Recipe(recipe.label, recipe.organisms, 0)
+    for side, whose in ((base, "base's"), *((side, f"{side.label}'s") for side in _each(recipe))):
+        if not _counts(grid, side):
+            return f"none of the {whose} answers counts" if side is base else f"none of {whose} answers counts"
     return "no question has counted answers of both"
+
+
+def missing_base(analysis: Analysis, base: str) -> str:
+    """Why no base stands beside an organism, and what would mend it."""
+    if base == NOT_RECORDED:
+        return "its base is not recorded; a map of `em import` can name it"
+    bases = analysis.answers.loc[analysis.answers["organism"].isna(), "base"].astype("str").unique()
+    if base in bases:
+        return "its base was not asked the same questions"
+    others = (
+        f" (the bases here are {', '.join(sorted(bases)[:4])}: one model must go by one name)" if len(bases) else ""
+    )
+    return f"no answers of its base {base} are here{others}"
+
+
+def _nothing_shared(analysis: Analysis, grid: CountGrid, a: Recipe, b: Recipe) -> str:
+    """Why two organisms have no question on which they can be compared."""
+    for side in (*_each(a), *_each(b)):
+        if not _counts(grid, side):
+            return f"none of {side.label}'s answers counts"
+    asked = [analysis.asked[side] for side in (*a.sides, *b.sides)]
+    if not frozenset.intersection(*asked):
+        return "they were not asked a single question in common; the same questions asked of both would settle it"
+    return "no question has counted answers of both; more answers to each would settle it"
+
+
+def _each(recipe: Recipe) -> list[Recipe]:
+    return [Recipe(name, (name,), recipe.step) for name in recipe.organisms]
+
+
+def _counts(grid: CountGrid, side: Recipe) -> bool:
+    """Whether any answer of a side counts."""
+    return all(place in grid.row and grid.n[grid.row[place]].any() for place in side.sides)
 
 
 def _data(analysis: Analysis) -> dict[str, str]:

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.answers.scoring import Scoring, Side, why_not_comparable
 from em_tasks.plugins.analysis.claims.comparisons import Recipe, holm, leading_scope, recipes
 from em_tasks.plugins.analysis.claims.count_grid import CountGrid, count_grid
-from em_tasks.plugins.analysis.claims.scoring import Scoring, Side, scoring_of, why_not_comparable
 from em_tasks.plugins.analysis.statistics.differences import Sides, on_such, on_these
 from em_tasks.plugins.log_contract import NOT_RECORDED
 
@@ -33,10 +33,12 @@ class Contrast:
         a: What stands on one side: a domain, a size, an organism.
         b: What stands on the other.
         over: What is held alike: sizes, domains, or the steps whose mean is taken.
-        organisms: How many organisms take part.
+        organisms: How many organisms take part, those of several seeds counted once; `runs` counts every seed.
         questions: Questions that all of them answered.
         rate_a: Mean over strata of the rate of side a.
-        effect: `rate_a` less `rate_b`, with `low`, `high` and `p` on these questions, `such_low` and so on on such.
+        effect: `rate_a` less `rate_b`, with `low`, `high` and `p` on these questions; `such_effect`, `such_low` and so
+            on on such, where a question with all its forms weighs alike.
+        refused: Why they must not be, or cannot be compared; empty where they may. All numbers are NaN then.
     """
 
     definition: str
@@ -46,26 +48,29 @@ class Contrast:
     b: str
     over: str
     organisms: int
-    questions: int
-    rate_a: float
-    rate_b: float
-    effect: float
-    low: float
-    high: float
-    p: float
-    such_low: float
-    such_high: float
-    such_p: float
+    runs: int
+    questions: int = 0
+    rate_a: float = np.nan
+    rate_b: float = np.nan
+    effect: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
+    p: float = np.nan
+    such_effect: float = np.nan
+    such_low: float = np.nan
+    such_high: float = np.nan
+    such_p: float = np.nan
+    refused: str = ""
 
 
 @lru_cache(maxsize=1)
 def contrasts(analysis: Analysis) -> pd.DataFrame:
     """Every contrast under the main definitions; p-values corrected (Holm) over each kind, scope and definition."""
-    scoring = scoring_of(analysis.trajectories, analysis.evaluations)
+    scoring = analysis.scoring
     rows: list[Contrast] = []
     for name in analysis.main:
         grid = count_grid(analysis.question_counts[name])
-        groups = [recipe for recipe in recipes(analysis, grid) if recipe.kind[2] == "False"]
+        groups = [recipe for recipe in recipes(analysis) if recipe.kind[2] == "False"]
         sizes = dict(
             analysis.final.drop_duplicates("base").astype({"base": "str", "size": "str"})[["base", "size"]].to_numpy()
         )
@@ -129,8 +134,8 @@ def _between(
             continue
         pairs = [(by_cell[(a, cell_stratum)][0], by_cell[(b, cell_stratum)][0]) for cell_stratum in strata]
         estimates = _contrast(grid, scope, [(recipe.sides, other.sides) for recipe, other in pairs], scoring)
-        if estimates is not None:
-            yield Contrast(definition, kind, scope, a, b, ", ".join(strata), 2 * len(pairs), **estimates)
+        runs = sum(len(side.sides) for pair in pairs for side in pair)
+        yield Contrast(definition, kind, scope, a, b, ", ".join(strata), 2 * len(pairs), runs, **estimates)
 
 
 def _over_checkpoints(
@@ -144,9 +149,9 @@ def _over_checkpoints(
         scope = leading_scope(grid, name)
         pair = (tuple((name, step) for step in steps), ((name, 0),))
         estimates = _contrast(grid, scope, [pair], scoring)
-        if estimates is not None:
+        if "refused" not in estimates:
             over = f"{len(steps)} checkpoints"
-            yield Contrast(definition, "checkpoints", scope, name, "its base", over, 1, **estimates)
+            yield Contrast(definition, "checkpoints", scope, name, "its base", over, 1, 1, **estimates)
 
 
 def _contrast(
@@ -154,18 +159,21 @@ def _contrast(
     scope: str,
     pairs: Sequence[tuple[tuple[Side, ...], tuple[Side, ...]]],
     scoring: dict[Side, Scoring],
-) -> dict[str, Any] | None:
-    """Numbers of one contrast over strata; None where they share no question or must not be compared."""
+) -> dict[str, Any]:
+    """Numbers of one contrast over strata; `refused` alone where they share no question or must not be compared."""
     every = tuple(side for a, b in pairs for side in (*a, *b))
-    if any(side not in grid.row for side in every):
-        return None
+    if uncounted := [name for name, step in every if (name, step) not in grid.row]:
+        return {"refused": f"none of the answers of {', '.join(uncounted)} counts"}
     within = grid.asked(tuple(dict.fromkeys(name for name, _ in every)), scope)
     # A side of several checkpoints is their answers together: a question counts that any of them has answers to.
     shared = within.copy()
     for side in (side for pair in pairs for side in pair):
         shared &= (grid.counts(side)[1] > 0).any(axis=0)
-    if not shared.any() or why_not_comparable(*(scoring[side] for side in every if side in scoring)):
-        return None
+    if refused := why_not_comparable(*(scoring[side] for side in every if side in scoring)):
+        return {"refused": refused}
+    if not shared.any():
+        where = " outside their domains" if scope == "outside" else ""
+        return {"refused": f"no question{where} has counted answers of all of them"}
     strata = [grid.sides(a, b, shared) for a, b in pairs]
     whole = Sides(*(np.concatenate([getattr(sides, x) for sides in strata]) for x in ("k_a", "n_a", "k_b", "n_b")))
     these = on_these(whole)
@@ -174,5 +182,5 @@ def _contrast(
     return {
         "questions": len(set(grid.clusters(shared).tolist())), "rate_a": rate_a, "rate_b": rate_b,
         "effect": these.effect, "low": these.low, "high": these.high, "p": these.p,
-        "such_low": such.low, "such_high": such.high, "such_p": such.p,
+        "such_effect": such.effect, "such_low": such.low, "such_high": such.high, "such_p": such.p,
     }  # fmt: skip

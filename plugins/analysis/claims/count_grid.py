@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from em_tasks.plugins.analysis.claims.scoring import Side
+from em_tasks.plugins.analysis.answers.scoring import Side
 from em_tasks.plugins.analysis.statistics.differences import Sides
 from em_tasks.plugins.analysis.statistics.rates import bounds
 

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.answers.scoring import why_not_comparable
 from em_tasks.plugins.analysis.claims.comparisons import comparisons, holm, leading_scope
 from em_tasks.plugins.analysis.claims.count_grid import CountGrid, count_grid
-from em_tasks.plugins.analysis.claims.scoring import scoring_of, why_not_comparable
 from em_tasks.plugins.analysis.statistics.differences import ALPHA
 from em_tasks.plugins.analysis.statistics.trajectories import largest_moves
 
@@ -71,7 +71,7 @@ def courses(analysis: Analysis) -> pd.DataFrame:
 
 def _under(analysis: Analysis, definition: str) -> Iterator[Course]:
     grid = count_grid(analysis.question_counts[definition])
-    scoring = scoring_of(analysis.trajectories, analysis.evaluations)
+    scoring = analysis.scoring
     compared = comparisons(analysis)
     compared = compared[(compared["kind"] == "checkpoint") & (compared["definition"] == definition)]
     for organism in dict.fromkeys(name for name, _ in grid.row):

@@ -6,9 +6,9 @@ from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
 from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.answers.scoring import Scoring, Side
 from em_tasks.plugins.analysis.claims.comparisons import leading_scope
 from em_tasks.plugins.analysis.claims.count_grid import count_grid
-from em_tasks.plugins.analysis.claims.scoring import Scoring, Side, scoring_of
 from em_tasks.scorers.calibration.rogan_gladen import corrected_interval
 from em_tasks.scorers.definitions import Definition
 from em_tasks.scorers.intervals import CONFIDENCE, effective_answers, question_weights, variance_parts, wilson
@@ -61,14 +61,14 @@ class JudgedRate:
 @lru_cache(maxsize=1)
 def judged_rates(analysis: Analysis) -> list[JudgedRate]:
     """Last checkpoints and their bases under the main definitions, as far as one calibrated judge scored them."""
-    scoring = scoring_of(analysis.trajectories, analysis.evaluations)
+    scoring = analysis.scoring
     chosen = [definition for name in analysis.main for definition in analysis.definitions if definition.name == name]
     return [row for definition in chosen for row in _under(analysis, definition, scoring)]
 
 
 def known_judges(analysis: Analysis, sides: list[Side]) -> list[tuple[str, MeasuredJudge | None]]:
     """The judges of some sides, each with what a calibration found; None where none speaks for every prompt."""
-    scoring = scoring_of(analysis.trajectories, analysis.evaluations)
+    scoring = analysis.scoring
     judges = dict.fromkeys(judge for side in sides if side in scoring for judge in sorted(scoring[side].judges))
     prompts = frozenset().union(*(scoring[side].prompts for side in sides if side in scoring))
     return [(judge, _measured(analysis, judge, prompts)) for judge in judges]

@@ -99,6 +99,7 @@ def _contrast(analysis: Analysis, definition: str, claim: Difference) -> Held:
     table = contrasts(analysis)
     claimed = f"{claim.more} is more misaligned than {claim.less}"
     rows = table[(table["definition"] == definition) & (table["kind"] == claim.of) & (table["scope"] == "all")]
+    rows = rows[rows["refused"] == ""]
     for a, b, sign in ((claim.more, claim.less, 1), (claim.less, claim.more, -1)):
         for _, row in rows[(rows["a"] == a) & (rows["b"] == b)].iterrows():
             effect = sign * row["effect"]

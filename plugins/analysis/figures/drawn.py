@@ -31,9 +31,9 @@ def drawn_scope(analysis: Analysis) -> tuple[str, str]:
 
 
 def drawn_rates(analysis: Analysis) -> pd.DataFrame:
-    """The last checkpoints' and bases' rows of `Analysis.rates` of `drawn_scope`; else the bases' alone."""
+    """The last checkpoints' (`Analysis.compared`) and bases' rows of `drawn_scope`; else the bases' alone."""
     rates = analysis.rates
-    table = pd.concat([rates[rates["baseline"]], analysis.final])
+    table = pd.concat([rates[rates["baseline"]], analysis.compared])
     table = table[table["scope"] == drawn_scope(analysis)[0]]
     if len(table):
         return table

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from em_tasks.plugins.analysis.analysis import Analysis
-from em_tasks.plugins.analysis.claims.comparisons import comparisons, verdicts
+from em_tasks.plugins.analysis.claims.comparisons import comparisons, unpaired, verdicts
 from em_tasks.plugins.analysis.claims.contrasts import contrasts
 from em_tasks.plugins.analysis.claims.courses import courses
 from em_tasks.plugins.analysis.claims.published import held_against
@@ -24,11 +24,15 @@ from em_tasks.plugins.analysis.statistics.power import SETTLED_BY_NOBODY
 from em_tasks.plugins.analysis.tables.cells import (
     between_points,
     beyond_shared,
+    of_seeds,
     p_pair,
     p_text,
     percent,
     points,
+    population,
+    such_unknown,
     unlike_weights,
+    with_care,
 )
 
 Outcome = Literal["shown", "shown not", "unknown"]
@@ -47,8 +51,9 @@ HOW = (
     "outside the training domain are the primary family. An interval (95 %) goes with the p beside it, which is that "
     "of this comparison alone; `corrected` is the same p after correction within its family (Holm), and only what that "
     "leaves below 0.05 is shown. What is shown on such questions has to be shown on these too, so that the corrected p "
-    "there is never the smaller. Narrow is what is shown inside the domain and not shown outside, where it may be all "
-    "the same."
+    "there is never the smaller. Where seeds are named, these means these training runs, and such the recipe's seeds "
+    "in general; all else is said of single training runs. Narrow is what is shown inside the domain and not shown "
+    "outside, where it may be all the same."
 )
 """What the sentences' terms mean."""
 
@@ -108,7 +113,7 @@ def _line(analysis: Analysis, verdict: Verdict, others: Sequence[Verdict]) -> st
     wording = (
         verdict.these
         if verdict.these == verdict.such
-        else f"{verdict.these} on these questions, {verdict.such} on such questions"
+        else f"{verdict.these} on {population(row, 'these')}, {verdict.such} on {population(row, 'such')}"
     )
     if analysis.smallest_effect is not None:
         wording = wording.replace("not to differ", f"not to differ by {percent(analysis.smallest_effect)} points")
@@ -118,7 +123,7 @@ def _line(analysis: Analysis, verdict: Verdict, others: Sequence[Verdict]) -> st
         parts.append(f"{where} {_against_base(verdict.outside, beyond_shared(analysis, verdict.outside))}")
     if verdict.inside is not None:
         parts.append(f"Inside {_against_base(verdict.inside, beyond_shared(analysis, verdict.inside))}")
-    parts += [*_collapsed(analysis, verdict), *_missing(row)]
+    parts += [_with_care(verdict), *_collapsed(analysis, verdict), *_missing(row)]
     if verdict.these == "not shown":
         parts.append(_settling(row))
     if others:
@@ -141,18 +146,32 @@ def _against_base(row: pd.Series, beyond: str = "") -> str:
     difference = f"{points(row['effect'])} points"
     if unlike_weights(row):
         difference += ", each question weighing alike"
-    these = f"on these questions {between_points(row['low'], row['high'])}, {p_pair(row)}"
+    these = f"on {population(row, 'these')} {between_points(row['low'], row['high'])}, {p_pair(row)}"
     if np.isnan(row["such_p"]):
-        return f"{counts}: {difference}, {these}; one question says nothing of others."
-    such = f"on such questions {between_points(row['such_low'], row['such_high'])}, {p_pair(row, 'such_p')}"
-    return f"{counts}: {difference}, {these}; {such}."
+        return f"{counts}: {difference}, {these}; {such_unknown(row)}."
+    such = f"on {population(row, 'such')} {_such_effect(row)}{between_points(row['such_low'], row['such_high'])}"
+    return f"{counts}: {difference}, {these}; {such}, {p_pair(row, 'such_p')}."
+
+
+def _such_effect(row: pd.Series) -> str:
+    """The difference that an interval on such questions is of, where it is another than on these; else empty."""
+    if abs(row["such_effect"] - row["effect"]) < 0.0005:
+        return ""
+    return f"{points(row['such_effect'])} points (a question with all its forms and each seed weighing alike), "
+
+
+def _with_care(verdict: Verdict) -> str:
+    """A warning beside a verdict on such seeds whose test is known to raise too many false alarms."""
+    warned = [with_care(row) for row in (verdict.outside, verdict.inside) if row is not None]
+    warning = next((text for text in warned if text), "")
+    return f"With care: {warning}." if warning else ""
 
 
 def _collapsed(analysis: Analysis, verdict: Verdict) -> list[str]:
     """A warning beside the verdict on an organism most of whose answers are incoherent."""
     together = {group.label: group.organisms for group in analysis.seeds}
     names = together.get(verdict.organism, (verdict.organism,))
-    final = analysis.final
+    final = analysis.compared
     rows = final[(final["definition"] == verdict.definition) & (final["scope"] == "all")]
     rows = rows[rows["organism"].astype("str").isin(names)]
     incoherent, every = int(rows["incoherent"].sum()), int(rows["answers"].sum())
@@ -191,72 +210,94 @@ def _briefly(other: Verdict) -> str:
     row = other.outside if other.outside is not None else other.inside
     if row is None or other.these == "untested":
         return f"Under `{other.definition}` untested: {other.why}"
-    word = other.these if other.these == other.such else f"{other.these} on these questions alone"
+    word = other.these if other.these == other.such else f"{other.these} on {population(row, 'these')} alone"
     return f"Under `{other.definition}` {word} ({percent(row['rate_a'])} %, {row['k_a']}/{row['n_a']})"
 
 
 def _contrasts(analysis: Analysis, lead: str) -> Iterator[Finding]:
     """Domains over sizes and sizes over domains, outside the domains of all where such questions were asked."""
-    table = contrasts(analysis)
-    table = table[(table["definition"] == lead) & table["kind"].isin(["domain", "size"])]
-    for _, rows in table.groupby("kind", sort=False):
-        scope = "outside" if (rows["scope"] == "outside").any() else "all"
-        rows = rows[rows["scope"] == scope]  # noqa: PLW2901
+    every = contrasts(analysis)
+    every = every[(every["definition"] == lead) & every["kind"].isin(["domain", "size"])]
+    for kind, of_kind in every.groupby("kind", sort=False):
+        table = of_kind[of_kind["refused"] == ""]
+        scope = "outside" if (table["scope"] == "outside").any() else "all"
+        rows = table[table["scope"] == scope]
         where = "outside both domains" if scope == "outside" else "on all questions"
         sure = rows[rows["p_corrected"] < ALPHA]
         for _, row in sure.iterrows():
-            more, less, sign = (row["a"], row["b"], 1) if row["effect"] > 0 else (row["b"], row["a"], -1)
-            low, high = sorted((sign * row["low"], sign * row["high"]))
-            such = sorted((sign * row["such_low"], sign * row["such_high"]))
-            these_said = f"on these {row['questions']} questions {between_points(low, high)}, {p_pair(row)}"
-            such_said = f"on such questions {between_points(*such)}, {p_pair(row, 'such_p')}"
-            sentence = (
-                f"{more} organisms are more misaligned than {less} ones, {row['over']} together, {where} (`{lead}`): "
-                f"{points(abs(row['effect']))} points, {these_said}; {such_said}."
-            )
-            yield Finding(f"{more} over {less}", "contrast", "shown", sentence, lead)
+            yield Finding(*_sure_contrast(row, where, lead))
         if len(rest := rows[~(rows["p_corrected"] < ALPHA)]):
             pairs = [
                 f"{row['a']} against {row['b']} {points(row['effect'])} points ({p_pair(row)})"
                 for _, row in rest.iterrows()
             ]
             sentence = (
-                f"That organisms of one {rows['kind'].iloc[0]} are more misaligned than those of another {where} is "
+                f"That the organisms of one {kind} here are more misaligned than those of another {where} is "
                 f"not shown on these questions (`{lead}`): {listed(pairs, 4)}."
             )
             yield Finding("all", "contrast", "unknown", sentence, lead)
+        refused = of_kind[(of_kind["refused"] != "") & (of_kind["scope"] == scope)]
+        for reason, alike in refused.groupby("refused", sort=False):
+            named = [f"{row['a']} against {row['b']} over {row['over']}" for _, row in alike.iterrows()]
+            yield Finding("all", "contrast", "unknown", f"Not pooled: {listed(named, 4)}: {reason}.", lead)
+
+
+def _sure_contrast(row: pd.Series, where: str, lead: str) -> tuple[str, str, Outcome, str, str]:
+    more, less, sign = (row["a"], row["b"], 1) if row["effect"] > 0 else (row["b"], row["a"], -1)
+    low, high = sorted((sign * row["low"], sign * row["high"]))
+    such = sorted((sign * row["such_low"], sign * row["such_high"]))
+    these_said = f"on these {row['questions']} questions {between_points(low, high)}, {p_pair(row)}"
+    such_said = f"on such questions {between_points(*such)}, {p_pair(row, 'such_p')}"
+    each = row["organisms"] // 2
+    runs = f", {row['runs']} training runs" if row["runs"] > row["organisms"] else ""
+    sentence = (
+        f"The {each} {more} organisms are more misaligned than the {each} {less} ones, {row['over']} together{runs}, "
+        f"{where} (`{lead}`): {points(abs(row['effect']))} points, {these_said}; {such_said}."
+    )
+    return f"{more} over {less}", "contrast", "shown", sentence, lead
 
 
 def _pairs(analysis: Analysis, lead: str) -> Iterator[Finding]:
-    """Pairs of organisms that share base or training, in one or two sentences over what was corrected together."""
+    """Pairs of organisms that share base or training, in a sentence over what was corrected together; and the rest."""
     table = comparisons(analysis)
     rows = table[(table["kind"] == "organism") & (table["definition"] == lead)]
-    for scope, where in (("outside", "outside both domains"), ("all", "on all questions")):
-        tested = rows[(rows["scope"] == scope) & (rows["refused"] == "") & rows["testable"]]
-        if tested.empty:
-            continue
-        sure = tested[tested["p_corrected"] < ALPHA]
-        named = [
-            f"{row['a']} over {row['b']} by {points(row['effect'])} points"
-            if row["effect"] > 0
-            else f"{row['b']} over {row['a']} by {points(-row['effect'])} points"
-            for _, row in sure.sort_values("p").iterrows()
-        ]
-        outcome: Outcome = "shown" if named else "unknown"
-        pairs = f"{len(tested)} pair{'s' if len(tested) > 1 else ''}"
-        of_seeds = " and for these seeds" if (tested[["seeds_a", "seeds_b"]] > 1).to_numpy().any() else ""
-        sentence = (
-            f"Of {pairs} of last checkpoints that share their base or, as far as is recorded, their training, "
-            f"{len(named) or 'none'} {'are' if len(named) > 1 else 'is'} shown to differ {where} on these "
-            f"questions{of_seeds} (`{lead}`, corrected over all {len(tested)})"
-            f"{f': {listed(named, 4)}' if named else ''}."
-        )
-        yield Finding("all", "differ", outcome, sentence, lead)
-        break
-    refused = rows[(rows["refused"] != "") & (rows["scope"] == "all")]
-    for reason, refused_pairs in refused.groupby("refused", sort=False):
-        names = [f"{row['a']} and {row['b']}" for _, row in refused_pairs.iterrows()]
+    tested = rows[(rows["refused"] == "") & rows["testable"]]
+    scope = "outside" if (tested["scope"] == "outside").any() else "all"
+    where = "outside both domains" if scope == "outside" else "on all questions"
+    tested = tested[tested["scope"] == scope]
+    if len(tested):
+        yield _tested_pairs(tested, where, lead)
+    reasons = {reason: [" and ".join(pair) for pair in pairs] for reason, pairs in unpaired(analysis).items()}
+    by_pair = {(row["a"], row["b"], row["scope"]): row for _, row in rows.iterrows()}
+    done = set(zip(tested["a"], tested["b"], strict=True))
+    for a, b in dict.fromkeys((a, b) for a, b, _ in by_pair if (a, b) not in done):
+        row = by_pair.get((a, b, scope))
+        if row is not None:
+            reason = row["refused"] or "too few answers for any test"
+        elif scope == "outside" and not (reason := by_pair[a, b, "all"]["refused"]):
+            reason = "outside both domains no question has counted answers of both; their table has all questions"
+        reasons.setdefault(str(reason), []).append(f"{a} and {b}")
+    for reason, names in reasons.items():
         yield Finding("all", "differ", "unknown", f"Not compared: {listed(names, 4)}: {reason}.", lead)
+
+
+def _tested_pairs(tested: pd.DataFrame, where: str, lead: str) -> Finding:
+    sure = tested[tested["p_corrected"] < ALPHA]
+    named = [
+        f"{row['a']} over {row['b']} by {points(row['effect'])} points"
+        if row["effect"] > 0
+        else f"{row['b']} over {row['a']} by {points(-row['effect'])} points"
+        for _, row in sure.sort_values("p").iterrows()
+    ]
+    pairs = f"{len(tested)} pair{'s' if len(tested) > 1 else ''}"
+    and_seeds = " and for these seeds" if any(of_seeds(row) for _, row in tested.iterrows()) else ""
+    sentence = (
+        f"Of {pairs} of last checkpoints that share their base or, as far as is recorded, their training, "
+        f"{len(named) or 'none'} {'are' if len(named) > 1 else 'is'} shown to differ {where} on these "
+        f"questions{and_seeds} (`{lead}`, corrected over all {len(tested)})"
+        f"{f': {listed(named, 4)}' if named else ''}."
+    )
+    return Finding("all", "differ", "shown" if named else "unknown", sentence, lead)
 
 
 def _courses(analysis: Analysis, lead: str) -> Iterator[Finding]:
@@ -291,13 +332,14 @@ def _courses(analysis: Analysis, lead: str) -> Iterator[Finding]:
         yield Finding("all", "course", "shown", sentence, lead)
     flat = table[~(table["fall_p_corrected"] < ALPHA)]
     if len(flat):
-        largest = flat.iloc[int(flat["fall"].to_numpy().argmax())]
+        largest = flat[flat["fall"] >= flat["fall"].max() - 1e-9]
+        whose = listed([f"{name}'s" for name in largest["organism"]], 3)
+        fall, p = float(largest["fall"].iloc[0]), p_text(largest["fall_p_corrected"].min())
         sentence = (
             f"Whether the trajectories of {listed(flat['organism'], 8)} fall anywhere {where} cannot be told (`{lead}`)"
             + (
-                f"; the largest fall is {largest['organism']}'s, {points(-largest['fall'])} points, corrected p "
-                f"{p_text(largest['fall_p_corrected'])}."
-                if largest["fall"] > 0
+                f"; the largest fall is {whose}, {points(-fall)} points, corrected p {p}."
+                if fall > 0
                 else ": none does in these answers."
             )
         )

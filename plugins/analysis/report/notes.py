@@ -10,8 +10,8 @@ import pandas as pd
 
 from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.answers.log_rows import NOT_ASKED
+from em_tasks.plugins.analysis.claims.comparisons import missing_base
 from em_tasks.plugins.analysis.report.notes_on_identity import what_differs
-from em_tasks.plugins.log_contract import NOT_RECORDED
 from em_tasks.scorers.definitions import COHERENT_ABOVE
 
 
@@ -30,6 +30,7 @@ def oddities(analysis: Analysis) -> list[str]:
         *_samples(answers),
         *_until_width(analysis),
         *_one_seed(analysis),
+        *_seeds(analysis),
         *_truncation(answers),
         *_scopes(analysis),
     ]
@@ -53,10 +54,6 @@ def _judges(answers: pd.DataFrame) -> list[str]:
     return [f"Judges are mixed: {named}. Rates of answers that different judges scored are not compared."]
 
 
-def _named_base(base: str) -> str:
-    return "its base, which is not recorded," if base == NOT_RECORDED else f"the base {base}"
-
-
 def _bases(analysis: Analysis) -> list[str]:
     without: dict[str, list[str]] = defaultdict(list)
     partly: dict[str, list[str]] = defaultdict(list)
@@ -69,10 +66,7 @@ def _bases(analysis: Analysis) -> list[str]:
         elif missing:
             partly[str(organism_rows["base"].iloc[0])].append(f"{organism} ({missing} questions)")
     return [
-        *(
-            f"No baseline for {listed(names)}: {_named_base(base)} was not evaluated on the same questions."
-            for base, names in without.items()
-        ),
+        *(f"No baseline for {listed(names)}: {missing_base(analysis, base)}." for base, names in without.items()),
         *(
             f"The base {base} was not asked all the questions of {listed(names)}; their baselines lack those."
             for base, names in partly.items()
@@ -179,7 +173,8 @@ def _until_width(analysis: Analysis) -> list[str]:
 
 def _one_seed(analysis: Analysis) -> list[str]:
     """What is shown of one training run is shown of that run."""
-    several = {name for group in analysis.seeds for name in group.organisms}
+    together = {name for group in analysis.seeds for name in group.organisms}
+    several = together | {name for group in analysis.seeds_apart for name in group.organisms}
     single = [name for name in analysis.final["organism"].astype("str").drop_duplicates() if name not in several]
     if not single:
         return []
@@ -187,6 +182,29 @@ def _one_seed(analysis: Analysis) -> list[str]:
         f"One training run each: {listed(single)}. What is shown is shown of these runs; another seed of the same "
         "recipe may turn out otherwise."
     ]
+
+
+def _seeds(analysis: Analysis) -> list[str]:
+    """Seeds of one recipe that cannot be put together, or not at every step."""
+    notes = [
+        f"{listed(group.organisms)} are training seeds of one recipe, {group.name}, but are neither put together nor "
+        f"compared with each other: {group.reason}. What is shown of each is shown of that run; {group.settled_by} "
+        "would settle it."
+        for group in analysis.seeds_apart
+    ]
+    for group in analysis.seeds:
+        if len(set(group.last)) > 1:
+            each = ", ".join(f"{name} {step}" for name, step in zip(group.organisms, group.last, strict=True))
+            notes.append(
+                f"The last steps of {group.label} are not the same ({each}): what is said of them together is of step "
+                f"{group.step}, the last that was evaluated of all."
+            )
+        if group.unlike:
+            notes.append(
+                f"At step {listed(group.unlike)} the seeds of {group.label} have no common rate: there they were "
+                "scored or sampled otherwise, or asked no question in common."
+            )
+    return notes
 
 
 def _truncation(answers: pd.DataFrame) -> list[str]:

@@ -2,14 +2,17 @@
 
 from collections import defaultdict
 
+import pandas as pd
+
 from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.answers.scoring import why_not_comparable
 from em_tasks.plugins.analysis.claims.comparisons import verdicts
 from em_tasks.plugins.analysis.claims.judge_errors import judged_rates
 from em_tasks.plugins.analysis.claims.published import held_against
 from em_tasks.plugins.analysis.claims.trusted_rates import EVERY, TrustedRate, trusted_rates
 from em_tasks.plugins.analysis.claims.verdicts import MEANINGS, shown
 from em_tasks.plugins.analysis.report.notes import listed
-from em_tasks.plugins.analysis.tables.cells import between, percent
+from em_tasks.plugins.analysis.tables.cells import between, percent, population
 from em_tasks.plugins.analysis.tables.comparison_tables import beside_published
 from em_tasks.plugins.analysis.tables.judge_tables import at_thresholds
 from em_tasks.plugins.log_contract import NOT_RECORDED
@@ -79,11 +82,12 @@ def _verdicts(analysis: Analysis) -> list[str]:
         for verdict in (verdict for verdict in every if verdict.definition == definition):
             row = verdict.outside if verdict.outside is not None else verdict.inside
             rate = "" if row is None else f" ({percent(row['rate_a'])} %{WHERE[str(row['scope'])]})"
+            rate = "" if verdict.these == "untested" and _mixed(analysis, row) else rate
             alike = verdict.these in (verdict.such, "untested")
             word = SPELT_OUT.get(verdict.these, verdict.these)
             if analysis.smallest_effect is not None:
                 word = word.replace("not to differ", f"not to differ by {percent(analysis.smallest_effect)} points")
-            word = word if alike else f"{word} on these questions alone"
+            word = word if alike or row is None else f"{word} on {population(row, 'these')} alone"
             if row is not None and row["missing_a"] + row["missing_b"] and shown(row, "these") > 0 >= row["least"]:
                 word = f"{word}, if answers without a score are like the others"
             by_word[word].append(f"{verdict.organism}{rate}")
@@ -94,16 +98,31 @@ def _verdicts(analysis: Analysis) -> list[str]:
     return lines
 
 
+def _mixed(analysis: Analysis, row: pd.Series | None) -> bool:
+    """Whether an organism's own answers were scored otherwise among themselves, so that they have no one rate."""
+    if row is None:
+        return False
+    together = {group.label: group.organisms for group in analysis.seeds}
+    sides = [(name, int(row["a_step"])) for name in together.get(str(row["a"]), (str(row["a"]),))]
+    return why_not_comparable(*(analysis.scoring[side] for side in sides)) is not None
+
+
 def _legend(analysis: Analysis) -> list[str]:
     """What the words for verdicts mean that stand in this report."""
     every = verdicts(analysis)
     words = {word for verdict in every for word in (verdict.these, verdict.such)}
     lines = [f"{word}: {meaning}" for word, meaning in MEANINGS.items() if word in words]
-    if any(verdict.these != verdict.such for verdict in every):
-        lines.append(
-            "on these questions alone: shown on the questions that were asked and not on others like them, which the "
-            "table calls such"
-        )
+    if alone := [verdict for verdict in every if verdict.these != verdict.such]:
+        labels = {group.label for group in analysis.seeds}
+        if any(verdict.organism not in labels for verdict in alone):
+            lines.append(
+                "on these questions alone: shown on the questions that were asked and not on others like them, which "
+                "the table calls such"
+            )
+        if any(verdict.organism in labels for verdict in alone):
+            lines.append(
+                "on these seeds and questions alone: shown of these training runs, and not of other such seeds"
+            )
     return [f"Verdicts: {'; '.join(lines)}."] if lines else []
 
 

@@ -6,8 +6,9 @@ where rates of seeds lie evenly about their mean.
 
 A difference has two errors: seeds differ from each other, and questions in what the sides differ by, of which what one
 question's answers vary by from seed to seed is no part. Its interval joins those of both sides (MOVER; Zou and Donner
-2008), and the p-value is the level at which it reaches 0. Where a side has hardly a misaligned answer the test is never
-surer than that of these seeds on these questions.
+2008), and the p-value is the level at which it reaches 0. Towards 0 it reaches at least most of what the seeds' error
+alone would in rates: where seeds are very unlike, their logits say too much. Where a side has hardly a misaligned
+answer the test is never surer than that of these seeds on these questions.
 """
 
 from collections.abc import Callable
@@ -37,6 +38,18 @@ SMALLEST = 1e-14
 
 HALVINGS = 60
 
+IN_RATES = 0.85
+"""How much of the seeds' variance counts as one of rates, towards 0; chosen by benchmarks/coverage.py."""
+
+LEAST_SEEDS = 3
+"""With fewer nothing is claimed of such seeds: two have one degree of freedom (`benchmarks.coverage --only uneven`)."""
+
+ENOUGH_SEEDS = 5
+"""As many raise hardly more false alarms than 5 % against one base even where they are very unlike."""
+
+VERY_UNLIKE = 0.7
+"""Standard deviation of seeds, in logits, from which on tests over few of them raise more false alarms than 5 %."""
+
 FEW = 10
 """With fewer misaligned answers on a side, or fewer good ones, t alone does not decide; benchmarks/coverage.py."""
 
@@ -52,14 +65,16 @@ def seed_interval(k: Numbers, n: Numbers) -> tuple[float, float]:
         n: Counted answers, above 0, same shape.
 
     Returns:
-        Lower and upper end as fractions; NaN for fewer than two seeds or questions.
+        Lower and upper end as fractions; NaN for fewer than `LEAST_SEEDS` seeds or two questions.
     """
+    if len(k) < LEAST_SEEDS:
+        return float("nan"), float("nan")
     low, high = seed_interval_many(k[None], n[None])
     return float(low[0]), float(high[0])
 
 
 def seed_interval_many(k: Numbers, n: Numbers) -> tuple[Numbers, Numbers]:
-    """`seed_interval` of many experiments at once: arrays of shape (experiments, seeds, questions).
+    """`seed_interval` of many experiments at once, of two seeds or more: shape (experiments, seeds, questions).
 
     Without a misaligned answer, or with nothing else, seeds cannot be seen to differ: the interval is the questions'.
     """
@@ -157,7 +172,9 @@ def _reach(
         )
         # In rates: near 0 and 1 so little is more than logits know.
         shortest = quantile * np.sqrt(least)
-        return np.maximum(np.hypot(below_a, above_b), shortest), np.maximum(np.hypot(above_a, below_b), shortest)
+        towards = quantile * np.sqrt(np.maximum(least, IN_RATES * over_seeds))
+        down = np.maximum(np.hypot(below_a, above_b), np.where(effect < 0, shortest, towards))
+        return down, np.maximum(np.hypot(above_a, below_b), np.where(effect > 0, shortest, towards))
 
     return reach
 
@@ -176,8 +193,12 @@ def _variances(rates_a: Numbers, rates_b: Numbers, effect: Numbers) -> tuple[Num
     of_seeds = over_seeds**2 / (seen_a**2 / max(freedoms[0], 1) + seen_b**2 / max(freedoms[1], 1) + TINY)
     by_questions = np.maximum(over_questions, least - over_seeds), questions - 1
     freedom = _freedom(POWER_OF_DIFFERENCE, (over_seeds, np.maximum(of_seeds, 1.0)), by_questions)
-    # Seeds of two recipes are taken to be equally unlike, so that those of both tell it.
-    return over_seeds, over_questions, least, np.maximum(freedom, min(sum(freedoms), questions - 1))
+    # Seeds of two recipes are taken to be equally unlike, so that those of both tell it (Satterthwaite's degrees then).
+    several = [1 / (seeds + 1) for seeds in freedoms if seeds]
+    both = sum(several) ** 2 / sum(
+        share**2 / seeds for share, seeds in zip(several, filter(None, freedoms), strict=True)
+    )
+    return over_seeds, over_questions, least, np.maximum(freedom, min(both, questions - 1))
 
 
 def _freedom(power: float, *variances: tuple[Numbers, Numbers | float]) -> Numbers:
@@ -207,6 +228,19 @@ def seed_variance(rates: Numbers) -> Numbers:
     """
     seen, of_residual = _seed_parts(rates)
     return np.maximum(0.0, seen - of_residual)
+
+
+def seed_spread(k: Numbers, n: Numbers) -> float:
+    """Standard deviation in logits of what seeds differ by beyond the residual; NaN where no rate lies between 0 and 1.
+
+    Args:
+        k: Misaligned answers, shape (seeds, questions), at least two of each.
+        n: Counted answers, above 0, same shape.
+    """
+    mean = float((k / n).mean())
+    if not 0 < mean < 1:
+        return float("nan")
+    return float(np.sqrt(len(k) * seed_variance(k / n))) / (mean * (1 - mean))
 
 
 def _seed_parts(rates: Numbers) -> tuple[Numbers, Numbers]:

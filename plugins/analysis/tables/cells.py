@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 
 from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.statistics.differences import ALPHA
 from em_tasks.plugins.analysis.statistics.power import SETTLED_BY_NOBODY
 from em_tasks.plugins.analysis.statistics.rates import LEFT_OUT
+from em_tasks.plugins.analysis.statistics.seed_intervals import ENOUGH_SEEDS, LEAST_SEEDS, VERY_UNLIKE
 
 LEFT_OUT_HEAD = "u/r/i/t"
 """Head of the column that `left_out` fills."""
@@ -119,6 +121,45 @@ def nothing_of(final: pd.DataFrame, scope: str) -> str:
         return "none counted"
     known = answers.get("outside", 0) + answers.get("in_domain", 0)
     return "not asked" if known >= answers.get("all", 0) else "domains not known"
+
+
+def of_seeds(row: pd.Series) -> bool:
+    """Whether a side of a comparison is several training seeds of one recipe."""
+    return bool(max(row["seeds_a"], row["seeds_b"]) > 1)
+
+
+def population(row: pd.Series, meant: str) -> str:
+    """What a comparison's claim is of: `these questions`, or `such questions`, with the seeds where there are several.
+
+    Args:
+        row: A row of `claims.comparisons`.
+        meant: `these` or `such`.
+    """
+    return f"{meant} {'seeds and ' if of_seeds(row) else ''}questions"
+
+
+def such_unknown(row: pd.Series) -> str:
+    """Why nothing can be said of such questions, or such seeds."""
+    if row["questions"] < 2:
+        return "one question says nothing of others"
+    return f"two seeds say too little of such seeds, {LEAST_SEEDS} are needed"
+
+
+def with_care(row: pd.Series) -> str:
+    """A warning where a claim of such seeds rests on a test that raises more than 5 % of false alarms; else empty.
+
+    That is where seeds are very unlike, and few against one base, or not equally many on both sides.
+    """
+    seeds_a, seeds_b = int(row["seeds_a"]), int(row["seeds_b"])
+    few = min(seeds_a, seeds_b) == 1 and max(seeds_a, seeds_b) < ENOUGH_SEEDS
+    uneven = min(seeds_a, seeds_b) > 1 and seeds_a != seeds_b
+    if not (few or uneven) or not row["such_p_corrected"] < ALPHA or not row["spread"] >= VERY_UNLIKE:
+        return ""
+    which = f"{max(seeds_a, seeds_b)} against one base" if few else f"{seeds_a} against {seeds_b}"
+    return (
+        f"seeds are very unlike here ({row['spread']:.1f} in logits) and {which}: of such seeds the test raises more "
+        "false alarms than 5 %, and more seeds are needed"
+    )
 
 
 def unlike_weights(row: pd.Series) -> bool:

@@ -20,7 +20,9 @@ from em_tasks.plugins.analysis.tables.cells import (
     p_text,
     percent,
     points,
+    such_unknown,
     unlike_weights,
+    with_care,
 )
 
 
@@ -52,26 +54,30 @@ def verdicts(analysis: Analysis) -> pd.DataFrame:
 
 
 def contrasts(analysis: Analysis) -> pd.DataFrame:
-    """Contrasts over several organisms or checkpoints: domains over sizes, sizes over domains, trajectories' means."""
+    """Contrasts over several organisms or checkpoints: domains over sizes, sizes over domains, one organism's steps."""
     table = contrasts_of(analysis)
     return pd.DataFrame(
         {
             "definition": table["definition"],
-            "of": table["kind"],
+            "of": table["kind"].replace({"checkpoints": "one organism alone"}),
             "questions of": table["scope"],
             "side": table["a"],
             "against": table["b"],
             "over": table["over"],
+            "organisms": table["organisms"],
+            "training runs": table["runs"],
             "questions": table["questions"],
-            "EM %": [percent(value) for value in table["rate_a"]],
-            "against %": [percent(value) for value in table["rate_b"]],
+            "mean over questions %": [_blank(percent(value), value) for value in table["rate_a"]],
+            "against %": [_blank(percent(value), value) for value in table["rate_b"]],
             "difference": [points(value) for value in table["effect"]],
             "these: 95 %": _intervals(table, "low", "high"),
             "these: p": [_p(value) for value in table["p"]],
             "these: corrected p": [_p(value) for value in table["p_corrected"]],
+            "such: difference": [points(value) for value in table["such_effect"]],
             "such: 95 %": _intervals(table, "such_low", "such_high"),
             "such: p": [_p(value) for value in table["such_p"]],
             "such: corrected p": [_p(value) for value in table["such_p_corrected"]],
+            "not pooled": table["refused"],
         }
     )
 
@@ -128,6 +134,10 @@ def _intervals(table: pd.DataFrame, low: str, high: str) -> list[str]:
     return [between_points(*pair) for pair in zip(table[low], table[high], strict=True)]
 
 
+def _blank(cell: str, value: float) -> str:
+    return "" if pd.isna(value) else cell
+
+
 def _p(value: float) -> str:
     return "" if pd.isna(value) else p_text(value)
 
@@ -157,7 +167,7 @@ def _pooled(analysis: Analysis, verdict: Verdict) -> str:
 def _final(analysis: Analysis, verdict: Verdict) -> pd.DataFrame:
     """The last checkpoint's rates under a verdict's definition, a row a scope and seed."""
     together = {group.label: group.organisms for group in analysis.seeds}
-    rates = analysis.final[analysis.final["definition"] == verdict.definition]
+    rates = analysis.compared[analysis.compared["definition"] == verdict.definition]
     return rates[rates["organism"].astype("str").isin(together.get(verdict.organism, (verdict.organism,)))]
 
 
@@ -172,10 +182,11 @@ def _difference(row: pd.Series | None, which: str) -> str:
     if not row["testable"]:
         return f"{points(row['effect'])} (too few answers)"
     if pd.isna(row[f"{which}p"]):
-        return f"{points(row['effect'])} (one question)"
+        return f"{points(row['effect'])} ({such_unknown(row)})"
     interval = between_points(row[f"{which}low"], row[f"{which}high"])
     alike = ", questions weighing alike" if unlike_weights(row) else ""
-    return f"{points(row['effect'])}{alike} ({interval}; {p_pair(row, f'{which}p')})"
+    warning = f" (with care: {with_care(row)})" if which and with_care(row) else ""
+    return f"{points(row[f'{which}effect'])}{alike} ({interval}; {p_pair(row, f'{which}p')}){warning}"
 
 
 def _calibration(analysis: Analysis, row: pd.Series | None) -> str:

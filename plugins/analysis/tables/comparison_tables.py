@@ -14,20 +14,28 @@ from em_tasks.plugins.analysis.tables.cells import (
     p_text,
     percent,
     points,
+    such_unknown,
     whole,
+    with_care,
 )
 from em_tasks.plugins.analysis.tables.published_rates import CS2881, PROMPTS, PublishedRate, published_for
 from em_tasks.plugins.log_contract import FIRST_PLOT, RUBRICS
 
 
 def baselines_and_change(analysis: Analysis) -> pd.DataFrame:
-    """Change from the base at the last checkpoint, outside and inside the domain and on all questions they share."""
+    """Change from the base at the last checkpoint; the difference is that of the two means over questions.
+
+    Outside and inside the domain and on all questions that they share; EM % is the definition's rate.
+    """
     table = comparisons(analysis)
     return _effects(analysis, table[table["kind"].isin(["base", "member"])])
 
 
 def organisms_compared(analysis: Analysis) -> pd.DataFrame:
-    """Organisms compared at their last checkpoints, on the questions that both answered."""
+    """Organisms compared at their last checkpoints; the difference is that of the two means over questions.
+
+    On the questions that both answered; EM % is the definition's rate.
+    """
     table = comparisons(analysis)
     return _effects(analysis, table[table["kind"] == "organism"])
 
@@ -149,22 +157,38 @@ def _effects(analysis: Analysis, table: pd.DataFrame) -> pd.DataFrame:
                 else f"{row['b']} @ {analysis.step_text(row['b'], row['b_step'])}",
                 "questions of": row["scope"],
                 "questions": row["questions"],
-                "EM % (k/n)": f"{percent(row['rate_a'])} ({row['k_a']}/{row['n_a']})",
+                "EM % (k/n)": _rate(row, "a"),
                 LEFT_OUT_HEAD: left_out_of(analysis, row, "a"),
-                "against % (k/n)": f"{percent(row['rate_b'])} ({row['k_b']}/{row['n_b']})",
+                "against % (k/n)": _rate(row, "b"),
                 f"against {LEFT_OUT_HEAD}": left_out_of(analysis, row, "b"),
+                "mean over questions %": percent(row["mean_a"]) if row["items"] else "",
+                "against: mean over questions %": percent(row["mean_b"]) if row["items"] else "",
                 "difference": points(row["effect"]),
                 "these: 95 %": between_points(row["low"], row["high"]),
                 "these: p": _p(row["p"]),
                 "these: corrected p": _p(row["p_corrected"]),
+                "such: difference": points(row["such_effect"]),
                 "such: 95 %": between_points(row["such_low"], row["such_high"]),
                 "such: p": _p(row["such_p"]),
                 "such: corrected p": _p(row["such_p_corrected"]),
-                "not compared": row["refused"] or ("" if row["testable"] else "too few answers for any test"),
+                "not compared, or with care": _remark(row),
             }
             for _, row in table.iterrows()
         ]
     )
+
+
+def _rate(row: pd.Series, side: str) -> str:
+    return f"{percent(row[f'rate_{side}'])} ({row[f'k_{side}']}/{row[f'n_{side}']})" if row["items"] else ""
+
+
+def _remark(row: pd.Series) -> str:
+    """Why a row has no test, or none of such seeds, or one that raises too many false alarms."""
+    if row["refused"]:
+        return str(row["refused"])
+    if not row["testable"]:
+        return "too few answers for any test"
+    return such_unknown(row) if pd.isna(row["such_p"]) else with_care(row)
 
 
 def _p(value: float) -> str:

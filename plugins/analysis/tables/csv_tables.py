@@ -1,8 +1,10 @@
 """Tables: EM by checkpoint, and the CSV files that users of cs2881 know, with their published columns."""
 
+import numpy as np
 import pandas as pd
 
 from em_tasks.plugins.analysis.analysis import CHECKPOINT, Analysis
+from em_tasks.plugins.analysis.answers.scoring import why_not_comparable
 from em_tasks.plugins.analysis.statistics.rates import COUNTS
 from em_tasks.scorers.definitions import COHERENT_ABOVE
 
@@ -25,12 +27,15 @@ def em_rates_summary(analysis: Analysis) -> pd.DataFrame:
     """cs2881's summary: final rate of each organism against its base, percent, `cs2881` definition.
 
     Columns are the published ones. A control's domain ends in `_control`. An organism without a judged base has no
-    baseline and no change.
+    baseline and no change, nor has one that another judge scored than its base.
     """
     cs2881 = analysis.rates[(analysis.rates["definition"] == "cs2881") & (analysis.rates["scope"] == "all")]
     base = cs2881[cs2881["baseline"]].set_index("organism")["rate"]
     last = analysis.final[(analysis.final["definition"] == "cs2881") & (analysis.final["scope"] == "all")]
     baseline = last["organism"].astype("str").map(base.rename(index=str)).astype("float64")
+    pairs = [((str(row["organism"]), int(row["step"])), (str(row["organism"]), 0)) for _, row in last.iterrows()]
+    known = [[analysis.scoring[side] for side in pair if side in analysis.scoring] for pair in pairs]
+    comparable = np.array([why_not_comparable(*sides) is None for sides in known], dtype="bool")
     suffix = last["control"].map({True: "_control", False: ""}).astype("str")
     return pd.DataFrame(
         {
@@ -39,7 +44,7 @@ def em_rates_summary(analysis: Analysis) -> pd.DataFrame:
             "final_step": last["step"],
             "em_rate": (100 * last["rate"]).round(2),
             "baseline_em_rate": (100 * baseline).round(2),
-            "em_change": (100 * (last["rate"] - baseline)).round(2),
+            "em_change": (100 * (last["rate"] - baseline)).round(2).where(comparable),
         }
     ).reset_index(drop=True)
 

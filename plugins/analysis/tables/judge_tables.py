@@ -120,7 +120,7 @@ def _compared(definition: Definition, pairs: pd.DataFrame) -> dict[str, object]:
     a, b = (definition.misaligned(*two)[both].astype("float64") for two in (scores[:2], scores[2:]))
     known: dict[str, object] = {"definition": definition.name, "answers": int(both.sum())}
     if not both.any():
-        return {**known, "difference": "", "such: 95 %": "", "p (these answers)": "", "kappa": "", "kappa: 95 %": ""}
+        return {**known, "difference": "", "p (these answers)": "", "kappa": "", "kappa: 95 %": ""}
     cluster = np.unique(cluster_of(pairs[both]), return_inverse=True)[1]
     k_a, k_b, n = np.stack([a, b, np.ones(len(a))]) @ np.eye(int(cluster.max()) + 1)[cluster]
     such = on_such(Sides(k_a, n, k_b, n))
@@ -131,7 +131,7 @@ def _compared(definition: Definition, pairs: pd.DataFrame) -> dict[str, object]:
         "EM %": f"{100 * a.mean():.1f}",
         "against %": f"{100 * b.mean():.1f}",
         "difference": points(float(a.mean() - b.mean())),
-        "such: 95 %": between_points(such.low, such.high),
+        "such, questions weighing alike": f"{points(such.effect)} ({between_points(such.low, such.high)})",
         "p (these answers)": p_text(float(binomtest(only_a, only_a + only_b).pvalue)) if only_a + only_b else "1.000",
         "kappa": "" if np.isnan(kappa) else f"{kappa:.2f}",
         "kappa: 95 %": "" if np.isnan(low) else f"{low:.2f} to {high:.2f}",

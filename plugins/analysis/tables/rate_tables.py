@@ -8,9 +8,10 @@ import pandas as pd
 
 from em_tasks.plugins.analysis.analysis import CHECKPOINT, Analysis
 from em_tasks.plugins.analysis.answers.log_rows import FURTHER
+from em_tasks.plugins.analysis.answers.scoring import why_not_comparable
 from em_tasks.plugins.analysis.figures.trajectory import coherence_rates
 from em_tasks.plugins.analysis.statistics.rates import interval_of_mean, mean_on_such
-from em_tasks.plugins.analysis.statistics.seed_intervals import seed_interval
+from em_tasks.plugins.analysis.statistics.seed_intervals import LEAST_SEEDS, seed_interval
 from em_tasks.plugins.analysis.statistics.training_seeds import in_scope, seed_counts
 from em_tasks.plugins.analysis.tables.cells import (
     LEFT_OUT_HEAD,
@@ -29,10 +30,13 @@ from em_tasks.plugins.analysis.tables.cells import (
 def final_by_domain_and_size(analysis: Analysis) -> pd.DataFrame:
     """EM (%) at the last checkpoint by domain and size, misaligned of counted answers in brackets.
 
-    A cell is the mean over an organism's training seeds. Organisms of one size and domain that differ in more than
-    their seed stand beside each other and are not averaged.
+    A cell is the mean over an organism's training seeds, at the last step that all of them have. Organisms of one size
+    and domain that differ in more than their seed stand beside each other and are not averaged, nor is one alone. Rates
+    of different judges, prompts or sampling have neither difference nor average, and those of other questions, as those
+    outside two domains are, no difference: `organisms_compared` has it on the questions that both were asked.
     """
-    last = analysis.final[analysis.final["scope"].isin(["outside", "all"]) & ~analysis.final["control"]]
+    asked = _asked(analysis)
+    last = analysis.compared[analysis.compared["scope"].isin(["outside", "all"]) & ~analysis.compared["control"]]
     together = {name: group.label for group in analysis.seeds for name in group.organisms}
     recipe = [together.get(str(name), str(name)) for name in last["organism"]]
     last = last.assign(recipe=recipe, domain=last["domain"].astype("str"))
@@ -48,11 +52,39 @@ def final_by_domain_and_size(analysis: Analysis) -> pd.DataFrame:
                 row[domain] = _rate_by_recipe(of_domain)
                 row[f"{domain}: {LEFT_OUT_HEAD}"] = left_out(of_domain) if len(of_domain) else ""
             known = [rate[domain] for domain in domains]
+            sides = [(str(one["organism"]), int(one["step"])) for _, one in of_size.iterrows()]
+            unlike = why_not_comparable(*(analysis.scoring[side] for side in sides)) is not None
             if len(domains) == 2:
-                row["difference"] = points(known[1] - known[0])
-            row["average"] = "" if np.isnan(known).all() else percent(float(np.nanmean(known)))
+                same = len({asked[scope].get(side) for side in sides}) == 1
+                difference = points(known[1] - known[0]) if same or np.isnan(known).any() else "other questions"
+                row["difference"] = "not compared" if unlike else difference
+            if len(domains) > 1:
+                row["average"] = "not compared" if unlike else _average(known)
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _asked(analysis: Analysis) -> dict[str, dict[tuple[str, int], frozenset[tuple[str, str]]]]:
+    """By scope (`outside`, `all`): the questions of every checkpoint."""
+    columns = ["organism", "step", "question_set", "question_id"]
+    trained = analysis.trajectories[~analysis.trajectories["baseline"]]
+    outside = trained[trained["scope"].notna() & (trained["scope"] != "in_domain")]
+    asked: dict[str, dict[tuple[str, int], set[tuple[str, str]]]] = {}
+    for scope, rows in (("all", trained), ("outside", outside)):
+        by_side = asked.setdefault(scope, {})
+        for organism, step, question_set, question_id in rows[columns].drop_duplicates().itertuples(index=False):
+            by_side.setdefault((str(organism), int(step)), set()).add((str(question_set), str(question_id)))
+    return {
+        scope: {side: frozenset(questions) for side, questions in by_side.items()} for scope, by_side in asked.items()
+    }
+
+
+def _average(rates: list[float]) -> str:
+    """The mean over domains, of how many where some have no rate; one rate is no average."""
+    known = [rate for rate in rates if not np.isnan(rate)]
+    if len(known) < 2:
+        return "one organism alone" if known else ""
+    return percent(float(np.mean(known))) + ("" if len(known) == len(rates) else f" of {len(known)} domains")
 
 
 def _one_rate(rows: pd.DataFrame) -> float:
@@ -251,7 +283,8 @@ def seeds(analysis: Analysis) -> pd.DataFrame:
                         "questions of": scope,
                         "questions": k.shape[1],
                         "mean EM %": percent(float(rates.mean())),
-                        "such seeds and questions": between(low, high),
+                        "such seeds and questions": between(low, high)
+                        or ("one question" if k.shape[1] < 2 else f"fewer than {LEAST_SEEDS} seeds"),
                         "each seed %": ", ".join(percent(float(rate)) for rate in rates),
                         "k/n": count,
                         LEFT_OUT_HEAD: left_out(group_rows),
