@@ -14,8 +14,9 @@ from em_tasks.plugins.analysis.report.summary import in_short
 from em_tasks.plugins.analysis.tables.cells import with_care
 from em_tasks.plugins.analysis.tables.claim_tables import contrasts as contrast_table
 from em_tasks.plugins.analysis.tables.comparison_tables import baselines_and_change, organisms_compared
+from em_tasks.plugins.analysis.tables.condition_tables import conditions
 from em_tasks.plugins.analysis.tables.csv_tables import em_rates_summary
-from em_tasks.plugins.analysis.tables.rate_tables import final_by_domain_and_size, seeds
+from em_tasks.plugins.analysis.tables.rate_tables import final_by_domain_and_size, further_scores, seeds
 from tests.support.analysis_logs import answers, base_log, checkpoint_log
 
 BAD, GOOD, INCOHERENT = (10, 90), (90, 90), (10, 20)
@@ -321,3 +322,33 @@ def test_rates_of_other_questions_have_no_difference_in_the_table_of_domains(tmp
     assert set(table.loc["L", "average"]) == {"not compared"}
     assert set(table.loc["X", "average"]) == {"one organism alone"}
     assert set(table.loc["S", "average"]) == {"83.3 of 2 domains", "75.0 of 2 domains"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"judge": "judge-b"}, "not compared: different judges scored them (judge-a, judge-b)"),
+        ({"step": 20}, "not compared: step 10 was the last that was asked without it"),
+    ],
+)
+def test_what_a_condition_changes_is_not_told_across_judges_or_steps(tmp_path, changes, reason):
+    for condition, given in ((None, {}), ("json", changes)):
+        checkpoint_log(tmp_path, answers([BAD] * 2, 4, "g"), condition=condition, name=f"a{condition}", **given)
+        base_log(tmp_path, answers([GOOD] * 2, 4, "g"), condition=condition, name=f"b{condition}")
+    table = conditions(read(tmp_path)).set_index("condition")
+    assert table.loc["json", ["changed by", "on these questions", "on such questions"]].tolist() == [reason, "", ""]
+
+
+def test_another_rubrics_change_from_a_base_that_another_judge_scored_is_not_told(tmp_path):
+    for write, judge in ((checkpoint_log, "judge-a"), (base_log, "judge-b")):
+        write(tmp_path, answers([BAD], 2), further={"kind": {"m0": [2.0], "m1": [3.0]}}, judge=judge)
+    table = further_scores(read(tmp_path)).set_index("kind")
+    assert table.loc["medical", ["change from base", "95 % interval of the change"]].tolist() == ["not compared", ""]
+
+
+def test_the_seeds_interval_stands_beside_the_mean_that_it_is_of(tmp_path):
+    for seed in range(3):
+        log = {**answers(rows_of(3 + seed, 6), 4, "g"), "g9": [BAD]}
+        checkpoint_log(tmp_path, log, organism=f"med-seed{seed}", training_seed=seed)
+    row = seeds(read(tmp_path)).iloc[0]
+    assert (row["mean EM %"], row["mean over questions %"]) == ("68.0", "73.3")

@@ -259,9 +259,10 @@ def _such(grid: CountGrid, a: Recipe, b: Recipe, shared: NDArray[np.bool_], alph
 
 def _spread(grid: CountGrid, recipes_compared: Sequence[Recipe], shared: NDArray[np.bool_]) -> float:
     """The larger of what the sides' seeds differ by; NaN where none has several, or one question is shared."""
-    if len(set(grid.clusters(shared).tolist())) < 2:
+    several = [side for side in recipes_compared if len(side.sides) > 1]
+    if not several or len(set(grid.clusters(shared).tolist())) < 2:
         return float("nan")
-    spreads = [seed_spread(*grid.by_question(side.sides, shared)) for side in recipes_compared if len(side.sides) > 1]
+    spreads = [seed_spread(*grid.by_question(side.sides, shared)) for side in several]
     return max((spread for spread in spreads if not np.isnan(spread)), default=float("nan"))
 
 

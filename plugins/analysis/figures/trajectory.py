@@ -14,7 +14,7 @@ from em_tasks.plugins.analysis.answers.log_rows import FURTHER
 from em_tasks.plugins.analysis.figures import style
 from em_tasks.plugins.analysis.figures.drawn import drawn_scope
 from em_tasks.plugins.analysis.statistics.rates import mean_on_such
-from em_tasks.plugins.analysis.statistics.seed_intervals import seed_interval
+from em_tasks.plugins.analysis.statistics.seed_intervals import LEAST_SEEDS, seed_interval
 from em_tasks.plugins.analysis.statistics.training_seeds import in_scope, seed_counts
 from em_tasks.scorers.definitions import COHERENT_ABOVE
 from em_tasks.scorers.intervals import wilson_of
@@ -36,7 +36,7 @@ def em_trajectories(analysis: Analysis) -> Figure | None:
     if analysis.seeds:
         caption += (
             " Thin lines are single training seeds; the thick line is their mean at the steps that all of them have, "
-            "its bars 95 % intervals over seeds and questions."
+            f"over questions, its bars 95 % intervals over seeds (from {LEAST_SEEDS} on) and questions."
         )
     return _grid(analysis, panels, f"EM rate over training, {questions}", "EM rate (%)", caption)
 

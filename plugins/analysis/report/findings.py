@@ -268,15 +268,18 @@ def _pairs(analysis: Analysis, lead: str) -> Iterator[Finding]:
     if len(tested):
         yield _tested_pairs(tested, where, lead)
     reasons = {reason: [" and ".join(pair) for pair in pairs] for reason, pairs in unpaired(analysis).items()}
-    by_pair = {(row["a"], row["b"], row["scope"]): row for _, row in rows.iterrows()}
+    refused = {
+        (a, b, of_scope): str(reason)
+        for a, b, of_scope, reason in rows[["a", "b", "scope", "refused"]].itertuples(index=False)
+    }
     done = set(zip(tested["a"], tested["b"], strict=True))
-    for a, b in dict.fromkeys((a, b) for a, b, _ in by_pair if (a, b) not in done):
-        row = by_pair.get((a, b, scope))
-        if row is not None:
-            reason = row["refused"] or "too few answers for any test"
-        elif scope == "outside" and not (reason := by_pair[a, b, "all"]["refused"]):
-            reason = "outside both domains no question has counted answers of both; their table has all questions"
-        reasons.setdefault(str(reason), []).append(f"{a} and {b}")
+    for a, b in dict.fromkeys((a, b) for a, b, _ in refused if (a, b) not in done):
+        if (a, b, scope) in refused:
+            reason = refused[a, b, scope] or "too few answers for any test"
+        else:
+            nowhere = "outside both domains no question has counted answers of both; their table has all questions"
+            reason = refused[a, b, "all"] or nowhere
+        reasons.setdefault(reason, []).append(f"{a} and {b}")
     for reason, names in reasons.items():
         yield Finding("all", "differ", "unknown", f"Not compared: {listed(names, 4)}: {reason}.", lead)
 

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.answers.scoring import why_not_comparable
 from em_tasks.plugins.analysis.statistics.differences import Difference
 from em_tasks.plugins.analysis.statistics.interactions import interaction_on_such, interaction_on_these, misaligned_at
 from em_tasks.plugins.analysis.tables.cells import between_points, p_text, percent, points
@@ -53,7 +54,10 @@ def _rows(
             "Misalign@k": _misalign(organism),
         }
         shared = _shared(sides[condition], sides.get(NONE)) if condition != NONE else None
-        these, such = (("", ""), ("", "")) if shared is None else _changes(*shared)
+        these, such = ("", ""), ("", "")
+        if shared is not None:
+            refused = _refused(analysis, by_condition[condition], by_condition[NONE], organism, sides[NONE][0])
+            these, such = ((refused, ""), ("", "")) if refused else _changes(*shared)
         row |= {"changed by": these[0], "on these questions": these[1], "on such questions": such[1]}
         rows.append(row)
     return rows
@@ -70,6 +74,16 @@ def _sides(counts: pd.DataFrame, organism: str) -> tuple[pd.DataFrame, pd.DataFr
     return last.set_index(["question_set", "question_id"]), organism_counts[organism_counts["step"] == 0].set_index(
         ["question_set", "question_id"]
     )
+
+
+def _refused(analysis: Analysis, organism: str, bare: str, under: pd.DataFrame, without: pd.DataFrame) -> str:
+    """Why the change by a condition cannot be told; empty where it can."""
+    steps = int(under["step"].iloc[0]), int(without["step"].iloc[0])
+    if steps[0] != steps[1]:
+        return f"not compared: step {steps[1]} was the last that was asked without it"
+    sides = [(name, step) for name in (organism, bare) for step in (steps[0], 0)]
+    reason = why_not_comparable(*(analysis.scoring[side] for side in sides))
+    return f"not compared: {reason}" if reason else ""
 
 
 def _rate(side: pd.DataFrame) -> str:

@@ -210,7 +210,9 @@ def further_scores(analysis: Analysis) -> pd.DataFrame | None:
                     continue
                 changes = (of_step.groupby("question")[FURTHER + name].mean() - theirs).dropna()
                 change, least, most = interval_of_mean(changes.to_numpy(np.float64))
-                compared = len(changes) > 0 and not of_step["baseline"].all()
+                sides = [analysis.scoring[str(organism), at] for at in (int(step), 0) if len(base)]
+                alike = not sides or why_not_comparable(*sides) is None
+                compared = len(changes) > 0 and not of_step["baseline"].all() and alike
                 rows.append(
                     {
                         "score": name,
@@ -220,7 +222,7 @@ def further_scores(analysis: Analysis) -> pd.DataFrame | None:
                         "step": analysis.step_text(str(organism), int(step)),
                         "mean": _number(mean),
                         "95 % interval": _range(low, high, scale),
-                        "change from base": _number(change, "+") if compared else "",
+                        "change from base": _number(change, "+") if compared else "" if alike else "not compared",
                         "95 % interval of the change": _range(least, most, None, "+") if compared else "",
                         "scored": f"{n} of {len(of_step)}",
                     }
@@ -258,7 +260,7 @@ def unscored(analysis: Analysis) -> pd.DataFrame:
 
 
 def seeds(analysis: Analysis) -> pd.DataFrame:
-    """Training seeds: mean EM (%) of organisms trained alike, 95 % interval of such seeds on such questions."""
+    """Training seeds: mean EM (%) of organisms trained alike; 95 % interval of the mean over questions and seeds."""
     rows, per_question = [], {definition.name for definition in analysis.definitions if definition.per_question}
     for name, scope in ((name, scope) for name in analysis.main for scope in ("outside", "all")):
         counts = in_scope(analysis.question_counts[name], scope)
@@ -283,6 +285,7 @@ def seeds(analysis: Analysis) -> pd.DataFrame:
                         "questions of": scope,
                         "questions": k.shape[1],
                         "mean EM %": percent(float(rates.mean())),
+                        "mean over questions %": percent(float((k / n).mean())),
                         "such seeds and questions": between(low, high)
                         or ("one question" if k.shape[1] < 2 else f"fewer than {LEAST_SEEDS} seeds"),
                         "each seed %": ", ".join(percent(float(rate)) for rate in rates),
