@@ -43,8 +43,8 @@ ALARMS = 4
 SPREADS = (0.0, 1.0)
 """Of training seeds, in logits, besides `SEED_SPREAD`: all alike, and 27 to 73 % about a half."""
 
-UNEVEN = ((2, 1), (2, 2), (2, 5), (3, 5), (5, 3))
-"""Seeds of two sides that are not equally many, or two; 1 is a base."""
+UNEVEN = ((2, 1), (2, 2), (2, 5), (3, 5), (5, 3), (3, 3), (5, 5))
+"""Seeds of two sides; 1 is a base."""
 
 UNLIKE = ((SEED_SPREAD, SEED_SPREAD), (1.0, 1.0), (1.0, SEED_SPREAD))
 """Spreads of the seeds of those two sides."""

@@ -27,7 +27,7 @@ def row(**changes):
         "low": 0.05, "high": 0.35, "p": 0.004, "p_corrected": 0.012, "such_p": 0.1, "such_low": -0.04,
         "such_high": 0.44, "such_p_corrected": 0.2, "missing_a": 0, "missing_b": 0, "least": 0.1, "most": 0.3,
         "items": 8, "questions": 4, "samples_needed": 30.0, "such_effect": 0.2, "seeds_a": 1, "seeds_b": 1,
-        "spread": NAN,
+        "spread_a": NAN, "spread_b": NAN,
     }  # fmt: skip
     return pd.Series(given | changes)
 

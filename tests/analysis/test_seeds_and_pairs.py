@@ -253,16 +253,17 @@ def test_a_claim_of_few_very_unlike_seeds_carries_its_warning(tmp_path):
     analysis = read(tmp_path)
     (sentence,) = said(analysis, "emerged")
     assert "With care: seeds are very unlike here (" in sentence
-    assert " in logits) and 3 against one base: of such seeds the test raises more false alarms than 5 %" in sentence
-    known = {"seeds_a": 3, "seeds_b": 1, "spread": 0.9, "such_p_corrected": 0.01}
+    assert " in logits), 3 against one base: of such seeds the test raises more false alarms than 5 %" in sentence
+    known = {"seeds_a": 3, "seeds_b": 1, "spread_a": 0.9, "spread_b": np.nan, "such_p_corrected": 0.01}
     for changes, warned in (
         ({}, True),
-        ({"spread": 0.6}, False),
+        ({"spread_a": 0.6}, False),
         ({"seeds_a": 5}, False),
-        ({"seeds_a": 5, "seeds_b": 3}, True),
-        ({"seeds_b": 3}, False),
+        ({"seeds_a": 5, "seeds_b": 3, "spread_b": 0.9}, True),
+        ({"seeds_b": 3, "spread_b": 0.9}, False),
+        ({"seeds_b": 3, "spread_b": 0.4}, True),
         ({"such_p_corrected": 0.2}, False),
-        ({"spread": np.nan}, False),
+        ({"spread_a": np.nan}, False),
     ):
         assert bool(with_care(pd.Series(known | changes))) == warned, changes
 

@@ -74,7 +74,7 @@ class Comparison:
         least: The effect were all of them as unfavourable to it as they can be; `most` the other way.
         equal: Whether it is shown to be smaller than the smallest effect of interest on these questions;
             `such_equal` on such questions, of several seeds only where the 95 % interval lies within it too.
-        spread: Of sides of several seeds the larger standard deviation in logits of what their seeds differ by.
+        spread_a: Standard deviation in logits of what side a's seeds differ by; NaN where it has not several.
         refused: Why the sides must not be compared; empty where they may. All numbers of the test are NaN then.
         testable: Whether any answers at all, on these questions and of this number, could give a p-value below 5 %.
         samples_needed: Answers a question that would settle this difference on these questions (80 % power).
@@ -114,7 +114,8 @@ class Comparison:
     most: float = float("nan")
     equal: bool = False
     such_equal: bool = False
-    spread: float = float("nan")
+    spread_a: float = float("nan")
+    spread_b: float = float("nan")
     refused: str = ""
     testable: bool = True
     samples_needed: float = float("nan")
@@ -203,7 +204,8 @@ def compare(
     known: dict[str, Any] = {
         **vars(about), **numbers, "items": int(shared.sum()), "questions": len(set(grid.clusters(shared).tolist())),
         "k_a": int(both.k_a.sum()), "n_a": int(both.n_a.sum()), "k_b": int(both.k_b.sum()), "n_b": int(both.n_b.sum()),
-        "rate_a": rate_a, "rate_b": rate_b, "mean_a": mean_a, "mean_b": mean_b, "spread": _spread(grid, (a, b), shared),
+        "rate_a": rate_a, "rate_b": rate_b, "mean_a": mean_a, "mean_b": mean_b,
+        "spread_a": _spread(grid, a, shared), "spread_b": _spread(grid, b, shared),
     }  # fmt: skip
     if refused := why_not_comparable(*(scoring[side] for side in sides if side in scoring)):
         return Comparison(**{**known, "refused": refused})
@@ -257,13 +259,11 @@ def _such(grid: CountGrid, a: Recipe, b: Recipe, shared: NDArray[np.bool_], alph
     return difference
 
 
-def _spread(grid: CountGrid, recipes_compared: Sequence[Recipe], shared: NDArray[np.bool_]) -> float:
-    """The larger of what the sides' seeds differ by; NaN where none has several, or one question is shared."""
-    several = [side for side in recipes_compared if len(side.sides) > 1]
-    if not several or len(set(grid.clusters(shared).tolist())) < 2:
+def _spread(grid: CountGrid, side: Recipe, shared: NDArray[np.bool_]) -> float:
+    """What a side's seeds differ by in logits; NaN where it has not several, or one question is shared."""
+    if len(side.sides) < 2 or len(set(grid.clusters(shared).tolist())) < 2:
         return float("nan")
-    spreads = [seed_spread(*grid.by_question(side.sides, shared)) for side in several]
-    return max((spread for spread in spreads if not np.isnan(spread)), default=float("nan"))
+    return seed_spread(*grid.by_question(side.sides, shared))
 
 
 def _missing(grid: CountGrid, a: Recipe, b: Recipe, within: NDArray[np.bool_]) -> dict[str, float]:

@@ -148,17 +148,22 @@ def such_unknown(row: pd.Series) -> str:
 def with_care(row: pd.Series) -> str:
     """A warning where a claim of such seeds rests on a test that raises more than 5 % of false alarms; else empty.
 
-    That is where seeds are very unlike, and few against one base, or not equally many on both sides.
+    That is where seeds are very unlike, and few against one base, or not equally many or equally unlike on both sides.
     """
     seeds_a, seeds_b = int(row["seeds_a"]), int(row["seeds_b"])
-    few = min(seeds_a, seeds_b) == 1 and max(seeds_a, seeds_b) < ENOUGH_SEEDS
-    uneven = min(seeds_a, seeds_b) > 1 and seeds_a != seeds_b
-    if not (few or uneven) or not row["such_p_corrected"] < ALPHA or not row["spread"] >= VERY_UNLIKE:
+    spreads = sorted(row[["spread_a", "spread_b"]].astype("float64").dropna())
+    if not row["such_p_corrected"] < ALPHA or not spreads or spreads[-1] < VERY_UNLIKE:
         return ""
-    which = f"{max(seeds_a, seeds_b)} against one base" if few else f"{seeds_a} against {seeds_b}"
+    if min(seeds_a, seeds_b) == 1:
+        which = f"{max(seeds_a, seeds_b)} against one base" if max(seeds_a, seeds_b) < ENOUGH_SEEDS else ""
+    else:
+        which = f"{seeds_a} against {seeds_b}" if seeds_a != seeds_b else ""
+        which = which or (f"those of the other side less so ({spreads[0]:.1f})" if 2 * spreads[0] < spreads[-1] else "")
+    if not which:
+        return ""
     return (
-        f"seeds are very unlike here ({row['spread']:.1f} in logits) and {which}: of such seeds the test raises more "
-        "false alarms than 5 %, and more seeds are needed"
+        f"seeds are very unlike here ({spreads[-1]:.1f} in logits), {which}: of such seeds the test raises more false "
+        "alarms than 5 %, and more seeds are needed"
     )
 
 
