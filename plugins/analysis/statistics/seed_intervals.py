@@ -6,9 +6,9 @@ where rates of seeds lie evenly about their mean.
 
 A difference has two errors: seeds differ from each other, and questions in what the sides differ by, of which what one
 question's answers vary by from seed to seed is no part. Its interval joins those of both sides (MOVER; Zou and Donner
-2008), and the p-value is the level at which it reaches 0. Towards 0 it reaches at least most of what the seeds' error
-alone would in rates: where seeds are very unlike, their logits say too much. Where a side has hardly a misaligned
-answer the test is never surer than that of these seeds on these questions.
+2008), and the p-value is the level at which it reaches 0. Of two recipes it reaches towards 0 at least most of what the
+seeds' error alone would in rates: where seeds are very unlike, their logits say too much. Where a side has hardly a
+misaligned answer the test is never surer than that of these seeds on these questions.
 """
 
 from collections.abc import Callable
@@ -39,16 +39,15 @@ SMALLEST = 1e-14
 HALVINGS = 60
 
 IN_RATES = 0.85
-"""How much of the seeds' variance counts as one of rates, towards 0; chosen by benchmarks/coverage.py."""
+"""How much of two recipes' seeds' variance counts as one of rates, towards 0; chosen by benchmarks/coverage.py.
+
+Against a base it would cost nine of ten dense cells and not bring false alarms to 5 %."""
 
 LEAST_SEEDS = 3
 """With fewer nothing is claimed of such seeds: two have one degree of freedom (`benchmarks.coverage --only uneven`)."""
 
-ENOUGH_SEEDS = 5
-"""As many raise hardly more false alarms than 5 % against one base even where they are very unlike."""
-
 VERY_UNLIKE = 0.7
-"""Standard deviation of seeds, in logits, from which on tests over few of them raise more false alarms than 5 %."""
+"""Standard deviation of seeds, in logits, from which on tests over them may raise more than 5 % of false alarms."""
 
 FEW = 10
 """With fewer misaligned answers on a side, or fewer good ones, t alone does not decide; benchmarks/coverage.py."""
@@ -159,6 +158,7 @@ def _reach(
     of_seeds = [1 / side.shape[1] if side.shape[1] > 1 else 0.0 for side in rates]
     a_seed = over_seeds / np.maximum(of_seeds[0] * slopes[0] + of_seeds[1] * slopes[1], TINY)
     a_question = over_questions / (slopes[0] + slopes[1])
+    in_rates = IN_RATES * over_seeds if min(of_seeds) > 0 else 0.0
     errors = [np.sqrt(share * a_seed + a_question) for share in of_seeds]
 
     def reach(level: Numbers | float) -> tuple[Numbers, Numbers]:
@@ -172,7 +172,7 @@ def _reach(
         )
         # In rates: near 0 and 1 so little is more than logits know.
         shortest = quantile * np.sqrt(least)
-        towards = quantile * np.sqrt(np.maximum(least, IN_RATES * over_seeds))
+        towards = quantile * np.sqrt(np.maximum(least, in_rates))
         down = np.maximum(np.hypot(below_a, above_b), np.where(effect < 0, shortest, towards))
         return down, np.maximum(np.hypot(above_a, below_b), np.where(effect > 0, shortest, towards))
 

@@ -10,7 +10,7 @@ from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.statistics.differences import ALPHA
 from em_tasks.plugins.analysis.statistics.power import SETTLED_BY_NOBODY
 from em_tasks.plugins.analysis.statistics.rates import LEFT_OUT
-from em_tasks.plugins.analysis.statistics.seed_intervals import ENOUGH_SEEDS, LEAST_SEEDS, VERY_UNLIKE
+from em_tasks.plugins.analysis.statistics.seed_intervals import LEAST_SEEDS, VERY_UNLIKE
 
 LEFT_OUT_HEAD = "u/r/i/t"
 """Head of the column that `left_out` fills."""
@@ -148,14 +148,14 @@ def such_unknown(row: pd.Series) -> str:
 def with_care(row: pd.Series) -> str:
     """A warning where a claim of such seeds rests on a test that raises more than 5 % of false alarms; else empty.
 
-    That is where seeds are very unlike, and few against one base, or not equally many or equally unlike on both sides.
+    That is where seeds are very unlike, and against one base, or not equally many or equally unlike on both sides.
     """
     seeds_a, seeds_b = int(row["seeds_a"]), int(row["seeds_b"])
     spreads = sorted(row[["spread_a", "spread_b"]].astype("float64").dropna())
     if not row["such_p_corrected"] < ALPHA or not spreads or spreads[-1] < VERY_UNLIKE:
         return ""
     if min(seeds_a, seeds_b) == 1:
-        which = f"{max(seeds_a, seeds_b)} against one base" if max(seeds_a, seeds_b) < ENOUGH_SEEDS else ""
+        which = f"{max(seeds_a, seeds_b)} against one base"
     else:
         which = f"{seeds_a} against {seeds_b}" if seeds_a != seeds_b else ""
         which = which or (f"those of the other side less so ({spreads[0]:.1f})" if 2 * spreads[0] < spreads[-1] else "")
