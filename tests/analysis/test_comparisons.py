@@ -340,7 +340,7 @@ def test_organisms_without_a_base_are_untested_and_not_counted_as_not_shown(tmp_
     checkpoint_log(tmp_path, answers([BAD], 5))
     analysis = analyse([tmp_path])
     assert word(analysis) == ("untested", "untested")
-    assert "no answers of its base base-a are here" in sentences(analysis)
+    assert "no answers of the base base-a are here" in sentences(analysis)
     short = " ".join(in_short(analysis))
     assert "untested: med" in short
     assert "0 of" not in short

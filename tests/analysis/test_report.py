@@ -114,7 +114,7 @@ def test_real_models_carry_no_toy_warning(report):
         ({"step": 20, "judge": "judge-b"}, "Judges are mixed"),
         ({"organism": "med-2", "step": 30}, "med lacks 30; med-2 lacks 10"),
         ({"step": 20, "stop_reason": "max_tokens"}, "cut off at the token limit"),
-        ({"organism": "x", "base": "not recorded"}, "No baseline for x: its base is not recorded"),
+        ({"organism": "x", "base": "not recorded"}, "No baseline for x: the base is not recorded"),
     ],
 )
 def test_odd_inputs_are_named(tmp_path, second, note, no_drawing):

@@ -136,9 +136,9 @@ def test_organisms_without_a_common_question_are_named(tmp_path):
     analysis = read(tmp_path)
     (pair,) = said(analysis, "differ")
     assert pair.startswith("Not compared: fin and med: they were not asked a single question in common")
-    assert "med: untested under `betley`: its base was not asked the same questions." in said(analysis)
+    assert "med: untested under `betley`: the base was not asked the same questions." in said(analysis)
     change = baselines_and_change(analysis).set_index("of")
-    assert change.loc["med @ 10", "not compared, or with care"] == "its base was not asked the same questions"
+    assert change.loc["med @ 10", "not compared, or with care"] == "the base was not asked the same questions"
     assert change.loc["med @ 10", ["EM % (k/n)", "difference"]].tolist() == ["", ""]
     assert len(organisms_compared(analysis)) == 1
 
@@ -172,8 +172,8 @@ def test_pairs_that_share_nothing_that_is_recorded_are_named_with_the_reason(tmp
     assert "they share neither base (by its name) nor training" in otherwise
     assert "c and d" in otherwise or "d and c" in otherwise
     untested = " ".join(said(analysis, "emerged"))
-    assert "a: untested under `betley`: its base is not recorded; a map of `em import` can name it." in untested
-    assert "no answers of its base x are here (the bases here are X: one model must go by one name)." in untested
+    assert "a: untested under `betley`: the base is not recorded; a map of `em import` can name it." in untested
+    assert "no answers of the base x are here (the bases here are X: one model must go by one name)." in untested
 
 
 def test_two_judges_that_scored_equally_many_are_said_to_tie(tmp_path):

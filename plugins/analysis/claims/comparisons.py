@@ -391,14 +391,14 @@ def _no_base(analysis: Analysis, grid: CountGrid, recipe: Recipe) -> str:
 def missing_base(analysis: Analysis, base: str) -> str:
     """Why no base stands beside an organism, and what would mend it."""
     if base == NOT_RECORDED:
-        return "its base is not recorded; a map of `em import` can name it"
+        return "the base is not recorded; a map of `em import` can name it"
     bases = analysis.answers.loc[analysis.answers["organism"].isna(), "base"].astype("str").unique()
     if base in bases:
-        return "its base was not asked the same questions"
+        return "the base was not asked the same questions"
     others = (
         f" (the bases here are {', '.join(sorted(bases)[:4])}: one model must go by one name)" if len(bases) else ""
     )
-    return f"no answers of its base {base} are here{others}"
+    return f"no answers of the base {base} are here{others}"
 
 
 def _nothing_shared(analysis: Analysis, grid: CountGrid, a: Recipe, b: Recipe) -> str:
