@@ -95,6 +95,9 @@ def test_seeds_whose_last_steps_differ_are_compared_at_the_last_that_all_have(tm
     analysis = read(tmp_path)
     (row,) = comparisons(analysis).query("kind == 'base' and scope == 'outside'").to_dict("records")
     assert (row["a"], row["a_step"], row["rate_a"], row["n_a"]) == ("med (3 seeds)", 10, 0.25, 96)
+    assert any(
+        "such seeds of med (3 seeds) holds as far as other seeds differ by about" in x for x in oddities(analysis)
+    )
     (note,) = [note for note in oddities(analysis) if note.startswith("The last steps of med (3 seeds)")]
     assert "(med-seed0 20, med-seed1 20, med-seed2 10)" in note
     assert "is of step 10" in note
@@ -244,6 +247,7 @@ def test_two_seeds_claim_nothing_of_such_seeds_and_say_why(tmp_path):
     assert "broad on these seeds and questions, not shown on such seeds and questions" in sentence
     assert "two seeds say too little of such seeds, 3 are needed." in sentence
     assert set(seeds(analysis)["such seeds and questions"]) == {"fewer than 3 seeds"}
+    assert not any("such seeds" in note for note in oddities(analysis))
 
 
 def test_a_claim_of_very_unlike_seeds_carries_its_warning(tmp_path):

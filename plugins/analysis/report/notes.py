@@ -12,6 +12,7 @@ from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.answers.log_rows import NOT_ASKED
 from em_tasks.plugins.analysis.claims.comparisons import missing_base
 from em_tasks.plugins.analysis.report.notes_on_identity import what_differs
+from em_tasks.plugins.analysis.statistics.seed_intervals import LEAST_SEEDS
 from em_tasks.scorers.definitions import COHERENT_ABOVE
 
 
@@ -192,6 +193,11 @@ def _seeds(analysis: Analysis) -> list[str]:
         "would settle it."
         for group in analysis.seeds_apart
     ]
+    if several := [group.label for group in analysis.seeds if len(group.organisms) >= LEAST_SEEDS]:
+        notes.append(
+            f"What is said of such seeds of {listed(several)} holds as far as seeds differ by about as much as these. "
+            "Were they far more unlike, which so few cannot show, tests would raise more than 5 % of false alarms."
+        )
     for group in analysis.seeds:
         if len(set(group.last)) > 1:
             each = ", ".join(f"{name} {step}" for name, step in zip(group.organisms, group.last, strict=True))
