@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from em_tasks.grid.executors.on_ray import OnRay
-from em_tasks.grid.places import leave_sign, refuse_places
+from em_tasks.grid.places import gpu_memory, leave_sign, refuse_places
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.run.manifest import LOCK, MANIFEST, read_manifest
 from tests.support.grids import adapters, grid_file, run_grid
@@ -23,15 +23,29 @@ LONG = {"epochs": 2, "batch_size": 2, "first_epoch_checkpoints": 1}
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """Three nodes of one CPU each; the first is the head."""
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Three nodes of one CPU each; the first is the head. The driver's tool tells of a GPU that none of them has."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
 
-    small = {"num_cpus": 1, "object_store_memory": 10**8}
-    nodes = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
-    for _ in range(2):
-        nodes.add_node(**small)
+    tool = tmp_path_factory.mktemp("driver") / "nvidia-smi"
+    tool.write_text(
+        """#!/bin/sh
+        case "$*" in
+          *"=index --format"*) echo 0 ;;
+          *memory.total*) echo 80000 ;;
+          *) exit 1 ;;
+        esac
+        """
+    )
+    tool.chmod(0o755)
+    small = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 10**8}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
+        assert gpu_memory() == {"0": 80000 * 2**20}
+        nodes = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
+        for _ in range(2):
+            nodes.add_node(**small)
     yield nodes
     nodes.shutdown()
 
@@ -84,6 +98,7 @@ def test_node_killed_in_mid_unit_loses_nothing_and_the_result_is_the_serial_one(
         places = executor.places(sign)
         assert places is not None
         assert len(places) == executor.width == 3
+        assert [place.gpus for place in places] == [{}, {}, {}]
         refuse_places(places, tmp_path)
         killer = Killer(cluster, tmp_path / "ray" / "runs")
         killer.start()

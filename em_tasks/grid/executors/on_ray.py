@@ -58,13 +58,14 @@ class OnRay:
         """Every node that has a CPU or a GPU to give, as a task on it says."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        nodes = [
-            node["NodeID"] for node in self._ray.nodes() if node["Alive"] and {"CPU", "GPU"} & set(node["Resources"])
-        ]
+        nodes = [node for node in self._ray.nodes() if node["Alive"] and {"CPU", "GPU"} & set(node["Resources"])]
         look = self._ray.remote(num_cpus=0, max_calls=1)(_look_around)
-        there = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+        looks = []
+        for node in nodes:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            looks.append(look.options(scheduling_strategy=there).remote(sign, int(node["Resources"].get("GPU", 0))))
         try:
-            return list(self._ray.get([look.options(scheduling_strategy=each).remote(sign) for each in there]))
+            return list(self._ray.get(looks))
         except self._ray.exceptions.RayError as error:
             raise UserError(
                 "A node of the Ray cluster cannot run this project; every node needs it installed, at one version: "
@@ -123,13 +124,15 @@ class OnRay:
         self._ray.shutdown()
 
 
-def _look_around(sign: Path) -> Place:
-    """The node that this is, with the GPUs that Ray hides from a task that asked for none."""
+def _look_around(sign: Path, gpus: int) -> Place:
+    """The node that this is, with as many GPUs as Ray has there: a task that asked for none may see none, or all."""
     import ray
 
-    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    if not os.environ.get("CUDA_VISIBLE_DEVICES"):
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     place = look_around(sign)
-    return replace(place, name=f"{place.name} ({ray.util.get_node_ip_address()})")
+    name = f"{place.name} ({ray.util.get_node_ip_address()})"
+    return replace(place, name=name, gpus=dict(list(place.gpus.items())[:gpus]))
 
 
 def _refuse_silence(address: str) -> None:
