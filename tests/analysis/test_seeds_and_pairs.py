@@ -95,9 +95,7 @@ def test_seeds_whose_last_steps_differ_are_compared_at_the_last_that_all_have(tm
     analysis = read(tmp_path)
     (row,) = comparisons(analysis).query("kind == 'base' and scope == 'outside'").to_dict("records")
     assert (row["a"], row["a_step"], row["rate_a"], row["n_a"]) == ("med (3 seeds)", 10, 0.25, 96)
-    assert any(
-        "such seeds of med (3 seeds) holds as far as other seeds differ by about" in x for x in oddities(analysis)
-    )
+    assert any("such seeds of med (3 seeds) holds as far as seeds differ by about" in x for x in oddities(analysis))
     (note,) = [note for note in oddities(analysis) if note.startswith("The last steps of med (3 seeds)")]
     assert "(med-seed0 20, med-seed1 20, med-seed2 10)" in note
     assert "is of step 10" in note
