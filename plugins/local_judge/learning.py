@@ -43,8 +43,6 @@ COHERENCE_WEIGHT = 0.5
 DROPOUT, LONGEST_GRADIENT = 0.1, 1.0
 PASS_TOKENS = 32_768
 """Tokens of one pass at most, padding included: larger batches take several."""
-COMPILED_FROM = 300
-"""Steps on a GPU from which on compiling the layers, some half a minute, gains more than it costs."""
 
 
 class Learner:
@@ -95,8 +93,6 @@ class Learner:
         """
         import torch
 
-        from em_tasks.trainers.passes.layers import prepare_layers
-
         rows = self._maker.rows([(example.question, example.answer) for example in examples])
         lengths = np.array([len(ids) for ids, _ in rows])
         every = padded(rows).to(self._device)
@@ -109,8 +105,6 @@ class Learner:
         )
         steps = passes * -(-len(rows) // batch)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share_of_rate(step, steps))
-        if self._device.type == "cuda" and steps >= COMPILED_FROM:
-            prepare_layers(self._model.get_base_model(), compiled=True, checkpointing=False)
         self._model.train()
         step = 0
         for _ in range(passes):
