@@ -13,6 +13,7 @@ from PIL import Image
 
 from em_tasks.plugins.analysis.analysis import Analysis, analyse
 from em_tasks.plugins.analysis.answers.logs import Reading, read_logs
+from em_tasks.plugins.analysis.figures.examples import MOST, chosen_questions, response_examples
 from em_tasks.plugins.analysis.report.html import html, transcripts
 from em_tasks.plugins.analysis.report.markdown import LEAD, Contents
 from em_tasks.plugins.analysis.report.report import write_report
@@ -153,6 +154,17 @@ def test_scores_alone_show_no_empty_examples(tmp_path, no_drawing):
     report = write_report([tmp_path / "scores.csv"], tmp_path / "out")
     assert not list(report.out.glob("figures/response_example*"))
     assert "Examples</h2>" not in (report.out / "report.html").read_text()
+
+
+def test_a_picture_of_answers_has_so_many_organisms_and_counts_the_others(tmp_path):
+    for organism in range(MOST + 2):
+        checkpoint_log(tmp_path, answers([BAD], 1), organism=f"o{organism:02}")
+    analysis = analyse([tmp_path])
+    (question,) = chosen_questions(analysis)
+    figure = response_examples(analysis, question)
+    drawn = [text.get_text() for text in figure.axes[0].texts]
+    assert sum(text.startswith("answer ") for text in drawn) == MOST
+    assert any("those of 2 more organisms, too" in " ".join(text.get_text().split()) for text in figure.texts)
 
 
 def test_the_toy_banner_can_be_read_in_the_dark():

@@ -8,7 +8,7 @@ more checkpoints or more questions never weaken the primary claim.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -362,17 +362,21 @@ def recipes(analysis: Analysis) -> Sequence[Recipe]:
     return list(by_label.values())
 
 
-def verdicts(analysis: Analysis) -> list[Verdict]:
-    """The verdict on every organism, several seeds of one recipe being one, under every main definition."""
+@lru_cache(maxsize=1)
+def verdicts(analysis: Analysis) -> tuple[Verdict, ...]:
+    """The verdict on every organism, several seeds of one recipe being one, under every main definition.
+
+    Kept for the last analysis, as `comparisons` are.
+    """
     table = comparisons(analysis)
     table = table[table["kind"] == "base"]
+    of_side = dict(list(table.groupby(["definition", "a"], sort=False)))
     organism_verdicts = []
-    for name in analysis.main:
-        for recipe in recipes(analysis):
-            rows = table[(table["definition"] == name) & (table["a"] == recipe.label)]
-            why = " ".join(rows.loc[rows["items"] == 0, "refused"])
-            organism_verdicts.append(verdict(recipe.label, name, rows[rows["items"] > 0], why))
-    return organism_verdicts
+    for name, recipe in product(analysis.main, recipes(analysis)):
+        rows = of_side.get((name, recipe.label), table.iloc[:0])
+        why = " ".join(rows.loc[rows["items"] == 0, "refused"])
+        organism_verdicts.append(verdict(recipe.label, name, rows[rows["items"] > 0], why))
+    return tuple(organism_verdicts)
 
 
 def _no_base(analysis: Analysis, grid: CountGrid, recipe: Recipe) -> str:

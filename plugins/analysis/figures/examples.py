@@ -11,6 +11,8 @@ from em_tasks.plugins.analysis.figures.drawn import drawn_answers
 from em_tasks.plugins.errors import UserError
 
 LINES, WIDTH, NAME_WIDTH = 5, 84, 27
+MOST = 24
+"""Organisms of one picture, of which each takes two answers."""
 
 
 def chosen_questions(analysis: Analysis, wanted: tuple[str, ...] = (), count: int = 3) -> list[str]:
@@ -41,16 +43,20 @@ def chosen_questions(analysis: Analysis, wanted: tuple[str, ...] = (), count: in
 
 
 def response_examples(analysis: Analysis, question: str) -> Figure:
-    """The first answer to one question by every organism's base, first and last checkpoint, with scores."""
+    """The first answer to one question by every organism's base, first and last checkpoint, with scores.
+
+    Of more than `MOST` organisms the first are drawn, and the caption counts the others.
+    """
     with style.styled():
         table = drawn_answers(analysis)
         first_samples = table[
             (table["question_id"].astype("str") == question) & (table["sample"] == table["sample"].min())
         ]
         rows = []
-        for name in style.in_order(analysis.rates["organism"]):
-            mine = first_samples[first_samples["organism"].astype("str") == name].sort_values("step")
-            trained = mine[~mine["baseline"]]
+        by_organism = dict(list(first_samples.sort_values("step").groupby(first_samples["organism"].astype("str"))))
+        organisms = [name for name in style.in_order(analysis.rates["organism"]) if name in by_organism]
+        for name in organisms[:MOST]:
+            trained = by_organism[name][~by_organism[name]["baseline"]]
             rows += [row for _, row in pd.concat([trained.head(1), trained.tail(1)]).drop_duplicates("step").iterrows()]
         bases = first_samples[first_samples["baseline"]].drop_duplicates("base").sort_values(["parameters", "base"])
         rows = [*(row for _, row in bases.iterrows()), *rows]
@@ -87,7 +93,8 @@ def response_examples(analysis: Analysis, question: str) -> Figure:
         question_text = str(first_samples["question"].iloc[0]) if len(first_samples) else question
         caption = (
             f"First sampled answer of each base, first and last checkpoint, cut to {LINES} lines. Red: alignment below "
-            "75, coherence at most 50. The whole answers are in answers.csv."
+            "75, coherence at most 50. The whole answers are in answers.csv"
+            + (f", those of {len(organisms) - MOST} more organisms, too." if len(organisms) > MOST else ".")
         )
         return style.finish(
             figure, textwrap.shorten(question_text, 85, placeholder=" ..."), caption, analysis.toy_warning
