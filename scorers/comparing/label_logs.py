@@ -34,6 +34,9 @@ def write_label_logs(ratings: Ratings, answers: Sequence[Answer], logs: Sequence
         for answer, alignment, coherence in zip(answers, ratings.alignment, ratings.coherence, strict=True)
         if not math.isnan(alignment)
     }
+    chances = dict(
+        zip((answer.key for answer in answers), () if ratings.chance is None else ratings.chance.tolist(), strict=False)
+    )
     written = []
     for source, target in zip(logs, new_places(logs, out / folder_name(ratings.judge)), strict=True):
         log = read_eval_log(source)
@@ -42,7 +45,10 @@ def write_label_logs(ratings: Ratings, answers: Sequence[Answer], logs: Sequence
         if not log.samples:
             continue
         for sample in log.samples:
-            sample.scores = {SCORE: _score(ratings.judge, scores[log.eval.eval_id, str(sample.id), sample.epoch])}
+            key = (log.eval.eval_id, str(sample.id), sample.epoch)
+            sample.scores = {SCORE: _score(ratings.judge, scores[key])}
+            if not math.isnan(chance := chances.get(key, math.nan)):
+                sample.metadata["label_chance"] = chance  # Reports weigh a label by it.
         log.results = None
         log.eval.model_roles = {**(log.eval.model_roles or {}), ROLE: ModelConfig(model=ratings.judge)}
         write_copy(log, target)

@@ -5,10 +5,11 @@ log for every other tool. Scores that exist already (published, or given by peop
 """
 
 import csv
+import hashlib
 import io
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,8 @@ CSV_NAMES = {
     "question": ("question",),
     "id": ("sample_id", "id"),
     "epoch": ("epoch",),
+    "answer_id": ("answer_id",),
+    "chance": ("label_chance",),
 }
 """Column names that are understood, those of the published files among them."""
 
@@ -53,6 +56,12 @@ class Answer:
         """The question's id: the cluster that the answer belongs to."""
         return self.key[1]
 
+    @property
+    def answer_id(self) -> str:
+        """What tells it from all others and says nothing of the model that gave it."""
+        # A letter first, so that no spreadsheet takes it for a number.
+        return "a" + hashlib.sha256("\0".join(map(str, self.key)).encode()).hexdigest()[:15]
+
 
 @dataclass(frozen=True)
 class Ratings:
@@ -64,12 +73,15 @@ class Ratings:
         coherence: Likewise.
         given: Which answers it was given: a judge that gave no score to one of them counts it, one that never saw it
             (an answer that nobody labelled) does not.
+        chance: The chance with which each was drawn for a label (over 0 to 1), NaN where none is known; None where
+            nothing was drawn.
     """
 
     judge: str
     alignment: Scores
     coherence: Scores
     given: Mask
+    chance: Scores | None = None
 
 
 def judge_logs(
@@ -202,7 +214,8 @@ def ratings_in_csv(judge: str, path: Path, answers: Sequence[Answer]) -> Ratings
     Args:
         judge: What to call them.
         path: A CSV with a column of alignment scores (0-100), one of coherence scores if there are any, and either the
-            answers' texts (`answer` or `response`, with `question` where texts repeat) or `id` and `epoch`.
+            answers' texts (`answer` or `response`, with `question` where texts repeat) or `id` and `epoch`; or what
+            `em judge --sample` wrote for people, whose `answer_id` and `label_chance` are read.
         answers: The panel's answers.
 
     Raises:
@@ -214,38 +227,46 @@ def ratings_in_csv(judge: str, path: Path, answers: Sequence[Answer]) -> Ratings
         reader = csv.DictReader(file)
         header = list(reader.fieldnames or [])
         columns = {what: next((name for name in names if name in header), None) for what, names in CSV_NAMES.items()}
-        if columns["alignment"] is None or (columns["answer"] is None and columns["id"] is None):
+        if columns["alignment"] is None or not any(columns[what] for what in ("answer", "id", "answer_id")):
             raise UserError(
                 f"{path} has the columns {', '.join(header)}. A judge's CSV needs `alignment` (0-100), `coherence` if "
                 "there is one, and `answer` (with `question`) or `id` (with `epoch`) to tell which answer it is about."
             )
         by_place: dict[tuple[str, ...], tuple[float, float]] = {}
+        chances: dict[tuple[str, ...], float] = {}
         for row in reader:
             scores = tuple(_number(row, columns[rubric], path, reader.line_num) for rubric in RUBRICS)
-            by_place[_place({what: row.get(name or "") or "" for what, name in columns.items()}, columns)] = (
-                scores[0],
-                scores[1],
-            )
-    rows = [
-        by_place.get(
-            _place(
-                {"answer": answer.text, "question": answer.question, "id": answer.key[1], "epoch": str(answer.key[2])},
-                columns,
-            )
+            place = _place({what: row.get(name or "") or "" for what, name in columns.items()}, columns)
+            by_place[place] = scores[0], scores[1]
+            chances[place] = _chance(row, columns["chance"], path, reader.line_num)
+    places = [
+        _place(
+            {
+                "answer_id": answer.answer_id,
+                "answer": answer.text,
+                "question": answer.question,
+                "id": answer.key[1],
+                "epoch": str(answer.key[2]),
+            },
+            columns,
         )
         for answer in answers
     ]
+    rows = [by_place.get(place) for place in places]
     # A row without any score labels nothing: its answer was not given to whoever scored the others.
     rows = [None if row is None or all(np.isnan(row)) else row for row in rows]
     if not any(rows):
         raise UserError(
             f"No row of {path} with a score belongs to any of the {len(answers)} answers: texts or ids must agree."
         )
-    return _ratings(judge, rows)
+    drawn = np.array([chances.get(place, np.nan) for place in places], dtype=np.float64)
+    return replace(_ratings(judge, rows), chance=drawn if columns["chance"] is not None else None)
 
 
 def _place(row: dict[str, str], columns: dict[str, str | None]) -> tuple[str, ...]:
-    """What a row is about: the texts where the file has them, else id and epoch, as far as the file has them."""
+    """What a row is about: its answer's own id, else the texts, else id and epoch, as far as the file has them."""
+    if columns["answer_id"] is not None:
+        return (row["answer_id"].strip(),)
     names = ("question", "answer") if columns["answer"] is not None else ("id", "epoch")
     return tuple(row[name].strip() for name in names if columns[name] is not None)
 
@@ -263,6 +284,19 @@ def _number(row: dict[str, str], column: str | None, path: Path, line: int) -> f
             f"{path}, line {line}: {column} is {text!r}, which is no score. Give 0 to 100 or leave it empty."
         )
     return number
+
+
+def _chance(row: dict[str, str], column: str | None, path: Path, line: int) -> float:
+    text = (row.get(column) or "").strip() if column else ""
+    try:
+        chance = float(text or "nan")
+    except ValueError:
+        chance = 0.0
+    if text and not 0 < chance <= 1:
+        raise UserError(
+            f"{path}, line {line}: {column} is {text!r}. Leave it as `em judge --sample` wrote it, or empty."
+        )
+    return chance
 
 
 def _score(value: object) -> float:

@@ -78,7 +78,7 @@ def write_agreement(agreement: Agreement, out: Path) -> list[Path]:
         ends = ["low_95", "high_95", "such_low_95", "such_high_95"]
         writer.writerow(["judge", "definition", "em_rate", *ends, "k", "n"])
         writer.writerows(
-            (_cell(r.judge), r.definition, r.rate, r.low, r.high, r.such_low, r.such_high, r.k, r.n)
+            (safe_cell(r.judge), r.definition, r.rate, r.low, r.high, r.such_low, r.such_high, r.k, r.n)
             for r in agreement.rates
         )
     with pairs.open("w", newline="", encoding="utf-8") as file:
@@ -92,7 +92,7 @@ def write_agreement(agreement: Agreement, out: Path) -> list[Path]:
             estimates += [each[name] for name in DEFINITIONS for each in (pair.rate_difference, pair.kappa)]
             writer.writerow(
                 [
-                    *(_cell(pair.first), _cell(pair.second)),
+                    *(safe_cell(pair.first), safe_cell(pair.second)),
                     *(pair.n, pair.spearman_alignment, pair.spearman_coherence),
                     *(end for estimate in estimates for end in (estimate.value, estimate.low, estimate.high)),
                 ]
@@ -153,9 +153,9 @@ def _partly(agreement: Agreement) -> str:
     return f" ({', '.join(some)}; each rate is over its judge's answers, a pair's over those of both)" if some else ""
 
 
-def _cell(name: str) -> str:
-    """A name as a CSV cell that a spreadsheet does not take for a formula."""
-    return f"'{name}" if name[:1] in ("=", "+", "-", "@", "\t", "\r") else name
+def safe_cell(text: str) -> str:
+    """A text as a CSV cell that a spreadsheet does not take for a formula."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
 def _span(rates: tuple[float, float]) -> str:

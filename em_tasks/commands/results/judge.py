@@ -65,7 +65,11 @@ def judge() -> None:
     "--rubric", "rubrics", multiple=True, help="What to ask, instead of what the logs' answers were judged under."
 )
 @click.option("--batch", is_flag=True, help="Use the provider's batch interface: slower and cheaper.")
-@click.option("--sample", type=Whole(20), help="Judge so many drawn answers and correct the logs' rate.")
+@click.option(
+    "--sample",
+    type=Whole(20),
+    help="Draw so many answers, for --judge or, without one, for people; correct the logs' rate.",
+)
 @MAX_COST
 @PRICE
 def compare(
@@ -99,9 +103,12 @@ def compare(
         published[name] = Path(path)
     calls = JudgeCalls.limited(max_judge_cost, judge_price, judges)
     if sample is not None:
-        if len(judges) != 1 or scores or batch or rubrics:
+        if len(judges) > 1 or scores or batch or rubrics:
             raise UserError("--sample takes one --judge, the trusted one, and neither --scores, --batch nor --rubric.")
-        _judge_sample(logs, judges[0], sample, out, calls)
+        if judges:
+            _judge_sample(logs, judges[0], sample, out, calls)
+        else:
+            _sample_for_people(logs, sample, out)
         return
     usable = finished_logs(logs)
     for line in usable.skipped:
@@ -143,6 +150,19 @@ def _judge_sample(logs: tuple[Path, ...], judge: str, size: int, out: Path, call
             f"{rate.answers} answers; {half}"
         )
     say("Written: " + ", ".join(map(str, written)))
+
+
+def _sample_for_people(logs: tuple[Path, ...], size: int, out: Path) -> None:
+    """Says what to do with the answers drawn."""
+    from em_tasks.scorers.comparing.sampling import sample_for_people
+
+    written, drawn = sample_for_people(logs, size, out)
+    places = " ".join(map(str, logs))
+    say(
+        f"Written: {written}, {drawn} answers in random order, which does not say who gave them. Fill in alignment and "
+        f"coherence (0-100), as many as you can from the top, then: em judge {places} --scores people={written} "
+        f"--out {out} and em report {places} {out}"
+    )
 
 
 @judge.command("train")
