@@ -8,7 +8,13 @@ import pytest
 from scipy.stats import binom, fisher_exact, hypergeom, t, ttest_1samp
 from statsmodels.stats.contingency_tables import StratifiedTable
 
-from em_tasks.plugins.analysis.statistics.differences import Sides, interval_around, on_such, on_these
+from em_tasks.plugins.analysis.statistics.differences import (
+    Sides,
+    interval_around,
+    joined_on_these,
+    on_such,
+    on_these,
+)
 from em_tasks.plugins.analysis.statistics.exact_test import within_questions_many, within_questions_p
 from em_tasks.scorers.intervals import beta_binomial
 
@@ -167,3 +173,27 @@ def test_false_alarms_of_the_test_within_questions_are_five_in_a_hundred_and_not
     p = within_questions_many(k_a, full, k_b, full)
     assert 0.035 < chance[p < 0.05].sum() < 0.055
     assert p[5000] == pytest.approx(within_questions_p(k_a[5000], full[0], k_b[5000], full[0]))
+
+
+def test_where_few_answers_weigh_as_many_ones_the_mean_of_the_rates_has_to_show_the_difference_too():
+    # Four questions of six answers without a difference, and four of 150 with one of 16 points.
+    sides = Sides(
+        *(np.repeat([few, many], 4).astype("float64") for few, many in ((3, 15), (6, 150), (3, 39), (6, 150)))
+    )
+    assert within_questions_p(sides.k_a, sides.n_a, sides.k_b, sides.n_b) < 1e-6
+    these = on_these(sides)
+    assert these.effect == pytest.approx(-0.08)
+    assert 0.1 < these.p < 0.5
+    assert these.low < 0 < these.high
+    clear = on_these(Sides(3 * sides.k_a, 3 * sides.n_a, 3 * sides.k_b, 3 * sides.n_b), 0.05)
+    assert clear.p > within_questions_p(sides.k_a, sides.n_a, sides.k_b, sides.n_b)
+    alike = Sides(*(np.repeat(count, 8).astype("float64") for count in (15, 150, 39, 150)))
+    assert on_these(alike).p == within_questions_p(alike.k_a, alike.n_a, alike.k_b, alike.n_b)
+
+
+def test_the_level_at_which_the_joined_interval_reaches_0_is_that_of_the_interval():
+    sides = Sides(*(np.array(x, dtype="float64") for x in ([5, 9, 20], [10, 20, 40], [2, 3, 9], [10, 30, 40])))
+    p = on_these(sides).p
+    assert p > within_questions_p(sides.k_a, sides.n_a, sides.k_b, sides.n_b)
+    _, low, _ = joined_on_these(*(count[None] for count in vars(sides).values()), p)
+    assert low == pytest.approx(0.0, abs=1e-4)

@@ -216,9 +216,9 @@ def test_a_difference_on_such_questions_that_is_another_is_given_with_its_interv
 
 
 def test_seeds_are_said_not_to_differ_of_such_seeds_only_where_their_interval_says_so(tmp_path):
-    for seed, bad in enumerate((0, 1, 2)):
-        seed_log(tmp_path, seed, rows_of(bad, 10), questions=10)
-    base_log(tmp_path, answers(rows_of(1, 10), 10, "g"))
+    for seed, bad in enumerate((0, 4, 8)):
+        seed_log(tmp_path, seed, rows_of(bad, 40), questions=10)
+    base_log(tmp_path, answers(rows_of(4, 40), 10, "g"))
     reading = read_logs([tmp_path])
     plain = comparisons(Analysis(reading, main=("betley",))).query("kind == 'base' and scope == 'outside'").iloc[0]
     assert plain["such_high"] > 0.15 > plain["high"]
@@ -234,6 +234,26 @@ def test_seeds_are_said_not_to_differ_of_such_seeds_only_where_their_interval_sa
     wide = Analysis(reading, main=("betley",), smallest_effect=float(plain["such_high"]) - 0.001)
     row = comparisons(wide).query("kind == 'base' and scope == 'outside'").iloc[0]
     assert (row["equal"], row["such_equal"]) == (True, False)
+
+
+def test_seeds_that_differ_from_the_base_to_both_sides_are_not_shown_not_to_differ(tmp_path):
+    for seed, bad in enumerate((1, 12, 23)):
+        seed_log(tmp_path, seed, rows_of(bad, 40))
+    base_log(tmp_path, answers(rows_of(12, 40), 8, "g"))
+    analysis = Analysis(read_logs([tmp_path]), main=("betley",), smallest_effect=0.1)
+    row = comparisons(analysis).query("kind == 'base' and scope == 'outside'").iloc[0]
+    assert abs(row["effect"]) < 0.01
+    assert -0.1 < row["low"] < row["high"] < 0.1
+    assert not row["equal"]
+    assert "not shown" in " ".join(in_short(analysis))
+
+
+def test_a_pair_whose_questions_were_answered_unlike_often_says_what_its_difference_is_of(tmp_path):
+    for name, few, many in (("a", 9, 50), ("b", 1, 40)):
+        rows = {**answers(rows_of(few, 10), 4), **answers(rows_of(many, 100), 4, "h")}
+        checkpoint_log(tmp_path, rows, organism=name)
+    (pair,) = [sentence for sentence in said(read(tmp_path), "differ") if "shown to differ" in sentence]
+    assert "a over b by +45.0 points, each question weighing alike" in pair
 
 
 def test_two_seeds_claim_nothing_of_such_seeds_and_say_why(tmp_path):

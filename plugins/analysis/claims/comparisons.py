@@ -19,7 +19,7 @@ from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.answers.scoring import Scoring, Side, why_not_comparable
 from em_tasks.plugins.analysis.claims.count_grid import SCOPES, CountGrid, count_grid
 from em_tasks.plugins.analysis.claims.verdicts import Verdict, verdict
-from em_tasks.plugins.analysis.statistics.differences import ALPHA, Difference, on_such, on_these
+from em_tasks.plugins.analysis.statistics.differences import ALPHA, Difference, Sides, on_such, on_these
 from em_tasks.plugins.analysis.statistics.exact_test import within_questions_p
 from em_tasks.plugins.analysis.statistics.power import needed
 from em_tasks.plugins.analysis.statistics.seed_intervals import LEAST_SEEDS, seed_difference, seed_spread
@@ -72,8 +72,9 @@ class Comparison:
             than `LEAST_SEEDS` on a side that has several.
         missing_a: Answers of side a, shared or not, whose status a missing score hides.
         least: The effect were all of them as unfavourable to it as they can be; `most` the other way.
-        equal: Whether it is shown to be smaller than the smallest effect of interest on these questions;
-            `such_equal` on such questions, of several seeds only where the 95 % interval lies within it too.
+        equal: Whether it is shown to be smaller than the smallest effect of interest on these questions, of several
+            seeds also that of each.
+        such_equal: The same on such questions, of several seeds only where the 95 % interval lies within it too.
         spread_a: Standard deviation in logits of what side a's seeds differ by; NaN where it has not several.
         refused: Why the sides must not be compared; empty where they may. All numbers of the test are NaN then.
         testable: Whether any answers at all, on these questions and of this number, could give a p-value below 5 %.
@@ -216,9 +217,10 @@ def compare(
         worst = max(abs(numbers["least"]), abs(numbers["most"]))
         # What is said of such seeds stands beside their 95 % interval, and must not say more than that.
         of_such = min(2 * ALPHA / family, ALPHA) if len(sides) > 2 else 2 * ALPHA / family
+        of_these = [on_these(each, 2 * ALPHA / family) for each in _alone(grid, a, b, shared)]
         equal, equal_on_such = (
-            difference.low > -smallest_effect and difference.high < smallest_effect and worst < smallest_effect
-            for difference in (on_these(both, 2 * ALPHA / family), _such(grid, a, b, shared, of_such))
+            worst < smallest_effect and all(max(-each.low, each.high) < smallest_effect for each in differences)
+            for differences in (of_these, [_such(grid, a, b, shared, of_such)])
         )
         such_equal = equal and equal_on_such
     return Comparison(
@@ -257,6 +259,15 @@ def _such(grid: CountGrid, a: Recipe, b: Recipe, shared: NDArray[np.bool_], alph
     if any(1 < len(side.sides) < LEAST_SEEDS for side in (a, b)):
         return Difference(difference.effect, *(float("nan"),) * 3)
     return difference
+
+
+def _alone(grid: CountGrid, a: Recipe, b: Recipe, shared: NDArray[np.bool_]) -> Iterator[Sides]:
+    """The two sides, and each seed of a side that has several against the other: a mean hides seeds that differ."""
+    yield grid.sides(a.sides, b.sides, shared)
+    for seed in a.sides if len(a.sides) > 1 else ():
+        yield grid.sides((seed,), b.sides, shared)
+    for seed in b.sides if len(b.sides) > 1 else ():
+        yield grid.sides(a.sides, (seed,), shared)
 
 
 def _spread(grid: CountGrid, side: Recipe, shared: NDArray[np.bool_]) -> float:

@@ -286,12 +286,11 @@ def _pairs(analysis: Analysis, lead: str) -> Iterator[Finding]:
 
 def _tested_pairs(tested: pd.DataFrame, where: str, lead: str) -> Finding:
     sure = tested[tested["p_corrected"] < ALPHA]
-    named = [
-        f"{row['a']} over {row['b']} by {points(row['effect'])} points"
-        if row["effect"] > 0
-        else f"{row['b']} over {row['a']} by {points(-row['effect'])} points"
-        for _, row in sure.sort_values("p").iterrows()
-    ]
+    named = []
+    for _, row in sure.sort_values("p").iterrows():
+        higher, lower = (row["a"], row["b"]) if row["effect"] > 0 else (row["b"], row["a"])
+        weighed = ", each question weighing alike" if unlike_weights(row) else ""
+        named.append(f"{higher} over {lower} by {points(abs(row['effect']))} points{weighed}")
     pairs = f"{len(tested)} pair{'s' if len(tested) > 1 else ''}"
     and_seeds = " and for these seeds" if any(of_seeds(row) for _, row in tested.iterrows()) else ""
     sentence = (

@@ -1,7 +1,9 @@
 """Two sides on the same questions: difference, interval and test, for both populations.
 
 *On these questions* the test is the one within questions. The interval joins the sides' own (MOVER), and is held to the
-test at 0: it excludes 0 exactly where p is below 5 %.
+test at 0: it excludes 0 exactly where p is below 5 %. That test weighs questions by their answers. Where these are not
+equally many it may point where the mean of the rates does not, so there p is at least the level at which the interval
+reaches 0.
 
 *On such questions* a question with its forms is one difference; test and interval are Student's t over questions, never
 surer than if a question without any difference had been missed: of eight that all changed as one, another may not have.
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t
+from scipy.stats import norm, t
 
 from em_tasks.plugins.analysis.statistics.exact_test import within_questions_many
 from em_tasks.scorers.intervals import beta_binomial, stratified_wilson
@@ -25,6 +27,9 @@ Numbers4 = tuple[Numbers, Numbers, Numbers, Numbers]
 ALPHA = 0.05
 AWAY = 0.8
 """How much of the sides' own intervals the end away from 0 has to reach; chosen by benchmarks/coverage.py."""
+
+DEVIATIONS = np.linspace(0.0, 8.0, 161)
+"""Normal deviates between which the level of a joined interval is looked for."""
 
 PAIRED = 0.8
 """How far the correlation of the sides' rates over questions, itself an estimate, is believed."""
@@ -80,8 +85,11 @@ def on_these_many(k_a: Numbers, n_a: Numbers, k_b: Numbers, n_b: Numbers, alpha:
     """
     effect, low, high = joined_on_these(k_a, n_a, k_b, n_b, alpha)
     p = within_questions_many(k_a, n_a, k_b, n_b)
+    unlike = np.flatnonzero(np.ptp(n_a, axis=1) + np.ptp(n_b, axis=1))
+    if unlike.size:
+        p[unlike] = np.maximum(p[unlike], _joined_p(k_a[unlike], n_a[unlike], k_b[unlike], n_b[unlike]))
     expected = (k_a + k_b) * n_a / (n_a + n_b)
-    # With unequal numbers of answers the test and the mean of rates may point apart: nothing is shown.
+    # Then the two may even point apart: nothing is shown.
     p = np.where(effect * (k_a - expected).sum(axis=1) <= 0, 1.0, p)
     low = np.where(p >= alpha, np.minimum(low, 0.0), np.where(effect > 0, np.maximum(low, 0.0), low))
     high = np.where(p >= alpha, np.maximum(high, 0.0), np.where(effect > 0, high, np.minimum(high, 0.0)))
@@ -145,15 +153,25 @@ def joined_on_these(
     k_a: Numbers, n_a: Numbers, k_b: Numbers, n_b: Numbers, alpha: float
 ) -> tuple[Numbers, Numbers, Numbers]:
     """Each difference, and the ends of the interval on these questions that joins the sides' own."""
+    effect, down, up = _joined(k_a, n_a, k_b, n_b, np.array([alpha]))
+    return effect, np.maximum(effect - down[:, 0], -1.0), np.minimum(effect + up[:, 0], 1.0)
+
+
+def _joined_p(k_a: Numbers, n_a: Numbers, k_b: Numbers, n_b: Numbers) -> Numbers:
+    """The level at which the joined interval reaches 0, shape (experiments,)."""
+    effect, down, up = _joined(k_a, n_a, k_b, n_b, 2 * norm.sf(DEVIATIONS))
+    reach = np.where(effect[:, None] > 0, down, up)
+    deviations = [np.interp(size, ends, DEVIATIONS) for size, ends in zip(np.abs(effect), reach, strict=True)]
+    return np.asarray(2 * norm.sf(deviations), dtype="float64")
+
+
+def _joined(k_a: Numbers, n_a: Numbers, k_b: Numbers, n_b: Numbers, alpha: Numbers) -> tuple[Numbers, Numbers, Numbers]:
+    """Each difference, and how far its joined intervals of these levels reach down and up: (experiments, levels)."""
     rate_a, rate_b = (k_a / n_a).mean(axis=1), (k_b / n_b).mean(axis=1)
-    (low_a, high_a), (low_b, high_b) = (
-        (low[:, 0], high[:, 0])
-        for low, high in (stratified_wilson(k_a, n_a, True, alpha), stratified_wilson(k_b, n_b, True, alpha))
-    )
-    effect = np.asarray(rate_a - rate_b, dtype="float64")
-    low = np.maximum(effect - np.hypot(rate_a - low_a, high_b - rate_b), -1.0)
-    high = np.minimum(effect + np.hypot(high_a - rate_a, rate_b - low_b), 1.0)
-    return effect, low, high
+    (low_a, high_a), (low_b, high_b) = (stratified_wilson(k, n, True, alpha) for k, n in ((k_a, n_a), (k_b, n_b)))
+    down = np.hypot(rate_a[:, None] - low_a, high_b - rate_b[:, None])
+    up = np.hypot(high_a - rate_a[:, None], rate_b[:, None] - low_b)
+    return np.asarray(rate_a - rate_b, dtype="float64"), down, up
 
 
 def _taken_apart(k_a: Numbers, n_a: Numbers, k_b: Numbers, n_b: Numbers) -> tuple[Numbers, Numbers]:
