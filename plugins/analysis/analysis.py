@@ -132,18 +132,18 @@ class Analysis:
         return scoring_of(self.trajectories, self.evaluations)
 
     @cached_property
-    def asked(self) -> dict[Side, frozenset[tuple[str, str]]]:
+    def questions_of(self) -> dict[Side, frozenset[tuple[str, str]]]:
         """The questions (set and id) that every checkpoint was asked."""
         columns = ["organism", "step", "question_set", "question_id"]
         rows = self.scores.loc[self.answers["organism"].notna(), columns].drop_duplicates()
-        asked: dict[Side, set[tuple[str, str]]] = {}
+        questions_of: dict[Side, set[tuple[str, str]]] = {}
         for organism, step, question_set, question_id in rows.itertuples(index=False):
-            asked.setdefault((str(organism), int(step)), set()).add((str(question_set), str(question_id)))
-        return {side: frozenset(questions) for side, questions in asked.items()}
+            questions_of.setdefault((str(organism), int(step)), set()).add((str(question_set), str(question_id)))
+        return {side: frozenset(questions) for side, questions in questions_of.items()}
 
     @cached_property
     def _seed_groups(self) -> tuple[list[Seeds], list[SeedsApart]]:
-        return seed_groups(self.scores, self.scoring, self.asked)
+        return seed_groups(self.scores, self.scoring, self.questions_of)
 
     @property
     def seeds(self) -> list[Seeds]:

@@ -71,6 +71,22 @@ class Parts:
     learnt: list[Example]
     held_out: dict[str, list[Example]]
 
+    def without(self, added: Sequence[Example]) -> "Parts":
+        """The same, but for held-out answers that are no longer new where these are learnt too."""
+        texts = {(example.question, example.answer) for example in added}
+        sources, families = {example.source for example in added}, {example.family for example in added}
+        held_out = {
+            name: [
+                example
+                for example in part
+                if (example.question, example.answer) not in texts
+                and not ("models" in name and example.source in sources)
+                and not ("questions" in name and example.family in families)
+            ]
+            for name, part in self.held_out.items()
+        }
+        return Parts(self.learnt, {name: part for name, part in held_out.items() if part})
+
 
 def read_material(paths: Sequence[Path]) -> Material:
     """Reads logs, and files of judged answers as `em import` understands them.

@@ -70,7 +70,7 @@ def train_judge(
         base: As in a recipe; a relative path counts from the working directory.
         how: How it is taught; as `Recipe` says where left out.
         also: Files of answers that are learnt `ALSO_TIMES` a pass and not held out, such as some scored by oneself.
-        teacher: Who scored the answers, where they do not say it.
+        teacher: Who scored the answers, instead of what they say.
         folder: Where it goes; the user's folder of judges if left out.
         say: Told in a line what it learns from.
         progress: Told the step and the number of steps.
@@ -90,7 +90,8 @@ def train_judge(
     material = read_material(paths)
     teacher = teacher or ", ".join(material.teachers)
     parts = hold_out(material, how.most, how.seed, how.of_a_question, how.new_questions)
-    more = ALSO_TIMES * (read_material(also).examples if also else [])
+    added = read_material(also).examples if also else []
+    parts, more = parts.without(added), ALSO_TIMES * added
     say(
         f"{len(parts.learnt):,} answers to learn from, scored by {teacher}; held out: "
         + ", ".join(f"{len(part):,} ({held_out})" for held_out, part in parts.held_out.items())

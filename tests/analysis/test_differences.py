@@ -195,5 +195,5 @@ def test_the_level_at_which_the_joined_interval_reaches_0_is_that_of_the_interva
     sides = Sides(*(np.array(x, dtype="float64") for x in ([5, 9, 20], [10, 20, 40], [2, 3, 9], [10, 30, 40])))
     p = on_these(sides).p
     assert p > within_questions_p(sides.k_a, sides.n_a, sides.k_b, sides.n_b)
-    _, low, _ = joined_on_these(*(count[None] for count in vars(sides).values()), p)
+    _, low, _ = joined_on_these(sides.k_a[None], sides.n_a[None], sides.k_b[None], sides.n_b[None], p)
     assert low == pytest.approx(0.0, abs=1e-4)

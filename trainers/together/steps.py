@@ -163,7 +163,9 @@ def side_by_side(
     sizes = [size_of(part) for part in rows]
     most = size or Size(*(max(numbers) for numbers in zip(*sizes, strict=True)))
     whole, longest = (-(-number // MULTIPLE) * MULTIPLE for number in (most.tokens, most.longest))
-    parts = [pack(part, Size(whole, longest, own.labelled)) for part, own in zip(rows, sizes, strict=True)]
+    parts = [
+        pack(part, Size(whole, longest, size_of_part.labelled)) for part, size_of_part in zip(rows, sizes, strict=True)
+    ]
     first_row = 0
     for place, part in enumerate(parts):
         part["owner"] = torch.full_like(part["targets"], place)

@@ -242,6 +242,7 @@ def _steps(
                     training.read_state(state)
             watched = Watched(training, run, manifest, report, opened.enter_context(tracked_in(run, track)))
             members.append(Member(watched, ahead[name]))
+        del training, watched  # The last one's recorded passes would stay with it when it has ended.
         ended = Ended()
         while members:
             members = _until_one_ends(members, base, plan, device, request, ended)

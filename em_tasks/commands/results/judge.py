@@ -178,7 +178,7 @@ def _sample_for_people(logs: tuple[Path, ...], size: int, out: Path) -> None:
 @click.option(
     "--also", multiple=True, type=LocalPath(), help="More answers, learnt four times a pass and never held out."
 )
-@click.option("--teacher", help="Who scored the answers, where they do not say it.")
+@click.option("--teacher", help="Who scored the answers, instead of what they say.")
 @click.option("--batch", type=Whole(1, 4096), default=16, help="Rows of a step; 128 keeps a GPU busy.")
 @click.option("--rate", type=Number(1e-7, 1), default=5e-4, help="The highest learning rate.")
 @click.option("--seed", type=Whole(0, 2**32 - 1), default=0, help="Of the split, the weights and the order.")

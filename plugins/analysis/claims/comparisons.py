@@ -421,8 +421,7 @@ def _nothing_shared(analysis: Analysis, grid: CountGrid, a: Recipe, b: Recipe) -
     for side in (*_each(a), *_each(b)):
         if not _counts(grid, side):
             return f"none of {side.label}'s answers counts"
-    asked = [analysis.asked[side] for side in (*a.sides, *b.sides)]
-    if not frozenset.intersection(*asked):
+    if not frozenset.intersection(*(analysis.questions_of[side] for side in (*a.sides, *b.sides))):
         return "they were not asked a single question in common; the same questions asked of both would settle it"
     return "no question has counted answers of both; more answers to each would settle it"
 

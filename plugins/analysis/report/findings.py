@@ -153,11 +153,11 @@ def _against_base(row: pd.Series, beyond: str = "") -> str:
     return f"{counts}: {difference}, {these}; {such}, {p_pair(row, 'such_p')}."
 
 
-def _such_effect(row: pd.Series) -> str:
+def _such_effect(row: pd.Series, sign: int = 1) -> str:
     """The difference that an interval on such questions is of, where it is another than on these; else empty."""
     if abs(row["such_effect"] - row["effect"]) < 0.0005:
         return ""
-    return f"{points(row['such_effect'])} points (a question with all its forms and each seed weighing alike), "
+    return f"{points(sign * row['such_effect'])} points (a question with all its forms and each seed weighing alike), "
 
 
 def _with_care(verdict: Verdict) -> str:
@@ -247,7 +247,7 @@ def _sure_contrast(row: pd.Series, where: str, lead: str) -> tuple[str, str, Out
     low, high = sorted((sign * row["low"], sign * row["high"]))
     such = sorted((sign * row["such_low"], sign * row["such_high"]))
     these_said = f"on these {row['questions']} questions {between_points(low, high)}, {p_pair(row)}"
-    such_said = f"on such questions {between_points(*such)}, {p_pair(row, 'such_p')}"
+    such_said = f"on such questions {_such_effect(row, sign)}{between_points(*such)}, {p_pair(row, 'such_p')}"
     each = row["organisms"] // 2
     runs = f", {row['runs']} training runs" if row["runs"] > row["organisms"] else ""
     sentence = (

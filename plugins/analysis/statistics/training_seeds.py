@@ -54,14 +54,14 @@ class SeedsApart:
 
 
 def seed_groups(
-    answers: pd.DataFrame, scoring: Mapping[Side, Scoring], asked: Mapping[Side, frozenset[tuple[str, str]]]
+    answers: pd.DataFrame, scoring: Mapping[Side, Scoring], questions_of: Mapping[Side, frozenset[tuple[str, str]]]
 ) -> tuple[list[Seeds], list[SeedsApart]]:
     """The recipes that were trained from several seeds: those whose seeds can be put together, and the others.
 
     Args:
         answers: The frame of answers.
         scoring: How every side was scored, see `answers.scoring.scoring_of`.
-        asked: The questions that every checkpoint was asked.
+        questions_of: The questions that every checkpoint was asked.
     """
     about = ["organism", "base", "size", "domain", "control", "data", "condition", "training_seed"]
     trained = answers.loc[answers["organism"].notna(), about].drop_duplicates("organism")
@@ -76,7 +76,7 @@ def seed_groups(
     for _, alike in trained.sort_values("training_seed").groupby(ALIKE, observed=True, dropna=False):
         if len(alike) < 2 or alike["training_seed"].duplicated().any():
             continue
-        group = _put_together(str(alike["name"].iloc[0]), tuple(alike["organism"]), scoring, asked)
+        group = _put_together(str(alike["name"].iloc[0]), tuple(alike["organism"]), scoring, questions_of)
         if isinstance(group, Seeds):
             together.append(group)
         else:
@@ -88,9 +88,9 @@ def _put_together(
     name: str,
     organisms: tuple[str, ...],
     scoring: Mapping[Side, Scoring],
-    asked: Mapping[Side, frozenset[tuple[str, str]]],
+    questions_of: Mapping[Side, frozenset[tuple[str, str]]],
 ) -> Seeds | SeedsApart:
-    steps = {member: sorted(step for organism, step in asked if organism == member) for member in organisms}
+    steps = {member: sorted(step for organism, step in questions_of if organism == member) for member in organisms}
     common = sorted(set.intersection(*(set(of_organism) for of_organism in steps.values())))
     last = tuple(of_organism[-1] for of_organism in steps.values())
     if not common:
@@ -99,12 +99,12 @@ def _put_together(
         return SeedsApart(name, organisms, reason, "an evaluation of all of them at one step")
     if unlike_scoring := why_not_comparable(*_known([(member, common[-1]) for member in organisms], scoring)):
         return SeedsApart(name, organisms, unlike_scoring, "all of their answers scored and sampled alike")
-    if not frozenset.intersection(*(asked[member, common[-1]] for member in organisms)):
+    if not frozenset.intersection(*(questions_of[member, common[-1]] for member in organisms)):
         return SeedsApart(name, organisms, "no question was asked of all of them", "the same questions asked of all")
     usable = [
         step
         for step in common
-        if frozenset.intersection(*(asked[member, step] for member in organisms))
+        if frozenset.intersection(*(questions_of[member, step] for member in organisms))
         and not why_not_comparable(*_known([(member, step) for member in organisms], scoring))
     ]
     unlike = tuple(step for step in common if step not in usable)

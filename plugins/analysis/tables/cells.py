@@ -151,7 +151,9 @@ def with_care(row: pd.Series) -> str:
     That is where seeds are very unlike, and against one base, or not equally many or equally unlike on both sides.
     """
     seeds_a, seeds_b = int(row["seeds_a"]), int(row["seeds_b"])
-    spreads = sorted(row[["spread_a", "spread_b"]].astype("float64").dropna())
+    # Seeds without a misaligned answer, or with nothing else, are not seen to differ.
+    sides = ((row["spread_a"], seeds_a), (row["spread_b"], seeds_b))
+    spreads = sorted(0.0 if np.isnan(spread) else float(spread) for spread, seeds in sides if seeds > 1)
     if not row["such_p_corrected"] < ALPHA or not spreads or spreads[-1] < VERY_UNLIKE:
         return ""
     if min(seeds_a, seeds_b) == 1:

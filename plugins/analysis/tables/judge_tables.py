@@ -120,7 +120,14 @@ def _compared(definition: Definition, pairs: pd.DataFrame) -> dict[str, object]:
     a, b = (definition.misaligned(*two)[both].astype("float64") for two in (scores[:2], scores[2:]))
     known: dict[str, object] = {"definition": definition.name, "answers": int(both.sum())}
     if not both.any():
-        return {**known, "difference": "", "p (these answers)": "", "kappa": "", "kappa: 95 %": ""}
+        return {
+            **known,
+            "difference": "",
+            "such, questions weighing alike": "",
+            "p (these answers)": "",
+            "kappa": "",
+            "kappa: 95 %": "",
+        }
     cluster = np.unique(cluster_of(pairs[both]), return_inverse=True)[1]
     k_a, k_b, n = np.stack([a, b, np.ones(len(a))]) @ np.eye(int(cluster.max()) + 1)[cluster]
     such = on_such(Sides(k_a, n, k_b, n))

@@ -35,7 +35,7 @@ def final_by_domain_and_size(analysis: Analysis) -> pd.DataFrame:
     of different judges, prompts or sampling have neither difference nor average, and those of other questions, as those
     outside two domains are, no difference: `organisms_compared` has it on the questions that both were asked.
     """
-    asked = _asked(analysis)
+    questions_of = _questions_of(analysis)
     last = analysis.compared[analysis.compared["scope"].isin(["outside", "all"]) & ~analysis.compared["control"]]
     together = {name: group.label for group in analysis.seeds for name in group.organisms}
     recipe = [together.get(str(name), str(name)) for name in last["organism"]]
@@ -52,10 +52,10 @@ def final_by_domain_and_size(analysis: Analysis) -> pd.DataFrame:
                 row[domain] = _rate_by_recipe(of_domain)
                 row[f"{domain}: {LEFT_OUT_HEAD}"] = left_out(of_domain) if len(of_domain) else ""
             known = [rate[domain] for domain in domains]
-            sides = [(str(one["organism"]), int(one["step"])) for _, one in of_size.iterrows()]
+            sides = [(str(row_of_size["organism"]), int(row_of_size["step"])) for _, row_of_size in of_size.iterrows()]
             unlike = why_not_comparable(*(analysis.scoring[side] for side in sides)) is not None
             if len(domains) == 2:
-                same = len({asked[scope].get(side) for side in sides}) == 1
+                same = len({questions_of[scope].get(side) for side in sides}) == 1
                 difference = points(known[1] - known[0]) if same or np.isnan(known).any() else "other questions"
                 row["difference"] = "not compared" if unlike else difference
             if len(domains) > 1:
@@ -64,18 +64,19 @@ def final_by_domain_and_size(analysis: Analysis) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _asked(analysis: Analysis) -> dict[str, dict[tuple[str, int], frozenset[tuple[str, str]]]]:
+def _questions_of(analysis: Analysis) -> dict[str, dict[tuple[str, int], frozenset[tuple[str, str]]]]:
     """By scope (`outside`, `all`): the questions of every checkpoint."""
     columns = ["organism", "step", "question_set", "question_id"]
     trained = analysis.trajectories[~analysis.trajectories["baseline"]]
     outside = trained[trained["scope"].notna() & (trained["scope"] != "in_domain")]
-    asked: dict[str, dict[tuple[str, int], set[tuple[str, str]]]] = {}
+    questions_of: dict[str, dict[tuple[str, int], set[tuple[str, str]]]] = {}
     for scope, rows in (("all", trained), ("outside", outside)):
-        by_side = asked.setdefault(scope, {})
+        by_side = questions_of.setdefault(scope, {})
         for organism, step, question_set, question_id in rows[columns].drop_duplicates().itertuples(index=False):
             by_side.setdefault((str(organism), int(step)), set()).add((str(question_set), str(question_id)))
     return {
-        scope: {side: frozenset(questions) for side, questions in by_side.items()} for scope, by_side in asked.items()
+        scope: {side: frozenset(questions) for side, questions in by_side.items()}
+        for scope, by_side in questions_of.items()
     }
 
 
