@@ -52,7 +52,7 @@ class Network:
         card, weights = load_card(name, folder)
         self.card = card
         self._dtype = torch.bfloat16 if fast_in_bf16() else torch.float32
-        where = _base_of(card, name)
+        where = base_of(card, name)
         self._model = load_body(str(where)).eval()
         if card.base_fingerprint is not None:
             _refuse_other(card, name, self._model)
@@ -179,8 +179,12 @@ def lora_key(path: str) -> str:
     return f"base_model.model.model.{path}.lora_"
 
 
-def _base_of(card: Card, name: str) -> Path | str:
-    """Where a judge's base lies: a folder, or a hub id."""
+def base_of(card: Card, name: str) -> Path | str:
+    """Where a judge's base lies: a folder, or a hub id. No weights are read.
+
+    Raises:
+        UserError: The base is not here.
+    """
     from em_tasks.trainers.bases.kept import bases_folder
     from em_tasks.trainers.run.base_names import resolve_base
 

@@ -26,7 +26,7 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.local_judge.card import load_card
 from em_tasks.plugins.local_judge.doubt import doubt
-from em_tasks.plugins.local_judge.network import GPU_ROWS, ROWS, SCORES, Network, Opinion, default_device
+from em_tasks.plugins.local_judge.network import GPU_ROWS, ROWS, SCORES, Network, Opinion, base_of, default_device
 from em_tasks.plugins.toy_judge.judged_prompt import read_prompt
 
 PREFIX = "emlocal"
@@ -52,12 +52,14 @@ class LocalJudge(ModelAPI):
         """Takes what Inspect gives every provider; the network is loaded at the first call.
 
         Raises:
-            UserError: There is no such judge or its files do not belong together, or it was given arguments.
+            UserError: There is no such judge or its files do not belong together, its base is not here, or it was given
+                arguments.
         """
         super().__init__(model_name, base_url, api_key, [], config or GenerateConfig())
         if model_args:
             raise UserError(f"{PREFIX}/{model_name} takes no arguments; it was given {', '.join(model_args)}.")
         self.card, _ = load_card(model_name)
+        base_of(self.card, model_name)  # Before anything is asked: later it would be a failure of every verdict.
         self._opinions: dict[tuple[str, str], Opinion] = {}
         self._waiting: dict[tuple[str, str], anyio.Event] = {}
         self._at_work = anyio.Lock()

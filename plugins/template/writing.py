@@ -3,6 +3,7 @@
 import keyword
 import re
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 from em_tasks.plugins.errors import UserError
@@ -30,7 +31,7 @@ def write_plugin(name: str, folder: Path) -> list[Path]:
         The files written.
 
     Raises:
-        UserError: The name cannot be a package's, or something is there already.
+        UserError: The name cannot be a package's, or another package or something in the folder has it already.
     """
     package = re.sub(r"[-.]+", "_", name).lower()
     if (
@@ -42,6 +43,11 @@ def write_plugin(name: str, folder: Path) -> list[Path]:
     target = folder / name
     if target.exists():
         raise UserError(f"{target} exists already. Give another name, or move it away.")
+    if (taken := find_spec(package)) is not None:
+        raise UserError(
+            f"A package {package} can be imported here already ({taken.origin or 'a folder'}); of two with one name "
+            "one hides the other. Take another name."
+        )
     written = []
     for source, place in LAYOUT.items():
         text = files(__package__).joinpath(source).read_text(encoding="utf-8")

@@ -135,11 +135,12 @@ def judge_log(log: EvalLog, judge: Model, calls: JudgeCalls | None = None, rubri
     own_domain = (log.eval.metadata or {}).get("domain")
     whole = [rubric.model_dump(mode="json") for rubric in load_rubrics(rubrics).values()] or rubrics_of(log)
     scorer = em(own_domain=own_domain if isinstance(own_domain, str) else None, rubrics=whole)
+    # Neither the model under test nor the log's own judge is asked anything, and they may not be at hand.
+    bare = log.model_copy(update={"eval": log.eval.model_copy(update={"model_roles": None})})
     with handing_down(calls or JudgeCalls()):
-        # The model under test is not needed and may not be at hand; nothing is asked of it.
-        judged = score(log, scorer, model="none/none", model_roles={ROLE: judge}, action="overwrite", display="none")
+        judged = score(bare, scorer, model="none/none", model_roles={ROLE: judge}, action="overwrite", display="none")
     judged.eval.model_roles = {
-        **(judged.eval.model_roles or {}),
+        **(log.eval.model_roles or {}),
         ROLE: ModelConfig(model=str(judge), config=judge.config, base_url=judge.api.base_url),
     }
     return judged

@@ -49,6 +49,8 @@ def build_judge(name: str, batch: bool = False) -> Model:
     try:
         # A judge of its own: Inspect's store of models knows no addresses, so one that is gone could come back.
         return get_model(name, config=GenerateConfig(batch=batch or None), memoize=False)
+    except UserError as error:  # Ours, which says the way out: no key would help.
+        raise UserError(f"The judge {name} cannot be used: {error}") from error
     except Exception as error:
         reason = _in_words(error)
         raise UserError(f"The judge {name} cannot be used: {reason.rstrip('.')}. {WAYS_OUT}") from error

@@ -281,6 +281,8 @@ question_domains: {pond: medical, vegetable: general}
         ("scores: {alignment: {scale: [5, 5]}}", "two ends"),
         ("files: [{pattern: csv, organism: '{nobody}'}]", "names no group"),
         ("columns: {answer: nowhere}", "nowhere"),
+        ("files: [{pattern: 'run(?P<sead>1)', organism: a}]", "group 'sead' is none of organism, .*training_seed"),
+        ("files: [{pattern: 'run(?P<seed>1)', organism: a}]", r"group 'seed' \(of training it is training_seed\)"),
         ("files: [{pattern: csv, step: many}]", "'many', not a whole number"),
     ],
 )

@@ -38,6 +38,13 @@ def test_names_that_no_package_can_have_are_refused(name: str, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["em_tasks", "inspect-ai", "json"])
+def test_names_of_packages_that_are_here_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"A package {name.replace('-', '_')} can be imported here already"):
+        write_plugin(name, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh environment over this one's packages, into which the skeleton was built and installed."""

@@ -19,6 +19,7 @@ from em_tasks.plugins.local_judge.card import REPLACED, SHIPPED, SHIPPED_JUDGE, 
 from em_tasks.plugins.local_judge.doubt import doubt
 from em_tasks.plugins.local_judge.network import SCORES, Network
 from em_tasks.plugins.local_judge.rows import HEAD, TAIL, RowMaker
+from em_tasks.scorers.calibration.stored import calibrate_judge
 from em_tasks.scorers.judging.judge import ask_judge
 from em_tasks.scorers.judging.rubric import shipped_rubrics
 from em_tasks.trainers.run.base_names import TOY_MODELS
@@ -153,6 +154,9 @@ def test_without_its_base_it_says_how_to_get_it(small_judge: Path, monkeypatch: 
     monkeypatch.setenv("EM_BASES", str(small_judge / "nowhere"))
     with pytest.raises(UserError, match="em base get smollm2-135m --from gguf"):
         Network("small", small_judge)
+    with pytest.raises(UserError, match=r"emlocal/small cannot be used: .* em base get smollm2-135m --from gguf$"):
+        calibrate_judge("emlocal/small", 1, small_judge / "calibrations")
+    assert not (small_judge / "calibrations").exists()
 
 
 def test_the_shipped_judge_is_whole_and_small() -> None:

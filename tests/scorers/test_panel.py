@@ -5,6 +5,7 @@ import zipfile
 import pytest
 from inspect_ai.dataset import Sample
 from inspect_ai.log import read_eval_log
+from inspect_ai.model import ModelConfig, get_model
 
 from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.comparing.agreement import agreement
@@ -113,3 +114,9 @@ def test_judging_keeps_the_original_log_as_it_was(logs):
     with fake_openai(lambda prompt: number(20)) as server:
         judge_log(log, server.model())
     assert log.samples[0].scores["em"].metadata["alignment"]["toy"]
+
+
+def test_the_judge_that_a_log_had_need_not_be_here(logs):
+    log = read_eval_log(str(next(logs.glob("*.eval"))))
+    log.eval.model_roles = {"grader": ModelConfig(model="nosuch/judge")}
+    assert judge_log(log, get_model("emtoy/judge")).eval.model_roles["grader"].model == "emtoy/judge"

@@ -148,6 +148,17 @@ def test_a_file_beside_the_recipe_is_its_base(tmp_path: Path) -> None:
     assert beside("smollm2-135m", tmp_path) == "smollm2-135m"
 
 
+def test_what_the_hub_says_is_not_cut_in_the_middle(bases: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = "Nothing is cached here and nothing may be fetched. " * 4 + "Set 'HF_HUB_OFFLINE=0' to change that."
+
+    def refuse() -> None:
+        raise OSError(words)
+
+    monkeypatch.setattr("em_tasks.trainers.bases.getting._from_hub", refuse)
+    with pytest.raises(UserError, match=r"Set 'HF_HUB_OFFLINE=0' to change that\. Try em base get .* --from gguf\."):
+        get_base("smollm2-135m", "hub")
+
+
 def test_a_name_that_is_not_known_is_one_line() -> None:
     with pytest.raises(UserError, match="knows smollm2-135m, not 'smollm3'"):
         get_base("smollm3")

@@ -6,6 +6,7 @@ import sys
 import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from textwrap import shorten
 from typing import Literal
 
 from em_tasks.plugins.errors import UserError
@@ -46,10 +47,10 @@ def get_base(name: str, origin: Origin | None = None, path: Path | None = None) 
         try:
             kept = _from_hub()
         except Exception as error:  # The hub's client fails in many ways where there is no network.
-            refused = " ".join(str(error).split())[:200] or type(error).__name__
+            refused = shorten(str(error), 500, placeholder=" ...") or type(error).__name__
             if origin == "hub":
                 raise UserError(
-                    f"The hub does not give {HUB_ID}: {refused} Try em base get {name} --from gguf."
+                    f"The hub does not give {HUB_ID}: {refused.rstrip('.')}. Try em base get {name} --from gguf."
                 ) from None
         else:
             keep(name, kept)

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from em_tasks.plugins.analysis.importing.tables import FORMATS
 from em_tasks.plugins.errors import UserError
@@ -138,6 +138,21 @@ class Entry(BaseModel):
     training_seed: int | str | None = None
     control: bool | None = None
     condition: str | None = None
+
+    @model_validator(mode="after")
+    def _uses_every_group(self) -> "Entry":
+        """A group that nothing reads would put answers together that its author tells apart."""
+        if self.skip:
+            return self
+        texts = [text for name in TEXTS if isinstance(text := getattr(self, name), str)]
+        for group in set(self.pattern.groupindex) - set(TEXTS):
+            read = f"(?P={group})" in self.pattern.pattern or any(re.search(rf"{{{group}\b", text) for text in texts)
+            if not read:
+                hint = " (of training it is training_seed)" if group == "seed" else ""
+                raise ValueError(
+                    f"the pattern's group {group!r}{hint} is none of {', '.join(TEXTS)}, and no text has {{{group}}}"
+                )
+        return self
 
 
 class Map(BaseModel):
