@@ -16,6 +16,7 @@ and denominator are corrected alike with one lambda, and its variance is that of
 counted, over the denominator (the estimating equation of the same paper).
 """
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,7 @@ class CorrectedRate:
         uncorrected: The cheap judge's own rate.
         spread: Standard deviation of what a label adds: the weighted difference between the judges.
         judged_spread: Standard deviation of what an answer adds that the cheap judge alone judged.
+        caution: Standard deviation of the two differences more, which falls with the number of labels and not its root.
     """
 
     rate: float
@@ -50,20 +52,31 @@ class CorrectedRate:
     uncorrected: float
     spread: float
     judged_spread: float
+    caution: float
 
     def labels_for(self, width: float, confidence: float = 0.95) -> int | None:
-        """How many labels would make the interval `width` wide (0-1); None where even all answers would not do.
+        """How many labels would make the interval `width` wide (0-1).
+
+        None where by what these labels tell those of all answers would not do. The rate and what the judges share are taken to be as these labels have them.
 
         Args:
             width: From end to end.
             confidence: Of the interval (0-1).
         """
-        wanted = (width / (2 * ndtri((1 + confidence) / 2))) ** 2
-        shared = self.judged_spread**2 / self.answers
-        if wanted <= shared:
+        z = float(ndtri((1 + confidence) / 2))
+        if self._width(self.answers, z) > width:
             return None
-        needed = int(np.ceil(self.spread**2 / (wanted - shared)))
-        return needed if needed <= self.answers else None
+        return 1 + bisect_left(range(1, self.answers), -width, key=lambda labels: -self._width(labels, z))
+
+    def _width(self, labels: int, z: float) -> float:
+        """The interval's width with so many labels; fewer answers without one make the cheap judge's share smaller."""
+        now, then = 1 + self.labels / self.answers, 1 + labels / self.answers
+        share = now / then if self.trusted_share < 1 else 1.0  # Of 1 it is not known how much more it would be.
+        judged = self.judged_spread**2
+        spread = max(self.spread**2 + judged * (share**2 - 1 + 2 * now * (1 - share)), 0.0)
+        variance = share**2 * judged / self.answers + spread / labels + (self.caution * self.labels / labels) ** 2
+        low, high = _wilson(self.rate, variance, 1 / max(2, labels), z)
+        return high - low
 
 
 def corrected_rate(
@@ -111,10 +124,10 @@ def corrected_rate(
     # One difference more of each sign, each as heavy as an average label, about the estimate's own mean.
     squares = weights**2 * (difference - weights @ difference) ** 2
     pseudo = 2 * float((weights**2).mean())
-    variance_labels = (float(squares.sum()) * m / max(m - 1, 1) + pseudo) / below**2
+    variance_labels, caution = float(squares.sum()) * m / max(m - 1, 1) / below**2, pseudo / below**2
     variance_judged = share**2 * float((f - theta * in_f).var()) / below**2
     rate, z = float(np.clip(theta, 0, 1)), float(ndtri((1 + confidence) / 2))
-    low, high = _wilson(rate, variance_judged / n + variance_labels, 1 / max(2, float(in_y.sum())), z)
+    low, high = _wilson(rate, variance_judged / n + variance_labels + caution, 1 / max(2, float(in_y.sum())), z)
     return CorrectedRate(
         rate=rate,
         low=low,
@@ -125,6 +138,7 @@ def corrected_rate(
         uncorrected=float(f.sum() / in_f.sum()) if in_f.any() else float("nan"),
         spread=float(np.sqrt(variance_labels * m)),
         judged_spread=float(np.sqrt(variance_judged)),
+        caution=float(np.sqrt(caution)),
     )
 
 

@@ -96,6 +96,12 @@ def test_questions_of_which_nobody_says_what_they_are_about_are_not_counted_as_n
     assert not any("0 of their own" in note for note in said)
 
 
+def test_questions_of_unknown_domain_are_counted_beside_the_others(tmp_path):
+    checkpoint_log(tmp_path, {"g1": [BAD], "g2": [BAD], "unknown_1": [BAD]})
+    (said,) = [note for note in notes(tmp_path) if "of their own domain" in note]
+    assert said.endswith("med: 0 of their own, 0 of another, 2 general, 1 of which nobody says what they probe.")
+
+
 def test_long_lists_are_cut():
     assert listed("abcdefg") == "a, b, c, d, e, f, g"
     assert listed("abcdefgh") == "a, b, c, d, e, f and 2 more"

@@ -237,6 +237,7 @@ def test_published_rates_of_other_questions_or_another_rubric_are_named_and_not_
     asked = {f"g{i}": [BAD, GOOD] for i in range(4)}
     checkpoint_log(tmp_path / "logs", asked, base="meta-llama/Llama-3.1-8B-Instruct", judge="gpt-4o-mini")
     report = write_report([tmp_path / "logs"], tmp_path / "out")
+    assert "Published rates stand beside 1 rate here; none can be compared" in (report.out / "report.md").read_text()
     row = pd.read_csv(report.out / "tables" / "beside_published.csv").iloc[0]
     assert row[["published %", "difference"]].isna().all()
     assert row["comparable"] == (

@@ -143,7 +143,7 @@ def _judge_sample(logs: tuple[Path, ...], judge: str, size: int, out: Path, call
     for each in corrected:
         rate = each.rate
         more = rate.labels_for((rate.high - rate.low) / 2)
-        half = f"{more} labels would halve the interval" if more else "no number of labels would halve the interval"
+        half = f"{more} labels would halve the interval" if more else "these labels do not tell how many would halve it"
         say(
             f"{each.log}: EM rate (all) {100 * rate.uncorrected:.1f} % by the logs' judge; {100 * rate.rate:.1f} % "
             f"({100 * rate.low:.1f}-{100 * rate.high:.1f}) as {judge} would give it, from {rate.labels} of "

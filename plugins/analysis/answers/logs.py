@@ -375,8 +375,8 @@ def _several_judges(keys: pd.DataFrame, other: pd.Series) -> str:
         if len(tied) < len(taken):
             why = f"the judge that scored most, or {why}"
     return (
-        f"{int(other.sum()):,} of {int((~other).sum()):,} answers were scored by more than one judge; tables use "
-        f"{why}, the scores of {_some(names)} stand only in the comparison of judges."
+        f"{int(other.sum()):,} of {int((~other).sum()):,} answers were scored by more than one judge; rates are by "
+        f"{why}; the scores of {_some(names)} stand in the comparison of judges and may correct rates beside these."
     )
 
 

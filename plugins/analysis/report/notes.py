@@ -235,19 +235,20 @@ def _scopes(analysis: Analysis) -> list[str]:
     for organism, rows in questions[~questions["baseline"]].groupby("organism", observed=True):
         counts = rows["scope"].astype("str").value_counts()
         number = tuple(int(counts.get(scope, 0)) for scope in ("in_domain", "out_of_domain", "general"))
+        number = (*number, len(rows) - sum(number))
         if number[0] < 5:
             organisms_by_counts[number].append(str(organism))
     return [_scope_sentence(number, names) for number, names in organisms_by_counts.items()]
 
 
 def _scope_sentence(number: tuple[int, ...], names: Sequence[str]) -> str:
-    in_domain, other, general = number
-    if not sum(number):
+    in_domain, other, general, unknown = number
+    if not in_domain + other + general:
         return (
             f"Whether the questions that {listed(names)} answered lie in the training domain or outside nobody says: "
             "how broad misalignment is cannot be told. `question_domains` in a map of `em import` says it."
         )
     return (
         f"Few or no questions of their own domain were asked of {listed(names)}: {in_domain} of their own, {other} "
-        f"of another, {general} general."
+        f"of another, {general} general" + (f", {unknown} of which nobody says what they probe." if unknown else ".")
     )

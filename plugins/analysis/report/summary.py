@@ -170,7 +170,7 @@ def _trusted_judge(analysis: Analysis) -> list[str]:
             f"{needed:,} labels in place of {first.labels:,} would narrow the first interval from {percent(width)} to "
             f"{percent(width / 2)} points."
             if needed
-            else "No number of labels would halve the first interval; more answers would."
+            else "These labels do not tell how many would halve the first interval."
         )
         lines.append(
             f"{trusted} scored some of the answers too, {how}; as it would judge all of them the rates under "
@@ -212,11 +212,12 @@ def _published(analysis: Analysis) -> list[str]:
             f"These answers were imported, and the {equal} rates that their authors printed come out of them to a "
             "tenth of a point: the import is right. It is no second measurement."
         ]
+    rates = "1 rate" if len(table) == 1 else f"{len(table)} rates"
     if alike.empty:
-        return [f"Published rates stand beside {len(table)} rates here; none can be compared, their table says why."]
+        return [f"Published rates stand beside {rates} here; none can be compared, their table says why."]
     return [
-        f"Published rates stand beside {len(table)} rates here; {len(alike)} can be compared, of which {equal} are "
-        "equal to a tenth of a point."
+        f"Published rates stand beside {rates} here; {len(alike)} can be compared, of which {equal} "
+        f"{'is' if equal == 1 else 'are'} equal to a tenth of a point."
     ]
 
 

@@ -92,7 +92,7 @@ def trusted_judge(analysis: Analysis) -> pd.DataFrame:
                 "labels were": "drawn, chances known" if rate.drawn else "taken as drawn at random",
                 "corrected %": percent(corrected.rate),
                 "corrected: 95 %": between(corrected.low, corrected.high),
-                "for half the width": f"{needed:,} labels" if needed else "more answers",
+                "for half the width": f"{needed:,} labels" if needed else "these do not tell",
             }
         )
     return pd.DataFrame(rows)
