@@ -57,7 +57,8 @@ class CorrectedRate:
     def labels_for(self, width: float, confidence: float = 0.95) -> int | None:
         """How many labels would make the interval `width` wide (0-1).
 
-        None where by what these labels tell those of all answers would not do. The rate and what the judges share are taken to be as these labels have them.
+        None where by what these labels tell those of all answers would not do. The rate, and how far the judges agree,
+        are taken to be as these labels have them.
 
         Args:
             width: From end to end.
