@@ -76,6 +76,7 @@ class Agreement:
         alpha_alignment: Krippendorff's alpha on alignment (interval scale); NaN for fewer than three judges.
         alpha_decision: Krippendorff's alpha on the EM decision (nominal), by definition; likewise.
         until_width: Whether the width of an interval decided how many answers some log has.
+        drawn: Judges whose answers were drawn with unequal chances (`em judge --sample`).
     """
 
     judges: list[str]
@@ -86,6 +87,7 @@ class Agreement:
     alpha_alignment: float
     alpha_decision: dict[str, float]
     until_width: bool = False
+    drawn: tuple[str, ...] = ()
 
     def rate_range(self, definition: str) -> tuple[float, float]:
         """Lowest and highest EM rate over the judges under one definition (shares)."""

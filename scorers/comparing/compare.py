@@ -56,6 +56,7 @@ def compare_judges(
     panel = [*carried, *(ratings_in_logs(judge, paths, answers) for judge, paths in written.items()), *joined]
     headers = [read_eval_log(source, header_only=True) for source in logs]
     until_width = any((header.eval.metadata or {}).get("until_width") is not None for header in headers)
-    agreed = replace(agreement(answers, panel), until_width=until_width)
+    drawn = tuple(ratings.judge for ratings in joined if ratings.chance is not None)
+    agreed = replace(agreement(answers, panel), until_width=until_width, drawn=drawn)
     labelled = [path for ratings in joined for path in write_label_logs(ratings, answers, logs, out)]
     return agreed, [*write_agreement(agreed, out), *labelled]

@@ -16,8 +16,10 @@ import numpy as np
 from inspect_ai import score
 from inspect_ai.log import EvalLog, read_eval_log
 from inspect_ai.model import Model, ModelConfig
+from inspect_ai.scorer import Score
 
 from em_tasks.plugins.errors import UserError
+from em_tasks.plugins.log_contract import NOT_RECORDED
 from em_tasks.plugins.safe_names import file_name
 from em_tasks.plugins.yaml_files import read_text
 from em_tasks.scorers.comparing.finished_logs import find_logs, finished_logs, is_done, new_places, write_copy
@@ -152,6 +154,13 @@ def judged_by(log: EvalLog) -> str | None:
     return grader.model if isinstance(grader, ModelConfig) else None
 
 
+def _judge_of(entry: Score) -> str | None:
+    """Who gave imported scores: their verdicts say it, where the file that was imported did."""
+    verdict = (entry.metadata or {}).get(RUBRICS[0])
+    judge = verdict.get("judge") if isinstance(verdict, dict) else None
+    return judge if isinstance(judge, str) and judge != NOT_RECORDED else None
+
+
 def folder_name(judge: str) -> str:
     """A judge's name as a folder."""
     return file_name(judge)
@@ -194,10 +203,11 @@ def own_ratings(logs: Sequence[str | Path], answers: Sequence[Answer]) -> list[R
     """
     by_judge: dict[str, dict[Key, tuple[float, float]]] = {}
     for log in map(read_eval_log, find_logs(logs)):
-        name = judged_by(log) or "scores"
+        asked = judged_by(log)
         for sample in log.samples or []:
             entry = (sample.scores or {}).get(NAME)
             if entry is not None and isinstance(entry.value, dict):
+                name = asked or _judge_of(entry) or "scores"
                 alignment, coherence = (_score(entry.value[rubric]) for rubric in RUBRICS)
                 by_judge.setdefault(name, {})[(log.eval.eval_id, str(sample.id), sample.epoch)] = (alignment, coherence)
     return [

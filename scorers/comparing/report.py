@@ -62,6 +62,11 @@ def agreement_table(agreement: Agreement) -> str:
             "How many answers there are was decided while they came (until_width): intervals of rates on these "
             "questions are those of a fixed number here, and too narrow. `em report` gives those that hold."
         )
+    if agreement.drawn:
+        parts.append(
+            f"The answers of {', '.join(agreement.drawn)} were drawn, the doubtful ones oftener: the rates and the "
+            "agreement above are of the drawn answers as they are. `em report LOGS OUT` gives the rate of all."
+        )
     return "\n\n".join(parts)
 
 

@@ -70,9 +70,25 @@ def test_a_label_that_was_drawn_oftener_weighs_less(plain):
         judge="differs",
         drawn={q: [(number, chance) for number, _, chance in rows] for q, rows in drawn.items()},
     )
-    row = rows_of(analysis_of(plain))["med@10", "all"]
+    rows = rows_of(analysis_of(plain))
+    # None was drawn from the base's answers, so they say nothing of all answers together.
+    assert set(rows) == {("med@10", "outside"), ("med@10", "all")}
+    row = rows["med@10", "all"]
     assert row.drawn
     assert row.corrected.rate == pytest.approx(0.2 + 0.8 * 0.25, abs=1e-9)
+
+
+def test_labels_drawn_outside_the_domain_correct_no_rate_inside_it(plain):
+    outside = [question for question in QUESTIONS if question.startswith("g")]
+    checkpoint_log(
+        plain / "some",
+        {q: [BAD] * 10 + [GOOD] * 10 for q in outside},
+        judge="differs",
+        drawn={q: [(2 * place, 0.5) for place in range(1, 21)] for q in outside},
+    )
+    rows = rows_of(analysis_of(plain))
+    assert set(rows) == {("med@10", "outside")}
+    assert rows["med@10", "outside"].corrected.rate == pytest.approx(0.5, abs=0.01)
 
 
 def test_denominators_are_the_trusted_judges_too(plain):

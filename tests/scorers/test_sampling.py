@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from inspect_ai.dataset import Sample
-from inspect_ai.log import EvalLog, read_eval_log
+from inspect_ai.log import EvalLog, read_eval_log, write_eval_log
 from inspect_ai.scorer import Score
 
 from em_tasks.commands.cli import cli
@@ -58,6 +58,18 @@ def test_logs_without_scores_of_one_judge_are_refused(logs: Path, tmp_path: Path
         judge_sample([tmp_path / "bare"], "emtoy/judge", 24, tmp_path)
 
 
+def test_imported_scores_are_those_of_the_judge_that_their_verdicts_name(logs: Path, tmp_path: Path) -> None:
+    (path,) = logs.glob("*.eval")
+    log = read_eval_log(str(path))
+    log.eval.model_roles = None
+    for place, sample in enumerate(log.samples or []):
+        verdict = (sample.scores or {})["em"].metadata["alignment"]  # type: ignore[index]
+        verdict["judge"] = "first" if place % 2 else "second"
+    write_eval_log(log, str(tmp_path / "imported" / "log.eval"))
+    with pytest.raises(UserError, match=r"those of: second \(log\), first \(log\)"):
+        sample_for_people([tmp_path / "imported"], 24, tmp_path / "people")
+
+
 def test_a_judge_that_scores_nothing_corrects_nothing(
     logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,6 +97,7 @@ def test_people_score_what_is_drawn_for_a_judge_and_each_label_keeps_its_chance(
     command = ["judge", str(logs), "--scores", f"anna={written}", "--out", str(tmp_path / "people")]
     done = CliRunner().invoke(cli, command)
     assert done.exit_code == 0, done.output
+    assert "The answers of anna were drawn, the doubtful ones oftener" in done.output
     (of_anna,) = (tmp_path / "people" / "anna").glob("*.eval")
     samples = read_eval_log(str(of_anna)).samples or []
     assert len(samples) == 20

@@ -21,6 +21,9 @@ from em_tasks.scorers.ppi import CorrectedRate, corrected_rate
 LEAST_LABELS = 20
 """Labels below which no corrected rate is given."""
 
+SURELY = 7.0
+"""Labels expected of a part of the answers from which at least one was then drawn, but for one time in a thousand."""
+
 EVERY = "all answers"
 """The subject of the row that takes all answers together."""
 
@@ -138,6 +141,8 @@ def _corrected(
     drawn = bool(np.isfinite(labels.chance[places]).all())
     if not drawn and not _every_model_has_one(answers, labels.given):
         return None
+    if drawn and not _drawn_from_all(answers, labels):
+        return None
     questions = (answers["question_set"].astype("str") + "/" + answers["question_id"].astype("str")).tolist()
     low, high = on_these(*by_question(definition, *scores, questions), definition.per_question)
     corrected = corrected_rate(
@@ -148,6 +153,20 @@ def _corrected(
         counted=(counted, theirs_counted),
     )
     return drawn, low, high, corrected
+
+
+def _drawn_from_all(answers: pd.DataFrame, labels: _Labels) -> bool:
+    """Whether the labels may have been drawn from all of these answers.
+
+    No part (a model's answers in its domain, or outside it) is without a label where at the least chance that any label
+    had `SURELY` labels would be expected, fewer if only a share of what was drawn has been labelled.
+    """
+    model = ["organism", "base", "step", "condition", "scope"]
+    part = answers.groupby(model, observed=True, dropna=False).ngroup().to_numpy()
+    sizes, labelled = np.bincount(part), np.bincount(part[labels.given], minlength=part.max() + 1) > 0
+    chances = labels.chance[labels.given]
+    share = min(1.0, float((1 / chances).sum()) / float(sizes[labelled].sum()))
+    return not (sizes[~labelled] * chances.min() * share > SURELY).any()
 
 
 def _every_model_has_one(answers: pd.DataFrame, given: Mask) -> bool:
