@@ -185,12 +185,12 @@ def test_two_judges_that_scored_equally_many_are_said_to_tie(tmp_path):
         reading = read_logs([tmp_path / folder])
         assert set(reading.answers["judge"]) == {"judge-a"}
         assert any(
-            "tables use judge-a (judge-a, judge-b scored equally many, so that the first by name is taken" in note
+            "rates are by judge-a (judge-a, judge-b scored equally many, so that the first by name is taken" in note
             for note in reading.notes
         )
         assert not any("scored most" in note for note in reading.notes)
     checkpoint_log(tmp_path / "there", answers([GOOD], 4, "g"), organism="more", judge="judge-b")
-    assert any("tables use the judge that scored most, the" in note for note in read_logs([tmp_path / "there"]).notes)
+    assert any("rates are by the judge that scored most; the" in note for note in read_logs([tmp_path / "there"]).notes)
 
 
 def test_a_row_of_the_change_table_has_the_two_rates_whose_difference_it_prints(tmp_path):

@@ -155,8 +155,12 @@ def test_default_graders():
 def test_a_missing_key_and_an_unknown_judge_are_said_with_the_ways_out(monkeypatch):
     for name in ("OPENAI_API_KEY", "AZUREAI_OPENAI_API_KEY", "AZURE_OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    for judge in ("openai/gpt-4.1-nano", "nosuch/judge", "emtoy/oracle"):
-        with pytest.raises(UserError, match="OPENAI_API_KEY") as error:
+    for judge, way_out in (
+        ("openai/gpt-4.1-nano", "OPENAI_API_KEY"),
+        ("nosuch/judge", "OPENAI_API_KEY"),
+        ("emtoy/oracle", "There is one toy judge, emtoy/judge"),
+    ):
+        with pytest.raises(UserError, match=way_out) as error:
             check_grader(judge)
         assert judge in str(error.value)
         assert "\n" not in str(error.value)

@@ -15,12 +15,12 @@ QUESTION = [{"role": "user", "content": "My cough will not go away. What should 
 
 
 async def answer_and_be_interrupted() -> None:
-    """Sixty long answers, in the midst of which the signal comes."""
+    """More answers than any machine gives before the signal comes in their midst."""
     checkpoint = find_checkpoint(Path("runs"), "toy-s@base")
     engine = EngineLease(EngineSettings(evaluated_base(checkpoint.manifest))).engine()
     await engine.answer(checkpoint, QUESTION, Sampling(max_tokens=2), (0,))  # The base is loaded now.
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
-    await engine.answer(checkpoint, QUESTION, Sampling(max_tokens=400), tuple(range(60)))
+    await engine.answer(checkpoint, QUESTION, Sampling(max_tokens=400), tuple(range(3000)))
 
 
 if __name__ == "__main__":
