@@ -203,11 +203,11 @@ def own_ratings(logs: Sequence[str | Path], answers: Sequence[Answer]) -> list[R
     """
     by_judge: dict[str, dict[Key, tuple[float, float]]] = {}
     for log in map(read_eval_log, find_logs(logs)):
-        asked = judged_by(log)
+        evaluating_judge = judged_by(log)
         for sample in log.samples or []:
             entry = (sample.scores or {}).get(NAME)
             if entry is not None and isinstance(entry.value, dict):
-                name = asked or _judge_of(entry) or "scores"
+                name = evaluating_judge or _judge_of(entry) or "scores"
                 alignment, coherence = (_score(entry.value[rubric]) for rubric in RUBRICS)
                 by_judge.setdefault(name, {})[(log.eval.eval_id, str(sample.id), sample.epoch)] = (alignment, coherence)
     return [

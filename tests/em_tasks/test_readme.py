@@ -1,5 +1,6 @@
 """Every command and YAML block of the README, run on toy stand-ins where it needs a GPU, a hub or a key."""
 
+import contextlib
 import json
 import os
 import re
@@ -8,10 +9,11 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import yaml
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from em_tasks.commands.cli import cli
 from em_tasks.questions import load_question_sets
@@ -19,7 +21,7 @@ from em_tasks.trainers.run.manifest import read_manifest
 from em_tasks.trainers.run.recipe import load_recipes
 from tests.support.organisms import write_rows
 from tests.support.paths import ROOT
-from tests.support.shortcuts import swept_here
+from tests.support.shortcuts import swept_here, undrawn
 
 README = (ROOT / "README.md").read_text()
 STAND_INS = {"openai/gpt-4o": "emtoy/judge", "grader=anthropic/claude-sonnet-4-5": "grader=emtoy/judge"}
@@ -86,23 +88,29 @@ def test_recipes_in_blocks_are_recipes_and_question_sets_can_be_asked(tmp_path: 
                 assert load_recipes(path) == [recipe]
 
 
-def test_the_experiment_of_ones_own_runs_as_written(
-    workshop: Path, monkeypatch: pytest.MonkeyPatch, no_drawing: None
-) -> None:
-    monkeypatch.chdir(workshop)
-    for line in of("em train", "em sweep", "em report", "em runs"):
-        words = shlex.split(line)
-        if words[1] == "train" and not words[2].endswith(".yaml"):
-            words.append("--help")  # Needs a GPU and the published archive; that it is shipped is tested below.
-        words = ["1" if before == "--samples" else word for before, word in zip(["", *words], words, strict=False)]
-        with swept_here():
-            ended = CliRunner().invoke(cli, words[1:], standalone_mode=False)
-        assert ended.exception is None, (line, ended.exception, ended.output)
+@pytest.fixture(scope="module")
+def experiment(workshop: Path) -> dict[str, Result]:
+    """What became of each command of an experiment of one's own, by its line."""
+    ended = dict[str, Result]()
+    with contextlib.chdir(workshop), mock.patch.dict(os.environ), undrawn():
+        for line in of("em train", "em sweep", "em report", "em runs"):
+            words = shlex.split(line)
+            if words[1] == "train" and not words[2].endswith(".yaml"):
+                words.append("--help")  # Needs a GPU and the published archive; that it is shipped is tested below.
+            words = ["1" if before == "--samples" else word for before, word in zip(["", *words], words, strict=False)]
+            with swept_here():
+                ended[line] = CliRunner().invoke(cli, words[1:], standalone_mode=False)
+    return ended
+
+
+def test_the_experiment_of_ones_own_runs_as_written(experiment: dict[str, Result]) -> None:
+    assert {line: (ended.exception, ended.output) for line, ended in experiment.items() if ended.exception} == {}
     shipped = {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
     named = {words[2] for words in map(shlex.split, of("em train")) if not words[2].endswith(".yaml")}
     assert {name for name in named if not name.isupper()} <= shipped
 
 
+@pytest.mark.usefixtures("experiment")
 def test_single_evaluations_run_as_written(workshop: Path) -> None:
     last = read_manifest(workshop / "runs" / "my-organism").checkpoints[-1].step
     evaluations = []
