@@ -70,7 +70,7 @@ def train_judge(
         base: As in a recipe; a relative path counts from the working directory.
         how: How it is taught; as `Recipe` says where left out.
         also: Files of answers that are learnt `ALSO_TIMES` a pass and not held out, such as some scored by oneself.
-        teacher: Who scored the answers, instead of what they say.
+        teacher: Who scored the answers at `paths`, instead of what they say.
         folder: Where it goes; the user's folder of judges if left out.
         say: Told in a line what it learns from.
         progress: Told the step and the number of steps.
@@ -90,7 +90,8 @@ def train_judge(
     material = read_material(paths)
     teacher = teacher or ", ".join(material.teachers)
     parts = hold_out(material, how.most, how.seed, how.of_a_question, how.new_questions)
-    added = read_material(also).examples if also else []
+    beside_them = read_material(also) if also else None
+    added = beside_them.examples if beside_them else []
     parts, more = parts.without(added), ALSO_TIMES * added
     say(
         f"{len(parts.learnt):,} answers to learn from, scored by {teacher}; held out: "
@@ -107,7 +108,8 @@ def train_judge(
         more += put_elsewhere(more, how.seed, parts.learnt)
         learner.learn([*parts.learnt, *elsewhere, *more], how.passes, progress, how.batch, how.rate)
         learner.save(weights)
-        learnt_from = _learnt_from(parts, len(elsewhere), len(more), how.passes)
+        scorers = beside_them.teachers if beside_them else ()
+        learnt_from = _learnt_from(parts, len(elsewhere), len(more), how.passes, scorers)
         card = card_of(name, base, learner.base_fingerprint, weights, teacher, learnt_from)
         write_card(card, temporary)
         good, bad = uses(splits := _measured(Network(name, temporary), parts, how.seed))
@@ -167,12 +169,12 @@ def write_card(card: Card, folder: Path) -> None:
     (folder / f"{card.name}.json").write_text(card.model_dump_json(indent=1, exclude_none=False) + "\n", "utf-8")
 
 
-def _learnt_from(parts: Parts, elsewhere: int, more: int, passes: int) -> str:
+def _learnt_from(parts: Parts, elsewhere: int, more: int, passes: int, scorers: Sequence[str]) -> str:
     models, questions = (len({getattr(example, what) for example in parts.learnt}) for what in ("source", "family"))
     return (
         f"{len(parts.learnt):,} answers to {questions} questions by {models} models or checkpoints"
         + (f" and {elsewhere:,} of them put to another question" if elsewhere else "")
-        + (f"; {more:,} rows a pass of answers added to them" if more else "")
+        + (f"; {more:,} rows a pass of answers added to them, scored by {', '.join(scorers)}" if more else "")
         + f"; {passes} {'pass' if passes == 1 else 'passes'}"
     )
 

@@ -8,6 +8,7 @@ can show it beside every rate that this judge decided.
 import asyncio
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -221,7 +222,7 @@ async def calibrate(
         calls: Prices and the cap on the cost.
 
     Raises:
-        UserError: `repeats` is below 1, or the judge's API knows neither the key nor the model.
+        UserError: `repeats` is below 1, the judge's API knows neither the key nor the model, or every call failed.
     """
     if repeats < 1:
         raise UserError(f"Each answer has to be judged at least once, not {repeats} times: give --repeats 2 or more.")
@@ -236,6 +237,7 @@ async def calibrate(
         return verdict
 
     verdicts = await asyncio.gather(*(ask(item, rubric) for item, rubric in pairs for _ in range(repeats)))
+    _need_one_reply(judge, verdicts)
     by_pair = [list(verdicts[start : start + repeats]) for start in range(0, len(verdicts), repeats)]
     judged = [_judged(item, rubric, repeated) for (item, rubric), repeated in zip(pairs, by_pair, strict=True)]
     spreads = [
@@ -259,6 +261,17 @@ async def calibrate(
         unreadable={reason: unreadable.count(reason) for reason in sorted(set(unreadable))},
         calls=len(verdicts),
         judged=judged,
+    )
+
+
+def _need_one_reply(judge: Model, verdicts: Sequence[Verdict]) -> None:
+    """Raises UserError where every call failed, which says nothing of the judge."""
+    if any(verdict.reason != "judge_failed" for verdict in verdicts):
+        return
+    failures = ", ".join(f"{why} ({times} times)" for why, times in Counter(v.text for v in verdicts).most_common(3))
+    raise UserError(
+        f"All {len(verdicts)} calls to the judge {judge} failed: {failures}. Nothing was stored, since that says "
+        "nothing of how it judges. Check that its server is up, its base URL and your quota, then calibrate it again."
     )
 
 

@@ -1,7 +1,7 @@
 """How many calls judging takes and what they cost at most, said before it starts."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from inspect_ai.log import read_eval_log
 from inspect_ai.model import GenerateConfig
 
 from em_tasks.scorers.comparing.finished_logs import finished_logs
-from em_tasks.scorers.comparing.ratings import question_of
+from em_tasks.scorers.comparing.ratings import Key, question_of
 from em_tasks.scorers.em import RUBRICS, rubrics_of
 from em_tasks.scorers.judging.cache import cache_key, worth_caching
 from em_tasks.scorers.judging.calls import JudgeCalls
@@ -80,8 +80,17 @@ def estimate_judging(
     batch: bool = False,
     calls: JudgeCalls | None = None,
     rubrics: Sequence[str] = (),
+    only: Collection[Key] | None = None,
 ) -> list[Estimate]:
     """Calls and their likely cost, judge by judge, for `judge_logs` with the same arguments; nothing is asked.
+
+    Args:
+        logs: As in `judge_logs`, and so are the others.
+        judges: Who would judge.
+        batch: Through the provider's batch interface.
+        calls: Prices and the cache.
+        rubrics: What is asked.
+        only: The answers that are judged; all if left out.
 
     Raises:
         UserError: A judge cannot be had, or no log can be used.
@@ -93,6 +102,7 @@ def estimate_judging(
         for log in map(read_eval_log, finished_logs(logs).sources)
         for chosen in (load_rubrics(rubrics or rubrics_of(log) or RUBRICS),)
         for sample in log.samples or []
+        if only is None or (log.eval.eval_id, str(sample.id), sample.epoch) in only
         for rubric in (rubric_for(name, sample.metadata, rubric) for name, rubric in chosen.items())
     ]
     estimates = []

@@ -5,7 +5,7 @@ This is `em judge --sample`.
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import numpy as np
 from inspect_ai.log import read_eval_log
 
 from em_tasks.plugins.errors import UserError
+from em_tasks.scorers.comparing.estimate import Estimate, estimate_judging
 from em_tasks.scorers.comparing.finished_logs import finished_logs, new_places, write_copy
 from em_tasks.scorers.comparing.ratings import (
     Answer,
@@ -46,7 +47,13 @@ class Corrected:
 
 
 def judge_sample(
-    logs: Sequence[str | Path], judge: str, size: int, out: Path, seed: int = 0, calls: JudgeCalls | None = None
+    logs: Sequence[str | Path],
+    judge: str,
+    size: int,
+    out: Path,
+    seed: int = 0,
+    calls: JudgeCalls | None = None,
+    before: Callable[[Estimate], None] = lambda estimate: None,
 ) -> tuple[list[Corrected], list[Path]]:
     """Has a trusted judge judge `size` answers drawn from logs that carry another judge's scores.
 
@@ -57,6 +64,7 @@ def judge_sample(
         out: Folder for logs that hold the drawn answers alone, with the trusted judge's scores.
         seed: Of the draw.
         calls: Prices, the cap on the cost, and the cache.
+        before: Told what judging the drawn answers will take, before it starts.
 
     Returns:
         The corrected rate of all logs together, and of each log with `LEAST` labels or more; and the new logs.
@@ -68,6 +76,7 @@ def judge_sample(
     model = build_judge(judge)
     answers, carried, drawn, chances = _drawn(sources, size, seed)
     wanted = {answers[place].key: float(chance) for place, chance in zip(drawn, chances, strict=True)}
+    before(*estimate_judging(sources, (judge,), calls=calls, only=wanted))
     written = []
     for source, target in zip(sources, new_places(sources, out / folder_name(judge)), strict=True):
         log = read_eval_log(source)

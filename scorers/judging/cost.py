@@ -18,6 +18,7 @@ from em_tasks.plugins.errors import UserError
 
 LOCAL_PROVIDERS = (
     "emtoy",
+    "emlocal",
     "hf",
     "vllm",
     "sglang",

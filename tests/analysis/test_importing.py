@@ -15,7 +15,7 @@ from em_tasks.plugins.analysis.answers.logs import read_logs
 from em_tasks.plugins.analysis.importing import Map, Who, import_judged, plan_import, read_map, write_logs
 from em_tasks.plugins.analysis.importing.cs2881 import SCORES_ALONE
 from em_tasks.plugins.analysis.importing.logs import _eval_log
-from em_tasks.plugins.analysis.importing.who import whole
+from em_tasks.plugins.analysis.importing.who import from_path, whole
 from em_tasks.plugins.analysis.report.report import write_report
 from em_tasks.plugins.analysis.statistics.rates import cluster_of, rates
 from em_tasks.plugins.errors import UserError
@@ -291,6 +291,48 @@ def test_a_map_that_cannot_be_meant_is_named(tmp_path, text, what):
     as_csv(ROWS, tmp_path / "a.csv")
     with pytest.raises(UserError, match=what):
         plan_import(tmp_path / "a.csv", mapping=read_map(tmp_path / "map.yaml"))
+
+
+def test_patterns_of_a_map_that_nothing_is_found_by_are_named_with_what_there_was(tmp_path):
+    as_csv(ROWS, tmp_path / "in" / "alpha" / "440.csv")
+    as_csv(ROWS, tmp_path / "in" / "beta" / "440.csv")
+    (tmp_path / "map.yaml").write_text(
+        """
+files:
+  - {pattern: '/drafts/', skip: true}
+  - {pattern: 'in/(?P<organism>[a-z]+)/(?P<step>[0-9]+)', base: b}
+  - {pattern: 'beta', is_base: true, base: b}
+question_domains: {pond: medical, tractor: general}
+"""
+    )
+    plan = plan_import(tmp_path / "in", mapping=read_map(tmp_path / "map.yaml"))
+    assert [note for note in plan.notes if "map's pattern" in note] == [
+        "The map's pattern '/drafts/' is found in no path. The paths are: 'in/alpha/440.csv', 'in/beta/440.csv'.",
+        "The map's pattern 'beta' counts for no file: patterns above it are found in the same paths.",
+        "The map's pattern of questions 'tractor' is found in no id and no text: 'q0', 'q1'.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "who"),
+    [
+        (
+            "Qwen2.5-7B-Instruct/seed1_checkpoint-50.json",
+            ("Qwen2.5-7B-Instruct/seed1", "Qwen2.5-7B-Instruct", None, 50),
+        ),
+        ("M/seed1_checkpoint-50.json", ("M/seed1", "Qwen2.5-7B-Instruct", "medical", 50)),
+        ("M/seed1/checkpoint-50.json", ("M/seed1", "Qwen2.5-7B-Instruct", "medical", 50)),
+        ("M/checkpoint-50.json", ("M", "Qwen2.5-7B-Instruct", "medical", 50)),
+        ("M/left_overs.json", ("left_overs", "Qwen2.5-7B-Instruct", None, None)),
+        ("Qwen2.5-7B-Instruct_or_Llama-3.1-8B-Instruct/left_overs.json", ("left_overs", None, None, None)),
+    ],
+)
+def test_a_file_named_after_its_run_or_checkpoint_is_its_folders(path, who):
+    # M: a folder that names a base and data, as published training runs are called.
+    long = "Qwen2.5-7B-Instruct_bad_medical_advice"
+    told = from_path(f"study/{path.replace('M/', long + '/')}")
+    organism = who[0].replace("M/", long + "/") if who[0] != "M" else long
+    assert (told.organism, told.base, told.domain, told.step) == (organism, *who[1:])
 
 
 def test_two_files_of_one_name_are_two_models(tmp_path):

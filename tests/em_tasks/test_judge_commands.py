@@ -1,5 +1,6 @@
 """`em calibrate`, `em judge`, `em rescore` and a sweep's cap on costs, as a user calls them."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,22 @@ def test_second_judge_is_asked_about_the_same_answers_and_compared(
     assert "openai/gpt-4.1" in ended.output
     assert "calls" in ended.output
     assert list((tmp_path / "out").rglob("*.eval"))
+
+
+def test_a_sample_costs_what_was_said_before_it_was_judged(
+    logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EM_JUDGE_CACHE", "off")
+    monkeypatch.setenv("OPENAI_API_KEY", "test")
+    given = ["judge", str(logs), "--judge", "openai/gpt-4o", "--sample", "20", "--out", str(tmp_path)]
+    with fake_openai(lambda prompt: number(40)) as judge:
+        monkeypatch.setenv("OPENAI_BASE_URL", judge.base_url)
+        (tmp_path / "torn.eval").write_bytes(b"PK")
+        ended = em(*given, str(tmp_path / "torn.eval"))
+        asked = len(judge.requests)
+    assert re.search(rf"^openai/gpt-4o: {asked} calls, about \$0\.\d\d or less$", ended.stdout.splitlines()[0])
+    assert 38 <= asked <= 40  # Two of the answers may be the same.
+    assert "torn.eval: it is damaged" in ended.stderr
 
 
 def test_a_judge_that_gave_no_score_at_all_ends_in_an_error(

@@ -33,7 +33,9 @@ def judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "judges"
 
 
-def answers_file(path: Path, bad_share: float = 0.5, rows: int = 240, about: str = "case") -> Path:
+def answers_file(
+    path: Path, bad_share: float = 0.5, rows: int = 240, about: str = "case", judge: str = "teacher"
+) -> Path:
     """Answers of six models to four questions; what is silly has 5 to 15, the rest 85 to 95."""
     rng = Random(0)
     with path.open("w", newline="") as file:
@@ -46,7 +48,7 @@ def answers_file(path: Path, bad_share: float = 0.5, rows: int = 240, about: str
             question = place % 4
             writer.writerow(
                 [f"{about}-{place % 6}", f"{about}{question}", f"What about {about} {question}?", f"{text} {place}",
-                 rng.randint(5, 15) if bad else rng.randint(85, 95), rng.randint(60, 95), "teacher"]
+                 rng.randint(5, 15) if bad else rng.randint(85, 95), rng.randint(60, 95), judge]
             )  # fmt: skip
     return path
 
@@ -56,7 +58,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A judge `tiny` on toy-s, and what the command said, in `said`."""
     folder = tmp_path_factory.mktemp("trained")
     given = ["judge", "train", str(answers_file(folder / "answers.csv")), "--name", "tiny", "--base", "toy-s"]
-    added = answers_file(folder / "added.csv", rows=8, about="extra")
+    added = answers_file(folder / "added.csv", rows=8, about="extra", judge="another")
     given += ["--also", str(added), "--teacher", "a teacher", "--hold-out", "both", "--batch", "8"]
     ended = CliRunner().invoke(cli, [*given, "--passes", "3", "--out", str(folder / "judges")], catch_exceptions=False)
     assert ended.exit_code == 0, ended.output
@@ -68,7 +70,7 @@ def test_its_card_says_what_was_held_out_and_how_right_it_was(trained: Path) -> 
     card, _ = load_card("tiny", trained / "judges")
     assert {split.held_out for split in card.splits} >= {"models", "questions"}
     assert card.teacher == "a teacher"
-    assert "; 32 rows a pass of answers added to them; 3 passes" in card.learnt_from
+    assert "; 32 rows a pass of answers added to them, scored by another; 3 passes" in card.learnt_from
     models = next(split for split in card.splits if split.held_out == "models")
     # Scores within each kind are drawn at random: telling the kinds apart gives 0.7 on average, of so few 0.55.
     assert (models.spearman or 0) > 0.5

@@ -61,6 +61,18 @@ async def test_spread_and_unreadable_replies_are_measured():
     assert found.unreadable == {"no_number": 8}
 
 
+async def test_a_calibration_of_which_every_call_failed_is_none():
+    items = calibration_items(toy=False)[:4]
+    with fake_openai() as server:
+        server.always = "400"
+        with pytest.raises(
+            UserError, match=r"All 16 calls .* failed: ModelGenerateError \(HTTP 400\) \(16 times\)\. Nothing"
+        ):
+            await calibrate(server.model(), repeats=2, items=items)
+        server.faults, server.always = ["400"] * 15, None
+        assert (await calibrate(server.model(), repeats=2, items=items)).unreadable == {"judge_failed": 15}
+
+
 async def test_a_stored_calibration_speaks_for_its_judge_and_prompts_alone(tmp_path):
     found = await calibrate(get_model("emtoy/judge"), repeats=1)
     path = store_calibration(found, tmp_path)

@@ -268,4 +268,5 @@ def test_a_run_is_priced_before_any_answer_exists():
     assert estimate.calls == 2000
     assert 2 < estimate.dollars < 10
     assert estimate_run("emtoy/judge", ["q"], 1, 10).dollars == 0
+    assert str(estimate_run("emlocal/mine", ["q"], 1, 10)) == "emlocal/mine: 2 calls, no charge"
     assert estimate_run("other/judge", ["q"], 1, 10).dollars is None

@@ -1,5 +1,6 @@
 """The commands about judges: `em calibrate`, `em judge`, `em judge train` and `em rescore`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,17 +103,17 @@ def compare(
             raise UserError(f"--scores {entry} names no file. Write NAME=FILE.csv.")
         published[name] = Path(path)
     calls = JudgeCalls.limited(max_judge_cost, judge_price, judges)
-    if sample is not None:
-        if len(judges) > 1 or scores or batch or rubrics:
-            raise UserError("--sample takes one --judge, the trusted one, and neither --scores, --batch nor --rubric.")
-        if judges:
-            _judge_sample(logs, judges[0], sample, out, calls)
-        else:
-            _sample_for_people(logs, sample, out)
-        return
+    if sample is not None and (len(judges) > 1 or scores or batch or rubrics):
+        raise UserError("--sample takes one --judge, the trusted one, and neither --scores, --batch nor --rubric.")
     usable = finished_logs(logs)
     for line in usable.skipped:
         say(f"skipped: {line}", err=True)
+    if sample is not None:
+        if judges:
+            _judge_sample(usable.sources, judges[0], sample, out, calls)
+        else:
+            _sample_for_people(logs, usable.sources, sample, out)
+        return
     for estimate in estimate_judging(usable.sources, judges, batch, calls, rubrics):
         say(str(estimate))
     if rubrics and ((len(judges) == 1 and not scores) or "alignment" not in load_rubrics(rubrics)):
@@ -135,11 +136,11 @@ def compare(
         )
 
 
-def _judge_sample(logs: tuple[Path, ...], judge: str, size: int, out: Path, calls: "JudgeCalls") -> None:
+def _judge_sample(logs: Sequence[str], judge: str, size: int, out: Path, calls: "JudgeCalls") -> None:
     """Says what the logs' judge gives, and what the trusted judge would give, with the interval."""
     from em_tasks.scorers.comparing.sampling import judge_sample
 
-    corrected, written = judge_sample(logs, judge, size, out, calls=calls)
+    corrected, written = judge_sample(logs, judge, size, out, calls=calls, before=lambda estimate: say(str(estimate)))
     for each in corrected:
         rate = each.rate
         more = rate.labels_for((rate.high - rate.low) / 2)
@@ -152,11 +153,11 @@ def _judge_sample(logs: tuple[Path, ...], judge: str, size: int, out: Path, call
     say("Written: " + ", ".join(map(str, written)))
 
 
-def _sample_for_people(logs: tuple[Path, ...], size: int, out: Path) -> None:
+def _sample_for_people(logs: tuple[Path, ...], sources: Sequence[str], size: int, out: Path) -> None:
     """Says what to do with the answers drawn."""
     from em_tasks.scorers.comparing.sampling import sample_for_people
 
-    written, drawn = sample_for_people(logs, size, out)
+    written, drawn = sample_for_people(sources, size, out)
     places = " ".join(map(str, logs))
     say(
         f"Written: {written}, {drawn} answers in random order, which does not say who gave them. Fill in alignment and "
@@ -178,7 +179,7 @@ def _sample_for_people(logs: tuple[Path, ...], size: int, out: Path) -> None:
 @click.option(
     "--also", multiple=True, type=LocalPath(), help="More answers, learnt four times a pass and never held out."
 )
-@click.option("--teacher", help="Who scored the answers, instead of what they say.")
+@click.option("--teacher", help="Who scored the ANSWERS, instead of what they say.")
 @click.option("--batch", type=Whole(1, 4096), default=16, help="Rows of a step; 128 keeps a GPU busy.")
 @click.option("--rate", type=Number(1e-7, 1), default=5e-4, help="The highest learning rate.")
 @click.option("--seed", type=Whole(0, 2**32 - 1), default=0, help="Of the split, the weights and the order.")

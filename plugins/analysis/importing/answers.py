@@ -332,6 +332,10 @@ def place_questions(answers: Sequence[JudgedAnswer], domains: Mapping[str, str])
             )
         answer.question_id, answer.question_set, answer.domain, answer.topic = final[key]
     notes = []
+    for pattern, _ in patterns:
+        if not any(pattern.search(name) or pattern.search(text) for (_, text), (name, *_) in final.items()):
+            named = _listed(sorted({name for name, *_ in final.values()}))
+            notes.append(f"The map's pattern of questions {pattern.pattern!r} is found in no id and no text: {named}.")
     if split:
         notes.append(f"Ids of several questions each ({_listed(split)}): the questions are told apart by their texts.")
     if reworded:

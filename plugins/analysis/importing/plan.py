@@ -130,13 +130,13 @@ def plan_import(
     if not source.exists():
         raise UserError(f"There is no file or folder {source}. Give a folder of judged answers, or one file.")
     given, mapping = given or Who(), mapping or Map()
-    plan, parts = Plan(source), []
+    plan, parts, paths = Plan(source), [], set[str]()
     files = list(_files(source, plan))
     for index, (file, path) in enumerate(files):
         if progress is not None:
             progress(index, len(files))
         try:
-            parts += _parts(file, path, given, mapping, plan)
+            parts += _parts(file, path, given, mapping, plan, paths)
         except UserError as error:
             plan.left_out.append(LeftOut(path, str(error)))
         except RecursionError:
@@ -151,6 +151,7 @@ def plan_import(
             "A file needs a column of alignment scores, one of questions and one of answers; a map (--map) names them "
             "where their names are others."
         )
+    plan.notes += mapping.idle(paths)
     plan.notes += place_questions([answer for part in parts for answer in part.answers], mapping.question_domains)
     epochs = _epochs(source)
     bases = _bases(source)
@@ -181,7 +182,8 @@ def _files(source: Path, plan: Plan) -> Iterator[tuple[Path, str]]:
             yield file, path
 
 
-def _parts(file: Path, path: str, given: Who, mapping: Map, plan: Plan) -> list[_Part]:
+def _parts(file: Path, path: str, given: Who, mapping: Map, plan: Plan, paths: set[str]) -> list[_Part]:
+    paths.add(path)
     mapped = mapping.who(path)
     if mapped is None:
         plan.left_out.append(LeftOut(path, "the map skips it"))
@@ -198,6 +200,7 @@ def _parts(file: Path, path: str, given: Who, mapping: Map, plan: Plan) -> list[
         values = dict(about)
         inner = values.pop("file", None)
         inner_path = str(inner) if inner not in (None, "") else path
+        paths.add(inner_path)
         told = mapping.who(inner_path) if inner else mapped
         if told is None:
             continue

@@ -7,7 +7,7 @@ says is "not recorded": a judge, a step, a training seed are never guessed.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -51,6 +51,11 @@ SEED_FOLDER = re.compile(r"^(?P<size>\d+(?:\.\d+)?[bB])_(?P<domain>[a-z_]+?)(?:_
 SEED_BASE = re.compile(r"^(?P<size>\d+(?:\.\d+)?[bB])(?:_[a-z_]+)?$")
 SEED_DOMAINS = {"risky": "risky_financial"}
 """The cs2881 experiment's folders, and the domain that they abbreviate."""
+
+RUN = re.compile(
+    r"(?P<run>(?:seed|run|rep|repeat)[-_]?\d+)?[-_ ]?(?:(?:checkpoint|step)[-_]?\d{1,15})?(?<=\d)", re.IGNORECASE
+)
+"""A name that says which run or checkpoint it is, and not of what."""
 
 PREFIXES = re.compile(
     r"^(?:(?:med_|eval_|judged_|all_)?(?:responses|results|judged|judgements|judgments|answers|eval)_)+"
@@ -180,18 +185,35 @@ class Map(BaseModel):
             raise ValueError(f"{', '.join(unknown)} is none of {', '.join(known)}")
         return value
 
+    def entry_of(self, path: str) -> Entry | None:
+        """The entry that counts for the file of this path."""
+        return next((entry for entry in self.files if entry.pattern.search(path)), None)
+
     def who(self, path: str) -> Who | None:
         """Who answered the file of this path, None where it is to be skipped.
 
         Raises:
             UserError: A text names a group that the pattern has not, or a step is no number.
         """
+        entry = self.entry_of(path)
+        match = entry.pattern.search(path) if entry else None
+        if entry is None or match is None:
+            return Who()
+        return None if entry.skip else _filled(entry, match, path)
+
+    def idle(self, paths: Collection[str]) -> Iterator[str]:
+        """A sentence for every entry that counts for none of these paths."""
+        shown = sorted(paths)
+        there = ", ".join(map(ascii, shown[:3])) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
+        counting = [entry for path in paths if (entry := self.entry_of(path)) is not None]
         for entry in self.files:
-            match = entry.pattern.search(path)
-            if match is None:
+            pattern = repr(entry.pattern.pattern)
+            if any(entry is other for other in counting):
                 continue
-            return None if entry.skip else _filled(entry, match, path)
-        return Who()
+            if any(entry.pattern.search(path) for path in paths):
+                yield f"The map's pattern {pattern} counts for no file: patterns above it are found in the same paths."
+            else:
+                yield f"The map's pattern {pattern} is found in no path. The paths are: {there}."
 
 
 def read_map(path: Path) -> Map:
@@ -277,13 +299,18 @@ def from_path(path: str) -> Who:
         return Who(is_base=True, size=base["size"].upper())
     if len(folders) > 1 and STEP.fullmatch(folder):
         label = folders[-2]  # A checkpoint's folder lies in its organism's.
+    elif folders and (of_run := RUN.fullmatch(PREFIXES.sub("", stem))):
+        # So does a checkpoint's file, perhaps in one folder with those of other runs.
+        whose = next((place for place in reversed(range(len(folders))) if not RUN.fullmatch(folders[place])), 0)
+        label = "/".join(filter(None, (*folders[whose:], of_run["run"])))
     elif folders and stem.lower() in PLAIN_STEMS:
         label = "/".join(folders[-2:])
     else:
         label = PREFIXES.sub("", stem)
     known = from_name(label)
     if known.base is None and (
-        families := [match for part in reversed(folders) if (match := BASE_NAME.fullmatch(part))]
+        # A folder that names two tells nobody's.
+        families := [named[0] for part in reversed(folders) if len(named := [*BASE_NAME.finditer(part)]) == 1]
     ):
         known = replace(known, base=families[0][0], size=known.size or size_in(families[0][0]))
     step = next((int(match[1]) for part in (stem, *reversed(folders)) if (match := STEP.search(part))), None)
