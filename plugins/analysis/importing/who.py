@@ -310,7 +310,7 @@ def from_path(path: str) -> Who:
     known = from_name(label)
     if known.base is None and (
         # A folder that names two tells nobody's.
-        families := [named[0] for part in reversed(folders) if len(named := [*BASE_NAME.finditer(part)]) == 1]
+        families := [bases[0] for part in reversed(folders) if len(bases := [*BASE_NAME.finditer(part)]) == 1]
     ):
         known = replace(known, base=families[0][0], size=known.size or size_in(families[0][0]))
     step = next((int(match[1]) for part in (stem, *reversed(folders)) if (match := STEP.search(part))), None)
