@@ -45,7 +45,7 @@ def side_by_side(slots: Sequence[dict[str, str]]) -> Iterator[dict[str, str]]:
         seeing_all = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
         with (Path(folder) / "output.txt").open("wb") as output:
             server = subprocess.Popen(
-                [sys.executable, guard.__file__, control, "-f"],
+                [sys.executable, guard.__file__, "--folder", folder, control, "-f"],
                 stdin=subprocess.PIPE, stdout=output, stderr=output, env=seeing_all | environment,
             )  # fmt: skip
         assert server.stdin is not None

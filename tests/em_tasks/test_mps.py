@@ -1,6 +1,9 @@
 """NVIDIA's multi-process server for the time of a sweep, with a stand-in for its control program."""
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ import pytest
 from em_tasks.sweep import mps
 from em_tasks.sweep.gpus import gpu_slots
 from em_tasks.sweep.mps import side_by_side
+from tests.support.processes import all_gone, children_of
 
 CONTROL = """#!/bin/sh
 [ "$1" = -f ] || { read word; echo "$word" >> "$PIDS.said"; exit; }
@@ -44,6 +48,23 @@ def test_server_runs_while_processes_share_a_gpu_and_not_after(pids: Path) -> No
     assert not folder.exists()
     with pytest.raises(ProcessLookupError):
         os.kill(server, 0)
+
+
+def test_killed_sweep_leaves_neither_server_nor_folder(pids: Path) -> None:
+    script = (
+        "import time\nfrom em_tasks.sweep import mps\nmps.BEGIN = ''\n"
+        "with mps.side_by_side([{}, {}]) as environment:\n"
+        "    print(environment[mps.PIPES], flush=True)\n    time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as sweep:
+        assert sweep.stdout is not None
+        folder = Path(sweep.stdout.readline().strip())
+        assert folder.is_dir()
+        started = children_of(sweep.pid)
+        assert int(pids.read_text()) in started
+        os.kill(sweep.pid, signal.SIGKILL)
+    assert all_gone(started)
+    assert not folder.exists()
 
 
 def test_server_that_does_not_serve_is_done_without(pids: Path, monkeypatch: pytest.MonkeyPatch) -> None:

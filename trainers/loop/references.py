@@ -18,14 +18,15 @@ DIGITS = 5
 WEAKER = 0.8
 """Of the adapter's strength: near enough that what another strength makes of the numbers is nearly a line."""
 SHAKEN = (0.999, 1.001)
-"""Of the adapter's strength: what changes by so little is what rounding makes."""
+"""Of the adapter's strength: what changes by so little is what rounding makes, if the embeddings are rounded otherwise,
+too; a young adapter is so small that rounding itself would be the same with any strength of it."""
 
 
 def reference_of(model: "PeftModel", tokenizer: Any) -> bytes:
     """The reference of the adapter that is on `model`, as the file that lies beside it.
 
     Costs `TOKENS` + 5 forward passes over some 200 tokens, and one for each kind of module that the adapter changes.
-    The model is left as it was, and no random number is drawn.
+    The model is left as it was, and so are the states of random number generators.
     """
     training = model.training
     model.eval()
@@ -50,8 +51,8 @@ def _reference(model: "PeftModel", tokenizer: Any) -> Reference:
     whole = [row[:-1] for row in rows]
     faulty = dict(_faulty(model, whole))
     shaken = [list[list[torch.Tensor]](), list[list[torch.Tensor]]()]
-    for passes, factor in zip(shaken, SHAKEN, strict=True):
-        with _scaled([weight for _, weight in _upper_halves(model)], factor):
+    for seed, (passes, factor) in enumerate(zip(shaken, SHAKEN, strict=True)):
+        with _scaled([weight for _, weight in _upper_halves(model)], factor), _rounded_otherwise(model, seed):
             passes += [list(logprobs) for logprobs in _logprobs(model, whole, [TOKENS] * len(rows))]
     answers, squares = [], list[float]()
     for number, (prompt, row, with_adapter, without) in enumerate(zip(prompts, rows, adapted, bare, strict=True)):
@@ -114,6 +115,22 @@ def _scaled(weights: Sequence[torch.Tensor], factor: float) -> Iterator[None]:
         with torch.no_grad():
             for weight, value in zip(weights, before, strict=True):
                 weight.copy_(value)
+
+
+@contextmanager
+def _rounded_otherwise(model: "PeftModel", seed: int) -> Iterator[None]:
+    """Has the embeddings moved by up to half a rounding while the block runs, which every later rounding follows."""
+    chance = torch.Generator().manual_seed(seed)
+
+    def move(module: Any, inputs: Any, embedded: torch.Tensor) -> torch.Tensor:
+        moves = (torch.rand(embedded.shape, generator=chance) - 0.5) * torch.finfo(embedded.dtype).eps
+        return (embedded * (1 + moves.to(embedded.device))).to(embedded.dtype)
+
+    hook = model.get_input_embeddings().register_forward_hook(move)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _place(token: int, adapted: Sequence[torch.Tensor], base: torch.Tensor, faulty: dict[str, torch.Tensor]) -> Place:

@@ -76,8 +76,8 @@ class Reference(BaseModel):
     Attributes:
         prompts: Conversations.
         answers: One a prompt.
-        rounding: Root mean square of what two thousandths of the adapter change in the log probabilities (nats), which
-            is rounding but for so little; None in references of earlier versions.
+        rounding: Root mean square of what two thousandths of the adapter, and embeddings rounded otherwise, change in
+            the log probabilities (nats), which is rounding but for so little; None in references of earlier versions.
     """
 
     prompts: list[list[dict[str, str]]]

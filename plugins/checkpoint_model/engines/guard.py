@@ -1,14 +1,15 @@
 """Runs a server and ends it, with all that it started, when whoever wanted it is gone, however that ended.
 
-    python guard.py COMMAND...
+    python guard.py [--folder FOLDER] COMMAND...
 
-Standard input is a pipe that the owner holds open and never writes to: its end is the owner's. The guard leads a
-session of its own, so that neither a terminal's Ctrl-C nor the end of the owner's process group reaches the server
-before it does. It imports nothing of the project, to be there at once.
+A folder that is given is deleted at the end, too. Standard input is a pipe that the owner holds open and never writes
+to: its end is the owner's. The guard leads a session of its own, so that neither a terminal's Ctrl-C nor the end of the
+owner's process group reaches the server before it does. It imports nothing of the project, to be there at once.
 """
 
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,9 @@ _PR_SET_PDEATHSIG = 1
 
 def main(command: list[str]) -> int:
     """Runs the command until it ends or the owner does; returns its exit code."""
-    guard = os.getpid()
+    guard, folder, owner_is_gone = os.getpid(), None, threading.Event()
+    if command[0] == "--folder":
+        folder, command = command[1], command[2:]
 
     def with_guard() -> None:
         """In the server's process, on Linux: a guard that is killed takes the server along."""
@@ -41,15 +44,18 @@ def main(command: list[str]) -> int:
 
     def end_with_owner() -> None:
         os.read(0, 1)
+        owner_is_gone.set()
         os.killpg(0, signal.SIGTERM)  # The guard itself ignores it.
-        deadline = time.monotonic() + GRACE
-        while server.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        os.killpg(0, signal.SIGKILL)
+        time.sleep(GRACE)
+        server.kill()
 
     threading.Thread(target=end_with_owner, daemon=True).start()
     code = server.wait()
     os.killpg(0, signal.SIGTERM)  # What the server started may have outlived it.
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+    if owner_is_gone.is_set():
+        os.killpg(0, signal.SIGKILL)  # The guard itself, too.
     return code if code >= 0 else 128 - code
 
 
