@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from inspect_ai.model import modelapi
 
+from em_tasks.collecting import collect_rarely
 from em_tasks.em import em
 from em_tasks.scorers.alignment import alignment
 from em_tasks.scorers.coherence import coherence
@@ -23,6 +24,7 @@ __all__ = ["alignment", "checkpoint_model", "coherence", "em", "local_judge", "t
 @modelapi(name="em")
 def checkpoint_model() -> "type[CheckpointModel]":
     """`em/<organism>@<step>`: a checkpoint of a training run."""
+    collect_rarely()
     from em_tasks.plugins.checkpoint_model.provider import CheckpointModel
 
     return CheckpointModel

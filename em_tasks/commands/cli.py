@@ -7,6 +7,7 @@ from typing import NoReturn
 
 import click
 
+from em_tasks.collecting import collect_rarely
 from em_tasks.commands.asking.demo import demo
 from em_tasks.commands.asking.plan import plan
 from em_tasks.commands.asking.questions import questions
@@ -48,6 +49,7 @@ for command in COMMANDS:
 
 def main() -> None:
     """Runs the command line; an error meant for the user is one paragraph and exit code 1."""
+    collect_rarely()
     quiet_libraries()
     for stream in (sys.stdout, sys.stderr):
         # A name that the terminal's encoding has no letters for must not end a command.

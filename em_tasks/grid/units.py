@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from em_tasks.collecting import collect_rarely
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.safe_names import file_name
 from em_tasks.quiet import quiet_libraries
@@ -213,6 +214,7 @@ def do(unit: Unit, folder: Path) -> str | None:
     Raises:
         Stopped: The process was asked to end.
     """
+    collect_rarely()
     quiet_libraries()
     log, now = (place_of(unit, folder, suffix) for suffix in (LOG, NOW))
     try:

@@ -19,6 +19,7 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any
 
+from em_tasks.collecting import collect_rarely
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.loop.stopping import SIGNALS, Stopped
 from em_tasks.trainers.run.disk import NO_ROOM
@@ -184,6 +185,7 @@ def _work(
 ) -> None:
     """The process: does its work, tells how it ended, and never outlives its parent."""
     os.setpgid(0, 0)
+    collect_rarely()
     os.environ.update(environment)
     # Ctrl-C is the parent's to handle; it asks by SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
