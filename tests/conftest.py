@@ -19,7 +19,7 @@ import pytest
 from em_tasks.trainers.train import train
 from tests.support.organisms import small_recipe, write_rows
 from tests.support.paths import SHARED
-from tests.support.shortcuts import undrawn
+from tests.support.shortcuts import drawn_coarsely, undrawn
 
 SEED = int(os.environ.get("EM_TEST_SEED", "0"))
 
@@ -103,4 +103,11 @@ def trained_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_drawing() -> Iterator[None]:
     """Reports of this test leave the files of figures empty."""
     with undrawn():
+        yield
+
+
+@pytest.fixture
+def coarse_drawing() -> Iterator[None]:
+    """Reports of this test draw the files of figures, with few pixels."""
+    with drawn_coarsely():
         yield

@@ -48,7 +48,7 @@ def third_party(tmp_path, monkeypatch):
     sys.modules.pop("theirs", None)
 
 
-def test_a_third_partys_table_and_figure_join_the_report(third_party, tmp_path):
+def test_a_third_partys_table_and_figure_join_the_report(third_party, tmp_path, coarse_drawing):
     checkpoint_log(tmp_path / "logs", answers([(10, 90)], 4))
     report = write_report([tmp_path / "logs"], tmp_path / "out")
     assert pd.read_csv(report.out / "tables" / "their_counts.csv")["answers"].tolist() == [4]

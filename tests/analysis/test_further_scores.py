@@ -63,7 +63,7 @@ def test_another_scale_under_one_name_is_said_and_not_averaged(tmp_path: Path) -
     assert any("The rubric kind stands for different prompts or scales" in note for note in oddities(analysis))
 
 
-def test_logs_of_a_rubric_asked_alone_make_a_report_whose_judge_is_known(tmp_path: Path) -> None:
+def test_logs_of_a_rubric_asked_alone_make_a_report_whose_judge_is_known(tmp_path: Path, coarse_drawing: None) -> None:
     unscored = answers([(NAN, NAN)], 2)
     for folder in ("trained", "base"):
         write = checkpoint_log if folder == "trained" else base_log

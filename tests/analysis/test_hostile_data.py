@@ -42,9 +42,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("names", [HOSTILE[start::3] for start in range(3)], ids=["first", "second", "third"])
-def test_hostile_names_are_reported_as_what_they_are(tmp_path, names, monkeypatch):
-    # The page's pictures are the figures drawn twice more; their files are drawn here.
-    monkeypatch.setattr("em_tasks.plugins.analysis.report.html._png", lambda figure: "data:,")
+def test_hostile_names_are_reported_as_what_they_are(tmp_path, names, coarse_drawing):
     for number, name in enumerate(names):
         asked = {**answers([BAD, GOOD], 2), f"m{name}": [BAD, GOOD], f"g{name}": [GOOD, BAD]}
         about = {"base": name, "size": name, "judge": name}
@@ -113,7 +111,7 @@ def test_code_of_ours_stays_code_in_markdown_and_data_does_not_become_it():
     assert markdown_cell("a|b\nc") == "a\\|b c"
 
 
-def test_folders_of_this_machine_stay_out_of_reports(tmp_path):
+def test_folders_of_this_machine_stay_out_of_reports(tmp_path, coarse_drawing):
     home = "/home/someone/models"
     for organism, base in (("a", f"{home}/x/mine"), ("b", f"{home}/y/mine"), (f"c ({home}/x/mine bf16)", "b")):
         checkpoint_log(tmp_path / "logs", answers([BAD], 2), organism=organism, base=base, size=base, name=organism[0])
@@ -169,7 +167,7 @@ def test_pipes_dangling_links_and_odd_names_do_not_end_a_report(tmp_path, no_dra
     assert any("pipe.eval is a pipe" in note for note in report.notes)
 
 
-def test_bases_and_foreign_models_alone_are_a_report(tmp_path):
+def test_bases_and_foreign_models_alone_are_a_report(tmp_path, coarse_drawing):
     base_log(tmp_path / "logs", {**answers([BAD, GOOD], 3), "g1": [GOOD]})
     base_log(tmp_path / "logs", answers([GOOD], 3), base="openai/gpt-4o", size="gpt-4o", parameters=None)
     report = write_report([tmp_path / "logs"], tmp_path / "out")

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from em_tasks.collecting import RARELY
 from em_tasks.sweep.pool import Outcome, Pool, Work
 from tests.support.paths import ROOT
-from tests.support.pool_work import be_killed, double, fail, see_gpu
+from tests.support.pool_work import be_killed, double, fail, see_gpu, see_thresholds
 from tests.support.processes import all_gone, children_of
 
 
@@ -31,6 +32,18 @@ def test_work_reports_and_gives_its_result_and_more_may_come() -> None:
 def test_processes_at_the_same_time_see_a_gpu_each() -> None:
     outcomes = run([Work("a", see_gpu), Work("b", see_gpu)], slots=2)
     assert {outcome.result for outcome in outcomes.values()} == {"0", "1"}
+
+
+def test_processes_look_for_garbage_rarely_and_not_at_their_end() -> None:
+    """What a start imports, a million objects that stay, was looked through for a third of its processor time."""
+    assert run([Work("a", see_thresholds)])["a"].result == RARELY
+    # Functions to be called at the end are called last first.
+    last = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count() > 1000))"
+    program = f"{last}; from em_tasks.commands.cli import main; print(gc.get_freeze_count()); main()"
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "--version"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.splitlines()[0::2] == ["0", "True"], ended.stdout
 
 
 def test_killed_process_is_named_with_what_it_did_and_takes_no_other_along() -> None:

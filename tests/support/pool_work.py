@@ -1,6 +1,7 @@
 """Work for processes of a pool, in a module that they can import; and a program that runs some, to be killed itself."""
 
 import errno
+import gc
 import os
 import signal
 import subprocess
@@ -23,6 +24,10 @@ def double(number: int, send: Send) -> int:
 
 def see_gpu(send: Send) -> str | None:
     return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def see_thresholds(send: Send) -> tuple[int, int, int]:
+    return gc.get_threshold()
 
 
 def be_killed(send: Send) -> None:

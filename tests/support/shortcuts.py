@@ -66,3 +66,16 @@ def undrawn() -> Iterator[None]:
 
     with mock.patch.object(Figure, "savefig", leave_empty):
         yield
+
+
+@contextmanager
+def drawn_coarsely() -> Iterator[None]:
+    """Reports inside the block draw every file of a figure, with few pixels, and no page's picture: the same again."""
+    draw = Figure.savefig
+
+    def draw_coarsely(figure: Figure, file: Any, **options: Any) -> None:
+        if options.get("format") != "png":
+            draw(figure, file, **{**options, "dpi": 30})
+
+    with mock.patch.object(Figure, "savefig", draw_coarsely):
+        yield
