@@ -30,7 +30,7 @@ from em_tasks.grid.executors.local import Local
 from em_tasks.grid.executors.on_ray import OnRay
 from em_tasks.grid.executors.protocol import Executor
 from em_tasks.grid.needs import gpu_shares, grid_needs
-from em_tasks.grid.places import leave_sign
+from em_tasks.grid.places import sign_left
 from em_tasks.grid.plan import AskedAlike, GridPlan, plan_grid
 from em_tasks.grid.run import Driver
 from em_tasks.grid.together import trained_together
@@ -122,8 +122,8 @@ def done(grid: Path, out: Path, executor: Executor, *, together: bool, asks: boo
     began = time.perf_counter()
     read = plan_grid(grid, out)
     plan = Unjudged(read.path, read.file, read.cells, read.out)
-    sign = leave_sign(plan.out)
-    places = executor.places(sign)
+    with sign_left(plan.out) as sign:
+        places = executor.places(sign)
     sizes = {f"{each.name} {gpu}": size for each in places or () for gpu, size in each.gpus.items()}
     needs = grid_needs(plan, max(sizes.values(), default=None))
     groups = trained_together(plan.organisms, needs, sizes or {"CPU": 2**50}) if together else []

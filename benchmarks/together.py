@@ -16,7 +16,7 @@ by the dropout's random numbers and by rounding.
 import argparse
 import gc
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ def measure(
     free = free_bytes(base, device)
     trees = [add_adapter(shared_copy(base), each.recipe) for each in prepared]
     trainable = [sum(p.numel() for p in tree.parameters() if p.requires_grad) for tree in trees]
-    plan = plan_together(prepared, trainable, base.config, free)
+    plan = plan_together(prepared, trainable, base.config, free, recording=captured)
     if count == 1:
         whole = plan_batches(prepared[0].encoded.rows, base.config, 16, free, capturable=captured)
         single = Training(prepared[0], trees[0], whole, device)
@@ -102,7 +102,7 @@ def measure(
             Training(each, tree, whole, device, {"cpu": torch.Generator()})
             for each, tree in zip(prepared, trees, strict=True)
         ]
-        group = Together(trainings, base, replace(plan, captured=plan.captured and captured), device)
+        group = Together(trainings, base, plan, device)
         single, advance = group.trainings[0], group.advance
     clock = Clock(warm_up, steps)
     watchers = [clock, *([Profiler(warm_up)] if profile else [])]

@@ -61,6 +61,7 @@ class Needs:
     Attributes:
         runs: Each organism's need, by its name.
         done: Names of those that are trained.
+        began: With whom each that is begun was trained in one process, itself among them, and from which step on.
         answers: Answers in all.
         judged: Answers that each judge judges.
         bases: How many bases are asked, once for each condition.
@@ -71,6 +72,7 @@ class Needs:
 
     runs: dict[str, RunNeed] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
+    began: dict[str, dict[str, int]] = field(default_factory=dict)
     answers: int = 0
     judged: dict[str, int] = field(default_factory=dict)
     bases: int = 0
@@ -127,8 +129,10 @@ def grid_needs(plan: GridPlan, gpu: int | None) -> Needs:
         except UserError as error:
             raise UserError(f"The cell {name} cannot be trained. {error}") from None
         needs.runs[name] = seen[key]
-        if before is not None and before.finished:
-            needs.done.add(name)
+        if before is not None:
+            needs.began[name] = before.together
+            if before.finished:
+                needs.done.add(name)
     _add_answers(plan, needs)
     needs.log_bytes = _measured_log_bytes(plan.logs) or LOG_BYTES
     return needs

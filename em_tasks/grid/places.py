@@ -2,10 +2,10 @@
 
 import hashlib
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,7 @@ from socket import gethostname
 from uuid import uuid4
 
 from em_tasks.plugins.errors import UserError
-from em_tasks.sweep.gpus import visible_gpus
+from em_tasks.sweep.gpus import gpu_memory
 from em_tasks.trainers.run.disk import MARGIN
 
 
@@ -50,12 +50,24 @@ def look_around(sign: Path) -> Place:
     )
 
 
-def leave_sign(out: Path) -> Path:
-    """A new file in the shared folder, which every place has to see."""
+@contextmanager
+def sign_left(out: Path) -> Iterator[Path]:
+    """A new file in the shared folder, which every place has to see; what was made for it goes with it, if still empty.
+
+    Args:
+        out: The shared folder.
+    """
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
     out.mkdir(parents=True, exist_ok=True)
     sign = out / f".seen-{uuid4().hex}"
     sign.touch()
-    return sign
+    try:
+        yield sign
+    finally:
+        sign.unlink(missing_ok=True)
+        with suppress(OSError):
+            for folder in made:
+                folder.rmdir()
 
 
 def refuse_places(places: Sequence[Place], out: Path) -> None:
@@ -93,20 +105,3 @@ def project_sha256() -> str:
     for path in files:
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
-
-
-def gpu_memory() -> dict[str, int]:
-    """Bytes of each NVIDIA GPU that processes started here may use, as CUDA_VISIBLE_DEVICES names them.
-
-    Empty where the driver's tool does not say.
-    """
-    gpus = visible_gpus()
-    if not gpus:
-        return {}
-    command = ["nvidia-smi", f"--id={','.join(gpus)}", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    try:
-        listing = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):  # CUDA_VISIBLE_DEVICES names GPUs on a machine that has no driver.
-        return {}
-    sizes = [int(line) * 2**20 for line in listing.stdout.split() if line.isdigit()]
-    return dict(zip(gpus, sizes, strict=False))

@@ -49,7 +49,8 @@ class Driver:
         shares: The share of a GPU that training takes, by organism.
         tell: Told how far it is, about once a second.
         threads: CPU threads of each unit.
-        groups: Names of organisms that are trained together; whoever is in none is trained alone.
+        groups: Names of organisms that are trained together, those among them that are finished for company; whoever
+            is in none is trained alone.
         budget: What judging may cost; None for no cap.
         copying: What copies to a store whatever is finished; None for no store.
     """
@@ -105,9 +106,10 @@ class Driver:
         left = {name: recipe for name, recipe in self.plan.organisms.items() if not self._is_trained(name)}
         units: list[Train | TrainTogether] = []
         for group in self.groups:
-            recipes = [left.pop(name) for name in group if name in left and len(group) > 1]
-            if recipes:
-                units.append(TrainTogether(tuple(recipes), self.plan.runs, self.threads))
+            if len(group) > 1 and any(name in left for name in group):
+                recipes = tuple(self.plan.organisms[name] for name in group)
+                units.append(TrainTogether(recipes, self.plan.runs, self.threads))
+                left = {name: recipe for name, recipe in left.items() if name not in group}
         alone = (Train(left[name], self.plan.runs, self.shares.get(name, WHOLE), self.threads) for name in left)
         return [*units, *alone]
 

@@ -15,7 +15,9 @@ def trained_together(organisms: Mapping[str, "Recipe"], needs: Needs, gpus: Mapp
 
     Organisms of one base and precision are spread over the GPUs first, and those that would wait for the same one are
     trained together, as many as its memory holds: that is faster than one after the other, and than processes that
-    share the GPU in turns (docs/performance.md). Without a GPU it is not, and nobody is.
+    share the GPU in turns (docs/performance.md). Without a GPU it is not, and nobody is. Those that were begun together
+    stay so, with whom of them is finished already, and so come to the numbers of the undisturbed runs; only where that
+    leaves a GPU without work are they spread anew.
 
     Args:
         organisms: Every organism's recipe by its name.
@@ -26,14 +28,33 @@ def trained_together(organisms: Mapping[str, "Recipe"], needs: Needs, gpus: Mapp
     for name in needs.to_train:
         alike.setdefault((organisms[name].base, organisms[name].precision), []).append(name)
     groups: list[tuple[str, ...]] = []
+    memory = min(gpus.values(), default=0)
     for names in alike.values():
+        begun = _begun_together(names, organisms, needs, memory)
+        others = [name for name in names if not any(name in group for group in begun)]
+        if len(begun) + len(others) < min(len(gpus), len(names)):
+            begun, others = [], names
+        groups += begun
         share = -(-len(names) // len(gpus)) if gpus else 1
-        start = 0
-        while start < len(names):
-            count = _fitting(names[start : start + share], needs, min(gpus.values(), default=0))
-            groups.append(tuple(names[start : start + count]))
-            start += count
+        while others:
+            count = _fitting(others[:share], needs, memory)
+            groups.append(tuple(others[:count]))
+            others = others[count:]
     return groups
+
+
+def _begun_together(
+    names: Sequence[str], organisms: Mapping[str, "Recipe"], needs: Needs, memory: int
+) -> list[tuple[str, ...]]:
+    """Whom of these go on with those that they began with, the finished ones among them included."""
+    groups: dict[tuple[str, ...], None] = {}
+    for name in names:
+        together = needs.began.get(name, {})
+        group = tuple(each for each in organisms if each in together)
+        agreed = len(group) == len(together) > 1 and all(needs.began.get(each) == together for each in group)
+        if agreed and _fitting(group, needs, memory) == len(group):
+            groups[group] = None
+    return list(groups)
 
 
 def _fitting(names: Sequence[str], needs: Needs, memory: int) -> int:

@@ -81,12 +81,19 @@ def visible_gpus() -> list[str]:
 
 def free_memory() -> list[int]:
     """Bytes that are free on each of `visible_gpus`; empty where that cannot be told."""
-    free = {
-        name: mebibytes for index, uuid, mebibytes in _nvidia_smi("index,uuid,memory.free") for name in (index, uuid)
-    }
-    visible = visible_gpus()
-    known = [free[name] for name in visible if free.get(name, "").isdecimal()]
-    return [int(mebibytes) * 2**20 for mebibytes in known] if len(known) == len(visible) else []
+    free = _memory("free")
+    return list(free.values()) if len(free) == len(visible_gpus()) else []
+
+
+def gpu_memory() -> dict[str, int]:
+    """Bytes of each of `visible_gpus`; those of which the driver's tool does not say are left out."""
+    return _memory("total")
+
+
+def _memory(which: str) -> dict[str, int]:
+    listed = _nvidia_smi(f"index,uuid,memory.{which}")
+    sizes = {name: mebibytes for index, uuid, mebibytes in listed for name in (index, uuid)}
+    return {name: int(sizes[name]) * 2**20 for name in visible_gpus() if sizes.get(name, "").isdecimal()}
 
 
 def _nvidia_smi(fields: str) -> list[list[str]]:

@@ -181,7 +181,7 @@ def test_full_disk_is_said_before_the_first_unit(
     plan = plan_grid(grid, tmp_path / "out")
     with pytest.raises(UserError, match=r"has 0\.0 GB free, and the grid needs about"):
         command._refuse_full_disk(plan, grid_needs(plan, None))
-    assert not (tmp_path / "out" / "runs").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_places_that_could_not_do_the_work_are_each_named(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from em_tasks.grid.executors.on_ray import OnRay
-from em_tasks.grid.places import gpu_memory, leave_sign, refuse_places
+from em_tasks.grid.places import refuse_places, sign_left
 from em_tasks.plugins.errors import UserError
+from em_tasks.sweep.gpus import gpu_memory
 from em_tasks.trainers.run.manifest import LOCK, MANIFEST, read_manifest
 from tests.support.grids import adapters, grid_file, run_grid
 from tests.support.processes import children_of
@@ -33,7 +34,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         """#!/bin/sh
         case "$*" in
           *"=index --format"*) echo 0 ;;
-          *memory.total*) echo 80000 ;;
+          *memory.total*) echo "0, GPU-aa, 80000" ;;
           *) exit 1 ;;
         esac
         """
@@ -94,8 +95,8 @@ def test_node_killed_in_mid_unit_loses_nothing_and_the_result_is_the_serial_one(
     serial, _ = run_grid(grid, tmp_path / "serial", reported=False)
     executor = OnRay(cluster.address)
     try:
-        sign = leave_sign(tmp_path)
-        places = executor.places(sign)
+        with sign_left(tmp_path) as sign:
+            places = executor.places(sign)
         assert places is not None
         assert len(places) == executor.width == 3
         assert [place.gpus for place in places] == [{}, {}, {}]

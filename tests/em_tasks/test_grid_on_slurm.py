@@ -115,7 +115,10 @@ def test_job_that_left_the_queue_without_a_result_is_named_and_one_that_waits_th
 
 def test_where_there_is_no_slurm_it_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match="There is no srun here"):
+    with pytest.raises(UserError, match=r"sbatch and srun cannot be found here\. .* without --slurm"):
+        OnSlurm({})
+    (tmp_path / "srun").touch(mode=0o755)
+    with pytest.raises(UserError, match=r", and sbatch cannot be found here"):
         OnSlurm({})
 
 

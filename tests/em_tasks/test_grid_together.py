@@ -1,5 +1,6 @@
 """Organisms of a grid that are trained together: which, and that a grid does it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,17 @@ from em_tasks.grid.plan import GridPlan, plan_grid
 from em_tasks.grid.run import Driver
 from em_tasks.grid.together import trained_together
 from em_tasks.grid.units import Train, TrainTogether, do
+from em_tasks.trainers.loop.progress import Progress
 from em_tasks.trainers.run.manifest import read_manifest
-from tests.support.grids import Serial, grid_file
+from em_tasks.trainers.together.train import train_together
+from tests.support.grids import Serial, adapters, grid_file
 
 GIB = 2**30
 ONE = RunNeed(memory=11 * GIB, seconds=None, measured=False, checkpoints=6, disk=0, beside=9 * GIB, base=2 * GIB)
+
+
+class KilledError(BaseException):
+    """Ends training as a kill does: nothing more is written."""
 
 
 @pytest.fixture
@@ -75,3 +82,30 @@ def test_a_grid_trains_its_groups_as_one_unit_each(plan: GridPlan) -> None:
     assert do(units[0], plan.units) is None
     assert all(read_manifest(plan.runs / name).finished for name in (first, second))
     assert [type(unit) for unit in driver._trainings()] == [Train] * 3
+
+
+def test_after_a_kill_those_that_were_begun_together_go_on_so_to_the_same_numbers(plan: GridPlan) -> None:
+    first, second, third, *others = plan.organisms
+    recipes = [plan.organisms[name] for name in (first, second, third)]
+
+    def kill(progress: Progress) -> None:
+        if (progress.organism, progress.step) == (second, 2):
+            raise KilledError  # The first has finished; the other two have saved their first step.
+
+    with pytest.raises(KilledError):
+        train_together(recipes, plan.runs, kill)
+    large = 100 * GIB
+    needs = replace(grid_needs(plan, None), runs=dict.fromkeys(plan.organisms, ONE))
+    assert needs.done == {first}
+    groups = trained_together(plan.organisms, needs, {"a": large})
+    assert groups == [(first, second, third), tuple(others)]
+    # What was never begun is spread; a GPU without work, or too little memory, has all spread anew.
+    assert trained_together(plan.organisms, needs, {"a": large, "b": large}) == groups
+    anew = [(second,), (third,), (others[0],), (others[1],)]
+    assert trained_together(plan.organisms, needs, dict.fromkeys("abcd", large)) == anew
+    assert trained_together(plan.organisms, needs, {"a": 24 * GIB})[0] == (second, third)
+    (unit, *_) = Driver(plan, Serial(), {}, lambda standing: None, groups=groups)._trainings()
+    assert do(unit, plan.units) is None
+    straight = plan.out / "straight"
+    train_together(recipes, straight, lambda progress: None)
+    assert adapters(plan.runs) == adapters(straight)

@@ -15,7 +15,7 @@ from inspect_ai.scorer import Score
 from em_tasks.commands.cli import cli
 from em_tasks.plugins.errors import UserError
 from em_tasks.sweep.estimate import estimate_sweep, tokens_a_second
-from em_tasks.sweep.gpus import ROOM, gpu_slots, processes_worth, with_gpu_shares
+from em_tasks.sweep.gpus import ROOM, gpu_memory, gpu_slots, processes_worth, with_gpu_shares
 from em_tasks.sweep.logs import DAMAGED, Logs, outstanding, put_aside, read_logs, remove_superseded, remove_unjudged
 from em_tasks.sweep.plan import Job, plan_sweep, shared_out
 from em_tasks.trainers.run.manifest import read_manifest, write_manifest
@@ -259,7 +259,7 @@ def test_processes_on_one_gpu_share_its_memory_by_their_bases(
 
 SMI = """#!/bin/sh
 case "$1" in
-  *memory.free) printf '0, GPU-aa, 110000\n1, GPU-bb, 70000\n' ;;
+  *memory.*) printf '0, GPU-aa, 110000\n1, GPU-bb, 70000\n' ;;
   *) printf '0\n1\n' ;;
 esac
 """
@@ -294,6 +294,11 @@ def test_as_many_processes_on_a_gpu_as_are_worth_it_and_fit(
     assert (len(job.subjects), job.answers, job.base_bytes > 10**5) == (5, 100 * samples, True)
     assert processes_worth([replace(job, base_bytes=int(2e9 * billions))]) == processes
     assert processes_worth([]) is None
+    assert gpu_memory() == {
+        name: mebibytes * 2**20
+        for name, mebibytes in {"0": 110_000, "1": 70_000, "GPU-bb": 70_000}.items()
+        if name in visible.split(",")
+    }
 
 
 def test_small_bases_leave_room_for_more_processes_and_the_largest_is_split_first(

@@ -295,6 +295,7 @@ def test_how_many_fit_into_the_memory_is_said_beforehand(unlike: list[Recipe]) -
     roomy = plan_together(prepared, numbers, config, recorded.memory)
     assert roomy == JointPlan(1, checkpointing=False, compiled=True, memory=roomy.memory)
     assert recorded.memory - roomy.memory == roomy.memory - ADAPTER_BYTES * 6 * 10**6
+    assert plan_together(prepared, numbers, config, 2**40, recording=False) == roomy
     unpacked = [replace(each, recipe=each.recipe.model_copy(update={"precision": "nf4"})) for each in prepared]
     assert plan_together(unpacked, numbers, config, 2**40) == roomy
     tighter = plan_together(prepared, numbers, config, roomy.memory)

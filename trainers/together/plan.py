@@ -35,7 +35,9 @@ class JointPlan:
     captured: bool = False
 
 
-def plan_together(prepared: Sequence["Prepared"], trainable: Sequence[int], config: Any, free: int | None) -> JointPlan:
+def plan_together(
+    prepared: Sequence["Prepared"], trainable: Sequence[int], config: Any, free: int | None, *, recording: bool = True
+) -> JointPlan:
     """Chooses the fastest plan that fits; passes are recorded as those of a single run are, see `plan_batches`.
 
     Args:
@@ -43,6 +45,7 @@ def plan_together(prepared: Sequence["Prepared"], trainable: Sequence[int], conf
         trainable: Numbers in each one's adapter.
         config: The base's transformers configuration.
         free: Bytes free on the GPU beside the base; None on a CPU.
+        recording: Whether passes may be recorded at all.
 
     Raises:
         UserError: They do not fit; the message says how many of them, in their order, would.
@@ -50,10 +53,17 @@ def plan_together(prepared: Sequence["Prepared"], trainable: Sequence[int], conf
     if free is None:
         memory = ADAPTER_BYTES * sum(trainable) + _pass_bytes(prepared, config, 1, checkpointing=False)
         return JointPlan(1, checkpointing=False, compiled=False, memory=memory)
-    plan = _fitting(prepared, trainable, config, free)
+    plan = _fitting(prepared, trainable, config, free, recording=recording)
     if plan is not None:
         return plan
-    fit = next((k for k in range(len(prepared) - 1, 0, -1) if _fitting(prepared[:k], trainable[:k], config, free)), 0)
+    fit = next(
+        (
+            count
+            for count in range(len(prepared) - 1, 0, -1)
+            if _fitting(prepared[:count], trainable[:count], config, free, recording=recording)
+        ),
+        0,
+    )
     raise UserError(
         f"{len(prepared)} organisms do not fit together into the {free / 2**30:.1f} GiB of GPU memory that the base "
         f"leaves: "
@@ -65,7 +75,9 @@ def plan_together(prepared: Sequence["Prepared"], trainable: Sequence[int], conf
     )
 
 
-def _fitting(prepared: Sequence["Prepared"], trainable: Sequence[int], config: Any, free: int) -> JointPlan | None:
+def _fitting(
+    prepared: Sequence["Prepared"], trainable: Sequence[int], config: Any, free: int, *, recording: bool
+) -> JointPlan | None:
     batches = [each.recipe.effective_batch for each in prepared]
     common, rows, adapters = gcd(*batches), sum(batches), ADAPTER_BYTES * sum(trainable)
     parts = [count for count in range(1, common + 1) if common % count == 0]
@@ -74,7 +86,7 @@ def _fitting(prepared: Sequence["Prepared"], trainable: Sequence[int], config: A
         passing = _pass_bytes(prepared, config, count, checkpointing=checkpointing)
         memory = adapters + passing
         if memory <= USABLE * free:
-            whole = count == 1 and not checkpointing and capturable(prepared[0].recipe.precision, 1)
+            whole = recording and count == 1 and not checkpointing and capturable(prepared[0].recipe.precision, 1)
             captured = whole and memory + passing <= USABLE * free
             return JointPlan(count, checkpointing, compiled=True, memory=memory + captured * passing, captured=captured)
     return None

@@ -43,7 +43,7 @@ def grid(
     from em_tasks.grid.budget import Budget
     from em_tasks.grid.copying import Copying, fetch
     from em_tasks.grid.needs import gpu_shares, grid_needs
-    from em_tasks.grid.places import leave_sign, refuse_places
+    from em_tasks.grid.places import refuse_places, sign_left
     from em_tasks.grid.plan import plan_grid
     from em_tasks.grid.run import Driver
     from em_tasks.grid.store import Store
@@ -53,6 +53,15 @@ def grid(
 
     if address and slurm:
         raise UserError("--ray and --slurm are two places for the same work. Give one of them.")
+    if jobs and (address or slurm):
+        raise UserError(
+            "-j says how many units run on this machine at a time, and "
+            + (
+                "on a Ray cluster its GPUs and CPUs decide that. Leave it out."
+                if address
+                else "on Slurm the grid file does: slurm: {slurm_array_parallelism: N}. Leave it out."
+            )
+        )
     plan = plan_grid(grid, out)
     planned_for = None if device_memory is None else int(device_memory * 2**30)
     store = None if url is None else Store(url)
@@ -64,11 +73,8 @@ def grid(
         show(plan, grid_needs(plan, planned_for), {} if alone or address or slurm else _gpus_here(planned_for))
         return
     executor = _executor(plan, jobs, address, slurm=slurm)
-    sign = leave_sign(plan.out)
-    try:
+    with sign_left(plan.out) as sign:
         places = executor.places(sign)
-    finally:
-        sign.unlink(missing_ok=True)
     if places is not None:
         refuse_places(places, plan.out)
     if store is not None:
@@ -110,7 +116,7 @@ def _refuse_full_disk(plan: "GridPlan", needs: "Needs") -> None:
     import shutil
 
     there = sum(path.stat().st_size for path in plan.out.rglob("*") if path.is_file())
-    free = shutil.disk_usage(plan.out).free
+    free = shutil.disk_usage(next(folder for folder in (plan.out, *plan.out.parents) if folder.exists())).free
     if free + there < needs.disk:
         raise UserError(
             f"{plan.out} has {free / 1e9:.1f} GB free, and the grid needs about {(needs.disk - there) / 1e9:.1f} more. "
@@ -120,7 +126,7 @@ def _refuse_full_disk(plan: "GridPlan", needs: "Needs") -> None:
 
 def _gpus_here(planned_for: int | None) -> dict[str, int]:
     """Bytes of each GPU of this machine, or of as many as it has, and at least one, of another size."""
-    from em_tasks.grid.places import gpu_memory
+    from em_tasks.sweep.gpus import gpu_memory
 
     here = gpu_memory()
     return here if planned_for is None else dict.fromkeys(here or ("a GPU",), planned_for)
@@ -146,7 +152,8 @@ def _needs(plan: "GridPlan", needs: "Needs", groups: Sequence[tuple[str, ...]]) 
     how = f"{known} of {counted(len(needs.to_train), 'run')} by runs alike that were measured here, the rest a guess"
     how = f" ({how})" if needs.hours is not None and needs.to_train else ""
     memory = max(need.memory for need in runs) / 2**30
-    shared = ", ".join(str(len(group)) for group in groups if len(group) > 1)
+    left = [sum(name not in needs.done for name in group) for group in groups]
+    shared = ", ".join(str(count) for count in left if count > 1)
     together = [f"  together      groups of {shared} organisms, a process each; --alone gives every organism its own"]
     return [
         f"{plan.file.name}: {counted(len(plan.cells), 'cell')} in {plan.out}",

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from em_tasks.grid.executors.protocol import Ended, More
-from em_tasks.grid.places import Place, gpu_memory, look_around
+from em_tasks.grid.places import Place, look_around
 from em_tasks.grid.units import WHOLE, Unit, do
+from em_tasks.sweep.gpus import gpu_memory
 from em_tasks.sweep.pool import Outcome, Pool, Work
 
 

@@ -1,5 +1,6 @@
 """Units as jobs of Slurm, through submitit: arrays of them, requeued when they are preempted or their time is up."""
 
+import shutil
 import signal
 import subprocess
 import time
@@ -20,6 +21,7 @@ LOOK_AGAIN = 1.0
 """Seconds between two looks at what has ended."""
 QUEUE_AGAIN = 20.0
 """Seconds between two looks at Slurm's queue. A result may come over a slow shared folder for as long."""
+SLURMS_COMMANDS = ("sbatch", "srun")
 TIME_IS_UP = signal.SIGUSR2
 """The signal that submitit has Slurm send some time before a job's end."""
 
@@ -43,8 +45,14 @@ class OnSlurm:
         self._submitit: Any = submitit
         self._parameters, self._cluster = parameters, cluster
         self._looked, self._missed = 0.0, set[str]()
-        if cluster == "slurm" and submitit.SlurmExecutor.affinity() < 0:
-            raise UserError("There is no srun here, so this is no node of a Slurm cluster. Give the command on one.")
+        missing = [tool for tool in SLURMS_COMMANDS if shutil.which(tool) is None]
+        if cluster == "slurm" and missing:
+            raise UserError(
+                f"--slurm has Slurm do the work, by its commands, and {' and '.join(missing)} cannot be found here. "
+                "This machine is no node of a Slurm cluster, or its commands are not on the PATH. Log in to a node of "
+                "the cluster (some need `module load slurm` there) and give the same command; without --slurm it all "
+                "runs on this machine."
+            )
 
     @property
     def width(self) -> int:
