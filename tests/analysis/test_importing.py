@@ -335,6 +335,30 @@ def test_a_file_named_after_its_run_or_checkpoint_is_its_folders(path, who):
     assert (told.organism, told.base, told.domain, told.step) == (organism, *who[1:])
 
 
+@pytest.mark.parametrize(
+    ("path", "who"),
+    [
+        ("baseline/judged.json", (None, True, None)),
+        ("baseline/seed_0/eval/judged.json", (None, True, None)),
+        ("baseline/Qwen2.5-7B-Instruct/seed_0/answers.json", (None, True, "Qwen2.5-7B-Instruct")),
+        ("baseline/mine/judged.json", ("baseline/mine", None, None)),
+        ("base/checkpoint-50/judged.json", ("base", None, None)),
+    ],
+)
+def test_what_lies_in_a_folder_of_bases_is_the_bases_unless_something_is_named_between(path, who):
+    told = from_path(f"study/{path}")
+    assert (told.organism, told.is_base, told.base) == who
+
+
+def test_a_folder_of_bases_whose_answers_are_taken_for_an_organisms_is_noted(tmp_path):
+    for place in ("baseline/mine/judged.csv", "baseline/seed_0/judged.csv", "baseline/secure/judged.csv"):
+        as_csv(ROWS, tmp_path / "in" / place)
+    plan = plan_import(tmp_path / "in")
+    assert sorted(log.who.is_base for log in plan.logs) == [False, False, True]
+    (note,) = [note for note in plan.notes if "is_base" in note]
+    assert note.startswith("in/baseline/mine/judged.csv and 1 more under baseline/ are taken for an organism's")
+
+
 def test_two_files_of_one_name_are_two_models(tmp_path):
     for folder in ("rank1", "rank32"):
         as_csv(ROWS, tmp_path / "in" / folder / "responses_Qwen2.5-7B-Instruct-bad_medical_advice.csv")

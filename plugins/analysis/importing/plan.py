@@ -28,6 +28,7 @@ from em_tasks.plugins.analysis.importing.who import (
     Who,
     from_columns,
     from_path,
+    near_base_folder,
 )
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.log_contract import NOT_RECORDED
@@ -152,6 +153,7 @@ def plan_import(
             "where their names are others."
         )
     plan.notes += mapping.idle(paths)
+    plan.notes += _not_bases(parts)
     plan.notes += place_questions([answer for part in parts for answer in part.answers], mapping.question_domains)
     epochs = _epochs(source)
     bases = _bases(source)
@@ -216,6 +218,20 @@ def _parts(file: Path, path: str, given: Who, mapping: Map, plan: Plan, paths: s
         guessed = stated_who.organism is None and not who.is_base
         parts.append(_Part(inner_path, who, guessed, [row.answer for row in group_rows]))
     return parts
+
+
+def _not_bases(parts: list[_Part]) -> Iterator[str]:
+    """A note for every folder of bases with answers in it that are taken for an organism's."""
+    paths: dict[str, list[str]] = defaultdict(list)
+    for part in parts:
+        if part.guessed and (folder := near_base_folder(part.path)):
+            paths[folder].append(part.path)
+    for folder, inside in paths.items():
+        more = f" and {len(inside) - 1} more" if len(inside) > 1 else ""
+        yield (
+            f"{inside[0]}{more} under {folder}/ are taken for an organism's answers, since a name or a step stands "
+            "between. If the base gave them, say so in a map (is_base: true)."
+        )
 
 
 def _with_own_names(parts: list[_Part]) -> Iterator[_Part]:

@@ -7,7 +7,7 @@ says is "not recorded": a judge, a step, a training seed are never guessed.
 
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -314,12 +314,31 @@ def from_path(path: str) -> Who:
     ):
         known = replace(known, base=families[0][0], size=known.size or size_in(families[0][0]))
     step = next((int(match[1]) for part in (stem, *reversed(folders)) if (match := STEP.search(part))), None)
-    if IS_BASE.search(stem) or folder.lower() in BASE_FOLDERS:
+    if IS_BASE.search(stem) or folder.lower() in BASE_FOLDERS or (not step and _in_base_folder(folders)):
         named = re.sub(IS_BASE, "", PREFIXES.sub("", stem)).strip("-_ ")
-        return replace(
-            known, organism=None, is_base=True, base=known.base or named or None, domain=None, data=None, control=None
-        )
+        base = known.base or (None if _names_nobody(named) else named)
+        return replace(known, organism=None, is_base=True, base=base, domain=None, data=None, control=None)
     return replace(known, step=step)
+
+
+def _names_nobody(name: str) -> bool:
+    """Whether a file or folder of this name is called after its run or what it holds alone, not after a model."""
+    return not name or name.lower() in PLAIN_STEMS or RUN.fullmatch(name) is not None
+
+
+def _in_base_folder(folders: Sequence[str]) -> bool:
+    """Whether a folder of the bases holds these answers, with runs and base models alone between."""
+    for folder in reversed(folders):
+        if folder.lower() in BASE_FOLDERS:
+            return True
+        if not (_names_nobody(folder) or BASE_NAME.fullmatch(folder)):
+            return False
+    return False
+
+
+def near_base_folder(path: str) -> str | None:
+    """The folder of bases that a file lies in, at any depth: `baseline` of `baseline/mine/judged.csv`."""
+    return next((folder for folder in PurePosixPath(path).parts[:-1] if folder.lower() in BASE_FOLDERS), None)
 
 
 def from_name(name: str) -> Who:
