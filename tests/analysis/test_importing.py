@@ -354,7 +354,7 @@ def test_a_folder_of_bases_whose_answers_are_taken_for_an_organisms_is_noted(tmp
     for place in ("baseline/mine/judged.csv", "baseline/seed_0/judged.csv", "baseline/secure/judged.csv"):
         as_csv(ROWS, tmp_path / "in" / place)
     plan = plan_import(tmp_path / "in")
-    assert sorted(log.who.is_base for log in plan.logs) == [False, False, True]
+    assert sorted(log.who.is_base is True for log in plan.logs) == [False, False, True]
     (note,) = [note for note in plan.notes if "is_base" in note]
     assert note.startswith("in/baseline/mine/judged.csv and 1 more under baseline/ are taken for an organism's")
 

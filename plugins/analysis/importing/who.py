@@ -316,8 +316,8 @@ def from_path(path: str) -> Who:
     step = next((int(match[1]) for part in (stem, *reversed(folders)) if (match := STEP.search(part))), None)
     if IS_BASE.search(stem) or folder.lower() in BASE_FOLDERS or (not step and _in_base_folder(folders)):
         named = re.sub(IS_BASE, "", PREFIXES.sub("", stem)).strip("-_ ")
-        base = known.base or (None if _names_nobody(named) else named)
-        return replace(known, organism=None, is_base=True, base=base, domain=None, data=None, control=None)
+        model = known.base or (None if _names_nobody(named) else named)
+        return replace(known, organism=None, is_base=True, base=model, domain=None, data=None, control=None)
     return replace(known, step=step)
 
 
