@@ -112,6 +112,12 @@ def test_the_table_and_a_sentence_say_how_many_labels_would_halve_the_interval(l
     assert "labels in place of 40 would narrow" in sentence or "These labels do not tell how many" in sentence
 
 
+def test_labels_of_a_base_alone_are_said_of_the_base(plain):
+    base_log(plain / "some", {q: [BAD, GOOD, GOOD, GOOD] for q in QUESTIONS}, judge="other")
+    (sentence,) = [line for line in in_short(analysis_of(plain)) if line.startswith("other scored some")]
+    assert "base-a (base) 25.0 (" in sentence
+
+
 def test_two_judges_of_all_answers_are_compared_and_neither_is_trusted(plain):
     checkpoint_log(plain / "some", {q: [BAD] * 40 for q in QUESTIONS}, judge="other")
     base_log(plain / "some", {q: [BAD] * 20 for q in QUESTIONS}, judge="other")

@@ -160,7 +160,8 @@ def _trusted_judge(analysis: Analysis) -> list[str]:
         of_judge = [rate for rate in rates if rate.trusted == trusted]
         last = [rate for rate in of_judge if rate.last]
         leading = [rate for rate in last if rate.scope == "outside"] or last
-        leading = leading or [rate for rate in of_judge if rate.subject == EVERY]
+        # Where no organism's last checkpoint has labels: all answers together, or the bases and checkpoints that have.
+        leading = leading or [rate for rate in of_judge if rate.subject == EVERY] or of_judge
         each = [_beside_plain(rate) for rate in leading]
         first = leading[0].corrected
         width = first.high - first.low
