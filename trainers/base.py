@@ -29,8 +29,14 @@ def load_base(base: str, precision: Precision, device: str) -> "PreTrainedModel"
 
     Raises:
         UserError: The model is not to be had; the message says where it was looked for.
+        UserError: Its files lack parameters, which would be random.
         UserError: NF4 was asked for without bitsandbytes.
     """
+    return load_with_leftovers(base, precision, device)[0]
+
+
+def load_with_leftovers(base: str, precision: Precision, device: str) -> "tuple[PreTrainedModel, set[str]]":
+    """What `load_base` loads, and the names of tensors in its files that the model has no place for."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from transformers.utils import logging
@@ -47,12 +53,26 @@ def load_base(base: str, precision: Precision, device: str) -> "PreTrainedModel"
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(where, device_map=device, **options)
+        model: PreTrainedModel
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            where, device_map=device, output_loading_info=True, **options
+        )
     except OSError as error:
         raise UserError(unreachable(base, error)) from error
+    if missing := sorted(loading["missing_keys"]):
+        raise UserError(
+            f"The files of {base} lack {len(missing)} of the model's parameters ({named(missing)}), which would be "
+            "random numbers. Copy or save the model again."
+        )
     if precision == "nf4_dequantised":
         model = model.dequantize(torch.bfloat16)
-    return model
+    return model, set(loading["unexpected_keys"])
+
+
+def named(parameters: Sequence[str]) -> str:
+    """The first three names of a list, and how many more there are."""
+    more = f" and {len(parameters) - 3} more" if len(parameters) > 3 else ""
+    return ", ".join(parameters[:3]) + more
 
 
 def load_tokenizer(base: str | Path, date_string: str) -> "PreTrainedTokenizerBase":

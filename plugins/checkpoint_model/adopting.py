@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from em_tasks.plugins.caller import from_caller
 from em_tasks.plugins.checkpoint_model.engines.adapter_files import CONFIG, WEIGHTS, read_adapter
 from em_tasks.plugins.errors import UserError
-from em_tasks.trainers.base import default_device
+from em_tasks.trainers.base import default_device, named
 from em_tasks.trainers.run.adoption import AdoptedCheckpoint, AdoptedOrganism, Adoption, write_adoption
 from em_tasks.trainers.run.hashes import adapter_sha256, whole_model_sha256
 from em_tasks.trainers.run.reference import adopted_reference
@@ -154,17 +154,23 @@ def _adopt_whole(
         UserError: A model's layers are not those of the base, or its weights are no numbers.
     """
     on = device or default_device()
-    shapes, base_fingerprint, parameters = _looked_at(organism.base, organism, on)
+    shapes, base_leftovers, base_fingerprint, parameters = _looked_at(organism.base, organism, on)
     checkpoints = []
     for model, at in zip(models, steps, strict=True):
-        theirs, fingerprint, count = _looked_at(str(model.folder), organism, on)
+        theirs, leftovers, fingerprint, count = _looked_at(str(model.folder), organism, on)
         # A tokenizer with more tokens makes these two larger, and nothing else.
         layers, expected = ({k: s for k, s in each.items() if not EMBEDDING.search(k)} for each in (theirs, shapes))
         if layers != expected:
             odd = sorted(name for name in layers.keys() | expected.keys() if layers.get(name) != expected.get(name))
             raise UserError(
                 f"{model.source} was not made from {organism.base}: {len(odd)} of its parameters have another name or "
-                f"shape ({', '.join(odd[:3])}). Name the base that it was trained from with --base."
+                f"shape ({named(odd)}). Name the base that it was trained from with --base."
+            )
+        if unread := sorted(leftovers - base_leftovers):
+            raise UserError(
+                f"The files of {model.source} hold {len(unread)} tensors ({named(unread)}) that {organism.base} has no "
+                "place for, so what was trained would not answer in full. Merge and save the model again, or name the "
+                "base that it was trained from with --base."
             )
         checkpoints.append(
             AdoptedCheckpoint(
@@ -193,8 +199,10 @@ def _adopt_whole(
 EMBEDDING = re.compile(r"(?:embed_tokens|lm_head|wte)\.")
 
 
-def _looked_at(model: str, organism: AdoptedOrganism, device: str) -> tuple[dict[str, tuple[int, ...]], str, int]:
-    """Shapes of a model's parameters by name, its fingerprint and how many there are; it is freed again.
+def _looked_at(
+    model: str, organism: AdoptedOrganism, device: str
+) -> tuple[dict[str, tuple[int, ...]], set[str], str, int]:
+    """Shapes of a model's parameters by name, tensors without a place, its fingerprint and size; it is freed again.
 
     Raises:
         UserError: It cannot be had, or holds values that are no numbers.
@@ -202,14 +210,14 @@ def _looked_at(model: str, organism: AdoptedOrganism, device: str) -> tuple[dict
     import torch
 
     from em_tasks.plugins.checkpoint_model.engines.loading import free
-    from em_tasks.trainers.base import fingerprint, load_base
+    from em_tasks.trainers.base import fingerprint, load_with_leftovers
 
-    loaded = load_base(model, organism.precision, device)
+    loaded, leftovers = load_with_leftovers(model, organism.precision, device)
     for name, parameter in loaded.named_parameters():
         if parameter.is_floating_point() and not torch.isfinite(parameter).all():
             raise UserError(f"{model} holds values that are no numbers, in {name}. Save the model again.")
     shapes = {name: tuple(parameter.shape) for name, parameter in loaded.named_parameters()}
-    known = shapes, fingerprint(loaded), loaded.num_parameters()
+    known = shapes, leftovers, fingerprint(loaded), loaded.num_parameters()
     del loaded, parameter
     free(device)
     return known

@@ -128,6 +128,16 @@ def test_answers_scored_by_two_judges_count_once(tmp_path):
     assert reading.rejudged["judge"].tolist() == ["judge-b"] * 2
 
 
+def test_other_texts_that_another_judge_scored_are_not_taken_for_the_same_answers(tmp_path):
+    checkpoint_log(tmp_path, answers([(10, 90)], 3), name="a", judge="judge-a")
+    checkpoint_log(tmp_path, answers([(90, 90)], 2), name="b", judge="judge-b", texts={"m0": "something else"})
+    reading = read_logs([tmp_path])
+    assert reading.answers["judge"].tolist() == ["judge-a"] * 3
+    assert reading.rejudged["question_id"].tolist() == ["m1"]
+    assert any(note.startswith("1 answers in b.eval go by") for note in reading.notes)
+    assert any(note.startswith("1 of 3 answers were scored by more than one judge") for note in reading.notes)
+
+
 def test_an_empty_folder_is_an_error_that_says_what_to_do(tmp_path):
     with pytest.raises(UserError, match="em sweep"):
         read_logs([tmp_path])
