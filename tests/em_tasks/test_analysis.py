@@ -1,8 +1,10 @@
 """The public analysis: what notebooks and plugins import, and logs as Inspect's own data frames."""
 
+from click.testing import CliRunner
 from inspect_ai.analysis import EvalColumn, evals_df
 
 import em_tasks.analysis
+from em_tasks.commands.cli import cli
 from tests.support.analysis_logs import answers, base_log, checkpoint_log
 
 
@@ -25,3 +27,10 @@ def test_inspects_frame_of_evaluations_has_the_documented_columns(tmp_path):
     columns = [EvalColumn(name, path=f"eval.metadata.{name}") for name in ("organism", "step", "domain")]
     row = evals_df(str(tmp_path), columns=columns, quiet=True).iloc[0]
     assert (row["organism"], row["step"], row["domain"]) == ("med", 20, "medical")
+
+
+def test_a_report_of_bases_alone_shows_their_rates_and_ends_well(tmp_path, no_drawing):
+    base_log(tmp_path / "logs", {"g1": [(10, 90), (90, 90)]})
+    reported = CliRunner().invoke(cli, ["report", str(tmp_path / "logs"), "--out", str(tmp_path / "report")])
+    assert (reported.exit_code, "shows no rate" in reported.output) == (0, False)
+    assert "base-a (base)" in reported.output

@@ -50,7 +50,7 @@ def report(
         say(f"note: {note}")
     made = f"{counted(len(written.paths), 'file')} and {counted(len(written.findings), 'finding')} in {out}"
     say(f"{made}; open {out / 'report.html'}")
-    if written.rates["mean_alignment"].isna().all():
+    if all(rates["mean_alignment"].isna().all() for rates in (written.rates, written.base_rates)):
         raise UserError(
             f"The report in {out} shows no rate: no judge gave an alignment score for any answer. Have the answers "
             "judged by another judge: em judge LOGS --judge PROVIDER/MODEL"
