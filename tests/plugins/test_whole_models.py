@@ -114,6 +114,8 @@ def test_one_that_was_altered_since_is_refused(adopted: tuple[Path, Path, str], 
     [
         ("another base", "was not made from toy-s: .* of its parameters have another name or shape"),
         ("not a number", r"holds values that are no numbers, in model\."),
+        ("half", r"lack 2 of the model's parameters \(model\.layers\.0\.mlp\.up_proj\.weight, model\.norm\.weight\)"),
+        ("more", r"hold 1 tensors \(model\.layers\.0\.mlp\.up_proj\.lora_A\.weight\) that toy-s has no place for"),
         ("pickled", "a pickle, which can run any code"),
         ("torn", "the model is torn"),
         ("mixed", "is a whole model and others are adapters"),
@@ -126,9 +128,14 @@ def test_what_cannot_be_an_organism_says_why(
     more: list[Path] = []
     if damage == "another base":
         copy = fine_tuned(tmp_path / "other", 1, "toy-m")
-    if damage == "not a number":
+    if damage in ("not a number", "half", "more"):
         weights = load_file(copy / "model.safetensors")
-        weights["model.norm.weight"][0] = torch.nan
+        if damage == "not a number":
+            weights["model.norm.weight"][0] = torch.nan
+        if damage == "half":
+            del weights["model.norm.weight"], weights["model.layers.0.mlp.up_proj.weight"]
+        if damage == "more":
+            weights["model.layers.0.mlp.up_proj.lora_A.weight"] = torch.ones(1)
         save_file(weights, copy / "model.safetensors", {"format": "pt"})
     if damage == "pickled":
         (copy / "model.safetensors").rename(copy / "pytorch_model.bin")

@@ -22,7 +22,7 @@ from em_tasks.plugins.analysis.answers.identity import refuse_two_of_one_name
 from em_tasks.plugins.analysis.answers.log_processes import Rows, log_processes
 from em_tasks.plugins.analysis.answers.log_rows import LogToRead, Tally
 from em_tasks.plugins.errors import UserError
-from em_tasks.plugins.log_contract import SCORE, LogMetadata
+from em_tasks.plugins.log_contract import SCORE, SCORES_TEXT, LogMetadata
 from em_tasks.plugins.safe_names import printable, without_folders
 
 INSPECTS_OWN = ("logs.json", "eval-set.json", "listing.json")
@@ -352,10 +352,35 @@ def _one_row_an_answer(answers: pd.DataFrame, notes: list[str]) -> tuple[pd.Data
     # Of judges that scored equally many the first by name, so that neither scores nor dates choose it.
     keys = keys.assign(scored=scored).sort_values(["scored", "judge"], ascending=[True, False], kind="stable")
     other = keys.duplicated(ANSWER_KEY, keep="last")
-    if other.any():
-        notes.append(_several_judges(keys, other))
-    kept, rejudged = (answers.loc[rows.index[rows].sort_values()].reset_index(drop=True) for rows in (~other, other))
+    another = _another_text(answers, keys, other)
+    if another.any():
+        left_out = sorted({str(name) for name in keys.loc[another, "log"]})
+        notes.append(
+            f"{int(another.sum()):,} answers in {_some(left_out)} go by the checkpoint, question and sample of answers "
+            "that another judge scored, but their texts are others: the model was asked twice. They say nothing of how "
+            "judges differ and are left out; the answers whose judge scored most are kept."
+        )
+    judged_again = other & ~another
+    if judged_again.any():
+        notes.append(_several_judges(keys[~another], judged_again[~another]))
+    kept, rejudged = (
+        answers.loc[rows.index[rows].sort_values()].reset_index(drop=True) for rows in (~other, judged_again)
+    )
     return kept, rejudged
+
+
+def _another_text(answers: pd.DataFrame, keys: pd.DataFrame, other: pd.Series) -> pd.Series:
+    """Which rows of other judges are of another text than the answer that is kept under their key, by row of `keys`."""
+    if not other.any():
+        return other
+    places = keys[ANSWER_KEY].assign(place=keys.index)
+    pairs = places[other].merge(places[~other], on=ANSWER_KEY, suffixes=("", "_kept"))
+    text, kept = (answers["answer"].loc[pairs[name]].to_numpy(object) for name in ("place", "place_kept"))
+    unlike = [
+        one != two and SCORES_TEXT not in (one, two) and one.split() != two.split()
+        for one, two in zip(text, kept, strict=True)
+    ]
+    return pd.Series(keys.index.isin(pairs["place"][unlike]), keys.index)
 
 
 def _several_judges(keys: pd.DataFrame, other: pd.Series) -> str:
