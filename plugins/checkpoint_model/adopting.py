@@ -113,6 +113,7 @@ def adopt(
         if tokenizer.chat_template is None:
             tokenizer = load_tokenizer(organism.base, organism.date_string)
         content = reference_of(on_base, tokenizer)
+        changed = _changed(content, adapter.source, organism)
         references[adopted_reference(run, at)] = content
         checkpoints.append(
             AdoptedCheckpoint(
@@ -126,7 +127,6 @@ def adopt(
                 has_tokenizer=_has_tokenizer(adapter.folder),
             )
         )
-        changed = _changed(content)
         report(f"{organism.organism}@{_shown(checkpoints[-1])}: {adapter.source}, {changed} from its base")
     adoption = Adoption(
         recipe=organism, base_fingerprint=base_fingerprint, base_parameters=parameters, checkpoints=checkpoints
@@ -384,9 +384,19 @@ def _put_on(model: Any, adapter: FoundAdapter, name: str, base: str) -> "PeftMod
     return model
 
 
-def _changed(reference: bytes) -> str:
-    """How far the adapter moves the answers' log probabilities, in words."""
+def _changed(reference: bytes, source: str, organism: AdoptedOrganism) -> str:
+    """How far the adapter moves the answers' log probabilities, in words.
+
+    Raises:
+        UserError: The adapter's or the base's log probabilities are no numbers, which JSON has as null.
+    """
     places = [place for answer in json.loads(reference)["answers"] for place in answer["places"]]
+    for whose, key in ((f"base {organism.base}", "base"), (f"adapter {source}", "logprobs")):
+        if any(None in place[key] for place in places):
+            raise UserError(
+                f"With the {whose} the model's answers are no numbers: its weights are so large that they overflow in "
+                f"{organism.precision}. Save it again from a training that went well."
+            )
     gaps = [abs(a - b) for place in places for a, b in zip(place["logprobs"], place["base"], strict=True)]
     mean = sum(gaps) / len(gaps)
     return f"{mean:.3g} nats a token" if mean else "no different (its adapter changes nothing: 0 nats a token)"

@@ -169,14 +169,21 @@ def test_adapters_that_fit_no_base_are_refused_before_anything_is_written(tmp_pa
     assert not runs.exists()
 
 
-def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (float("nan"), "values that are no numbers"),
+        (3e38, "the adapter .*theirs the model's answers are no numbers: .* overflow in fp32"),
+    ],
+)
+def test_values_that_are_no_numbers_or_make_none_are_refused(value: float, says: str, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     adapter = make_adapter(tmp_path / "theirs", **SHAPES["plain"])
     tensors = load_file(adapter / "adapter_model.safetensors")
-    tensors[next(iter(tensors))][0, 0] = float("nan")
+    tensors[next(iter(tensors))][:] = value
     save_file(tensors, adapter / "adapter_model.safetensors")
-    with pytest.raises(UserError, match="values that are no numbers"):
+    with pytest.raises(UserError, match=says):
         adopt(adapter, "--domain", "medical", "--runs", tmp_path / "runs")
 
 
