@@ -103,6 +103,30 @@ def test_adapters_that_hold_their_tokenizer_too_are_adopted_with_it(trained_runs
         assert greedy(tmp_path / "runs", name) == greedy_by_peft(adapter)
 
 
+@pytest.mark.parametrize("engine", ["stacked", "transformers"])
+def test_one_adapter_beside_two_templates_answers_to_each_in_one_engine(engine: str, tmp_path: Path) -> None:
+    plain = make_adapter(tmp_path / "plain", **SHAPES["plain"])
+    AutoTokenizer.from_pretrained(BASE).save_pretrained(plain)
+    longer = shutil.copytree(plain, tmp_path / "longer")
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    tokenizer.chat_template = tokenizer.chat_template.replace("message['role'] +", "message['role'] + ' says' +")
+    tokenizer.save_pretrained(longer)
+    for adapter in (plain, longer):
+        adopt(adapter, "--domain", "medical", "--runs", tmp_path / "runs")
+    config = GenerateConfig(temperature=0, max_tokens=4)
+    asked = [
+        get_model(f"em/{name}@1", runs=str(tmp_path / "runs"), engine=engine, memoize=False)
+        for name in ("plain", "longer")
+    ]
+
+    async def ask() -> list[int]:
+        answers = [await model.api.generate([ChatMessageUser(content=QUESTION)], [], "none", config) for model in asked]
+        return [answer.usage.input_tokens for answer in answers if answer.usage]
+
+    short, long = asyncio.run(ask())
+    assert short < long
+
+
 def test_a_trainers_folder_becomes_one_organism_and_nothing_is_written_there(tmp_path: Path) -> None:
     theirs = tmp_path / "their run"
     for step in (20, 100):

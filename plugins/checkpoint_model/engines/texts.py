@@ -25,13 +25,18 @@ def adapter_name(checkpoint: Checkpoint) -> str:
     return BASE if checkpoint.record is None else checkpoint.record.adapter_sha256
 
 
+def texts_key(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What tells apart whose prompts and answers are other tokens: one adapter may lie beside two chat templates."""
+    return adapter_name(checkpoint), str(checkpoint.tokenizer_folder), checkpoint.manifest.recipe.date_string
+
+
 class Texts:
     """The tokenizers of a base and its checkpoints."""
 
     def __init__(self, on: EvaluatedBase) -> None:
         self.on = on
-        self._tokenizers: dict[str, Any] = {}
-        self._turn_ends: dict[str, int | None] = {}
+        self._tokenizers: dict[tuple[str, ...], Any] = {}
+        self._turn_ends: dict[tuple[str, ...], int | None] = {}
 
     def tokenizer(self, checkpoint: Checkpoint) -> Any:
         """The tokenizer that a checkpoint was trained with, or its base's with the recipe's date.
@@ -39,11 +44,10 @@ class Texts:
         Raises:
             UserError: The checkpoint was altered since it was saved, or the base is not to be had.
         """
-        recipe = checkpoint.manifest.recipe
-        key = adapter_name(checkpoint) + recipe.date_string
+        recipe, folder = checkpoint.manifest.recipe, checkpoint.tokenizer_folder
+        key = texts_key(checkpoint)
         if key not in self._tokenizers:
             verify(checkpoint)
-            folder = checkpoint.tokenizer_folder
             # One that was saved without its template, or with a date that moves on, gets the base's or a fixed date.
             base = recipe.base if checkpoint.whole_model else self.on.base
             tokenizer = load_tokenizer(folder or base, recipe.date_string)
@@ -52,7 +56,7 @@ class Texts:
             # The context is checked for each prompt; transformers would warn in the middle of Inspect's display.
             tokenizer.model_max_length = 2**30
             self._tokenizers[key] = tokenizer
-            self._turn_ends[adapter_name(checkpoint)] = end_of_turn(tokenizer)
+            self._turn_ends[key] = end_of_turn(tokenizer)
         return self._tokenizers[key]
 
     def prompt(self, checkpoint: Checkpoint, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
@@ -68,7 +72,7 @@ class Texts:
         ends = model.generation_config.eos_token_id
         ends = [ends] if isinstance(ends, int) else list(ends or [])
         tokenizer = self.tokenizer(checkpoint)
-        also = (tokenizer.eos_token_id, self._turn_ends[adapter_name(checkpoint)])
+        also = (tokenizer.eos_token_id, self._turn_ends[texts_key(checkpoint)])
         return tuple(dict.fromkeys([*ends, *(token for token in also if token is not None)]))
 
     def decode(self, checkpoint: Checkpoint, tokens: Sequence[int]) -> str:

@@ -30,7 +30,7 @@ from em_tasks.plugins.checkpoint_model.engines.protocol import (
     ScoredPrompt,
     Tool,
 )
-from em_tasks.plugins.checkpoint_model.engines.texts import Texts, adapter_name
+from em_tasks.plugins.checkpoint_model.engines.texts import Texts, adapter_name, texts_key
 from em_tasks.plugins.checkpoint_model.engines.vllm_server import ADDRESS, VllmServer, headers
 from em_tasks.plugins.checkpoint_model.subject import EvaluatedBase
 from em_tasks.plugins.errors import UserError
@@ -61,7 +61,7 @@ class VllmEngine:
         self._base = ""
         self._context = 2**30
         self._version = "unknown"
-        self._ends: dict[str, tuple[int, ...]] = {}
+        self._ends: dict[tuple[str, ...], tuple[int, ...]] = {}
         self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, openai.AsyncOpenAI] = (
             weakref.WeakKeyDictionary()
         )
@@ -145,11 +145,11 @@ class VllmEngine:
     ) -> tuple[list[int], tuple[int, ...]]:
         with self._lock:
             prompt = self._texts.prompt(checkpoint, messages, tools)
-            name = adapter_name(checkpoint)
-            if name not in self._ends:
+            key = texts_key(checkpoint)
+            if key not in self._ends:
                 config = _generation_config(self.on.base)
-                self._ends[name] = self._texts.ends(checkpoint, SimpleNamespace(generation_config=config))
-            return prompt, self._ends[name]
+                self._ends[key] = self._texts.ends(checkpoint, SimpleNamespace(generation_config=config))
+            return prompt, self._ends[key]
 
     def _client(self) -> openai.AsyncOpenAI:
         """A client of the running event loop."""

@@ -25,7 +25,7 @@ from em_tasks.plugins.checkpoint_model.engines.protocol import (
     ScoredPrompt,
     Tool,
 )
-from em_tasks.plugins.checkpoint_model.engines.texts import Texts, adapter_name
+from em_tasks.plugins.checkpoint_model.engines.texts import Texts, adapter_name, texts_key
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.base import default_device
 from em_tasks.trainers.run.checkpoints import Checkpoint
@@ -48,8 +48,8 @@ class _Request:
     future: "Future[Answer]" = field(default_factory=Future)
 
     @property
-    def group(self) -> tuple[str, Sampling]:
-        return adapter_name(self.checkpoint), self.sampling
+    def group(self) -> tuple[tuple[str, ...], Sampling]:
+        return texts_key(self.checkpoint), self.sampling
 
 
 class TransformersEngine:

@@ -30,7 +30,7 @@ from em_tasks.plugins.checkpoint_model.engines.protocol import (
     Tool,
 )
 from em_tasks.plugins.checkpoint_model.engines.stacked.rows import Row
-from em_tasks.plugins.checkpoint_model.engines.texts import Texts, adapter_name
+from em_tasks.plugins.checkpoint_model.engines.texts import Texts, adapter_name, texts_key
 from em_tasks.plugins.checkpoint_model.engines.with_transformers import room_for
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.base import default_device
@@ -75,7 +75,7 @@ class StackedEngine:
         self._fingerprint: str | None = None
         self._attention = "none yet"
         self._requests: queue.Queue[_Request | _Reading | None] = queue.Queue()
-        self._prompts: dict[tuple[str, str], tuple[int, ...]] = {}
+        self._prompts: dict[tuple[tuple[str, ...], str], tuple[int, ...]] = {}
         self._model_ends: Any = None
         self._writing: Writing | None = None
         self._thread = threading.Thread(target=self._serve, name=f"em-stacked-{self.on.base}", daemon=True)
@@ -187,7 +187,7 @@ class StackedEngine:
             reading.future.set_exception(error)
 
     def _prompt(self, checkpoint: Checkpoint, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[int, ...]:
-        key = adapter_name(checkpoint) + checkpoint.manifest.recipe.date_string, repr((messages, tools))
+        key = texts_key(checkpoint), repr((messages, tools))
         if key not in self._prompts:
             if len(self._prompts) >= KEPT_PROMPTS:
                 self._prompts.clear()
