@@ -21,20 +21,20 @@ def file_name(name: str) -> str:
     """A name as one part of a path: no two names give the same one, and none leaves its folder.
 
     Letters, digits and `._ ()@+=,-` stay, a slash becomes two hyphens (`meta-llama--Llama-3.2-1B`), everything else
-    percent signs and the UTF-8 bytes; long names are cut and end in a hash. Names that differ in case alone differ here
-    too, which a file system that ignores case undoes.
+    tildes and the UTF-8 bytes (Inspect takes percent signs in the folders of logs for a URL's); long names are cut and
+    end in a hash. Names that differ in case alone differ here too, which a file system that ignores case undoes.
     """
     safe = ESCAPED.sub(lambda match: _bytes(match[0]), name).replace("/", "--")
     if RESERVED.match(safe):
         safe = _bytes(safe[0]) + safe[1:]
     if len(safe) > LONGEST:
         digest = sha256(name.encode(errors="surrogatepass")).hexdigest()[:32]
-        safe = f"{safe[: LONGEST - 34]}%~{digest}"
-    return safe or "%"
+        safe = f"{safe[: LONGEST - 34]}~-{digest}"
+    return safe or "~-"
 
 
 def _bytes(text: str) -> str:
-    return "".join(f"%{byte:02X}" for byte in text.encode(errors="surrogatepass"))
+    return "".join(f"~{byte:02X}" for byte in text.encode(errors="surrogatepass"))
 
 
 FOLDERS = re.compile(r"(?:(?<=[\s(])|^)(?:~|/|[A-Za-z]:[\\/])[^()\n]*[/\\]")

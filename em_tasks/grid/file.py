@@ -19,7 +19,7 @@ are seen; a grid file says what is trained and asked, and may name one.
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.validation import meant
@@ -31,6 +31,14 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 Fields = dict[str, Any]
 ASKING = ("condition", "judge")
 """Axes of how organisms are asked; all others are of training."""
+
+
+def _listed(value: Any) -> Any:
+    """What stands alone, as a list of it: `seed: 0`, `questions: general`, `exclude: {seed: 1}`."""
+    return value if value is None or isinstance(value, list | tuple) else [value]
+
+
+Listed = BeforeValidator(_listed)
 
 
 class _Strict(BaseModel):
@@ -60,7 +68,7 @@ def _kind(axis: Any) -> str:
 Axis = Annotated[
     Annotated[Dose, Tag("dose")]
     | Annotated[Annotated[dict[Coordinate, Fields], Field(min_length=1)], Tag("labels")]
-    | Annotated[Annotated[list[Any], Field(min_length=1)], Tag("values")],
+    | Annotated[Annotated[list[Any], Listed, Field(min_length=1)], Tag("values")],
     Discriminator(_kind),
 ]
 
@@ -71,8 +79,8 @@ class Asking(_Strict):
     `max_judge_cost` (US dollars) caps what all judges of the whole study cost, over all commands that are given for it.
     """
 
-    questions: tuple[str, ...] = ()
-    rubrics: tuple[str, ...] = ()
+    questions: Annotated[tuple[str, ...], Listed] = ()
+    rubrics: Annotated[tuple[str, ...], Listed] = ()
     samples: int = Field(default=10, ge=1)
     max_tokens: int = Field(default=600, ge=1)
     engine: str = "auto"
@@ -100,8 +108,8 @@ class GridFile(_Strict):
     recipe: str | None = None
     fields: Fields = {}
     axes: dict[Name, Axis] = Field(min_length=1)
-    exclude: list[dict[str, Any]] = []
-    include: list[dict[str, Any]] = []
+    exclude: Annotated[list[dict[str, Any]], Listed] = []
+    include: Annotated[list[dict[str, Any]], Listed] = []
     evaluate: Asking = Asking()
     study: str | None = None
     slurm: dict[str, Any] = {}

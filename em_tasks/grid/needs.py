@@ -13,6 +13,7 @@ from em_tasks.plugins.errors import UserError
 from em_tasks.questions import load_question_sets, sets_for_domains
 from em_tasks.scorers.judging.grader import build_judge, default_grader
 from em_tasks.sweep.estimate import STOPS_AT, judging_an_answer, judging_price
+from em_tasks.sweep.plan import place_for_logs
 from em_tasks.trainers.run.base_names import is_toy
 from em_tasks.trainers.run.checkpoints import list_runs
 from em_tasks.trainers.run.folder import existing_run
@@ -114,6 +115,7 @@ def grid_needs(plan: GridPlan, gpu: int | None) -> Needs:
             has no known price, a cell needs more memory than the GPU has, or another recipe's run is in a cell's place;
             the message names the cell.
     """
+    place_for_logs(plan.logs)
     needs, seen = Needs(), dict[str, RunNeed]()
     runs = list_runs(plan.runs) if plan.runs.is_dir() else {}
     finished = {name: run for name, run in runs.items() if isinstance(run, Manifest) and run.finished}

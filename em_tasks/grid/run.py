@@ -67,6 +67,7 @@ class Driver:
     _running: list[Unit] = field(default_factory=list)
     _begun: Counter[str] = field(default_factory=Counter)
     _ended: Counter[str] = field(default_factory=Counter)
+    _failed: list[str] = field(default_factory=list)
     _tried: set[tuple[Path, str, str]] = field(default_factory=set)
     _logs: dict[Path, Logs] = field(default_factory=dict)
     _planners: list[tuple[AskedAlike, Planner]] = field(default_factory=list)
@@ -135,6 +136,7 @@ class Driver:
             if each.failure is not None:
                 named = each.failure.startswith(each.unit.name)  # What an executor says of a dead process does not.
                 self.failures.append(each.failure if named else f"{each.unit.name}: {each.failure}")
+                self._failed.append(each.unit.name)
         if ended and self.copying:
             self.copying.soon()
         self.tell(Standing(dict(self._begun), dict(self._ended), self._news()))
@@ -175,6 +177,7 @@ class Driver:
             except UserError as error:
                 # What is wrong with one organism's files must not end the units at work.
                 self.failures.append(f"evaluate into {group.folder}: {error}")
+                self._failed.append(f"evaluate into {group.folder.name}")
                 self._planners.remove((group, planner))
                 continue
             jobs: list[Job] = []
@@ -237,7 +240,11 @@ class Driver:
         if not any(self.plan.logs.rglob("*.eval")):
             return []
         logs = (self.plan.logs, *([self.plan.judged] if self.plan.judged.is_dir() else []))
-        return [Report(logs, self.plan.report, self.plan.study, threads=self.threads)]
+        notes = []
+        if self._failed:
+            names = ", ".join(dict.fromkeys(self._failed[:MOST_NAMED])) + (", ..." if self._failed[MOST_NAMED:] else "")
+            notes = [f"The grid is not done, and its cells are not all here: of its units failed {names}."]
+        return [Report(logs, self.plan.report, self.plan.study, tuple(notes), threads=self.threads)]
 
 
 def _organism(model: str) -> str:

@@ -183,6 +183,7 @@ class Report:
     logs: tuple[Path, ...]
     out: Path
     study: Path | None = None
+    notes: tuple[str, ...] = ()
     gpu: float = 0.0
     threads: int = 1
 
@@ -196,7 +197,7 @@ class Report:
         from em_tasks.plugins.analysis.report.report import write_report
         from em_tasks.scorers.calibration.stored import known_calibration
 
-        written = write_report(self.logs, self.out, calibration=known_calibration(), study=self.study)
+        written = write_report(self.logs, self.out, calibration=known_calibration(), study=self.study, notes=self.notes)
         say(f"{len(written.paths)} files")
         return []
 

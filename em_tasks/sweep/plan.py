@@ -1,5 +1,6 @@
 """What a sweep is to evaluate: every checkpoint and every base, told apart by all that decides their answers."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,6 +22,7 @@ DEFAULT_SAMPLES = 10
 """Answers to each question that `em sweep` asks for unless told: ten questions outside the domain then show 20 points
 on these questions 98 times in 100 (`em plan`), where one answer to each shows them never."""
 PARAMETER_BYTES = {"fp32": 4.0, "bf16": 2.0, "nf4_dequantised": 2.0, "nf4": 0.7}
+OF_URLS = re.compile("%[0-9A-Fa-f]{2}")
 TEMPLATE_FILES = ("chat_template.jinja", "tokenizer_config.json", "tokenizer.json")
 
 
@@ -208,7 +210,7 @@ class Planner:
                 ),
             ]
             parts = [name.removesuffix("@base"), *([] if on.fingerprint else [on.base, on.precision])]
-            folder = (self.logs / "--".join(parts).strip("/").replace("/", "--")).resolve()
+            folder = place_for_logs(self.logs / "--".join(parts).strip("/").replace("/", "--"))
             held = round(PARAMETER_BYTES[on.precision] * first.base_parameters)
             job = Job(
                 name, tuple(subjects), is_toy(on.base), self.runs.resolve(), folder, folder, options, base_bytes=held
@@ -280,6 +282,21 @@ class Planner:
             around = load_condition(self.options.condition) if self.options.condition else None
             self._sets[names] = (sum(len(each.questions) for each in sets), task_version(sets, around, self.rubrics))
         return self._sets[names]
+
+
+def place_for_logs(folder: Path) -> Path:
+    """A folder for logs, from the root.
+
+    Raises:
+        UserError: Inspect could write logs there and not read them again.
+    """
+    folder = folder.resolve()
+    if escape := OF_URLS.search(str(folder)):
+        raise UserError(
+            f"Logs cannot lie in {folder}: Inspect takes the {escape[0]} in it for a URL's and would not find what "
+            "it wrote there. Name another folder."
+        )
+    return folder
 
 
 def plan_sweep(runs: Path, logs: Path, *, organisms: Sequence[str] = (), **options: Any) -> list[Job]:

@@ -103,16 +103,18 @@ def test_further_judges_judge_the_same_answers_once(
     assert judged == {log.eval.model for log in read_all(out / "logs" / "bare")}
 
 
-def test_unit_that_fails_is_named_with_its_log_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_unit_that_fails_is_named_with_its_log_and_the_rest_goes_on(tmp_path: Path, no_drawing: None) -> None:
     grid = grid_file(tmp_path, {"data": ["gone.jsonl", "bad.jsonl"]})
     with pytest.raises(UserError, match=r"The cell tiny-gone\.jsonl cannot be trained\. There is no training data"):
         grid_needs(plan_grid(grid, tmp_path / "out"), None)
     with pytest.raises(UserError, match=r"train tiny-gone\.jsonl: There is no training data .*\.log\)") as failed:
-        run_grid(grid, tmp_path / "out", reported=False)
+        run_grid(grid, tmp_path / "out")
     log = Path(str(failed.value).rpartition("its log: ")[2].partition(")")[0])
     assert "train tiny-gone.jsonl: There is no training data" in log.read_text()
     evaluated = {log.eval.model.partition("@")[0] for log in read_all(tmp_path / "out" / "logs")}
     assert evaluated == {"em/toy-s", "em/tiny-bad.jsonl"}
+    report = (tmp_path / "out" / "report" / "report.md").read_text()
+    assert "The grid is not done, and its cells are not all here: of its units failed train tiny-gone.jsonl." in report
 
 
 @pytest.mark.slow

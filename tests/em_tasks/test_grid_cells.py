@@ -43,6 +43,13 @@ def test_names_say_the_coordinates_and_recipes_hold_them(tmp_path: Path) -> None
     assert [(group.options.condition, len(group.organisms)) for group in plan.groups] == [(None, 7), ("json", 3)]
 
 
+def test_what_stands_alone_is_a_list_of_it(tmp_path: Path) -> None:
+    alone = planned(tmp_path, {"seed": 3, "lora.r": [1, 2]}, FIELDS | {"base": "toy-s"}, exclude={"lora.r": 1})
+    assert [cell.name for cell in alone.cells] == ["g-r2-seed3"]
+    asked = planned(tmp_path, {"seed": [3]}, FIELDS | {"base": "toy-s"}, evaluate={"questions": "mine.yaml"})
+    assert asked.groups[0].options.questions == (str(tmp_path / "mine.yaml"),)
+
+
 def test_where_an_organism_stands_is_no_part_of_what_it_is() -> None:
     fields = {"organism": "o", "base": "toy-s", "size": "S", "domain": "medical", "data": "rows.jsonl"}
     bare, placed = Recipe.model_validate(fields), Recipe.model_validate(fields | {"axes": {"dose": 0.5}})

@@ -3,15 +3,25 @@
 import itertools
 
 import pytest
+from inspect_ai.log import list_eval_logs, read_eval_log
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.safe_names import LONGEST, file_name, printable
+from em_tasks.sweep.plan import place_for_logs
+from tests.support.analysis_logs import answers, base_log
 
 ALPHABET = ["a", "A", "-", "/", ".", " ", "%", "2", "F", "\\", "\x00", "é", ":", "~", "\n"]
 
 
 def test_no_two_names_give_one_file():
     names = ["".join(parts) for length in range(5) for parts in itertools.product(ALPHABET, repeat=length)]
-    names += ["a" * length for length in (LONGEST, LONGEST + 1, 500)] + ["con", "CON.txt", "%63on", "a" * 499 + "b"]
+    names += ["a" * length for length in (LONGEST, LONGEST + 1, 500)] + [
+        "con",
+        "CON.txt",
+        "%63on",
+        "~63on",
+        "a" * 499 + "b",
+    ]
     assert len({file_name(name) for name in names}) == len(names)
 
 
@@ -32,11 +42,22 @@ def test_a_name_stays_in_its_folder(tmp_path, name):
         ("1b_medical", "1b_medical"),
         ("llama-1b-medical (bf16)", "llama-1b-medical (bf16)"),
         ("meta-llama/Llama-3.2-1B", "meta-llama--Llama-3.2-1B"),
-        ("a--b", "a%2D%2Db"),
+        ("a--b", "a~2D~2Db"),
     ],
 )
 def test_ordinary_names_stay_readable(name, safe):
     assert file_name(name) == safe
+
+
+def test_logs_in_a_folder_of_such_a_name_are_found_again_by_inspect(tmp_path):
+    log = base_log(tmp_path / file_name("conds.yaml:exam"), answers([(90, 90)]))
+    (listed,) = list_eval_logs(str(log.parent))
+    assert read_eval_log(listed).eval.model == read_eval_log(str(log)).eval.model
+
+
+def test_a_place_where_inspect_would_lose_logs_is_refused(tmp_path):
+    with pytest.raises(UserError, match="Inspect takes the %3A in it"):
+        place_for_logs(tmp_path / "conds.yaml%3Aexam")
 
 
 def test_controls_are_shown_and_do_nothing():

@@ -123,6 +123,7 @@ def write_report(
     smallest_effect: float | None = None,
     claims: Path | None = None,
     study: Path | None = None,
+    notes: Sequence[str] = (),
 ) -> Report:
     """Writes every table and figure that the logs give, and the report as Markdown and HTML.
 
@@ -139,6 +140,7 @@ def write_report(
             seen; with it sides can be shown not to differ.
         claims: A claims file (`statistics/claims_file.py`), each of whose claims is held against the data.
         study: A study file (`study.py`) that names the definition that leads, the smallest effect and the family.
+        notes: What is to be said beside what the logs say of themselves.
 
     Raises:
         UserError: A path in `logs` does not exist.
@@ -176,7 +178,7 @@ def write_report(
         registered.refuse_other_family(sum(verdict.definition == analysis.main[0] for verdict in verdicts(analysis)))
     chosen_questions(analysis, tuple(examples))
     out.mkdir(parents=True, exist_ok=True)
-    notes = [*imported, *analysis.reading.notes, *oddities(analysis)]
+    notes = [*notes, *imported, *analysis.reading.notes, *oddities(analysis)]
     contents = Contents(
         tables=build_tables(analysis, notes),
         figures=build_figures(analysis, notes),
