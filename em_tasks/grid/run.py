@@ -22,6 +22,8 @@ LOOK_AGAIN = 10.0
 SHARE = 20
 """A look takes one of so many parts of the driver's time at most: it reads every manifest and every log's head."""
 MOST_NAMED = 5
+HUNDREDTHS = 100
+"""Shares of a GPU that training is given come in these, as Ray's do."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,11 @@ class Driver:
                 recipes = tuple(self.plan.organisms[name] for name in group)
                 units.append(TrainTogether(recipes, self.plan.runs, self.threads))
                 left = {name: recipe for name, recipe in left.items() if name not in group}
-        alone = (Train(left[name], self.plan.runs, self.shares.get(name, WHOLE), self.threads) for name in left)
-        return [*units, *alone]
+        # Several share a GPU only where there are more of them than GPUs: else one would be filled and others idle.
+        each = -(-(len(units) + len(left)) // self.executor.width)
+        least = HUNDREDTHS // max(1, each) / HUNDREDTHS
+        shares = {name: max(least, self.shares.get(name, WHOLE)) for name in left}
+        return [*units, *(Train(left[name], self.plan.runs, shares[name], self.threads) for name in left)]
 
     def _is_trained(self, name: str) -> bool:
         run = self.plan.runs / name

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 def trained_together(organisms: Mapping[str, "Recipe"], needs: Needs, gpus: Mapping[str, int]) -> list[tuple[str, ...]]:
     """Groups of what is to be trained; a group of one is trained alone.
 
-    Organisms of one base and precision are spread over the GPUs first, and those that would wait for the same one are
-    trained together, as many as its memory holds: that is faster than one after the other, and than processes that
-    share the GPU in turns (docs/performance.md). Without a GPU it is not, and nobody is. Those that were begun together
-    stay so, with whom of them is finished already, and so come to the numbers of the undisturbed runs; only where that
-    leaves a GPU without work are they spread anew.
+    Organisms of one base and precision are spread evenly over the GPUs first, and those that would wait for the same
+    one are trained together, as many as its memory holds: that is faster than one after the other, and than processes
+    that share the GPU in turns (docs/performance.md). Without a GPU it is not, and nobody is. Those that were begun
+    together stay so, with whom of them is finished already, and so come to the numbers of the undisturbed runs; only
+    where that leaves a GPU without work are they spread anew.
 
     Args:
         organisms: Every organism's recipe by its name.
@@ -35,11 +35,12 @@ def trained_together(organisms: Mapping[str, "Recipe"], needs: Needs, gpus: Mapp
         if len(begun) + len(others) < min(len(gpus), len(names)):
             begun, others = [], names
         groups += begun
-        share = -(-len(names) // len(gpus)) if gpus else 1
+        left = len(gpus) - len(begun) if len(gpus) > len(begun) else len(gpus)
         while others:
+            share = -(-len(others) // max(1, left)) if gpus else 1
             count = _fitting(others[:share], needs, memory)
             groups.append(tuple(others[:count]))
-            others = others[count:]
+            others, left = others[count:], left - 1
     return groups
 
 

@@ -3,12 +3,14 @@
 Each can be done twice, and goes on where it was interrupted; each says what it needs of a GPU.
 """
 
+import os
 import time
 import traceback
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from socket import gethostname
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from em_tasks.collecting import collect_rarely
@@ -27,6 +29,7 @@ LOG, NOW = ".log", ".now"
 PATIENCE = 120.0
 """Seconds that a run's lock is waited for: a node that died holds it until the others notice."""
 WHOLE = 1.0
+MOMENT = "%Y-%m-%d %H:%M:%S"
 
 
 class Unit(Protocol):
@@ -222,8 +225,11 @@ def do(unit: Unit, folder: Path) -> str | None:
         folder.mkdir(parents=True, exist_ok=True)
         with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
             with redirect_stdout(file), redirect_stderr(file):
+                gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
+                where = gethostname() if gpus is None else f"{gethostname()}, GPU {gpus or 'none'}"
+                print(f"{time.strftime(MOMENT)} {unit.name}: begun on {where}", flush=True)
                 failures = _failures(unit, _Told(now))
-            print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {unit.name}: {'; '.join(failures) or 'done'}", file=file)
+            print(f"{time.strftime(MOMENT)} {unit.name}: {'; '.join(failures) or 'done'}", file=file)
     except OSError as error:
         failures = [_refused(error)]
     finally:

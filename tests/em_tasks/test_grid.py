@@ -18,6 +18,7 @@ from em_tasks.grid.executors.protocol import Ended
 from em_tasks.grid.needs import gpu_shares, grid_needs
 from em_tasks.grid.places import Place, look_around, refuse_places
 from em_tasks.grid.plan import GridPlan, plan_grid
+from em_tasks.grid.run import Driver
 from em_tasks.grid.units import Unit, do
 from em_tasks.plugins.analysis.analysis import analyse
 from em_tasks.plugins.errors import UserError
@@ -25,7 +26,7 @@ from em_tasks.sweep.plan import DEFAULT_SAMPLES
 from em_tasks.trainers.run.folder import alone
 from em_tasks.trainers.run.manifest import read_manifest, write_manifest
 from tests.support.fake_openai import Reply, fake_openai
-from tests.support.grids import adapters, grid_file, run_grid
+from tests.support.grids import Serial, adapters, grid_file, run_grid
 from tests.support.sweeps import answers, read_all
 
 DOSE = {"of": "bad.jsonl", "instead_of": "good.jsonl", "shares": [0, 1]}
@@ -249,6 +250,16 @@ def test_units_share_a_gpu_where_memory_allows_and_have_it_alone_where_they_say_
     (share,) = gpu_shares(needs, {"a": 80 * 2**30, "b": 40 * 2**30}).values()
     assert 1 / 40 < share < 1.2 / 40  # CUDA's own GiB and little more, of the smaller one.
     assert set(gpu_shares(needs, {}).values()) == {1.0}
+
+
+@pytest.mark.parametrize(("gpus", "share"), [(1, 0.16), (2, 0.33), (4, 0.5), (8, 1.0)])
+def test_small_trainings_are_spread_over_gpus_before_they_share_one(tmp_path: Path, gpus: int, share: float) -> None:
+    """Six that would fit six to a GPU."""
+    plan = plan_grid(grid_file(tmp_path, {"seed": list(range(6))}), tmp_path / "out")
+    executor = Serial()
+    executor.width = gpus
+    units = Driver(plan, executor, dict.fromkeys(plan.organisms, 0.15), lambda standing: None)._trainings()
+    assert [unit.gpu for unit in units] == [share] * 6
 
 
 def test_training_waits_for_a_lock_that_a_lost_node_may_still_hold(

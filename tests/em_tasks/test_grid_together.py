@@ -43,6 +43,7 @@ def test_organisms_are_spread_over_gpus_and_those_of_one_gpu_trained_together(pl
     large = 100 * GIB
     assert sizes(plan, ONE, {"a": large}) == [5]
     assert sizes(plan, ONE, {"a": large, "b": large}) == [3, 2]
+    assert sizes(plan, ONE, dict.fromkeys("abcd", large)) == [2, 1, 1, 1]
     assert sizes(plan, ONE, dict.fromkeys("abcdefgh", large)) == [1] * 5
     # Two of them over one base take 20 GiB, three 29; the smallest GPU decides.
     assert sizes(plan, ONE, {"a": 24 * GIB}) == [2, 2, 1]

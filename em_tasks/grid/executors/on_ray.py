@@ -8,6 +8,7 @@ import socket
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ class OnRay:
                 task = self._ray.remote(max_calls=1)(do).options(
                     name=unit.name,
                     num_cpus=unit.threads,
-                    num_gpus=-(-unit.gpu * STEPS // 1) / STEPS if gpus else 0,
+                    num_gpus=ceil(round(unit.gpu * STEPS, 6)) / STEPS if gpus else 0,
                     max_retries=RETRIES,
                 )
                 running[task.remote(unit, folder)] = unit
