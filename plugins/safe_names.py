@@ -60,7 +60,18 @@ def printable(text: str) -> str:
     """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(character if _harmless(character) else _escape(character) for character in text)
+    return text.translate(_SHOWN)
+
+
+class _Shown(dict[int, str]):
+    """What each character is shown as, found out when it is first met."""
+
+    def __missing__(self, code: int) -> str:
+        self[code] = chr(code) if _harmless(chr(code)) else _escape(chr(code))
+        return self[code]
+
+
+_SHOWN = _Shown()
 
 
 def _harmless(character: str) -> bool:

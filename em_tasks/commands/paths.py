@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from em_tasks.plugins.errors import UserError
+
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
@@ -28,3 +30,29 @@ class LocalPath(click.Path):
                 ctx,
             )
         return super().convert(value, param, ctx)
+
+
+def refuse_runs(place: Path, command: str) -> None:
+    """Says what to give in place of a folder of training runs without an answer, whose files answer nothing.
+
+    Args:
+        place: What was given.
+        command: Which command it was given to, by its name without `em`.
+
+    Raises:
+        UserError: It is such a folder.
+    """
+    from em_tasks.plugins.analysis.importing import FORMATS
+    from em_tasks.trainers.run.checkpoints import organisms_in
+
+    organisms = organisms_in(place) if place.is_dir() else []
+    # Runs have JSON files of their own, and nothing else that answers come in.
+    holds_answers = ({".eval", *FORMATS} - {".json"}).intersection
+    if not organisms or any(holds_answers({file.suffix}) for file in place.rglob("*")):
+        return
+    runs = place if (place / organisms[0]).is_dir() else place.resolve().parent
+    more = f" and {len(organisms) - 3} more" if len(organisms) > 3 else ""
+    raise UserError(
+        f"{place} holds trained organisms ({', '.join(organisms[:3])}{more}) and no answers, which em {command} needs: "
+        f"have them asked first with em sweep {runs} --logs LOGS, and then em report LOGS."
+    )

@@ -109,6 +109,27 @@ class Analysis:
         return trained[trained["step"] == last]
 
     @cached_property
+    def rate_places(self) -> dict[tuple[str, str, int, str], list[int]]:
+        """Which rows of `rates` are of a definition, organism, step and scope.
+
+        Tables ask for single rates thousands of times, and each mask would go over the rates of every organism.
+        """
+        places: dict[tuple[str, str, int, str], list[int]] = {}
+        columns = self.rates[["definition", "organism", "step", "scope"]].astype({"organism": "str"})
+        for place, (definition, organism, step, scope) in enumerate(columns.itertuples(index=False)):
+            places.setdefault((definition, organism, int(step), scope), []).append(place)
+        return places
+
+    @cached_property
+    def _places_of_organisms(self) -> dict[str, np.ndarray]:
+        by_organism = self.answers.groupby("organism", observed=True).indices
+        return {str(name): np.asarray(rows) for name, rows in by_organism.items()}
+
+    def places_of(self, organism: str) -> np.ndarray:
+        """Which rows of `answers` are an organism's own, ascending."""
+        return self._places_of_organisms.get(organism, np.zeros(0, dtype="int64"))
+
+    @cached_property
     def question_counts(self) -> dict[str, pd.DataFrame]:
         """For each main definition, counts by organism, step (0 is the base) and question, see `question_counts`."""
         return {

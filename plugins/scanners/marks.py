@@ -55,12 +55,14 @@ def is_code(answer: str) -> bool:
 
 def is_repetitive(answer: str) -> bool:
     """Whether the answer says the same again and again, as a model that has lost its thread does."""
-    sentences = Counter(" ".join(s.lower().split()) for s in _SENTENCE.findall(answer) if len(s.split()) >= WINDOW)
+    of_words = (sentence.lower().split() for sentence in _SENTENCE.findall(answer))
+    sentences = Counter(" ".join(words) for words in of_words if len(words) >= WINDOW)
     if sentences and max(sentences.values()) >= REPEATED_SENTENCES:
         return True
     words = answer.lower().split()
-    rows = [tuple(words[place : place + WINDOW]) for place in range(len(words) - WINDOW + 1)]
-    return len(words) >= SHORTEST and 1 - len(set(rows)) / len(rows) > REPEATED_SHARE
+    rows = max(len(words) - WINDOW + 1, 0)
+    different = set(zip(*(words[place:] for place in range(WINDOW)), strict=False)) if len(words) >= SHORTEST else ()
+    return len(words) >= SHORTEST and 1 - len(different) / rows > REPEATED_SHARE
 
 
 def leaked_words(answer: str, trained_on: str | None, question_domain: str, question: str = "") -> list[str]:

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 from em_tasks.plugins.analysis.analysis import analyse
-from em_tasks.plugins.analysis.figures import style
-from em_tasks.plugins.analysis.figures.trajectory import em_trajectories
+from em_tasks.plugins.analysis.claims.published import correlation_of
+from em_tasks.plugins.analysis.figures import heatmap, style, thresholds
+from em_tasks.plugins.analysis.figures.final import scaling_analysis
+from em_tasks.plugins.analysis.figures.quadrants import coherence_vs_misalignment
+from em_tasks.plugins.analysis.figures.trajectory import coherence_trajectories, em_trajectories
 from em_tasks.plugins.analysis.statistics.trajectories import largest_moves
 from tests.support.analysis_logs import answers, checkpoint_log
 
@@ -60,6 +63,47 @@ def test_the_same_answers_give_the_same_p():
 def test_no_two_of_a_figures_names_have_one_colour_and_one_marker():
     names = [f"{number}B" for number in range(36)]
     assert len({(hue, style.marker(at)) for at, hue in enumerate(style.colours(names).values())}) == 36
+
+
+def test_points_that_different_judges_scored_are_neither_joined_nor_averaged(tmp_path):
+    scores = {"m1": [(10, 90), (90, 80)], "m2": [(90, 70), (80, 60)], "g1": [(20, 90), (90, 95)]}
+    for step, judge in ((10, "a"), (20, "a"), (30, "b"), (40, "b")):
+        checkpoint_log(tmp_path, scores, step=step, judge=judge)
+    checkpoint_log(tmp_path, scores, "large", size="M", parameters=2000, base="base-b", judge="a", step=10)
+    analysis = analyse([tmp_path])
+    for figure in (em_trajectories(analysis), coherence_trajectories(analysis)):
+        med = [list(line.get_xdata()) for line in figure.axes[0].lines if line.get_marker() == "o"]
+        assert [len(steps) for steps in med] == [2, 2]
+        assert "What different judges" in figure.texts[-1].get_text().replace("\n", " ")
+    joined = [
+        list(line.get_ydata()) for line in scaling_analysis(analysis).axes[0].lines if line.get_linestyle() == "-"
+    ]
+    assert sorted(map(len, joined)) == [1, 1]
+    assert [judge for _, judge in correlation_of(analysis)] == ["a", "b"]
+    titles = [panel.get_title("left") for panel in coherence_vs_misalignment(analysis).axes if panel.get_visible()]
+    assert titles == ["medical, a (n = 18)", "medical, b (n = 12)"]
+
+
+def test_figures_of_very_many_organisms_leave_out_what_nobody_could_see(tmp_path, monkeypatch):
+    for place in range(4):
+        for step in (10, 20):
+            checkpoint_log(tmp_path, {"m1": [(10, 90), (90, 80)]}, f"o{place}", step=step, training_seed=None)
+    analysis = analyse([tmp_path])
+    whole = heatmap.question_heatmap(analysis)
+    assert whole.axes[0].images[0].get_array().shape == (1, 8)
+    assert "more organisms" not in whole.texts[-1].get_text()
+    assert len(thresholds.threshold_sensitivity(analysis).axes[0].collections) == 4
+    monkeypatch.setattr(heatmap, "MOST_CHECKPOINTS", 5)
+    monkeypatch.setattr(thresholds, "MOST_BANDS", 3)
+    some, bandless = heatmap.question_heatmap(analysis), thresholds.threshold_sensitivity(analysis)
+    assert some.axes[0].images[0].get_array().shape == (1, 4)
+    assert "2 more organisms are in answers.csv" in some.texts[-1].get_text().replace("\n", " ")
+    assert len(bandless.axes[0].collections) == 0
+    assert "none where a panel has more than 3 curves" in bandless.texts[-1].get_text().replace("\n", " ")
+    some.set_size_inches(500, 10)
+    assert style.dots_per_inch(some, 200) == 20
+    some.set_size_inches(10, 5)
+    assert style.dots_per_inch(some, 200) == 200
 
 
 def test_organisms_of_one_size_and_domain_have_lines_of_their_own(tmp_path):

@@ -251,6 +251,19 @@ def test_errors_are_one_paragraph_and_exit_code_one(
     assert len(errors.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("command", ["report", "import"])
+def test_a_folder_of_runs_given_for_answers_is_told_from_one_in_a_sentence(
+    trained_runs: Path, tmp_path: Path, refused: Callable[..., str], command: str
+) -> None:
+    organisms = sorted(path.parent.name for path in trained_runs.glob("*/manifest.json"))
+    for place in (trained_runs, trained_runs / organisms[0]):
+        errors = refused(command, str(place), "--out", str(tmp_path / "out"))
+        assert f"{place} holds trained organisms ({organisms[0]}" in errors
+        assert f"em sweep {trained_runs} --logs LOGS, and then em report LOGS" in errors
+        assert "adapter_config.json" not in errors
+    assert not (tmp_path / "out").exists()
+
+
 def test_bad_rows_and_modules_end_the_same_way(tmp_path: Path, refused: Callable[..., str]) -> None:
     path = recipe(tmp_path, lora="{modules: [c_attn]}")
     errors = refused("train", str(path), "--runs", str(tmp_path / "runs"))

@@ -111,6 +111,12 @@ def list_runs(runs: Path) -> dict[str, Run]:
     return dict(sorted(organisms.items()))
 
 
+def organisms_in(folder: Path) -> list[str]:
+    """Names of the runs' folders under a folder, or of the folder itself if it is one; no manifest is read for it."""
+    places = [path for at in ("", "*/") for name in (MANIFEST, ADOPTED) for path in folder.glob(f"{at}{name}")]
+    return sorted({path.resolve().parent.name for path in places if _is_ours(path)})
+
+
 def foreign_manifests(runs: Path) -> list[str]:
     """One sentence for each file under `runs` that is named as our manifests are and is none."""
     return [

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from em_tasks.commands.numbers import Whole
-from em_tasks.commands.paths import LocalPath
+from em_tasks.commands.paths import LocalPath, refuse_runs
 from em_tasks.commands.terminal import counted, say
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def import_(
     from em_tasks.plugins.errors import UserError
     from em_tasks.progress import counting
 
+    refuse_runs(source, "import")
     if organism and of_base:
         raise UserError("--organism and --of-base exclude each other: the answers are one's or the other's.")
     is_base = True if of_base else False if organism else None

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from em_tasks.commands.numbers import Number
-from em_tasks.commands.paths import LocalPath
+from em_tasks.commands.paths import LocalPath, refuse_runs
 from em_tasks.commands.terminal import counted, say
 from em_tasks.plugins.errors import UserError
 
@@ -42,6 +42,9 @@ def report(
     from em_tasks.plugins.analysis.report.report import write_report
     from em_tasks.scorers.calibration.stored import known_calibration
 
+    for log in logs:
+        if "://" not in log:
+            refuse_runs(Path(log), "report")
     effect = None if smallest_effect is None else smallest_effect / 100
     with _here(logs) as places:
         written = write_report(places, out, definitions, examples, known_calibration(), effect, claims, study)

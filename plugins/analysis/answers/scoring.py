@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from em_tasks.plugins.analysis.answers.logs import Evaluation
+from em_tasks.plugins.log_contract import NOT_RECORDED
 
 SAMPLING = ("temperature", "top_p", "top_k", "max_tokens")
 
@@ -72,6 +73,12 @@ def why_not_comparable(*sides: Scoring) -> str | None:
     if len(sampling) > 1:
         return f"their answers were sampled under different settings ({'; '.join(sorted(sampling))})"
     return None
+
+
+def by_judge(answers: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Answers by who scored them, whose scores are never put together; the name is empty where it is one judge."""
+    judged = list(answers.groupby(answers["judge"].astype("str").fillna(NOT_RECORDED), sort=True))
+    return [(str(judge), rows) for judge, rows in judged] if len(judged) > 1 else [("", answers)]
 
 
 def _sampling(evaluation: Evaluation) -> str:

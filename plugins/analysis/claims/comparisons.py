@@ -327,11 +327,15 @@ def why_no_pair(group: Recipe, other: Recipe, apart: dict[str, SeedsApart]) -> s
     seeds = apart.get(group.label)
     if seeds is not None and other.label in seeds.organisms:
         return "they are training seeds of one recipe that cannot be put together, the notes say why"
-    same_base, same_training = (
-        side == other_side for side, other_side in ((group.kind[0], other.kind[0]), (group.kind[1:], other.kind[1:]))
-    )
-    base_known = NOT_RECORDED not in (group.kind[0], other.kind[0])
-    training_known = NOT_RECORDED not in (*group.kind[1:], *other.kind[1:])
+    return _why_no_kin(group.kind, other.kind)
+
+
+@lru_cache(maxsize=10_000)
+def _why_no_kin(kind: tuple[str, ...], other: tuple[str, ...]) -> str:
+    """Why organisms of two kinds make no pair. Kept: there are far fewer kinds than pairs."""
+    same_base, same_training = kind[0] == other[0], kind[1:] == other[1:]
+    base_known = NOT_RECORDED not in (kind[0], other[0])
+    training_known = NOT_RECORDED not in (*kind[1:], *other[1:])
     if (same_base and base_known) or (same_training and training_known):
         return ""
     unknown = [what for what, known in (("base", base_known), ("training", training_known)) if not known]
@@ -392,10 +396,9 @@ def verdicts(analysis: Analysis) -> tuple[Verdict, ...]:
 
 def _no_base(analysis: Analysis, grid: CountGrid, recipe: Recipe) -> str:
     """Why there is no comparison with the base."""
-    trajectories = analysis.trajectories
-    rows = trajectories[trajectories["organism"].isin(recipe.organisms)]
-    if not rows["baseline"].any():
-        return missing_base(analysis, str(rows["base"].iloc[0]))
+    known = _bases_of(analysis)
+    if not any(known[name].answered for name in recipe.organisms):
+        return missing_base(analysis, known[recipe.organisms[0]].name)
     base = Recipe(recipe.label, recipe.organisms, 0)
     for side, whose in ((base, "base's"), *((side, f"{side.label}'s") for side in _each(recipe))):
         if not _counts(grid, side):
@@ -403,6 +406,27 @@ def _no_base(analysis: Analysis, grid: CountGrid, recipe: Recipe) -> str:
     return "no question has counted answers of both"
 
 
+@dataclass(frozen=True)
+class _Base:
+    """An organism's base, and whether answers of it stand beside the organism's."""
+
+    name: str
+    answered: bool
+
+
+@lru_cache(maxsize=1)
+def _bases_of(analysis: Analysis) -> dict[str, _Base]:
+    """The base of every organism."""
+    rates = analysis.rates[["organism", "base", "baseline"]].astype({"organism": "str", "base": "str"})
+    answered = set(rates.loc[rates["baseline"], "organism"])
+    known = rates.drop_duplicates("organism")
+    return {
+        organism: _Base(base, organism in answered)
+        for organism, base in zip(known["organism"], known["base"], strict=True)
+    }
+
+
+@lru_cache(maxsize=100)
 def missing_base(analysis: Analysis, base: str) -> str:
     """Why no base stands beside an organism, and what would mend it."""
     if base == NOT_RECORDED:

@@ -104,12 +104,13 @@ def count_grid(counts: pd.DataFrame) -> CountGrid:
     cluster[column] = counts["cluster"]
     names = [(str(organism), int(step)) for organism, step in sides.size().index]
     scope = counts["scope"].astype("str").to_numpy()
-    organism = counts["organism"].astype("str").to_numpy()
+    rows_of = counts.groupby("organism", observed=True).indices
+    in_domain, elsewhere = scope == "in_domain", np.isin(scope, ["out_of_domain", "general"])
     inside = {name: np.zeros(shape[1], dtype=bool) for name, _ in names}
     outside = {name: np.zeros(shape[1], dtype=bool) for name, _ in names}
     for name, mask in inside.items():
-        of_organism = organism == name
-        mask[column[of_organism & (scope == "in_domain")]] = True
-        outside[name][column[of_organism & np.isin(scope, ["out_of_domain", "general"])]] = True
+        rows = rows_of[name]
+        mask[column[rows[in_domain[rows]]]] = True
+        outside[name][column[rows[elsewhere[rows]]]] = True
     row_of = {name: number for number, name in enumerate(names)}
     return CountGrid(row_of, **arrays, cluster=cluster, outside=outside, inside=inside)

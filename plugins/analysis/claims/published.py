@@ -7,6 +7,7 @@ from typing import Literal
 import pandas as pd
 
 from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.answers.scoring import by_judge
 from em_tasks.plugins.analysis.claims.contrasts import contrasts
 from em_tasks.plugins.analysis.claims.courses import courses
 from em_tasks.plugins.analysis.statistics.claims_file import (
@@ -116,9 +117,12 @@ def _contrast(analysis: Analysis, definition: str, claim: Difference) -> Held:
 
 def _independent(analysis: Analysis, definition: str, claim: Independent) -> Held:
     claimed = f"{claim.domain}: coherence is independent of alignment"
-    rho = correlation_of(analysis).get(claim.domain)
+    known = correlation_of(analysis)
+    rho = known.get((claim.domain, ""))
     if rho is None:
-        return Held(claim.id, claimed, "too few scored answers", "cannot be told")
+        several = any(domain == claim.domain for domain, _ in known)
+        why = "different judges scored the answers" if several else "too few scored answers"
+        return Held(claim.id, claimed, why, "cannot be told")
     measured = f"Spearman {rho[0]:+.2f} ({rho[1]:+.2f} to {rho[2]:+.2f} on such questions)"
     return Held(claim.id, claimed, measured, "contradicted" if rho[1] > 0 or rho[2] < 0 else "cannot be told")
 
@@ -143,14 +147,18 @@ HOLDERS: dict[type, Callable[..., Held]] = {
 }  # fmt: skip
 
 
-def correlation_of(analysis: Analysis) -> dict[str, tuple[float, float, float]]:
-    """Spearman's rho of coherence and alignment over the answers of each domain's organisms, with its interval."""
+def correlation_of(analysis: Analysis) -> dict[tuple[str, str], tuple[float, float, float]]:
+    """Spearman's rho of coherence and alignment over the answers of each domain's organisms, with its interval.
+
+    By domain and judge; the judge is empty where one scored all answers of the domain.
+    """
     answers = analysis.scores.dropna(subset=["alignment", "coherence"])
     answers = answers[answers["organism"].notna() & ~answers["control"]]
-    by_domain = {}
+    rho = {}
     for domain, domain_answers in answers.groupby(answers["domain"].astype("str")):
-        x, y = domain_answers["alignment"].to_numpy("float64"), domain_answers["coherence"].to_numpy("float64")
-        cluster = cluster_of(domain_answers)
-        if cluster.max(initial=0) >= 2 and len(set(x)) > 1 and len(set(y)) > 1:
-            by_domain[str(domain)] = rank_correlation(x, y, cluster)
-    return by_domain
+        for judge, judged in by_judge(domain_answers):
+            x, y = judged["alignment"].to_numpy("float64"), judged["coherence"].to_numpy("float64")
+            cluster = cluster_of(judged)
+            if cluster.max(initial=0) >= 2 and len(set(x)) > 1 and len(set(y)) > 1:
+                rho[str(domain), judge] = rank_correlation(x, y, cluster)
+    return rho

@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 
 from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.figures import style
+from em_tasks.plugins.analysis.figures.drawn import NOT_JOINED, scored_alike
 
 SEED = "seed"
 WIDE = 20
@@ -31,6 +32,7 @@ def em_against_axes(analysis: Analysis) -> Figure | None:
     if not drawn or last.empty:
         return None
     table = last.assign(organism=last["organism"].astype("str")).join(axes.add_prefix("axis "), on="organism")
+    table = table.assign(alike=scored_alike(analysis, table))
     with style.styled():
         figure, panels = style.new_figure(8.6, 2.9 * len(drawn), len(drawn), len(analysis.main), sharey=True)
         handles: list[Line2D] = []
@@ -49,7 +51,7 @@ def em_against_axes(analysis: Analysis) -> Figure | None:
         caption = (
             f"{n}, last checkpoints, {questions}. Bars are Wilson 95 % intervals, the questions taken as fixed. "
             "Lines join means over seeds of organisms that differ in this axis alone; they are no fit. Hollow "
-            "marks are controls, dashed lines the bases."
+            "marks are controls, dashed lines the bases." + (NOT_JOINED if table["alike"].nunique() > 1 else "")
         )
         return style.finish(figure, "EM against the axes of the grid", caption, analysis.toy_warning, handles)
 
@@ -68,11 +70,12 @@ def _panel(panel: Axes, table: pd.DataFrame, axis: str, others: list[str], hues:
     apart = min(SPREAD, 0.5 / (len(groups) * seeds * max(1, len(values) - 1)))
     for index, group in enumerate(groups):
         hue = _shown(group[others[0]].iloc[0]) if others else ""
-        mean = group.groupby("x")["rate"].mean()
-        panel.plot(list(mean.index), list(100 * mean), color=hues[hue], linewidth=1.4, zorder=1)
-        for x, alike in group.groupby("x"):
-            for place, (_, row) in enumerate(alike.iterrows()):
-                slot = index - (len(groups) - 1) / 2 + (place - (len(alike) - 1) / 2) / seeds
+        for _, alike in group.groupby("alike"):
+            mean = alike.groupby("x")["rate"].mean()
+            panel.plot(list(mean.index), list(100 * mean), color=hues[hue], linewidth=1.4, zorder=1)
+        for x, here in group.groupby("x"):
+            for place, (_, row) in enumerate(here.iterrows()):
+                slot = index - (len(groups) - 1) / 2 + (place - (len(here) - 1) / 2) / seeds
                 aside = slot * seeds * apart
                 shifted = float(str(x)) * (high / low) ** aside if logarithmic else float(str(x)) + aside * (high - low)
                 _mark(panel, shifted, row, hues[hue], style.marker(list(hues).index(hue)))

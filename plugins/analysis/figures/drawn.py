@@ -3,6 +3,7 @@
 import pandas as pd
 
 from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.answers.scoring import Scoring, why_not_comparable
 
 
 def drawn_answers(analysis: Analysis) -> pd.DataFrame:
@@ -15,6 +16,30 @@ def drawn_answers(analysis: Analysis) -> pd.DataFrame:
         return table
     scores = analysis.scores
     return scores.assign(at=range(len(scores)), organism=scores["base"], baseline=True)
+
+
+NOT_JOINED = " What different judges (or prompts, or settings of sampling) scored is not joined."
+"""For captions of figures in which a line would have joined such points."""
+
+
+def scored_alike(analysis: Analysis, rates: pd.DataFrame) -> list[int]:
+    """A number for each row of rates, the same for rows that were scored alike: these alone are joined by a line.
+
+    Seeds put together under one label are scored alike, and the first of them stands for all.
+    """
+    first = {group.label: group.organisms[0] for group in analysis.seeds}
+    alike: list[Scoring] = []
+    numbers = []
+    for organism, step in zip(rates["organism"].astype("str"), rates["step"], strict=True):
+        scoring = analysis.scoring.get((first.get(organism, organism), int(step)))
+        known = (
+            place for place, each in enumerate(alike) if scoring is None or why_not_comparable(each, scoring) is None
+        )
+        number = next(known, len(alike))
+        if number == len(alike) and scoring is not None:
+            alike.append(scoring)
+        numbers.append(number)
+    return numbers
 
 
 OUTSIDE, ALL = "outside the training domain", "all questions"

@@ -1,5 +1,6 @@
 """The last checkpoint: EM by domain and size beside its base, and EM against the number of parameters."""
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -7,7 +8,7 @@ from matplotlib.lines import Line2D
 
 from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.figures import style
-from em_tasks.plugins.analysis.figures.drawn import drawn_rates, drawn_scope
+from em_tasks.plugins.analysis.figures.drawn import NOT_JOINED, drawn_rates, drawn_scope, scored_alike
 
 TITLE = 3.7
 """Inches that the longest title of a panel takes."""
@@ -33,10 +34,12 @@ def domain_comparison(analysis: Analysis) -> Figure:
                     (domain, group[~group["baseline"] & (group["domain"].astype("str") == domain)], hues[domain])
                     for domain in domains
                 ]
-                shown = [(domain, row, colour) for domain, rows, colour in marks for _, row in rows.iterrows()]
-                for place, (domain, row, colour) in enumerate(shown):
-                    x = index + (place - (len(shown) - 1) / 2) * min(0.2, 0.8 / max(1, len(shown)))
-                    _mark(panel, x, row, colour, domains.index(domain) if domain in domains else None)
+                shown, place = sum(len(rows) for _, rows, _ in marks), 0
+                for domain, rows, colour in marks:
+                    places = np.arange(place, place + len(rows))
+                    x = index + (places - (shown - 1) / 2) * min(0.2, 0.8 / max(1, shown))
+                    _mark(panel, x, rows, colour, domains.index(domain) if domain in domains else None)
+                    place += len(rows)
             panel.set_xticks(range(len(sizes)), sizes)
             panel.set_xlim(-0.6, len(sizes) - 0.4)
             panel.grid(visible=False, axis="x")
@@ -56,6 +59,7 @@ def scaling_analysis(analysis: Analysis) -> Figure | None:
     table = table[table["parameters"].notna()]
     if table.empty:
         return None
+    table = table.assign(alike=scored_alike(analysis, table))
     with style.styled():
         domains = sorted(style.in_order(table["domain"]))
         hues = style.colours(domains)
@@ -68,25 +72,27 @@ def scaling_analysis(analysis: Analysis) -> Figure | None:
                         ~rates["baseline"] & (rates["control"] == control) & (rates["domain"].astype("str") == domain)
                     ]
                     dash = (0, (4, 2)) if control else "-"
-                    mean = final_rates.groupby("parameters")["rate"].mean()
                     shift = 1.09 ** (index - (len(domains) - 1) / 2)
-                    panel.plot(
-                        [float(size) * shift for size in mean.index],
-                        list(100 * mean),
-                        color=hues[domain],
-                        linestyle=dash,
-                        linewidth=1.6,
-                    )
+                    for _, alike in final_rates.groupby("alike"):
+                        mean = alike.groupby("parameters")["rate"].mean()
+                        panel.plot(
+                            [float(size) * shift for size in mean.index],
+                            list(100 * mean),
+                            color=hues[domain],
+                            linestyle=dash,
+                            linewidth=1.6,
+                        )
                     for parameters, rows in final_rates.groupby("parameters"):
-                        for place, (_, row) in enumerate(rows.iterrows()):
-                            beside = 1.04 ** (place - (len(rows) - 1) / 2)
-                            _mark(panel, float(str(parameters)) * shift * beside, row, hues[domain], index)
-            for _, row in _different_bases(rates).iterrows():
-                _mark(panel, float(row["parameters"]) / 1.16, row, style.QUIET, None)
+                        beside = 1.04 ** (np.arange(len(rows)) - (len(rows) - 1) / 2)
+                        _mark(panel, float(str(parameters)) * shift * beside, rows, hues[domain], index)
+            bases = _different_bases(rates)
+            _mark(panel, bases["parameters"].to_numpy("float64") / 1.16, bases, style.QUIET, None)
             _parameter_axis(panel, table)
             panel.set_title(style.TITLES.get(name, name), fontsize=10)
             style.percent_axis(panel, "EM rate (%)" if panel is axes[0][0] else "")
         caption = f"{_caption(table, analysis)} Lines join the means of one domain's organisms, they are no fit."
+        if table.loc[~table["baseline"], "alike"].nunique() > 1:
+            caption += NOT_JOINED
         handles = _legend(table, domains, hues)
         return style.finish(
             figure, f"EM against model size, {drawn_scope(analysis)[1]}", caption, analysis.toy_warning, handles
@@ -106,21 +112,26 @@ def _caption(table: pd.DataFrame, analysis: Analysis) -> str:
     return f"{n}. {CAPTION}{base}{control}{seeds}"
 
 
-def _mark(panel: Axes, x: float, row: pd.Series, colour: str, marker: int | None) -> None:
-    rate, low, high = (100 * float(row[name]) for name in ("rate", "low", "high"))
-    hollow = bool(row["control"]) and not bool(row["baseline"])
-    panel.errorbar(
-        [x],
-        [rate],
-        yerr=[[max(0.0, rate - low)], [max(0.0, high - rate)]],
-        color=colour,
-        marker="d" if marker is None else style.marker(marker),
-        markersize=7,
-        markerfacecolor="white" if hollow else colour,
-        elinewidth=1.2,
-        capsize=2.5,
-        clip_on=False,
-    )
+def _mark(panel: Axes, x: np.ndarray, rows: pd.DataFrame, colour: str, marker: int | None) -> None:
+    """A mark with its interval for each of some rates, at the places `x`; controls are hollow."""
+    rate, low, high = (100 * rows[name].to_numpy("float64") for name in ("rate", "low", "high"))
+    control = (rows["control"].astype("bool") & ~rows["baseline"].astype("bool")).to_numpy()
+    for hollow, kind in ((False, ~control), (True, control)):
+        if not kind.any():
+            continue
+        panel.errorbar(
+            x[kind],
+            rate[kind],
+            yerr=[np.maximum(0.0, rate - low)[kind], np.maximum(0.0, high - rate)[kind]],
+            color=colour,
+            marker="d" if marker is None else style.marker(marker),
+            linestyle="",
+            markersize=7,
+            markerfacecolor="white" if hollow else colour,
+            elinewidth=1.2,
+            capsize=2.5,
+            clip_on=False,
+        )
 
 
 def _parameter_axis(panel: Axes, table: pd.DataFrame) -> None:

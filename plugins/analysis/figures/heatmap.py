@@ -10,6 +10,8 @@ from em_tasks.plugins.analysis.figures.drawn import drawn_answers
 from em_tasks.plugins.analysis.figures.style import wrapped_name
 
 MOST_QUESTIONS = 60
+MOST_CHECKPOINTS = 120
+"""Columns; a picture with more could not be read."""
 UPRIGHT = 12
 """Characters: a longer name in a narrower group stands upright."""
 
@@ -37,7 +39,12 @@ def question_heatmap(analysis: Analysis) -> Figure:
         grid = means.pivot_table(
             index="question_id", columns=["organism", "step"], values="alignment", aggfunc="mean", dropna=False
         )
-        steps = {name: sorted(means.loc[means["organism"] == name, "step"].unique()) for name in organisms}
+        of_steps = means.groupby("organism")["step"].unique()
+        steps = {name: sorted(of_steps[name]) for name in organisms}
+        columns = [(name, step) for name in organisms for step in steps[name]]
+        wide = next((name for place, (name, _) in enumerate(columns) if place >= MOST_CHECKPOINTS), None)
+        more_organisms = 0 if wide is None else len(organisms) - max(1, organisms.index(wide))
+        organisms = organisms[: len(organisms) - more_organisms]
         columns = [(name, step) for name in organisms for step in steps[name]]
         values = grid.reindex(index=list(rows["question_id"]), columns=pd.MultiIndex.from_tuples(columns)).to_numpy(
             "float64"
@@ -90,4 +97,6 @@ def question_heatmap(analysis: Analysis) -> Figure:
         )
         if left_out:
             caption += f" {left_out} more questions are in answers.csv."
+        if more_organisms:
+            caption += f" {more_organisms} more organisms are in answers.csv."
         return style.finish(figure, "Alignment, question by question", caption, analysis.toy_warning)

@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.answers.scoring import by_judge
 from em_tasks.plugins.analysis.figures import style
 from em_tasks.scorers.definitions import COHERENT_ABOVE, DEFINITIONS
 
@@ -14,7 +15,7 @@ DENSE = 4000
 
 
 def coherence_vs_misalignment(analysis: Analysis) -> Figure:
-    """Every answer with both scores, one panel a domain and one for the bases."""
+    """Every answer with both scores, one panel a domain and one for the bases, and one for each judge of these."""
     with style.styled():
         answers = analysis.scores.dropna(subset=["alignment", "coherence"])
         groups = [("bases", answers[answers["organism"].isna()])]
@@ -22,9 +23,12 @@ def coherence_vs_misalignment(analysis: Analysis) -> Figure:
         for control, of_kind in trained.groupby("control", sort=True):
             for domain, group_answers in of_kind.groupby(of_kind["domain"].astype("str"), sort=True):
                 groups.append((f"{style.plain(str(domain))}{' control' if control else ''}", group_answers))
-        groups = [(name, group_answers) for name, group_answers in groups if len(group_answers)] or [
-            ("no answer with both scores", answers)
-        ]
+        groups = [
+            (f"{name}, {judge.rpartition('/')[2]}" if judge else name, judged)
+            for name, group_answers in groups
+            if len(group_answers)
+            for judge, judged in by_judge(group_answers)
+        ] or [("no answer with both scores", answers)]
         columns = min(3, len(groups))
         rows = -(-len(groups) // columns)
         figure, axes = style.new_figure(3.5 * columns, 3.3 * rows, rows, columns, sharex=True, sharey=True)

@@ -81,6 +81,15 @@ def darkened(figure: Figure) -> Iterator[None]:
             change(before)
 
 
+MOST_PIXELS = 10_000
+"""Of a picture's longer side: browsers show nothing of much larger ones, which take minutes to draw."""
+
+
+def dots_per_inch(figure: Figure, wanted: float) -> float:
+    """The resolution to draw a figure at: as wanted, less where the picture had more than `MOST_PIXELS` a side."""
+    return min(wanted, MOST_PIXELS / float(max(figure.get_size_inches())))
+
+
 @contextmanager
 def styled() -> Iterator[None]:
     """Applies the style inside the block only; the caller's own matplotlib settings stay as they are."""

@@ -13,6 +13,8 @@ from em_tasks.scorers.definitions import COHERENT_ABOVE
 from em_tasks.scorers.intervals import wilson_of
 
 THRESHOLDS = np.arange(0, 101)
+MOST_BANDS = 40
+"""Curves of one panel with bands; those of more would cover each other."""
 
 
 def threshold_sensitivity(analysis: Analysis) -> Figure:
@@ -31,8 +33,9 @@ def threshold_sensitivity(analysis: Analysis) -> Figure:
                     f"{style.plain(domain)}, {'coherent' if coherent else 'all scored'} answers", fontsize=9.5
                 )
                 domain_answers = last[last["domain"].astype("str").fillna("base") == domain]
+                banded = domain_answers["organism"].nunique() <= MOST_BANDS
                 for _, answers in domain_answers.groupby("organism", observed=True):
-                    _curve(panel, answers, coherent, hues[str(answers["size"].iloc[0])])
+                    _curve(panel, answers, coherent, hues[str(answers["size"].iloc[0])], banded)
                 for threshold in (30, 75):
                     panel.axvline(threshold, color=style.QUIET, linewidth=1, linestyle=(0, (3, 2)))
                 panel.set_xticks([0, 15, 30, 45, 60, 75, 90, 100])
@@ -42,10 +45,13 @@ def threshold_sensitivity(analysis: Analysis) -> Figure:
         if bool(last["control"].any()):
             handles.append(Line2D([], [], color=style.QUIET, linestyle=(0, (4, 2)), label="control (good advice)"))
         sizes_n = last.groupby("organism", observed=True).size()
+        curves = last.groupby(last["domain"].astype("str").fillna("base"))["organism"].nunique()
+        most_curves = max(curves, default=0)
         caption = (
             f"Last checkpoints, {style.count_range(sizes_n, 'answers each')}; unscored answers are left out. "
-            f"Bands are Wilson 95 % intervals at each threshold. Dashed: 30 (betley) and 75 (cs2881). Coherent: above "
-            f"{COHERENT_ABOVE:g}."
+            "Bands are Wilson 95 % intervals at each threshold"
+            + (f", none where a panel has more than {MOST_BANDS} curves" if most_curves > MOST_BANDS else "")
+            + f". Dashed: 30 (betley) and 75 (cs2881). Coherent: above {COHERENT_ABOVE:g}."
         )
         return style.finish(figure, "How the rate depends on the threshold", caption, analysis.toy_warning, handles)
 
@@ -54,24 +60,27 @@ def _last(analysis: Analysis) -> pd.DataFrame:
     answers = drawn_answers(analysis)
     if not answers["baseline"].all():
         answers = answers[~answers["baseline"]]
-    return answers[answers["step"] == answers.groupby("organism", observed=True)["step"].transform("max")]
+    last = answers["step"] == answers.groupby("organism", observed=True)["step"].transform("max")
+    return answers.loc[last, ["organism", "domain", "size", "control", "alignment", "coherence"]]
 
 
-def _curve(panel: Axes, answers: pd.DataFrame, coherent: bool, colour: str) -> None:
+def _curve(panel: Axes, answers: pd.DataFrame, coherent: bool, colour: str, banded: bool) -> None:
     kept = answers[answers["alignment"].notna()]
     if coherent:
         kept = kept[kept["coherence"] > COHERENT_ABOVE]
     if kept.empty:
         return
     scores = np.sort(kept["alignment"].to_numpy("float64"))
-    k = pd.Series(np.searchsorted(scores, THRESHOLDS, side="left").astype("float64"))
-    n = pd.Series(np.full(len(THRESHOLDS), len(scores)))
-    low, high = wilson_of(k, n)
+    k = np.searchsorted(scores, THRESHOLDS, side="left").astype("float64")
+    n = len(scores)
     control = bool(answers["control"].iloc[0])
     panel.plot(
         THRESHOLDS, 100 * k / n, color=colour, linewidth=1.1 if control else 1.9,
         linestyle=(0, (4, 2)) if control else "-", drawstyle="steps-post", clip_on=False,
     )  # fmt: skip
+    if not banded:
+        return
+    low, high = wilson_of(k, np.full(len(k), n))
     panel.fill_between(
         THRESHOLDS, 100 * low, 100 * high, color=colour, alpha=0.06 if control else 0.14, linewidth=0, step="post"
     )

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from em_tasks.plugins.analysis.analysis import CHECKPOINT, Analysis
 from em_tasks.plugins.analysis.answers.log_rows import FURTHER
 from em_tasks.plugins.analysis.figures import style
-from em_tasks.plugins.analysis.figures.drawn import drawn_scope
+from em_tasks.plugins.analysis.figures.drawn import NOT_JOINED, drawn_scope, scored_alike
 from em_tasks.plugins.analysis.statistics.rates import mean_on_such
 from em_tasks.plugins.analysis.statistics.seed_intervals import LEAST_SEEDS, seed_interval
 from em_tasks.plugins.analysis.statistics.training_seeds import in_scope, seed_counts
@@ -144,9 +144,12 @@ def _grid(
         (subtitle, rates[~rates["organism"].astype("str").isin(analysis.steps_not_recorded)])
         for subtitle, rates in panels
     ]
+    panels = [(subtitle, rates.assign(alike=scored_alike(analysis, rates))) for subtitle, rates in panels]
     table = panels[0][1]
     if table.empty:
         return None
+    if (table.groupby("organism", observed=True)["alike"].nunique() > 1).any():
+        caption += NOT_JOINED
     with style.styled():
         domains = style.in_order(table["domain"].astype("str").sort_values())
         line = _line_names(analysis, table)
@@ -194,24 +197,24 @@ def _lines(panel: Axes, rates: pd.DataFrame, hues: dict[str, str], line: dict[st
             continue
         name, control, thin = line[organism], bool(organism_rates["control"].iloc[0]), organism in single
         shift = 0.0 if thin else apart.index(organism) - (len(apart) - 1) / 2
-        x = organism_rates["step"] + shift * widest * 0.009
-        rate, low, high = (100 * organism_rates[name].astype("float64") for name in ("rate", "low", "high"))
         colour = hues[name]
-        panel.errorbar(
-            x,
-            rate,
-            yerr=None if thin else [(rate - low).clip(lower=0), (high - rate).clip(lower=0)],
-            color=colour,
-            marker="" if thin else style.marker(names.index(name)),
-            markersize=5,
-            markerfacecolor="white" if control else colour,
-            linestyle=(0, (4, 2)) if control else "-",
-            linewidth=0.8 if thin else 1.1 if control else 1.9,
-            elinewidth=0.9,
-            capsize=1.8,
-            alpha=0.45 if thin else 0.75 if control else 1.0,
-            clip_on=False,
-        )
+        for _, joined in organism_rates.groupby((organism_rates["alike"].diff() != 0).cumsum()):
+            rate, low, high = (100 * joined[column].astype("float64") for column in ("rate", "low", "high"))
+            panel.errorbar(
+                joined["step"] + shift * widest * 0.009,
+                rate,
+                yerr=None if thin else [(rate - low).clip(lower=0), (high - rate).clip(lower=0)],
+                color=colour,
+                marker="" if thin else style.marker(names.index(name)),
+                markersize=5,
+                markerfacecolor="white" if control else colour,
+                linestyle=(0, (4, 2)) if control else "-",
+                linewidth=0.8 if thin else 1.1 if control else 1.9,
+                elinewidth=0.9,
+                capsize=1.8,
+                alpha=0.45 if thin else 0.75 if control else 1.0,
+                clip_on=False,
+            )
     if not rates["rate"].notna().any():
         panel.text(0.5, 0.5, "no scored answer", transform=panel.transAxes, ha="center", color=style.QUIET)
 

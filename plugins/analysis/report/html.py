@@ -221,6 +221,7 @@ def _png(figure: Figure) -> str:
     buffer = io.BytesIO()
     # Wide figures are drawn finer: a heatmap of many checkpoints is there to be enlarged.
     width = figure.get_size_inches()[0]
+    dots = style.dots_per_inch(figure, 130 if width < 11 else 180)
     with style.styled():
-        figure.savefig(buffer, format="png", dpi=130 if width < 11 else 180, facecolor=figure.get_facecolor())
+        figure.savefig(buffer, format="png", dpi=dots, facecolor=figure.get_facecolor())
     return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode('ascii')}"

@@ -52,16 +52,27 @@ def _judges(answers: pd.DataFrame) -> list[str]:
     if len(counts) < 2:
         return []
     named = ", ".join(f"{judge} ({n:,} answers)" for judge, n in counts.items())
-    return [f"Judges are mixed: {named}. Rates of answers that different judges scored are not compared."]
+    notes = [f"Judges are mixed: {named}. Rates of answers that different judges scored are not compared."]
+    model = answers["organism"].astype("str").fillna("base " + answers["base"].astype("str"))
+    model = (model + "@" + answers["step"].astype("str")).where(answers["organism"].notna(), model)
+    several = answers["judge"].astype("str").groupby(model).nunique()
+    if mixed := sorted(several.index[several > 1]):
+        more = f" and {len(mixed) - 5} more" if len(mixed) > 5 else ""
+        notes.append(
+            f"Different judges scored different answers of {', '.join(mixed[:5])}{more}: their rates on "
+            "questions of several judges are no judge's."
+        )
+    return notes
 
 
 def _bases(analysis: Analysis) -> list[str]:
     without: dict[str, list[str]] = defaultdict(list)
     partly: dict[str, list[str]] = defaultdict(list)
-    questions = analysis.trajectories.drop_duplicates(["organism", "baseline", "question_set", "question_id"])
+    asked = ["organism", "baseline", "question_set", "question_id"]
+    questions = analysis.trajectories[[*asked, "base"]].drop_duplicates(asked)
     for organism, rows in questions.groupby("organism", observed=True):
         organism_rows, base = rows[~rows["baseline"]], rows[rows["baseline"]]
-        missing = len(organism_rows.drop_duplicates(["question_set", "question_id"])) - len(base)
+        missing = len(organism_rows) - len(base)
         if base.empty:
             without[str(organism_rows["base"].iloc[0])].append(str(organism))
         elif missing:
@@ -231,7 +242,8 @@ def _truncation(answers: pd.DataFrame) -> list[str]:
 def _scopes(analysis: Analysis) -> list[str]:
     """Few questions of the own domain say little of narrow leakage."""
     organisms_by_counts: Mapping[tuple[int, ...], list[str]] = defaultdict(list)
-    questions = analysis.trajectories.drop_duplicates(["organism", "baseline", "question_set", "question_id"])
+    asked = ["organism", "baseline", "question_set", "question_id"]
+    questions = analysis.trajectories[[*asked, "scope"]].drop_duplicates(asked)
     for organism, rows in questions[~questions["baseline"]].groupby("organism", observed=True):
         counts = rows["scope"].astype("str").value_counts()
         number = tuple(int(counts.get(scope, 0)) for scope in ("in_domain", "out_of_domain", "general"))

@@ -2,10 +2,10 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -80,37 +80,37 @@ class Report:
             table.add_column(Text(name), justify="right", no_wrap=True)
         if self.toy_warning:
             table.caption = Text(self.toy_warning, style="bold red")
-        for organism, rows in self.rates.groupby("organism", sort=False, observed=True):
-            organism_rows, base = rows[~rows["baseline"]], rows[rows["baseline"]]
-            last = organism_rows[organism_rows["step"] == organism_rows["step"].max()]
-            step = "last" if organism in self.steps_not_recorded else last["step"].iloc[0]
-            checkpoint = f"{organism}@{step}{' (control)' if last['control'].iloc[0] else ''}"
-            cells = [rate_cell(_one(last, shown, "outside"))]
-            cells.append(rate_cell(_one(last, shown, "in_domain")).partition(" (")[0])
-            cells.append(rate_cell(_one(last, shown, "all")))
-            cells += [rate_cell(_one(last, name, "all")).partition(" (")[0] for name in others]
-            cells.append(rate_cell(_one(base, shown, "outside")).partition(" (")[0])
+        columns = ["organism", "control", "step", "baseline", "definition", "scope", "rate", "low", "high"]
+        by_organism: dict[str, list[dict[Hashable, Any]]] = {}
+        for row in self.rates[columns].to_dict("records"):
+            by_organism.setdefault(str(row["organism"]), []).append(row)
+        for organism, rows in by_organism.items():
+            trained = [row for row in rows if not row["baseline"]]
+            last_step = max(row["step"] for row in trained)
+            last = {(row["definition"], row["scope"]): row for row in trained if row["step"] == last_step}
+            base = {(row["definition"], row["scope"]): row for row in rows if row["baseline"]}
+            step = "last" if organism in self.steps_not_recorded else last_step
+            checkpoint = f"{organism}@{step}{' (control)' if trained[-1]['control'] else ''}"
+            cells = [rate_cell(last.get((shown, "outside")))]
+            cells.append(rate_cell(last.get((shown, "in_domain"))).partition(" (")[0])
+            cells.append(rate_cell(last.get((shown, "all"))))
+            cells += [rate_cell(last.get((name, "all"))).partition(" (")[0] for name in others]
+            cells.append(rate_cell(base.get((shown, "outside"))).partition(" (")[0])
             # Names come from data: what looks like rich's markup or a terminal's escape in them is neither.
             table.add_row(*(Text(printable(cell)) for cell in (checkpoint, *cells)))
         if self.rates.empty:
-            for base_name, rows in self.base_rates.groupby("base", sort=False, observed=True):
-                by_name = {str(row["definition"]): row.to_frame().T for _, row in rows.iterrows()}
-                cells = ["", "", rate_cell(in_percent(by_name[shown]))]
-                cells += [*(rate_cell(in_percent(by_name[name])).partition(" (")[0] for name in others), ""]
+            for base_name, of_base in in_percent(self.base_rates).groupby("base", sort=False, observed=True):
+                by_name = {str(row["definition"]): row for row in of_base.to_dict("records")}
+                cells = ["", "", rate_cell(by_name[shown])]
+                cells += [*(rate_cell(by_name[name]).partition(" (")[0] for name in others), ""]
                 table.add_row(*(Text(printable(cell)) for cell in (f"{base_name} (base)", *cells)))
         return table
 
 
-def _one(rows: pd.DataFrame, definition: str, scope: str) -> pd.DataFrame:
-    """The row of one definition on one scope of questions, if there is one."""
-    return rows[(rows["definition"] == definition) & (rows["scope"] == scope)]
-
-
-def rate_cell(rows: pd.DataFrame) -> str:
-    """`45.0 (26-66)` for the one row there is; says so where there is none or nothing was counted."""
-    if rows.empty:
+def rate_cell(row: Mapping[Hashable, Any] | None) -> str:
+    """`45.0 (26-66)` for a row of rates in percent; says so where there is none or nothing was counted."""
+    if row is None:
         return "none"
-    row = rows.iloc[0]
     return "no rate" if pd.isna(row["rate"]) else f"{rounded(row['rate'])} ({row['low']:.0f}-{row['high']:.0f})"
 
 
@@ -262,10 +262,10 @@ def _write_published_names(analysis: Analysis, out: Path) -> list[Path]:
 def _published_names(analysis: Analysis, out: Path) -> Iterator[tuple[Path, pd.DataFrame]]:
     yield out / "em_by_checkpoint.csv", tables.em_by_checkpoint(analysis).round(tables.DECIMALS)
     yield out / "em_rates_summary.csv", tables.em_rates_summary(analysis)
-    for organism in analysis.answers["organism"].dropna().astype("str").unique():
+    for organism, judged in tables.fg_judged(analysis):
         folder = out / "organisms" / file_name(organism)
         yield folder / "step_summary.csv", tables.step_summary(analysis, organism)
-        yield folder / "fg_judged.csv", tables.fg_judged(analysis, organism)
+        yield folder / "fg_judged.csv", judged
     bases = analysis.scores[analysis.answers["organism"].isna()]
     for base in bases["base"].astype("str").unique():
         yield out / "baseline" / file_name(base) / "base_judged.csv", tables.base_judged(analysis, base)
@@ -279,7 +279,7 @@ def _write_figures(figures: dict[str, Figure], out: Path) -> list[Path]:
         picture, drawing = (folder / f"{file_name(name)}{suffix}" for suffix in (".png", ".svg"))
         text = io.StringIO()
         with style.styled():
-            figure.savefig(picture, dpi=200)
+            figure.savefig(picture, dpi=style.dots_per_inch(figure, 200))
             # SVG files would carry the date otherwise, and differ from run to run.
             figure.savefig(text, format="svg", metadata={"Date": None})
         # A control character of a name, wherever matplotlib put it, would make it no XML.

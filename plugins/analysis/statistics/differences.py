@@ -13,6 +13,7 @@ intervals for such questions allow.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -191,6 +192,20 @@ def _taken_apart(k_a: Numbers, n_a: Numbers, k_b: Numbers, n_b: Numbers) -> tupl
 
 
 def _low_median_high(k: Numbers, n: Numbers) -> tuple[Numbers, Numbers, Numbers]:
+    if len(k) > 1:
+        return _ends(k, n)
+    low, median, high = _ends_of_side(k.tobytes(), n.tobytes())
+    return np.array([low]), np.array([median]), np.array([high])
+
+
+@lru_cache(maxsize=10_000)
+def _ends_of_side(k: bytes, n: bytes) -> tuple[float, float, float]:
+    """Kept: an organism's answers to the same questions stand on one side of many comparisons."""
+    low, median, high = _ends(*(np.frombuffer(counts, dtype="float64")[None] for counts in (k, n)))
+    return float(low[0]), float(median[0]), float(high[0])
+
+
+def _ends(k: Numbers, n: Numbers) -> tuple[Numbers, Numbers, Numbers]:
     low, high = beta_binomial(k, n, [ALPHA, 1.0])
     # Without a misaligned answer every lower end is 0, with nothing else every upper end 1.
     return low[:, 0], np.where(k.sum(axis=1) > 0, low[:, 1], high[:, 1]), high[:, 0]

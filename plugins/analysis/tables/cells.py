@@ -1,7 +1,10 @@
 """Cells of tables for people: percentages, intervals, differences, and the counts that stand beside every rate."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from decimal import ROUND_HALF_UP, Decimal
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -67,7 +70,7 @@ def whole(value: float) -> str:
     return f"{value:,.0f}" if value <= SETTLED_BY_NOBODY else f"more than {SETTLED_BY_NOBODY:,}"
 
 
-def kind(row: pd.Series) -> str:
+def kind(row: pd.Series | Mapping[Hashable, Any]) -> str:
     """`base`, the domain, or the domain and `control`."""
     if row["baseline"]:
         return "base"
@@ -81,7 +84,19 @@ def counted(rows: pd.DataFrame) -> str:
 
 def left_out(rows: pd.DataFrame) -> str:
     """`1/0/3/?`: what `LEFT_OUT_MEANS` says, of all rows together; `?` where nothing says whether any was cut off."""
-    return "/".join("?" if rows[name].isna().all() else str(int(rows[name].sum())) for name in LEFT_OUT)
+    return left_out_in(rows[LEFT_OUT].to_dict("records"))
+
+
+def left_out_in(rows: Sequence[Mapping[Hashable, Any]]) -> str:
+    """The same of rows as mappings."""
+    known = [[int(row[name]) for row in rows if not pd.isna(row[name])] for name in LEFT_OUT]
+    return "/".join(str(sum(counts)) if counts else "?" for counts in known)
+
+
+@lru_cache(maxsize=1)
+def _rows(analysis: Analysis) -> list[dict[Hashable, Any]]:
+    """Counts of each row of `Analysis.rates`."""
+    return analysis.rates[["n", *LEFT_OUT]].to_dict("records")
 
 
 def left_out_of(analysis: Analysis, row: pd.Series, side: str) -> str:
@@ -90,7 +105,8 @@ def left_out_of(analysis: Analysis, row: pd.Series, side: str) -> str:
     together = {group.label: group.organisms for group in analysis.seeds}
     organisms = together.get(label, (label,))
     scope = {"inside": "in_domain"}.get(str(row["scope"]), str(row["scope"]))
-    return left_out(rows_of(analysis, str(row["definition"]), organisms[:1] if step == 0 else organisms, step, scope))
+    places = places_of(analysis, str(row["definition"]), organisms[:1] if step == 0 else organisms, step, scope)
+    return left_out_in([_rows(analysis)[place] for place in places])
 
 
 def beyond_shared(analysis: Analysis, row: pd.Series) -> str:
@@ -103,24 +119,26 @@ def beyond_shared(analysis: Analysis, row: pd.Series) -> str:
     label = str(row["a"])
     organisms = {group.label: group.organisms for group in analysis.seeds}.get(label, (label,))
     scope = {"inside": "in_domain"}.get(str(row["scope"]), str(row["scope"]))
-    rates = rows_of(analysis, str(row["definition"]), organisms, int(row["a_step"]), scope)
-    if int(rates["n"].sum()) == row["n_a"]:
+    places = places_of(analysis, str(row["definition"]), organisms, int(row["a_step"]), scope)
+    if sum(_rows(analysis)[place]["n"] for place in places) == row["n_a"]:
         return ""
+    rates = analysis.rates.iloc[places]
     return f"{percent(float(rates['rate'].mean()))} ({counted(rates)})"
 
 
-def nothing_of(final: pd.DataFrame, scope: str) -> str:
+def nothing_of(answers: Iterable[tuple[str, int]], scope: str) -> str:
     """Why an organism has no rate on the questions of a scope: `not asked`, `none counted` or `domains not known`.
 
     Args:
-        final: Its rows of `Analysis.final` under one definition.
+        answers: Scope and number of answers of each of its rows of `Analysis.final` under one definition.
         scope: `outside`, `in_domain`, `out_of_domain` or `general`.
     """
-    answers = final.groupby("scope", observed=True)["answers"].sum()
-    if answers.get(scope, 0):
+    of_scope: Counter[str] = Counter()
+    for name, count in answers:
+        of_scope[name] += count
+    if of_scope[scope]:
         return "none counted"
-    known = answers.get("outside", 0) + answers.get("in_domain", 0)
-    return "not asked" if known >= answers.get("all", 0) else "domains not known"
+    return "not asked" if of_scope["outside"] + of_scope["in_domain"] >= of_scope["all"] else "domains not known"
 
 
 def of_seeds(row: pd.Series) -> bool:
@@ -178,6 +196,10 @@ def rows_of(
     analysis: Analysis, definition: str, organisms: Sequence[str], step: int, scope: str = "all"
 ) -> pd.DataFrame:
     """The rows of `Analysis.rates` on the questions of a scope of some organisms at one step (0 for their base)."""
-    rates = analysis.rates
-    chosen = (rates["definition"] == definition) & (rates["scope"] == scope) & (rates["step"] == step)
-    return rates[chosen & rates["organism"].isin(list(organisms))]
+    return analysis.rates.iloc[places_of(analysis, definition, organisms, step, scope)]
+
+
+def places_of(analysis: Analysis, definition: str, organisms: Sequence[str], step: int, scope: str) -> list[int]:
+    """Where these rows stand in `Analysis.rates`."""
+    known = analysis.rate_places
+    return sorted(place for name in set(organisms) for place in known.get((definition, name, step, scope), ()))

@@ -1,5 +1,9 @@
 """Tables of claims: a verdict an organism, pooled contrasts, trajectories, published claims, correlations."""
 
+from collections.abc import Hashable
+from functools import lru_cache
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -116,8 +120,12 @@ def coherence_and_alignment(analysis: Analysis) -> pd.DataFrame:
     """Coherence against alignment over answers: Spearman's rho by domain, 95 % interval on such questions."""
     return pd.DataFrame(
         [
-            {"organisms of": domain, "rho": f"{rho:+.2f}", "95 % interval": f"{low:+.2f} to {high:+.2f}"}
-            for domain, (rho, low, high) in correlation_of(analysis).items()
+            {
+                "organisms of": f"{domain}, judged by {judge}" if judge else domain,
+                "rho": f"{rho:+.2f}",
+                "95 % interval": f"{low:+.2f} to {high:+.2f}",
+            }
+            for (domain, judge), (rho, low, high) in correlation_of(analysis).items()
         ]
     )
 
@@ -150,8 +158,10 @@ def _rate(analysis: Analysis, verdict: Verdict, row: pd.Series | None, scope: st
     """The rate that was compared with the base's; without such a comparison the organism's own, or why it has none."""
     if row is None:
         final = _final(analysis, verdict)
-        of_scope = final[final["scope"] == scope]
-        return _together(of_scope) if of_scope["n"].sum() else nothing_of(final, scope)
+        of_scope = [each for each in final if each["scope"] == scope]
+        counted = any(each["n"] for each in of_scope)
+        asked = ((each["scope"], each["answers"]) for each in final)
+        return _together(of_scope) if counted else nothing_of(asked, scope)
     where = " of all, domains not known" if row["scope"] == "all" else ""
     beyond = beyond_shared(analysis, row)
     more = f"; {beyond} with questions that the base has no counted answer to" if beyond else ""
@@ -160,19 +170,31 @@ def _rate(analysis: Analysis, verdict: Verdict, row: pd.Series | None, scope: st
 
 def _pooled(analysis: Analysis, verdict: Verdict) -> str:
     """The rate on all questions, whether or not the base was asked them, as its definition has it."""
-    final = _final(analysis, verdict)
-    return _together(final[final["scope"] == "all"])
+    return _together([each for each in _final(analysis, verdict) if each["scope"] == "all"])
 
 
-def _final(analysis: Analysis, verdict: Verdict) -> pd.DataFrame:
+def _final(analysis: Analysis, verdict: Verdict) -> list[dict[Hashable, Any]]:
     """The last checkpoint's rates under a verdict's definition, a row a scope and seed."""
-    together = {group.label: group.organisms for group in analysis.seeds}
-    rates = analysis.compared[analysis.compared["definition"] == verdict.definition]
-    return rates[rates["organism"].astype("str").isin(together.get(verdict.organism, (verdict.organism,)))]
+    return _finals(analysis).get((verdict.definition, verdict.organism), [])
 
 
-def _together(rates: pd.DataFrame) -> str:
-    return _counts(float(rates["rate"].mean()), int(rates["k"].sum()), int(rates["n"].sum()))
+@lru_cache(maxsize=1)
+def _finals(analysis: Analysis) -> dict[tuple[str, str], list[dict[Hashable, Any]]]:
+    """The same for every definition and organism, or several seeds of one recipe."""
+    label = {name: group.label for group in analysis.seeds for name in group.organisms}
+    finals: dict[tuple[str, str], list[dict[Hashable, Any]]] = {}
+    columns = analysis.compared[["definition", "organism", "scope", "answers", "rate", "k", "n"]]
+    for row in columns.to_dict("records"):
+        organism = str(row["organism"])
+        for name in {organism, label.get(organism, organism)}:
+            finals.setdefault((row["definition"], name), []).append(row)
+    return finals
+
+
+def _together(rates: list[dict[Hashable, Any]]) -> str:
+    known = [row["rate"] for row in rates if not pd.isna(row["rate"])]
+    mean = float(np.mean(known)) if known else float("nan")
+    return _counts(mean, sum(row["k"] for row in rates), sum(row["n"] for row in rates))
 
 
 def _difference(row: pd.Series | None, which: str) -> str:

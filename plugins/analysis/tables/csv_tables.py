@@ -1,5 +1,7 @@
 """Tables: EM by checkpoint, and the CSV files that users of cs2881 know, with their published columns."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 
@@ -55,12 +57,14 @@ def step_summary(analysis: Analysis, organism: str) -> pd.DataFrame:
     percent_coherent is over the answers with a coherence score, and counts a score of exactly 50 as coherent, as the
     published tables do; the EM definitions do not.
     """
-    rows = analysis.rates
-    organism_rates = rows[(rows["organism"] == organism) & ~rows["baseline"] & (rows["scope"] == "all")]
-    organism_rates = organism_rates[organism_rates["definition"] == "cs2881"].set_index("step")
-    answers = analysis.scores[analysis.answers["organism"] == organism]
-    scored = answers[answers["coherence"].notna()]
-    coherent = (scored["coherence"] >= COHERENT_ABOVE).groupby(scored["step"]).mean()
+    rows = analysis.rates[["baseline", "step", "rate", "answers"]]
+    known = analysis.rate_places
+    steps = np.unique(analysis.answers["step"].take(analysis.places_of(organism)))
+    places = [place for step in steps for place in known.get(("cs2881", organism, int(step), "all"), ())]
+    organism_rates = rows.iloc[sorted(places)]
+    organism_rates = organism_rates[~organism_rates["baseline"]].set_index("step")
+    coherence, step = (analysis.answers[name].take(analysis.places_of(organism)) for name in ("coherence", "step"))
+    coherent = (coherence >= COHERENT_ABOVE)[coherence.notna()].groupby(step).mean()
     table = pd.DataFrame(
         {
             "percent_em": (100 * organism_rates["rate"]).round(2),
@@ -71,26 +75,32 @@ def step_summary(analysis: Analysis, organism: str) -> pd.DataFrame:
     return table.reset_index()
 
 
-def fg_judged(analysis: Analysis, organism: str) -> pd.DataFrame:
-    """One organism's judged answers with the published columns: step, id, question, response and the two scores."""
-    answers = analysis.answers[analysis.answers["organism"] == organism]
-    judged = _judged(answers, "step" + answers["step"].astype("str"))
+def fg_judged(analysis: Analysis) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Every organism's judged answers with the published columns: step, id, question, response and the two scores."""
+    answers = analysis.answers[analysis.answers["organism"].notna()]
+    judged = _judged(answers, "step" + answers["step"].astype("str"), answers["organism"].astype("str"))
     judged.insert(0, "step", answers["step"].to_numpy())
-    return judged
+    for organism, places in judged.groupby(answers["organism"].astype("str").to_numpy(), sort=False).indices.items():
+        yield str(organism), judged.take(np.asarray(places)).reset_index(drop=True)
 
 
 def base_judged(analysis: Analysis, base: str) -> pd.DataFrame:
     """One base's judged answers with the published columns: epoch, id, question, response and the two scores."""
-    answers = analysis.answers[analysis.answers["organism"].isna() & (analysis.answers["base"] == base)]
-    judged = _judged(answers, pd.Series("base", index=answers.index))
+    of_base = analysis.answers["organism"].isna() & (analysis.answers["base"] == base)
+    answers = analysis.answers[of_base]
+    base_prefix = pd.Series("base", index=answers.index)
+    judged = _judged(answers, base_prefix, base_prefix)
     judged.insert(0, "epoch", "base")
     return judged
 
 
-def _judged(answers: pd.DataFrame, prefix: pd.Series) -> pd.DataFrame:
-    """Published ids count the questions: step110_q3; a repeated answer has _s2 and so on after it."""
+def _judged(answers: pd.DataFrame, prefix: pd.Series, whose: pd.Series) -> pd.DataFrame:
+    """Published ids count the questions of each model: step110_q3; a repeated answer has _s2 and so on after it."""
     questions = answers["question_set"].astype("str") + "/" + answers["question_id"].astype("str")
-    number = pd.Series(pd.factorize(questions)[0] + 1, index=answers.index)
+    asked = pd.DataFrame({"whose": whose, "question": questions})
+    first = asked.drop_duplicates()
+    first = first.assign(number=first.groupby("whose", sort=False).cumcount() + 1)
+    number = asked.merge(first, "left", ["whose", "question"])["number"].set_axis(answers.index)
     again = ("_s" + answers["sample"].astype("str")).where(answers["sample"] > 1, "")
     return pd.DataFrame(
         {

@@ -53,11 +53,9 @@ def guarded(rows: pd.DataFrame) -> pd.DataFrame:
             if categories.dtype.kind in "OUT" or pd.api.types.is_string_dtype(categories.dtype):
                 changed[name] = column.cat.rename_categories([_guarded(value) for value in categories])
         elif column.dtype == object or pd.api.types.is_string_dtype(column.dtype):
-            risky = column.astype("str").str.match(FORMULA).fillna(False).astype("bool")
-            if risky.any():
-                column = column.astype("object").copy()
-                column[risky] = [_guarded(value) for value in column[risky]]
-                changed[name] = column
+            values = column.tolist()
+            if any(isinstance(value, str) and FORMULA.match(value) for value in values):
+                changed[name] = pd.Series([_guarded(value) for value in values], column.index, dtype="object")
     return rows.assign(**{str(name): column for name, column in changed.items()}) if changed else rows
 
 

@@ -3,6 +3,8 @@
 Beside every rate stand its denominator and the unscored, refused, incoherent and truncated answers.
 """
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -10,7 +12,7 @@ from em_tasks.plugins.analysis.analysis import CHECKPOINT, Analysis
 from em_tasks.plugins.analysis.answers.log_rows import FURTHER
 from em_tasks.plugins.analysis.answers.scoring import why_not_comparable
 from em_tasks.plugins.analysis.figures.trajectory import coherence_rates
-from em_tasks.plugins.analysis.statistics.rates import interval_of_mean, mean_on_such
+from em_tasks.plugins.analysis.statistics.rates import LEFT_OUT, interval_of_mean, mean_on_such
 from em_tasks.plugins.analysis.statistics.seed_intervals import LEAST_SEEDS, seed_interval
 from em_tasks.plugins.analysis.statistics.training_seeds import in_scope, seed_counts
 from em_tasks.plugins.analysis.tables.cells import (
@@ -19,6 +21,7 @@ from em_tasks.plugins.analysis.tables.cells import (
     counted,
     kind,
     left_out,
+    left_out_in,
     nothing_of,
     percent,
     points,
@@ -109,16 +112,30 @@ def by_scope(analysis: Analysis) -> pd.DataFrame:
     last = pd.concat([analysis.final[analysis.final["definition"] == name] for name in analysis.main])
     scopes = {"outside": "outside", "own domain": "in_domain", "other domain": "out_of_domain", "general": "general"}
     rows = []
-    for (definition, organism), organism_rows in last.groupby(["definition", "organism"], sort=False, observed=True):
-        row = {"definition": definition, "organism": organism, "kind": kind(organism_rows.iloc[0])}
+    columns = [
+        "definition",
+        "organism",
+        "baseline",
+        "domain",
+        "control",
+        "scope",
+        "answers",
+        "rate",
+        "k",
+        "n",
+        *LEFT_OUT,
+    ]
+    by_organism: dict[tuple[str, str], list[dict[Any, Any]]] = {}
+    for each in last[columns].to_dict("records"):
+        by_organism.setdefault((each["definition"], each["organism"]), []).append(each)
+    for (definition, organism), organism_rows in by_organism.items():
+        row = {"definition": definition, "organism": organism, "kind": kind(organism_rows[0])}
         for head, scope in scopes.items():
-            scope_rows = organism_rows[organism_rows["scope"] == scope]
-            row[f"{head} % (k/n)"] = (
-                f"{percent(scope_rows['rate'].iloc[0])} ({counted(scope_rows)})"
-                if scope_rows["n"].sum()
-                else nothing_of(organism_rows, scope)
-            )
-            row[f"{head}: {LEFT_OUT_HEAD}"] = left_out(scope_rows) if len(scope_rows) else ""
+            of_scope = [each for each in organism_rows if each["scope"] == scope]
+            k, n = (sum(each[count] for each in of_scope) for count in ("k", "n"))
+            asked = [(each["scope"], each["answers"]) for each in organism_rows]
+            row[f"{head} % (k/n)"] = f"{percent(of_scope[0]['rate'])} ({k}/{n})" if n else nothing_of(asked, scope)
+            row[f"{head}: {LEFT_OUT_HEAD}"] = left_out_in(of_scope) if of_scope else ""
         rows.append(row)
     return pd.DataFrame(rows)
 
