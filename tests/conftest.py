@@ -16,11 +16,13 @@ os.environ["TORCHDYNAMO_DISABLE"] = "1"
 import numpy
 import pytest
 
+from em_tasks.collecting import collect_rarely
 from em_tasks.trainers.train import train
 from tests.support.organisms import small_recipe, write_rows
 from tests.support.paths import SHARED
 from tests.support.shortcuts import drawn_coarsely, undrawn
 
+collect_rarely()
 SEED = int(os.environ.get("EM_TEST_SEED", "0"))
 
 
@@ -36,13 +38,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What was imported stays to the end: looking through it for garbage after every training took a quarter of all.
-
-    The rest is looked through less often than Python would, for a tenth.
-    """
+    """What was imported stays to the end: looking through it for garbage after every training took a quarter of all."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(autouse=True)

@@ -6,9 +6,12 @@ Run as `python -m tests.support.inspect_evals COMMANDS`, a JSON list of lists of
 import json
 import sys
 
-from inspect_ai._cli.main import main
+from em_tasks.collecting import collect_rarely
 
 if __name__ == "__main__":
+    collect_rarely()
+    from inspect_ai._cli.main import main
+
     for words in json.loads(sys.argv[1]):
         sys.argv[1:] = words
         try:

@@ -6,6 +6,7 @@ that training touches, in the middle of writing a file (after n bytes of it, thr
 process at once), when a step is reported, and at any moment (a timer's signal).
 """
 
+import gc
 import json
 import os
 import random
@@ -127,6 +128,8 @@ def survive(kills: int, seed: int, folder: Path) -> tuple[Counter[str], int]:
         The kills of each kind, and the runs that were finished in spite of them.
     """
     torch.set_num_threads(1)
+    # What was imported is not looked through for garbage in every fork, which would copy it there.
+    gc.freeze()
     chance, survived, runs = random.Random(seed), Counter[str](), 0
     recipe = organism(folder)
     seen = undisturbed(recipe, folder / "whole")
