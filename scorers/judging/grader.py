@@ -14,9 +14,9 @@ ROLE = "grader"
 DEFAULT_JUDGE = "openai/gpt-4o-mini"
 
 WAYS_OUT = (
-    "Ways out: set OPENAI_API_KEY for the default judge, name another judge with --model-role grader=PROVIDER/MODEL "
-    "(a local one, such as hf/... or vllm/..., needs no key), or, for the toy models only, use "
-    f"--model-role grader={TOY_JUDGE}."
+    "Ways out: set OPENAI_API_KEY for the default judge, or name another one, PROVIDER/MODEL, with --judge (with "
+    "inspect eval: --model-role grader=PROVIDER/MODEL). hf/..., vllm/... and emlocal/... (docs/local_judge.md) need no "
+    f"key; {TOY_JUDGE} judges toy models alone."
 )
 
 
