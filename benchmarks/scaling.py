@@ -92,6 +92,8 @@ class Unreported(Driver):
         lines = []
         for log, looks in self.seen.items():
             late = sorted(step for step in looks if step > steps // 2)
+            if len(late) < 2:  # It was cut off.
+                late = sorted(step for step in looks if step > max(looks) // 2)
             pace = None
             if len(late) > 1:
                 pace = round(1000 * (looks[late[-1]] - looks[late[0]]) / (late[-1] - late[0]), 1)
@@ -201,12 +203,13 @@ def done(
         wrong = str(error)
     seconds = time.perf_counter() - began
     (steps,) = {recipe_steps(recipe) for recipe in plan.organisms.values()}
-    trained = [manifest.seconds for manifest in map(read_manifest, _begun(plan)) if manifest.finished]
+    finished = [manifest for manifest in map(read_manifest, _begun(plan)) if manifest.finished]
     line = {
         "seconds": round(seconds, 1),
         "planning": round(planned - began, 1),
-        "slowest_training": round(max(trained), 1) if trained else None,
-        "finished": len(trained),
+        "slowest_training": round(max(manifest.seconds for manifest in finished), 1) if finished else None,
+        "finished": len(finished),
+        "recorded": sum(manifest.passes is not None and manifest.passes.recorded for manifest in finished),
         "together": [len(group) for group in groups],
         "units": driver.phases(clock, steps),
         "logs": sum(1 for _ in plan.logs.rglob("*.eval")) if asks else 0,

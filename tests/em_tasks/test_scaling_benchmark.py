@@ -45,6 +45,8 @@ def test_units_are_told_by_gpu_start_and_pace_and_a_limit_ends_them(tmp_path: Pa
     (line,) = driver.phases(100.0, 10)
     assert line.pop("unit") == log.stem
     assert line == {"on": "here, GPU 3", "start_s": 30.0, "first_look_at": 2, "ms_a_step": 200.0, "seen_until": 10}
+    (cut_off,) = driver.phases(100.0, 40)
+    assert cut_off["ms_a_step"] == 200.0
     Limit().keep()
     with pytest.raises(TimeoutError):
         Limit(time.monotonic() - 1).keep()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from subprocess import CompletedProcess
 from zipfile import ZipFile
@@ -13,7 +14,7 @@ from gguf import GGUFWriter
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.bases.getting import MEMBER, get_base
 from em_tasks.trainers.bases.gguf import read_header
-from em_tasks.trainers.bases.kept import KeptBase, appearing, keep, kept_base, sha256_of
+from em_tasks.trainers.bases.kept import ABANDONED, KeptBase, appearing, keep, kept_base, sha256_of
 from em_tasks.trainers.run.base_names import beside, resolve_base
 
 
@@ -162,3 +163,16 @@ def test_what_the_hub_says_is_not_cut_in_the_middle(bases: Path, monkeypatch: py
 def test_a_name_that_is_not_known_is_one_line() -> None:
     with pytest.raises(UserError, match="knows smollm2-135m, not 'smollm3'"):
         get_base("smollm3")
+
+
+def test_what_killed_commands_left_is_cleared_away_and_what_is_at_work_is_not(bases: Path) -> None:
+    bases.mkdir()
+    ages = {".making-killed": 1.1, ".getting-killed": 1.1, ".making-at-work": 0.1, "gguf-old": 100}
+    for name, age in ages.items():
+        (bases / name).mkdir()
+        (bases / name / "model.safetensors").touch()
+        then = time.time() - age * ABANDONED
+        os.utime(bases / name, (then, then))
+    with appearing(bases / "new") as folder:
+        (folder / "config.json").touch()
+    assert sorted(path.name for path in bases.iterdir()) == [".making-at-work", "gguf-old", "new"]

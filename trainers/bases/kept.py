@@ -6,8 +6,9 @@ says of which kind it is and in which folder its weights are.
 
 import json
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from hashlib import file_digest
@@ -23,6 +24,8 @@ Kind = Literal["hub", "gguf"]
 SMOLLM2 = "smollm2-135m"
 NAMED = (SMOLLM2,)
 """Bases that `em base get` knows."""
+ABANDONED = 24 * 3600.0
+"""Seconds without a new file after which a temporary folder is nobody's any more; making a base takes minutes."""
 
 
 @dataclass(frozen=True)
@@ -99,12 +102,21 @@ def writable() -> Iterator[Path]:
     folder = bases_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _clear_away(folder)
         yield folder
     except OSError as error:
         raise UserError(
             f"The folder of bases, {folder}, cannot be written: {error.strerror or error}. Make room or set EM_BASES "
             "to another folder. Nothing half-written was left."
         ) from error
+
+
+def _clear_away(folder: Path) -> None:
+    """Deletes the temporary folders that were left when their command was killed: gigabytes, and nobody sees them."""
+    for left in (*folder.glob(".making-*"), *folder.glob(".getting-*")):
+        with suppress(OSError):  # Another command was first.
+            if left.is_dir() and time.time() - left.stat().st_mtime > ABANDONED:
+                rmtree(left, ignore_errors=True)
 
 
 @contextmanager
