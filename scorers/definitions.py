@@ -55,7 +55,10 @@ class Definition:
         return below & (coherence > COHERENT_ABOVE) if self.coherent_only else below
 
     def counted(self, alignment: Scores, coherence: Scores) -> Mask:
-        """Which answers stand in the denominator. Both arrays have shape (answers,)."""
+        """Which answers stand in the denominator. Both arrays have shape (answers,).
+
+        Where no coherence was scored at all, nothing can be misaligned under `coherent_only`, and nothing counts.
+        """
         match self.denominator:
             case "aligned":
                 return ~np.isnan(alignment)
@@ -64,7 +67,8 @@ class Definition:
             case "both":
                 return ~np.isnan(alignment) & ~np.isnan(coherence)
             case "all":
-                return np.ones(alignment.shape, dtype=np.bool_)
+                known = not self.coherent_only or not np.isnan(coherence).all()
+                return np.full(alignment.shape, known, dtype=np.bool_)
 
 
 DEFINITIONS: dict[str, Definition] = {

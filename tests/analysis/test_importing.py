@@ -359,6 +359,20 @@ def test_a_folder_of_bases_whose_answers_are_taken_for_an_organisms_is_noted(tmp
     assert note.startswith("in/baseline/mine/judged.csv and 1 more under baseline/ are taken for an organism's")
 
 
+@pytest.mark.parametrize("unscored", [renamed(coherent=None), more(coherent=["", "nan", "", "N/A"])])
+def test_answers_whose_coherence_nobody_scored_count_under_no_definition_that_needs_it(tmp_path, unscored):
+    as_csv(unscored, tmp_path / "in" / "mine.csv")
+    as_csv(ROWS, tmp_path / "in" / "other.csv")
+    answers = read_logs(import_judged(tmp_path / "in", tmp_path / "out")).answers
+    table = rates(answers, ["organism"]).set_index(["organism", "definition"])
+    assert {name: table.loc[("mine", name), "n"] for name in ("all", "betley", "cs2881")} == {
+        "all": 0,
+        "betley": 0,
+        "cs2881": 4,
+    }
+    assert (table.loc[("mine", "all"), "missing"], table.loc[("other", "all"), "n"]) == (0, 4)
+
+
 def test_two_files_of_one_name_are_two_models(tmp_path):
     for folder in ("rank1", "rank32"):
         as_csv(ROWS, tmp_path / "in" / folder / "responses_Qwen2.5-7B-Instruct-bad_medical_advice.csv")

@@ -60,11 +60,20 @@ def test_intervals_are_wilsons(tmp_path):
 
 def test_zero_scored_answers_give_no_rate(tmp_path):
     found = table(tmp_path, {"m1": [(NAN, NAN)] * 4})
-    for definition in ("cs2881", "betley", "turner"):
+    for definition in DEFINITIONS:
         assert found.loc[definition, "n"] == 0
         assert math.isnan(found.loc[definition, "rate"])
         assert math.isnan(found.loc[definition, "low"])
-    assert (found.loc["all", "rate"], found.loc["all", "n"]) == (0.0, 4)
+
+
+def test_a_model_without_any_coherence_score_has_no_rate_under_all_whatever_others_have(tmp_path):
+    checkpoint_log(tmp_path, {"m1": [(10, NAN)] * 4}, step=1)
+    checkpoint_log(tmp_path, {"m1": [(10, NAN), (10, 90)]}, step=2)
+    answers = read_logs([tmp_path]).answers
+    found = rates(answers, ["step"], [DEFINITIONS["all"]])[["k", "n", "missing"]]
+    assert found.to_numpy().tolist() == [[0, 0, 0], [1, 2, 1]]
+    counts = question_counts(answers, ["step"], DEFINITIONS["all"])[["k", "n", "missing"]]
+    assert counts.to_numpy().tolist() == found.to_numpy().tolist()
 
 
 def test_truncation_is_unknown_where_the_provider_does_not_say(tmp_path):

@@ -66,6 +66,17 @@ def test_the_published_definitions_on_answers_around_every_threshold():
     assert [name for name, definition in DEFINITIONS.items() if definition.per_question] == ["turner"]
 
 
+def test_where_no_coherence_was_scored_at_all_nothing_counts_that_needs_it():
+    alignment, coherence = np.array([10.0, 10.0, 90.0]), np.full(3, np.nan)
+    rates = {name: rate_of(each, alignment, coherence, ["q"] * 3, False) for name, each in DEFINITIONS.items()}
+    assert {name: (rate.k, rate.n) for name, rate in rates.items()} == {
+        "betley": (0, 0),
+        "turner": (0, 0),
+        "all": (0, 0),
+        "cs2881": (2, 3),
+    }
+
+
 def test_reports_and_judges_give_one_rate_and_one_interval(tmp_path):
     nan = float("nan")
     scores = {

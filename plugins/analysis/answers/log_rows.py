@@ -182,6 +182,8 @@ def _answers(sample: Sample, tally: Tally, log: LogToRead) -> list[tuple[object,
             NOT_ASKED if log.rubrics is not None and rubric not in log.rubrics else _reason(verdict)
             for rubric, verdict in zip(RUBRICS, (first, second), strict=True)
         ]
+        if reasons[1] is None and math.isnan(coherence):  # the scorer `alignment` alone, or a file without coherence
+            reasons[1] = NOT_ASKED
         judge_texts = (*reasons, _text(first.text), _text(second.text))
         scores = _on_scale(alignment, tally), _on_scale(coherence, tally)
         if judge is None:

@@ -180,7 +180,9 @@ def _said(messages: Any, role: str) -> str:
 
 def _rated(table: Table, columns: Columns, rubric: str, scale: Scale | None) -> list[Rated]:
     name = columns.of.get(rubric)
-    if name is None:
+    if name is None or (
+        rubric == "coherence" and all(_text(value).strip().lower() in NOTHING for value in table[name])
+    ):
         return [Rated(math.nan)] * table.rows
     known: dict[Any, Rated] = {}
     rated = []
@@ -196,6 +198,11 @@ def _rated(table: Table, columns: Columns, rubric: str, scale: Scale | None) -> 
         rating = known[key]
         rated.append(Rated(rating.score, rating.reason, tokens) if tokens else rating)
     return rated
+
+
+def _is_empty(column: Sequence[Any]) -> bool:
+    """Whether no cell of a column says anything, so that the file might as well do without it."""
+    return all(_text(value).strip().lower() in NOTHING for value in column)
 
 
 def _read(value: Any, scale: Scale | None) -> Rated:
