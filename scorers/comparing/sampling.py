@@ -28,7 +28,7 @@ from em_tasks.scorers.comparing.report import safe_cell
 from em_tasks.scorers.definitions import Scores
 from em_tasks.scorers.judging.calls import JudgeCalls
 from em_tasks.scorers.judging.grader import build_judge
-from em_tasks.scorers.ppi import CorrectedRate, corrected_rate, draw, threshold_doubt
+from em_tasks.scorers.ppi import CorrectedRate, corrected_rate, draw, status_doubt
 
 LEAST = 20
 """Labels below which no corrected rate is given."""
@@ -137,7 +137,7 @@ def _drawn(sources: Sequence[str], size: int, seed: int) -> tuple[list[Answer], 
     if len(carried) != 1:
         judges = ", ".join(ratings.judge for ratings in carried) or "none"
         raise UserError(f"A sample corrects the scores of one judge; these logs carry those of: {judges}.")
-    return answers, carried[0], *draw(threshold_doubt(carried[0].alignment), size, seed)
+    return answers, carried[0], *draw(status_doubt(carried[0].alignment, carried[0].coherence), size, seed)
 
 
 def _names(sources: Sequence[str]) -> dict[str, str]:
