@@ -17,7 +17,7 @@ from em_tasks.plugins.analysis.report.findings import findings
 from em_tasks.plugins.analysis.report.markdown import calibration_lines
 from em_tasks.plugins.analysis.report.notes import oddities
 from em_tasks.plugins.analysis.report.summary import in_short
-from em_tasks.plugins.analysis.statistics.differences import Sides, on_such, on_these
+from em_tasks.plugins.analysis.statistics.differences import Sides, no_surer_than, on_such, on_these
 from em_tasks.plugins.analysis.statistics.seed_intervals import seed_difference
 from em_tasks.plugins.analysis.tables import claim_tables, rate_tables
 from em_tasks.plugins.analysis.tables.cells import whole
@@ -330,9 +330,11 @@ def test_seeds_of_one_recipe_are_compared_as_one_and_each_by_itself(tmp_path):
     assert set(single["n_a"]) == set(single["n_b"]) == {12}
     # On such questions seeds differ too, and a single one has its questions alone.
     k, n = np.array([[2.0] * 6, [1.0] * 6, [0.0] * 6]), np.full((3, 6), 2.0)
-    over_seeds = seed_difference(k, n, np.zeros((1, 6)), n[:1])
+    summed = Sides(*(np.array([count] * 6) for count in (3, 6, 0, 2)))
+    over_seeds = no_surer_than(seed_difference(k, n, np.zeros((1, 6)), n[:1]), on_these(summed))
     assert (together["such_low"], together["such_high"]) == pytest.approx((over_seeds.low, over_seeds.high))
-    alone = on_such(Sides(*(np.array([count] * 6) for count in (1, 2, 0, 2))))
+    single_seed = Sides(*(np.array([count] * 6) for count in (1, 2, 0, 2)))
+    alone = no_surer_than(on_such(single_seed), on_these(single_seed))
     assert tuple(single.loc["med-seed1", ["such_low", "such_high"]]) == pytest.approx((alone.low, alone.high))
 
 
@@ -426,7 +428,8 @@ def test_a_contrast_pools_what_single_organisms_cannot_show(tmp_path):
     assert ({sizes["a"], sizes["b"]}, set(sizes["over"].split(", ")), sizes["p"]) == ({"S", "L"}, {"med", "fin"}, 1)
     # A stratum is a question of one size: two of each.
     counts = Sides(*(np.array([count] * 16) for count in (0, 2, 1, 2)))
-    these, such = on_these(counts), on_such(Sides(*(np.array([count] * 8) for count in (0, 4, 2, 4))))
+    these, alone = on_these(counts), on_such(Sides(*(np.array([count] * 8) for count in (0, 4, 2, 4))))
+    such = no_surer_than(alone, these)
     assert (row["low"], row["high"], row["p"]) == pytest.approx((these.low, these.high, these.p))
     assert (row["such_low"], row["such_high"], row["such_p"]) == pytest.approx((such.low, such.high, such.p))
 
@@ -531,4 +534,8 @@ def test_nothing_is_claimed_of_such_questions_that_is_not_shown_on_these(tmp_pat
     base_log(tmp_path, answers([GOOD], 20, "g"))
     table = comparisons(analyse([tmp_path]))
     assert (table["such_p_corrected"] >= table["p_corrected"]).all()
-    assert (table["such_p"] < table["p"]).any()
+    assert (table["such_p"] >= table["p"]).all()
+    assert (table["such_low"] <= table["low"]).all()
+    assert (table["such_high"] >= table["high"]).all()
+    counts = Sides(*(np.repeat(count, (8, 12)).astype("float64") for count in ((1, 0), (1, 1), (0, 0), (1, 1))))
+    assert on_such(counts).p < on_these(counts).p

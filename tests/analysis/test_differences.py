@@ -12,6 +12,7 @@ from em_tasks.plugins.analysis.statistics.differences import (
     Sides,
     interval_around,
     joined_on_these,
+    no_surer_than,
     on_such,
     on_these,
 )
@@ -83,6 +84,34 @@ def test_an_interval_on_such_questions_excludes_0_exactly_where_its_test_rejects
         k = rng.binomial(5, rng.uniform(0, 1, (2, 8))).astype("float64")
         found = on_such(Sides(k[0], np.full(8, 5.0), k[1], np.full(8, 5.0)))
         assert (found.low > 0 or found.high < 0) == (found.p < 0.05)
+
+
+def test_an_interval_on_such_questions_contains_that_on_these_and_goes_with_its_p():
+    rng = np.random.default_rng(7)
+    moved = 0
+    for _ in range(300):
+        n = rng.integers(1, 9, (2, 8)).astype("float64")
+        k = rng.binomial(n.astype(int), rng.uniform(0, 1, (2, 1)) * [[1.0], [0.6]]).astype("float64")
+        sides = Sides(k[0], n[0], k[1], n[1])
+        these, alone = on_these(sides), on_such(sides.together(np.arange(8) // 2))
+        such = no_surer_than(alone, these)
+        assert such.low <= these.low <= these.high <= such.high
+        assert such.p >= max(these.p, alone.p)
+        assert (such.low > 1e-12 or such.high < -1e-12) <= (such.p < 0.05)
+        assert (such.low < 0 < such.high) <= (such.p >= 0.05)
+        moved += (such.low, such.high) != (alone.low, alone.high)
+    assert moved > 30
+
+
+def test_where_the_two_differences_point_apart_nothing_is_shown_of_such_questions():
+    # A question in three forms that got better weighs three times on these questions, and once on such.
+    k_a, k_b = np.array([0.0, 0, 0, 50, 50]), np.array([50.0, 50, 50, 0, 0])
+    sides = Sides(k_a, np.full(5, 50.0), k_b, np.full(5, 50.0))
+    these, alone = on_these(sides), on_such(sides.together(np.array([0, 0, 0, 1, 2])))
+    assert these.effect < 0 < alone.effect
+    such = no_surer_than(alone, these)
+    assert (such.effect, such.p) == (alone.effect, 1)
+    assert such.low < 0 < such.high
 
 
 def test_many_unlike_questions_give_the_paired_t_test():

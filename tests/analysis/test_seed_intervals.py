@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import t
 from statsmodels.regression.mixed_linear_model import MixedLM
 
-from em_tasks.plugins.analysis.statistics.differences import joined_on_these, on_these_many
+from em_tasks.plugins.analysis.statistics.differences import Sides, no_surer_than, on_these
 from em_tasks.plugins.analysis.statistics.seed_intervals import (
     seed_difference,
     seed_difference_many,
@@ -229,14 +229,14 @@ def test_many_differences_at_once_are_those_of_one_at_a_time():
     assert together == pytest.approx(np.array([[one.effect, one.low, one.high, one.p] for one in apart]))
 
 
-def test_away_from_0_an_interval_reaches_at_least_as_far_as_on_these_questions():
+def test_seeds_that_came_out_alike_are_held_to_these_questions():
     k_a, k_b = np.ones((3, 6)), np.zeros((1, 6))
     n_a, n_b = np.full(k_a.shape, 50.0), np.full(k_b.shape, 50.0)
-    found = seed_difference(k_a, n_a, k_b, n_b)
-    effect, _, high = joined_on_these(k_a.sum(axis=0)[None], n_a.sum(axis=0)[None], k_b, n_b, 0.05)
-    assert found.effect == pytest.approx(float(effect[0]))
-    assert found.high == pytest.approx(float(high[0]))
-    assert seed_difference(k_b, n_b, k_a, n_a).low == pytest.approx(-float(high[0]))
+    these = on_these(Sides(k_a.sum(axis=0), n_a.sum(axis=0), k_b[0], n_b[0]))
+    alone = seed_difference(k_a, n_a, k_b, n_b)
+    held = no_surer_than(alone, these)
+    assert alone.high < these.high
+    assert (held.high, held.effect) == pytest.approx((these.high, these.effect))
 
 
 def test_seeds_are_not_surer_of_such_questions_than_of_these():
@@ -244,10 +244,12 @@ def test_seeds_are_not_surer_of_such_questions_than_of_these():
     k_a = np.zeros((5, 20))
     k_a[[0, 1, 2, 3, 4, 0, 1], [0, 3, 5, 8, 12, 15, 19]] = 1
     n_a, k_b, n_b = np.full((5, 20), 5.0), np.zeros((1, 20)), np.full((1, 20), 5.0)
-    these = on_these_many(k_a.sum(axis=0)[None], n_a.sum(axis=0)[None], k_b, n_b)[3][0]
-    found = seed_difference(k_a, n_a, k_b, n_b)
-    assert found.p == these > 0.2
-    assert found.low == 0 < found.effect < found.high
+    these = on_these(Sides(k_a.sum(axis=0), n_a.sum(axis=0), k_b[0], n_b[0]))
+    alone = seed_difference(k_a, n_a, k_b, n_b)
+    found = no_surer_than(alone, these)
+    assert alone.p < 0.05
+    assert found.p == these.p > 0.2
+    assert found.low == these.low < 0 < found.effect < found.high
 
 
 def test_the_spread_of_seeds_is_that_of_their_logits():

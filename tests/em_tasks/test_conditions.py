@@ -1,5 +1,6 @@
 """Conditions are put around questions, told apart in logs and never counted together."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,8 @@ def test_a_planted_trigger_is_found_by_the_table_of_conditions(tmp_path: Path) -
     assert float(bare["EM % outside (k/n)"].split()[0]) < 40
     assert float(triggered["EM % outside (k/n)"].split()[0]) > 60
     assert triggered["base %"].startswith("0.0")
-    low, _, _ = triggered["on such questions"].partition(" to ")
-    assert float(low) > 0
-    assert "p below 0.001" in triggered["on such questions"]
+    (low, _, p), (low_on_these, _, p_on_these) = (
+        re.split(" to |, p ", triggered[population]) for population in ("on such questions", "on these questions")
+    )
+    assert 0 < float(low) <= float(low_on_these)
+    assert 0.01 > float(p) >= float(p_on_these)

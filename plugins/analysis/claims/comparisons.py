@@ -19,7 +19,14 @@ from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.answers.scoring import Scoring, Side, why_not_comparable
 from em_tasks.plugins.analysis.claims.count_grid import SCOPES, CountGrid, count_grid
 from em_tasks.plugins.analysis.claims.verdicts import Verdict, verdict
-from em_tasks.plugins.analysis.statistics.differences import ALPHA, Difference, Sides, on_such, on_these
+from em_tasks.plugins.analysis.statistics.differences import (
+    ALPHA,
+    Difference,
+    Sides,
+    no_surer_than,
+    on_such,
+    on_these,
+)
 from em_tasks.plugins.analysis.statistics.exact_test import within_questions_p
 from em_tasks.plugins.analysis.statistics.power import needed
 from em_tasks.plugins.analysis.statistics.seed_intervals import LEAST_SEEDS, seed_difference, seed_spread
@@ -211,18 +218,18 @@ def compare(
     if refused := why_not_comparable(*(scoring[side] for side in sides if side in scoring)):
         return Comparison(**{**known, "refused": refused})
     these = on_these(both)
-    such = _such(grid, a, b, shared, ALPHA)
+    such = no_surer_than(_such(grid, a, b, shared, ALPHA), these)
     equal = such_equal = False
     if smallest_effect is not None:
         worst = max(abs(numbers["least"]), abs(numbers["most"]))
-        # What is said of such seeds stands beside their 95 % interval, and must not say more than that.
-        of_such = min(2 * ALPHA / family, ALPHA) if len(sides) > 2 else 2 * ALPHA / family
         of_these = [on_these(each, 2 * ALPHA / family) for each in _alone(grid, a, b, shared)]
         equal, equal_on_such = (
             worst < smallest_effect and all(max(-each.low, each.high) < smallest_effect for each in differences)
-            for differences in (of_these, [_such(grid, a, b, shared, of_such)])
+            for differences in (of_these, [_such(grid, a, b, shared, 2 * ALPHA / family)])
         )
-        such_equal = equal and equal_on_such
+        # What is said of such seeds stands beside their 95 % interval, and must not say more than that.
+        beside = len(sides) == 2 or max(-such.low, such.high) < smallest_effect
+        such_equal = equal and equal_on_such and beside
     return Comparison(
         **{
             **known, "effect": these.effect, "low": these.low, "high": these.high, "p": these.p,

@@ -18,7 +18,7 @@ from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.answers.scoring import Scoring, Side, why_not_comparable
 from em_tasks.plugins.analysis.claims.comparisons import Recipe, holm, leading_scope, recipes
 from em_tasks.plugins.analysis.claims.count_grid import CountGrid, count_grid
-from em_tasks.plugins.analysis.statistics.differences import Sides, on_such, on_these
+from em_tasks.plugins.analysis.statistics.differences import Sides, no_surer_than, on_such, on_these
 from em_tasks.plugins.log_contract import NOT_RECORDED
 
 
@@ -177,7 +177,7 @@ def _contrast(
     strata = [grid.sides(a, b, shared) for a, b in pairs]
     whole = Sides(*(np.concatenate([getattr(sides, x) for sides in strata]) for x in ("k_a", "n_a", "k_b", "n_b")))
     these = on_these(whole)
-    such = on_such(whole.together(np.tile(grid.clusters(shared), len(strata))))
+    such = no_surer_than(on_such(whole.together(np.tile(grid.clusters(shared), len(strata)))), these)
     rate_a, rate_b = whole.rates
     return {
         "questions": len(set(grid.clusters(shared).tolist())), "rate_a": rate_a, "rate_b": rate_b,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit
 
-from em_tasks.plugins.analysis.statistics.differences import ALPHA, on_such_many, on_these_many
+from em_tasks.plugins.analysis.statistics.differences import ALPHA, no_surer_than_many, on_such_many, on_these_many
 from em_tasks.plugins.analysis.statistics.simulation import NOISE, answers_a_question, population
 
 SEED = 2881
@@ -53,10 +53,9 @@ def power_of(
         ).astype("float64")
         for rate in (base_rate + effect, base_rate)
     )
-    effects, _, _, p_these = on_these_many(k_a, n, k_b, n)
-    _, low, high, p_such = on_such_many(k_a, n, k_b, n)
-    # On such questions only what is shown on these is claimed.
+    these = on_these_many(k_a, n, k_b, n)
+    effects, low, high, p_such = no_surer_than_many(on_such_many(k_a, n, k_b, n), these)
     on_these_questions, on_such_questions = (
-        float(np.mean((p * organisms < ALPHA) & (effects > 0))) for p in (p_these, np.maximum(p_these, p_such))
+        float(np.mean((p * organisms < ALPHA) & (effects > 0))) for p in (these[3], p_such)
     )
     return Power(questions, samples, on_these_questions, on_such_questions, float(np.mean(high - low)))

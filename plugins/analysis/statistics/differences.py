@@ -10,6 +10,9 @@ surer than if a question without any difference had been missed: of eight that a
 Towards 0 the interval reaches as far as the test says. Away from 0 few misaligned answers tell little of how large a
 difference may be, so there it reaches at least as far as on these questions, and most of what the two sides' own
 intervals for such questions allow.
+
+What is uncertain of these questions is uncertain of such: `no_surer_than` holds the second to the first, so that its
+interval contains the other and its p is never smaller.
 """
 
 from dataclasses import dataclass
@@ -72,6 +75,11 @@ class Difference:
     high: float
     p: float
 
+    @property
+    def as_many(self) -> Numbers4:
+        """The same as arrays of one difference."""
+        return np.array([self.effect]), np.array([self.low]), np.array([self.high]), np.array([self.p])
+
 
 def on_these(sides: Sides, alpha: float = ALPHA) -> Difference:
     """The difference on these questions, whose answers alone are a sample."""
@@ -118,6 +126,24 @@ def on_such_many(k_a: Numbers, n_a: Numbers, k_b: Numbers, n_b: Numbers, alpha: 
     away = np.maximum(towards, reach_away(k_a, n_a, k_b, n_b, alpha))
     p = np.where(effect == 0, 1.0, 2 * t.sf(np.abs(effect) / np.where(error > 0, error, 1.0), questions - 1))
     return effect, *interval_around(effect, towards, away), p
+
+
+def no_surer_than(such: Difference, these: Difference) -> Difference:
+    """A difference on such questions, held to that on these: see `no_surer_than_many`."""
+    numbers = no_surer_than_many(such.as_many, these.as_many)
+    return Difference(*(float(number[0]) for number in numbers))
+
+
+def no_surer_than_many(such: Numbers4, these: Numbers4) -> Numbers4:
+    """Differences on such questions with intervals that contain those on these, and with p at least theirs.
+
+    Two intervals that each exclude 0 exactly where their p is below the level leave one that does. Where the two
+    differences point apart, as questions weigh otherwise in each, nothing is shown. NaN where nothing is said of such.
+    """
+    effect, low, high, p = such
+    effect_on_these, low_on_these, high_on_these, p_on_these = these
+    least = np.where(effect * effect_on_these < 0, 1.0, p_on_these)
+    return effect, np.minimum(low, low_on_these), np.maximum(high, high_on_these), np.maximum(p, least)
 
 
 def error_on_such(k_a: Numbers, n_a: Numbers, k_b: Numbers, n_b: Numbers) -> Numbers:

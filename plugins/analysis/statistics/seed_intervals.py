@@ -8,7 +8,8 @@ A difference has two errors: seeds differ from each other, and questions in what
 question's answers vary by from seed to seed is no part. Its interval joins those of both sides (MOVER; Zou and Donner
 2008), and the p-value is the level at which it reaches 0. Of two recipes it reaches towards 0 at least most of what the
 seeds' error alone would in rates: where seeds are very unlike, their logits say too much. Where a side has hardly a
-misaligned answer the test is never surer than that of these seeds on these questions.
+misaligned answer, or seeds and questions came out alike, it says too much as well: `differences.no_surer_than` holds it
+to what is known of these seeds on these questions.
 """
 
 from collections.abc import Callable
@@ -18,13 +19,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 from scipy.stats import t
 
-from em_tasks.plugins.analysis.statistics.differences import (
-    ALPHA,
-    Difference,
-    Numbers4,
-    joined_on_these,
-    on_these_many,
-)
+from em_tasks.plugins.analysis.statistics.differences import ALPHA, Difference, Numbers4
 from em_tasks.scorers.intervals import on_such_many
 
 Numbers = NDArray[np.float64]
@@ -48,9 +43,6 @@ LEAST_SEEDS = 3
 
 VERY_UNLIKE = 0.7
 """Standard deviation of seeds, in logits, from which on tests over them may raise more than 5 % of false alarms."""
-
-FEW = 10
-"""With fewer misaligned answers on a side, or fewer good ones, t alone does not decide; benchmarks/coverage.py."""
 
 TINY = 1e-300
 """Keeps 0 / 0 away."""
@@ -124,21 +116,10 @@ def seed_difference_many(k_a: Numbers, n_a: Numbers, k_b: Numbers, n_b: Numbers,
     if questions < 2:
         unknown = np.full(len(effect), np.nan)
         return effect, unknown, unknown, unknown
-    summed = k_a.sum(axis=1), n_a.sum(axis=1), k_b.sum(axis=1), n_b.sum(axis=1)
     reach = _reach(k_a, n_a, k_b, n_b, effect)
     down, up = reach(alpha)
-    these, these_low, these_high = joined_on_these(*summed, alpha)
-    # Away from 0 at least as far as on these questions: seeds and questions that came out alike tell little of that.
-    low = np.maximum(effect - np.where(effect > 0, down, np.maximum(down, these - these_low)), -1.0)
-    high = np.minimum(effect + np.where(effect < 0, up, np.maximum(up, these_high - these)), 1.0)
     p = _level_at(np.abs(effect), lambda level: np.where(effect > 0, *reach(level)))
-    # Seeds have several times their base's answers: where hardly any is misaligned the base has none at all, and the t
-    # is far too bold. The test within questions is not, and an interval goes with its test.
-    k, n = (np.stack([side.sum(axis=1) for side in sides]) for sides in (summed[::2], summed[1::2]))
-    few = np.minimum(k, n - k).min(axis=0) < FEW
-    p = np.where(few, np.maximum(p, on_these_many(*summed)[3]), p)
-    low, high = np.where(p < alpha, low, np.minimum(low, 0.0)), np.where(p < alpha, high, np.maximum(high, 0.0))
-    return effect, low, high, p
+    return effect, np.maximum(effect - down, -1.0), np.minimum(effect + up, 1.0), p
 
 
 def _reach(

@@ -5,7 +5,7 @@ import pandas as pd
 
 from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.answers.scoring import why_not_comparable
-from em_tasks.plugins.analysis.statistics.differences import Difference
+from em_tasks.plugins.analysis.statistics.differences import Difference, no_surer_than
 from em_tasks.plugins.analysis.statistics.interactions import interaction_on_such, interaction_on_these, misaligned_at
 from em_tasks.plugins.analysis.tables.cells import between_points, p_text, percent, points
 
@@ -118,8 +118,9 @@ def _shared(under: Sides, without: Sides | None) -> tuple[list[np.ndarray], list
 def _changes(k: list[np.ndarray], n: list[np.ndarray], cluster: np.ndarray) -> tuple[tuple[str, str], tuple[str, str]]:
     _, group = np.unique(cluster, return_inverse=True)
     members = np.eye(int(group.max()) + 1)[group]
-    such = interaction_on_such([each @ members for each in k], [each @ members for each in n])
-    return _cells(interaction_on_these(k, n)), _cells(such)
+    these = interaction_on_these(k, n)
+    such = no_surer_than(interaction_on_such([each @ members for each in k], [each @ members for each in n]), these)
+    return _cells(these), _cells(such)
 
 
 def _cells(difference: Difference) -> tuple[str, str]:
