@@ -42,13 +42,14 @@ def refuse_runs(place: Path, command: str) -> None:
     Raises:
         UserError: It is such a folder.
     """
-    from em_tasks.plugins.analysis.importing import FORMATS
+    from em_tasks.plugins.analysis.importing import format_of
     from em_tasks.trainers.run.checkpoints import organisms_in
 
     organisms = organisms_in(place) if place.is_dir() else []
     # Runs have JSON files of their own, and nothing else that answers come in.
-    holds_answers = ({".eval", *FORMATS} - {".json"}).intersection
-    if not organisms or any(holds_answers({file.suffix}) for file in place.rglob("*")):
+    if not organisms or any(
+        file.suffix == ".eval" or format_of(file) not in (None, ".json") for file in place.rglob("*")
+    ):
         return
     runs = place if (place / organisms[0]).is_dir() else place.resolve().parent
     more = f" and {len(organisms) - 3} more" if len(organisms) > 3 else ""

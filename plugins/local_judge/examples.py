@@ -9,7 +9,7 @@ from random import Random
 import numpy as np
 
 from em_tasks.plugins.analysis.answers.logs import read_logs
-from em_tasks.plugins.analysis.importing import FORMATS, plan_import
+from em_tasks.plugins.analysis.importing import format_of, plan_import
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.local_judge.doubt import doubt
 from em_tasks.plugins.log_contract import NOT_RECORDED, SCORES_TEXT
@@ -100,7 +100,7 @@ def read_material(paths: Sequence[Path]) -> Material:
     for path in paths:
         if not path.exists():
             raise UserError(f"There is no file or folder {path}. Give logs, or files of judged answers.")
-        holds_logs = path.suffix not in FORMATS if path.is_file() else any(path.rglob("*.eval"))
+        holds_logs = format_of(path) is None if path.is_file() else any(path.rglob("*.eval"))
         judged, judges, lie_in = _of_logs(path) if holds_logs else _of_files(path)
         examples += judged
         teachers |= judges

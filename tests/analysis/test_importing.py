@@ -1,5 +1,6 @@
 """Judged answers of other experiments become logs: what is understood, what is left out, what is never assumed."""
 
+import gzip
 import json
 import math
 import os
@@ -12,7 +13,7 @@ from inspect_ai.log import read_eval_log, write_eval_log
 
 from em_tasks.commands.cli import cli
 from em_tasks.plugins.analysis.answers.logs import read_logs
-from em_tasks.plugins.analysis.importing import Map, Who, import_judged, plan_import, read_map, write_logs
+from em_tasks.plugins.analysis.importing import Map, Who, import_judged, plan_import, read_map, tables, write_logs
 from em_tasks.plugins.analysis.importing.cs2881 import SCORES_ALONE
 from em_tasks.plugins.analysis.importing.logs import _eval_log
 from em_tasks.plugins.analysis.importing.who import from_path, whole
@@ -153,6 +154,38 @@ def test_a_score_that_is_none_names_its_line(tmp_path, value):
     as_csv(more(aligned=[1, 2, value, 90]), tmp_path / "a.csv")
     with pytest.raises(UserError, match=r"line 4: aligned is '.*0 to 100"):
         plan_import(tmp_path / "a.csv")
+
+
+def test_files_of_other_formats_are_named_and_many_of_a_kind_by_their_first(tmp_path):
+    as_csv(ROWS, tmp_path / "in" / "good.CSV")
+    for name in ("answers.xlsx", "all.zip", "notes", ".hidden", *(f"plot{number}.png" for number in range(9))):
+        (tmp_path / "in" / name).write_bytes(b"PK")
+    plan = plan_import(tmp_path / "in")
+    assert [(log.who.organism, len(log.answers)) for log in plan.logs] == [("good", 4)]
+    other = "neither CSV (.csv, .tsv), JSON (.json, .jsonl, .ndjson) nor Parquet (.parquet)"
+    assert dict(plan.left_out_alike()) == {
+        "in/answers.xlsx": "a spreadsheet, which is not read; save it as CSV (UTF-8)",
+        "in/all.zip": "packed; only gzipped CSV and JSON are read as they are: unpack it",
+        "in/notes": other,
+        "in/plot0.png and 8 more *.png": other,
+    }
+    assert len(plan.left_out) == 12
+
+
+def test_gzipped_files_are_read_up_to_a_size(tmp_path, monkeypatch):
+    as_csv(ROWS, tmp_path / "plain.csv")
+    as_lines(ROWS, tmp_path / "lines.jsonl")
+    (tmp_path / "in").mkdir()
+    for name in ("plain.csv", "lines.jsonl"):
+        (tmp_path / "in" / f"{name}.gz").write_bytes(gzip.compress((tmp_path / name).read_bytes()))
+    (tmp_path / "in" / "torn.csv.gz").write_bytes(gzip.compress(b"question,answer,aligned\n" * 9)[:-9])
+    plan = plan_import(tmp_path / "in")
+    assert [log.who.organism for log in plan.logs] == ["lines", "plain"]
+    assert [[answer.rated["alignment"].score for answer in log.answers] for log in plan.logs] == [ALIGNMENT] * 2
+    assert [(left.file, left.reason[:18]) for left in plan.left_out] == [("in/torn.csv.gz", "no whole gzip file")]
+    monkeypatch.setattr(tables, "MOST_UNPACKED", 50)
+    with pytest.raises(UserError, match=r"lines\.jsonl\.gz: unpacks to more than 50 characters"):
+        plan_import(tmp_path / "in")
 
 
 def test_half_a_character_in_a_question_loses_no_answer(tmp_path):

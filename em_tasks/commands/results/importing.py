@@ -60,7 +60,7 @@ def import_(
 ) -> None:
     """Turn judged answers of another experiment into logs that `em report` reads.
 
-    SOURCE is a file or a folder of CSV, JSON, JSON lines and Parquet files. What the options leave open is taken from a
+    SOURCE is a file or a folder of CSV, JSON, JSON lines (also gzipped) and Parquet files. What the options leave open is taken from a
     map, from the files' columns, or from their names where these are certain; what nobody says is not recorded.
     """
     from em_tasks.plugins.analysis.importing import Map, Who, plan_import, read_map, write_logs
@@ -100,8 +100,8 @@ def _say_plan(plan: "Plan") -> None:
         say(f"note: {note}")
     if len(plan.notes) > MOST_LINES:
         say(f"... and {len(plan.notes) - MOST_LINES} more notes")
-    for left in plan.left_out:
-        say(f"left out: {left.file}: {left.reason}")
+    for file, reason in plan.left_out_alike():
+        say(f"left out: {file}: {reason}")
     say(
         f"{counted(plan.answers, 'answer')} in {counted(len(plan.logs), 'log')}; "
         f"{counted(len(plan.left_out), 'file')} left out"

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from em_tasks.plugins.analysis.importing.logs import write_logs
 from em_tasks.plugins.analysis.importing.plan import LeftOut, Plan, PlannedLog, plan_import
-from em_tasks.plugins.analysis.importing.tables import FORMATS
+from em_tasks.plugins.analysis.importing.tables import format_of
 from em_tasks.plugins.analysis.importing.who import Map, Who, read_map
 
 __all__ = [
-    "FORMATS", "LeftOut", "Map", "Plan", "PlannedLog", "Who", "import_judged", "plan_import", "read_map", "write_logs",
+    "LeftOut", "Map", "Plan", "PlannedLog", "Who", "format_of", "import_judged", "plan_import", "read_map",
+    "write_logs",
 ]  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from em_tasks.plugins.analysis.importing.answers import (
 )
 from em_tasks.plugins.analysis.importing.columns import recognise
 from em_tasks.plugins.analysis.importing.naming import named_apart
-from em_tasks.plugins.analysis.importing.tables import FORMATS, read_table
+from em_tasks.plugins.analysis.importing.tables import format_of, read_table, why_no_table, without_format
 from em_tasks.plugins.analysis.importing.who import (
     SEED_FOLDER,
     Map,
@@ -32,6 +32,9 @@ from em_tasks.plugins.analysis.importing.who import (
 )
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.log_contract import NOT_RECORDED
+
+MOST_ALIKE = 5
+"""Files of one kind, left out for one reason, that are named one by one."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,17 @@ class Plan:
         """How many answers the logs have together."""
         return sum(len(log.answers) for log in self.logs)
 
+    def left_out_alike(self) -> Iterator[tuple[str, str]]:
+        """The files left out, each with its reason; of very many of one kind with one reason, the first for all."""
+        alike: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for left in self.left_out:
+            alike[left.reason, PurePosixPath(left.file).suffix].append(left.file)
+        for (reason, suffix), files in alike.items():
+            if len(files) > MOST_ALIKE:
+                yield f"{files[0]} and {len(files) - 1} more *{suffix}", reason
+            else:
+                yield from ((file, reason) for file in files)
+
 
 @dataclass(frozen=True)
 class _Part:
@@ -144,9 +158,12 @@ def plan_import(
             plan.left_out.append(LeftOut(path, "nested too deep"))
         except (OSError, MemoryError) as error:
             plan.left_out.append(LeftOut(path, f"cannot be read ({error})"))
+    # What should have been read comes before what is of another kind.
+    plan.left_out.sort(key=lambda left: format_of(PurePosixPath(left.file)) is None)
     if not parts:
-        reasons = "; ".join(f"{skipped.file}: {skipped.reason}" for skipped in plan.left_out[:5])
-        more = f" and {len(plan.left_out) - 5} more files" if len(plan.left_out) > 5 else ""
+        alike = [f"{file}: {reason}" for file, reason in plan.left_out_alike()]
+        reasons = "; ".join(alike[:5])
+        more = f" and {len(alike) - 5} more files" if len(alike) > 5 else ""
         raise UserError(
             f"There are no judged answers in {source}. {reasons or 'It holds no CSV, JSON or Parquet file'}{more}. "
             "A file needs a column of alignment scores, one of questions and one of answers; a map (--map) names them "
@@ -176,9 +193,10 @@ def _files(source: Path, plan: Plan) -> Iterator[tuple[Path, str]]:
         path = str(PurePosixPath(root, file.relative_to(source).as_posix()))
         if file.is_dir():
             continue
-        if file.suffix not in FORMATS:
-            continue
-        if not file.is_file():
+        if format_of(file) is None:
+            if not any(part.startswith(".") for part in file.relative_to(source).parts):
+                plan.left_out.append(LeftOut(path, why_no_table(file)))
+        elif not file.is_file():
             plan.left_out.append(LeftOut(path, "a dangling link" if file.is_symlink() else "a pipe or device, no file"))
         else:
             yield file, path
@@ -255,9 +273,7 @@ def _told_apart(path: str, others: Sequence[str]) -> str:
         end = parts[-length:]
         if sum(PurePosixPath(other).parts[-length:] == end for other in others) == 1:
             break
-    name = "/".join(end)
-    suffix = PurePosixPath(name).suffix
-    return name.removesuffix(suffix) if suffix in FORMATS else name
+    return str(without_format(PurePosixPath(*end)))
 
 
 def _identity(who: Who) -> tuple[object, ...]:

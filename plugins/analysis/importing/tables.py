@@ -1,17 +1,19 @@
-"""Files of rows, whatever their format: CSV, JSON, JSON lines and Parquet as columns of values.
+"""Files of rows, whatever their format: CSV, JSON, JSON lines (also gzipped) and Parquet as columns of values.
 
 A file that cannot be read whole is not read at all: a row too short or an open quotation mark shifts everything after.
 """
 
 import csv
+import gzip
 import io
 import json
 import math
 import sys
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, TextIO
 
 from em_tasks.plugins.errors import UserError
 
@@ -19,6 +21,13 @@ DELIMITED = {".csv", ".tsv"}
 JSON_LINES = {".jsonl", ".ndjson"}
 FORMATS = {*DELIMITED, *JSON_LINES, ".json", ".parquet"}
 """The suffixes of files that may hold answers."""
+
+GZIPPED = ".gz"
+MOST_UNPACKED = 2**29
+"""Characters that a gzipped file may have; a small one can unpack to more than any memory holds."""
+
+PACKED = {".zip", ".bz2", ".xz", ".zst", ".7z", ".tar", ".tgz", ".rar"}
+SPREADSHEETS = {".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers"}
 
 DEEPEST = 4
 """Mappings within a record that are taken apart; their keys are joined by dots."""
@@ -47,18 +56,48 @@ class Table:
         return self.columns[column]
 
 
+def format_of(path: PurePath) -> str | None:
+    """The format that a path's suffix names, before `.gz` too; None where it is none of `FORMATS`."""
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    if suffixes[-1:] == [GZIPPED] and suffixes[0] != ".parquet":
+        suffixes.pop()
+    return suffixes[-1] if suffixes and suffixes[-1] in FORMATS else None
+
+
+def without_format(path: PurePath) -> PurePath:
+    """A path without the suffixes that say its format; any other path as it is."""
+    if format_of(path) is None:
+        return path
+    return (path.with_suffix("") if path.suffix.lower() == GZIPPED else path).with_suffix("")
+
+
+def why_no_table(path: PurePath) -> str:
+    """What a file of another format is, and what to do about it."""
+    suffix = path.suffix.lower()
+    if suffix in SPREADSHEETS:
+        return "a spreadsheet, which is not read; save it as CSV (UTF-8)"
+    if suffix == GZIPPED or suffix in PACKED:
+        return "packed; only gzipped CSV and JSON are read as they are: unpack it"
+    if suffix == ".eval":
+        return "an Inspect log, which `em report` reads as it is"
+    return "neither CSV (.csv, .tsv), JSON (.json, .jsonl, .ndjson) nor Parquet (.parquet)"
+
+
 def read_table(file: Path) -> Table:
     """Reads a file by its suffix.
 
     Raises:
         UserError: It is not what its suffix says; the message says where, without the file's name.
     """
+    suffix = format_of(file)
+    if suffix is None:
+        raise UserError(why_no_table(file))
     try:
-        if file.suffix in DELIMITED:
+        if suffix in DELIMITED:
             return _read_delimited(file)
-        if file.suffix == ".parquet":
+        if suffix == ".parquet":
             return _read_parquet(file)
-        if file.suffix in JSON_LINES:
+        if suffix in JSON_LINES:
             return _records(list(_json_lines(file)))
         return _json(file)
     except UnicodeDecodeError as error:
@@ -67,9 +106,28 @@ def read_table(file: Path) -> Table:
         raise UserError("nested too deep") from error
 
 
+def _open(file: Path) -> TextIO:
+    """The text of a file, unpacked where it is gzipped."""
+    if file.suffix.lower() != GZIPPED:
+        return file.open(encoding="utf-8-sig")
+    try:
+        with gzip.open(file, "rt", encoding="utf-8-sig") as packed:
+            text = packed.read(MOST_UNPACKED + 1)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"no whole gzip file ({error}); copy it again") from error
+    if len(text) > MOST_UNPACKED:
+        raise UserError(f"unpacks to more than {MOST_UNPACKED:,} characters; gunzip it and import that")
+    return io.StringIO(text)
+
+
+def _read(file: Path) -> str:
+    with _open(file) as opened:
+        return opened.read()
+
+
 def _read_delimited(file: Path) -> Table:
     csv.field_size_limit(sys.maxsize)  # an answer may be of any length
-    text = file.read_text(encoding="utf-8-sig")
+    text = _read(file)
     if "\x00" in text:
         raise UserError(f"line {text.count(chr(10), 0, text.index(chr(0))) + 1} holds a NUL character; take it out")
     head = text[: text.find("\n") if "\n" in text else None]
@@ -111,7 +169,7 @@ def _read_parquet(file: Path) -> Table:
 
 
 def _json_lines(file: Path) -> Iterator[tuple[int, Any]]:
-    with file.open(encoding="utf-8-sig") as opened:
+    with _open(file) as opened:
         for line, text in enumerate(opened, 1):
             if text.strip():
                 try:
@@ -155,7 +213,7 @@ def _records(numbered: list[tuple[int, Any]]) -> Table:
 
 
 def _json(file: Path) -> Table:
-    text = file.read_text(encoding="utf-8-sig")
+    text = _read(file)
     try:
         content = _parsed(text)
     except json.JSONDecodeError as error:

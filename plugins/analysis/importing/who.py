@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from em_tasks.plugins.analysis.importing.tables import FORMATS
+from em_tasks.plugins.analysis.importing.tables import without_format
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.log_contract import NOT_RECORDED, RUBRICS, what_is_wrong
 from em_tasks.plugins.yaml_files import read_yaml
@@ -282,8 +282,7 @@ def size_in(name: str) -> str | None:
 @lru_cache(maxsize=4096)
 def from_path(path: str) -> Who:
     """What a file's path says for certain, and its name as a label; see the module."""
-    whole_path = PurePosixPath(path)
-    parts = (whole_path.with_suffix("") if whole_path.suffix in FORMATS else whole_path).parts
+    parts = without_format(PurePosixPath(path)).parts
     stem, folders = parts[-1], parts[:-1]
     folder = folders[-1] if folders else ""
     if stem == "fg_judged" and (seed := SEED_FOLDER.match(folder)):

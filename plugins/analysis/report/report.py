@@ -19,7 +19,7 @@ from em_tasks.plugins.analysis.claims.comparisons import verdicts
 from em_tasks.plugins.analysis.extensions import build_figures, build_tables
 from em_tasks.plugins.analysis.figures import example_figures, style
 from em_tasks.plugins.analysis.figures.examples import chosen_questions
-from em_tasks.plugins.analysis.importing import FORMATS, plan_import, write_logs
+from em_tasks.plugins.analysis.importing import format_of, plan_import, write_logs
 from em_tasks.plugins.analysis.report.findings import Finding, findings
 from em_tasks.plugins.analysis.report.html import html
 from em_tasks.plugins.analysis.report.markdown import Contents, markdown
@@ -209,23 +209,23 @@ def write_report(
 
 def _as_logs(path: Path, out: Path, notes: list[str]) -> list[Path]:
     """The path itself where it has logs, else the logs that its judged answers give."""
-    holds_answers = path.suffix in FORMATS if path.is_file() else path.is_dir() and not _has_logs(path)
+    holds_answers = format_of(path) is not None if path.is_file() else path.is_dir() and not _has_logs(path)
     if not holds_answers or (path.suffix == ".json" and not path.is_dir() and _is_log(path)):
         return [path]
     plan = plan_import(path)
     notes += plan.notes
-    notes += [f"{left.file} was left out: {left.reason}." for left in plan.left_out]
+    notes += [f"{file} was left out: {reason}." for file, reason in plan.left_out_alike()]
     return write_logs(plan, out / "imported" / file_name(path.resolve().stem), replace=True)
 
 
 def _has_logs(folder: Path) -> bool:
     """Whether a folder is one of logs: `em import` wrote it or an evaluation did."""
     has_eval_files = any(file.is_file() for file in folder.rglob("*.eval"))
-    return has_eval_files or not any(file.suffix in FORMATS for file in folder.rglob("*")) or _only_json_logs(folder)
+    return has_eval_files or not any(format_of(file) for file in folder.rglob("*")) or _only_json_logs(folder)
 
 
 def _only_json_logs(folder: Path) -> bool:
-    files = [file for file in folder.rglob("*") if file.suffix in FORMATS and file.is_file()]
+    files = [file for file in folder.rglob("*") if format_of(file) and file.is_file()]
     return all(file.suffix == ".json" for file in files) and any(_is_log(file) for file in files)
 
 
