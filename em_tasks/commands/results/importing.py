@@ -60,8 +60,9 @@ def import_(
 ) -> None:
     """Turn judged answers of another experiment into logs that `em report` reads.
 
-    SOURCE is a file or a folder of CSV, JSON, JSON lines (also gzipped) and Parquet files. What the options leave open is taken from a
-    map, from the files' columns, or from their names where these are certain; what nobody says is not recorded.
+    SOURCE is a file or a folder of CSV, JSON, JSON lines (all also gzipped) and Parquet files. What the options leave
+    open is taken from a map, from the files' columns, or from their names where these are certain; what nobody says is
+    not recorded.
     """
     from em_tasks.plugins.analysis.importing import Map, Who, plan_import, read_map, write_logs
     from em_tasks.plugins.errors import UserError
