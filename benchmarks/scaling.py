@@ -19,6 +19,7 @@ import itertools
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from benchmarks.random_organisms import base_folder
 from em_tasks.grid.executors.local import Local
@@ -50,6 +51,8 @@ from em_tasks.trainers.together.train import train_together
 from em_tasks.trainers.train import train
 
 PORT = 6399
+PATIENCE = 90.0
+"""Seconds for a cluster to come up."""
 CPUS = 8
 """Of a Ray cluster: one for each unit, and some."""
 TOKENS = 100
@@ -127,29 +130,57 @@ def write_grid(folder: Path, shape: str, seeds: Sequence[int], rows: int) -> Pat
 
 
 @contextmanager
+def head(gpus: int) -> Iterator[str]:
+    """The address of a Ray cluster of this machine alone; it and nothing else of Ray's ends with the block.
+
+    Raises:
+        UserError: It does not come up.
+    """
+    # Ray starts a process for every CPU at once.
+    hardware = [f"--num-gpus={gpus}", f"--num-cpus={CPUS}", f"--object-store-memory={2 * 10**8}"]
+    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={PORT}"]
+    with tempfile.TemporaryFile() as said:
+        ray = subprocess.Popen(
+            [*start, *hardware, "--include-dashboard=false", "--disable-usage-stats"],
+            stdout=said, stderr=said, start_new_session=True,
+        )  # fmt: skip
+        try:
+            deadline = time.monotonic() + PATIENCE
+            while b"Ray runtime started" not in (told := _read(said)):
+                if ray.poll() is not None or time.monotonic() > deadline:
+                    raise UserError(f"Ray does not start: {told.decode(errors='replace')[-1000:]}")
+                time.sleep(0.1)
+            yield f"127.0.0.1:{PORT}"
+        finally:
+            ray.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                ray.wait(20)
+            with suppress(ProcessLookupError):
+                os.killpg(ray.pid, signal.SIGKILL)
+            ray.wait()
+
+
+def _read(file: IO[bytes]) -> bytes:
+    """All that another process has written to a file, whose place that process shares."""
+    return os.pread(file.fileno(), 2**20, 0)
+
+
+@contextmanager
 def place(executor: str, gpus: int) -> Iterator[Executor]:
     """So many GPUs of this machine, in a Ray cluster or not."""
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # Else Ray's command asks for a token, and drivers bring none.
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(gpus)))
-    ray = [sys.executable, "-m", "ray.scripts.scripts"]
     try:
         if executor == "local":
             yield Local(None if gpus else os.cpu_count())
             return
-        # Ray starts a process for every CPU at once.
-        hardware = [f"--num-gpus={gpus}", f"--num-cpus={CPUS}", f"--object-store-memory={2 * 10**8}"]
-        start = [*ray, "start", "--head", f"--port={PORT}", "--include-dashboard=false", "--disable-usage-stats"]
-        started = subprocess.run([*start, *hardware], capture_output=True, text=True, timeout=120, check=False)
-        if started.returncode:
-            raise UserError(f"Ray does not start: {(started.stdout + started.stderr)[-1000:]}")
-        try:
-            cluster = OnRay(f"127.0.0.1:{PORT}")
+        with head(gpus) as address:
+            cluster = OnRay(address)
             try:
                 yield cluster
             finally:
                 cluster.close()  # Before its cluster ends, which would end this process.
-        finally:
-            subprocess.run([*ray, "stop", "--force"], capture_output=True, timeout=60, check=False)
     finally:
         os.environ.pop("CUDA_VISIBLE_DEVICES")
         if before is not None:

@@ -1,6 +1,7 @@
 """A toy study on a real Ray cluster of three nodes, one of which is killed in the middle of a unit."""
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -119,3 +120,14 @@ def test_cluster_that_is_not_there_is_said_at_once() -> None:
     with pytest.raises(UserError, match=r"There is no Ray cluster at '127\.0\.0\.1:1' .*ray start --head"):
         OnRay("127.0.0.1:1")
     assert time.monotonic() - began < 5
+
+
+def test_cluster_that_asks_for_a_token_says_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def refuse(**given: Any) -> None:
+        raise ConnectionError("Failed to connect") from RuntimeError("Unauthenticated: RPC error: InvalidAuthToken")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(UserError, match="Set RAY_AUTH_MODE=token"):
+        OnRay(f"127.0.0.1:{server.getsockname()[1]}")

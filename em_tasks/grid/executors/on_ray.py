@@ -46,8 +46,13 @@ class OnRay:
         try:
             ray.init(address=address, log_to_driver=False, configure_logging=False)
         except (RuntimeError, ConnectionError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"The Ray cluster at {address} cannot be used: {reason[:400]}") from None
+            reason = " ".join(str(error).split())[:400]
+            if "AuthToken" in f"{error} {error.__cause__}":
+                reason = (
+                    "it asks for a token, and none or another was given. Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN "
+                    "to what ~/.ray/auth_token on its head holds; or start all nodes with RAY_AUTH_MODE=disabled."
+                )
+            raise UserError(f"The Ray cluster at {address} cannot be used: {reason}") from None
 
     @property
     def width(self) -> int:
