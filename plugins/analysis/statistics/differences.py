@@ -220,7 +220,7 @@ def _taken_apart(k_a: Numbers, n_a: Numbers, k_b: Numbers, n_b: Numbers) -> tupl
 def _low_median_high(k: Numbers, n: Numbers) -> tuple[Numbers, Numbers, Numbers]:
     if len(k) > 1:
         return _ends(k, n)
-    low, median, high = _ends_of_side(k.tobytes(), n.tobytes())
+    low, median, high = _ends_of_side(*(np.asarray(counts, dtype="float64").tobytes() for counts in (k, n)))
     return np.array([low]), np.array([median]), np.array([high])
 
 
