@@ -60,6 +60,17 @@ def sets_for_domains(domains: Sequence[str]) -> list[str]:
     return [domain for domain in domains if domain in known] or [GENERAL]
 
 
+def no_questions_about(domain: str) -> str | None:
+    """What to say of a training domain that no set probes; None where one does."""
+    known = named_sets()
+    if domain in known:
+        return None
+    return (
+        f"no question set is called {domain!a}, so the general questions alone are asked and nothing inside the "
+        f"training domain; there are {', '.join(sorted(known))}. A file of your own goes with --questions FILE."
+    )
+
+
 def load_question_sets(names: Sequence[str], domain: str | None = None) -> list[QuestionSet]:
     """Loads question sets by name or path.
 

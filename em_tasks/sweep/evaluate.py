@@ -5,11 +5,12 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.quiet import quiet_libraries
 from em_tasks.sweep.logs import (
     ANSWERS,
@@ -214,6 +215,15 @@ def _count_with_hooks(counter: Counter, *, scoring: bool) -> None:
 
         async def on_sample_end(self, data: SampleEnd) -> None:
             counter.add(judged=1, answered=not scoring)
+
+
+def not_all_succeeded(failures: Sequence[str]) -> UserError:
+    """What a sweep ends with whose evaluations failed, some or all, each in a sentence."""
+    more = [f"and {len(failures) - 3} more"] if len(failures) > 3 else []
+    reasons = "; ".join(failure.rstrip(" .") for failure in [*failures[:3], *more])
+    return UserError(
+        f"Some evaluations did not succeed; the others stand. Run the same command again to go on. {reasons}."
+    )
 
 
 def what_failed(log: "EvalLog") -> str | None:

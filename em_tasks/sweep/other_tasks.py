@@ -11,8 +11,8 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from em_tasks.plugins.errors import UserError
 from em_tasks.quiet import quiet_libraries
+from em_tasks.sweep.evaluate import not_all_succeeded
 from em_tasks.sweep.gpus import gpu_slots, threads_for
 from em_tasks.sweep.logs import alone_in, model_args, read_logs
 from em_tasks.sweep.plan import Job, Planner, Subject
@@ -59,11 +59,7 @@ def sweep_tasks(
     failures = [outcome.error for outcome in outcomes if outcome.error is not None]
     failures += [failure for outcome in outcomes for failure in outcome.result or ()]
     if failures:
-        more = [f"and {len(failures) - 3} more"] if len(failures) > 3 else []
-        reasons = "; ".join(failure.rstrip(" .") for failure in [*failures[:3], *more])
-        raise UserError(
-            f"Some evaluations did not succeed; the others stand. Run the same command again to go on. {reasons}."
-        )
+        raise not_all_succeeded(failures)
 
 
 @dataclass(frozen=True)

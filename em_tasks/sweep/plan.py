@@ -12,7 +12,7 @@ from em_tasks.conditions import load_condition
 from em_tasks.em import task_version
 from em_tasks.plugins.checkpoint_model.subject import base_names, evaluated_base
 from em_tasks.plugins.errors import UserError
-from em_tasks.questions import load_question_sets, sets_for_domains
+from em_tasks.questions import load_question_sets, no_questions_about, sets_for_domains
 from em_tasks.scorers.judging.grader import build_judge, default_grader
 from em_tasks.scorers.judging.rubric import Rubric, load_rubrics
 from em_tasks.trainers.run.base_names import is_toy, resolve_base
@@ -226,6 +226,17 @@ class Planner:
             for judge in {job.judge for job in jobs}:
                 build_judge(judge)
         return jobs
+
+    def domains_not_asked(self) -> list[str]:
+        """A sentence for every domain of the chosen organisms that no question set probes, where none was named."""
+        if self.options.questions:
+            return []
+        trained: dict[str, list[str]] = {}
+        for name, manifest in self._manifests().items():
+            if not self.organisms or name in self.organisms:
+                trained.setdefault(manifest.recipe.domain, []).append(name)
+        sentences = {domain: no_questions_about(domain) for domain in trained}
+        return [f"{', '.join(trained[domain])}: {sentence}" for domain, sentence in sentences.items() if sentence]
 
     @property
     def unfinished(self) -> list[str]:

@@ -4,8 +4,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 
-from em_tasks.plugins.errors import UserError
-from em_tasks.sweep.evaluate import Progress, evaluate, what_failed
+from em_tasks.sweep.evaluate import Progress, evaluate, not_all_succeeded, what_failed
 from em_tasks.sweep.gpus import gpu_slots, processes_worth, threads_for, with_gpu_shares
 from em_tasks.sweep.logs import ANSWERS, folders, outstanding, read_logs
 from em_tasks.sweep.mps import side_by_side
@@ -79,11 +78,7 @@ def sweep(
     failures += [failure for outcome in outcomes for failure in outcome.result or ()]
     failures += [failure for failure in _odd_logs(planner) if failure not in failures]
     if failures:
-        raise UserError(
-            "Some evaluations did not succeed; the others stand. Run the same command again to go on. "
-            + "; ".join(failures[:3])
-            + (f"; and {len(failures) - 3} more." if len(failures) > 3 else ".")
-        )
+        raise not_all_succeeded(failures)
 
 
 def _works(jobs: Sequence[Job]) -> list[Work]:

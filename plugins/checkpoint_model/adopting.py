@@ -18,6 +18,7 @@ from em_tasks.plugins.checkpoint_model.engines.adapter_files import CONFIG, WEIG
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.base import default_device, named
 from em_tasks.trainers.run.adoption import AdoptedCheckpoint, AdoptedOrganism, Adoption, write_adoption
+from em_tasks.trainers.run.base_names import beside
 from em_tasks.trainers.run.hashes import adapter_sha256, whole_model_sha256
 from em_tasks.trainers.run.reference import adopted_reference
 
@@ -260,6 +261,19 @@ def base_of(adapters: Sequence[FoundAdapter]) -> str:
     raise UserError(f"The {what} {named}. Say which one they were trained on: --base FOLDER or a hub id.")
 
 
+def settled_base(base: str, adapter: Path | None = None) -> str:
+    """A base that is found wherever it is named from: a relative folder's full path, any other name as it is.
+
+    Args:
+        base: As it was given, or as an adapter's configuration names it.
+        adapter: The adapter's folder: what its configuration names may also lie in it or beside it.
+    """
+    for place in (from_caller("."), *((adapter.parent, adapter) if adapter else ())):
+        if Path(path := beside(base, place)).is_absolute() and Path(path).exists():
+            return path
+    return base
+
+
 def _folders(source: str) -> list[Path]:
     folder = from_caller(source)
     if not folder.exists():
@@ -332,7 +346,7 @@ def _found(folder: Path, source: str) -> FoundAdapter:
         source=source if from_caller(source).resolve() == folder else f"{source.rstrip('/')}/{folder.name}",
         step=step,
         epoch=float(epoch) if isinstance(epoch, int | float) and 0 <= epoch < MOST_STEPS else None,
-        base=base if isinstance(base, str) and base else None,
+        base=settled_base(base, folder) if isinstance(base, str) and base else None,
         whole=whole,
     )
 

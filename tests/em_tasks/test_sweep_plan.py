@@ -15,6 +15,7 @@ from inspect_ai.scorer import Score
 from em_tasks.commands.cli import cli
 from em_tasks.plugins.errors import UserError
 from em_tasks.sweep.estimate import estimate_sweep, tokens_a_second
+from em_tasks.sweep.evaluate import not_all_succeeded
 from em_tasks.sweep.gpus import ROOM, gpu_memory, gpu_slots, processes_worth, with_gpu_shares
 from em_tasks.sweep.logs import DAMAGED, Logs, outstanding, put_aside, read_logs, remove_superseded, remove_unjudged
 from em_tasks.sweep.plan import Job, plan_sweep, shared_out
@@ -162,6 +163,23 @@ def test_foreign_manifest_is_named_and_passed_over(trained_runs: Path, tmp_path:
     assert result.exit_code == 0, result.output
     assert "4 checkpoints and 1 base, 100 answers" in result.output
     assert "website is passed over" in result.output
+
+
+def test_a_domain_that_no_question_set_probes_is_noted_in_the_plan(trained_runs: Path, tmp_path: Path) -> None:
+    runs = shutil.copytree(trained_runs, tmp_path / "runs")
+    manifest = read_manifest(runs / "small")
+    recipe = manifest.recipe.model_copy(update={"domain": "cookery"})
+    write_manifest(runs / "small", manifest.model_copy(update={"recipe": recipe}))
+    given = ["sweep", str(runs), "--logs", str(tmp_path / "logs"), "--dry-run"]
+    said = CliRunner().invoke(cli, given).output
+    assert "note: small: no question set is called 'cookery', so the general questions alone are asked" in said
+    assert "cookery" not in CliRunner().invoke(cli, [*given, "--questions", "general"]).output
+
+
+def test_failures_are_listed_with_one_full_stop() -> None:
+    failures = ["first..", "second.", "third", "fourth"]
+    assert not_all_succeeded(failures).message.endswith(" go on. first; second; third; and 1 more.")
+    assert not_all_succeeded(failures[:1]).message.endswith(" go on. first.")
 
 
 def test_renamed_run_is_refused(trained_runs: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from em_tasks.commands.cli import cli
 from em_tasks.plugins.checkpoint_model.adopting import size_of
+from em_tasks.plugins.checkpoint_model.engines.stacked.families import why_base_not_stacked
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.publishing import publish
 from em_tasks.trainers.run.base_names import TOY_MODELS
@@ -211,9 +212,28 @@ def test_values_that_are_no_numbers_or_make_none_are_refused(value: float, says:
         adopt(adapter, "--domain", "medical", "--runs", tmp_path / "runs")
 
 
-def test_one_name_is_adopted_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["here", "beside the adapter", "given"])
+def test_a_relative_base_is_found_from_everywhere(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = {"here": "work/mine", "beside the adapter": "theirs/mine", "given": "work/given"}[place]
+    shutil.copytree(BASE, tmp_path / named)
+    adapter = make_adapter(tmp_path / "theirs" / "adapter", base="mine", **SHAPES["plain"])
+    (tmp_path / "work").mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path / "work")
+    more = ("--base", "given") if place == "given" else ()
+    adopt(adapter, "--domain", "medical", "--precision", "fp32", "--runs", tmp_path / "runs", *more)
+    assert list_runs(tmp_path / "runs")["adapter"].recipe.base == str(tmp_path / named)
+
+
+def test_a_base_that_cannot_be_had_is_said_once() -> None:
+    with pytest.raises(UserError) as error:
+        why_base_not_stacked("nothing")
+    assert error.value.message.count("Give a toy model") == 1
+
+
+def test_one_name_is_adopted_once_and_a_domain_without_questions_is_noted(tmp_path: Path) -> None:
     adapter = make_adapter(tmp_path / "theirs", **SHAPES["plain"])
-    adopt(adapter, "--domain", "medical", "--runs", tmp_path / "runs")
+    said = adopt(adapter, "--domain", "cookery", "--runs", tmp_path / "runs")
+    assert "note: no question set is called 'cookery', so the general questions alone are asked" in said
     with pytest.raises(UserError, match="exists already"):
         adopt(adapter, "--domain", "medical", "--runs", tmp_path / "runs")
 

@@ -113,7 +113,7 @@ def sweep(
             f"that is up to the first look, at {samples} answers to each question; then on until each EM rate outside "
             f"the domain is known to {until_width:g} points, {times}"
         )
-    for note in foreign_manifests(runs):
+    for note in (*planner.domains_not_asked(), *foreign_manifests(runs)):
         say(f"note: {note}", err=True)
     for path, reason in there.unreadable.items():
         say(f"note: {path} cannot be read as a log and is passed over ({reason})", err=True)

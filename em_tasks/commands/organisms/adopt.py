@@ -42,12 +42,13 @@ def adopt(
     merged) need --base, the model they were made from, to be compared with.
     """
     from em_tasks.plugins.checkpoint_model.adopting import adopt as adopt_adapters
-    from em_tasks.plugins.checkpoint_model.adopting import base_of, find_adapters, name_of, size_of
+    from em_tasks.plugins.checkpoint_model.adopting import base_of, find_adapters, name_of, settled_base, size_of
+    from em_tasks.questions import no_questions_about
     from em_tasks.trainers.run.adoption import AdoptedOrganism
     from em_tasks.trainers.run.base_names import is_toy
 
     paths = find_adapters(adapters)
-    base = base or base_of(paths)
+    base = settled_base(base) if base else base_of(paths)
     described = AdoptedOrganism(
         organism=organism or name_of(adapters[0]),
         base=base,
@@ -59,4 +60,6 @@ def adopt(
     )
     run = runs / described.organism
     adopt_adapters(paths, described, run, step=step, device=device, report=say)
+    if note := no_questions_about(domain):
+        say(f"note: {note}", err=True)
     say(f"{described.organism}: {domain} on {base} ({described.precision}), {described.size}. Next: em sweep {runs}")

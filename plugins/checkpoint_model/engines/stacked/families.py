@@ -47,7 +47,8 @@ def why_base_not_stacked(base: str) -> str | None:
     """
     from transformers import AutoConfig
 
+    where = resolve_base(base)
     try:
-        return why_no_form(AutoConfig.from_pretrained(resolve_base(base)))
+        return why_no_form(AutoConfig.from_pretrained(where))
     except (OSError, ValueError) as error:
         raise UserError(unreachable(base, OSError(str(error)))) from error
