@@ -82,6 +82,7 @@ def test_a_judge_that_has_not_passed_is_said_beside_the_verdicts(logs):
     short = " ".join(in_short(analysis))
     assert "judge-a has NOT PASSED its calibration" in short
     assert "found 13 of 20 bad ones and let 19 of 20 good ones through" in short
+    assert "(40.0 as measured; sampling alone " in short
     table = judge_error(analysis)
     assert set(table["step"]) == {"10", "base"}
     assert set(table["good ones let through"]) == {"19 of 20"}

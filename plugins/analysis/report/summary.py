@@ -12,7 +12,7 @@ from em_tasks.plugins.analysis.claims.published import held_against
 from em_tasks.plugins.analysis.claims.trusted_rates import EVERY, TrustedRate, trusted_rates
 from em_tasks.plugins.analysis.claims.verdicts import MEANINGS, shown
 from em_tasks.plugins.analysis.report.notes import listed
-from em_tasks.plugins.analysis.tables.cells import between, percent, population
+from em_tasks.plugins.analysis.tables.cells import between, beyond_shared, percent, population
 from em_tasks.plugins.analysis.tables.comparison_tables import beside_published
 from em_tasks.plugins.analysis.tables.judge_tables import at_thresholds
 from em_tasks.plugins.log_contract import NOT_RECORDED
@@ -81,7 +81,9 @@ def _verdicts(analysis: Analysis) -> list[str]:
         by_word: dict[str, list[str]] = defaultdict(list)
         for verdict in (verdict for verdict in every if verdict.definition == definition):
             row = verdict.outside if verdict.outside is not None else verdict.inside
-            rate = "" if row is None else f" ({percent(row['rate_a'])} %{WHERE[str(row['scope'])]})"
+            beyond = "" if row is None else beyond_shared(analysis, row)
+            more = f", or {beyond} with questions that its base has no counted answer to" if beyond else ""
+            rate = "" if row is None else f" ({percent(row['rate_a'])} %{WHERE[str(row['scope'])]}{more})"
             rate = "" if verdict.these == "untested" and _mixed(analysis, row) else rate
             alike = verdict.these in (verdict.such, "untested")
             word = SPELT_OUT.get(verdict.these, verdict.these)
@@ -140,8 +142,8 @@ def _judge(analysis: Analysis) -> list[str]:
         first = last_rates[0]
         hit, bad, passed, good = first.errors
         each = [
-            f"{rate.organism} {between(rate.corrected_low, rate.corrected_high)} (sampling alone "
-            f"{between(rate.low, rate.high)})"
+            f"{rate.organism} {between(rate.corrected_low, rate.corrected_high)} ({percent(rate.rate)} as measured; "
+            f"sampling alone {between(rate.low, rate.high)})"
             for rate in last_rates
         ]
         lines.append(
