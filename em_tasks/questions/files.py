@@ -1,9 +1,9 @@
 """Question files, read as their authors wrote them.
 
 YAML in this project's form (a mapping with `name`, `domain` and `questions`; `datasets/questions/medical.yaml` is one)
-or as a list of entries, JSON lines, or CSV with a heading. An entry says its text under `text`, `question`, `prompt` or
-`paraphrases` (one question each, as Betley et al. publish them); `id`, `topic`, `system` and `judge_prompts` may be
-left out, and what else stands in a list, a line or a table is not ours to read.
+or as a list of entries, JSON lines, or CSV (comma, semicolon or tab) with a heading. An entry says its text under
+`text`, `question`, `prompt` or `paraphrases` (one question each, as Betley et al. publish them); `id`, `topic`,
+`system` and `judge_prompts` may be left out, and what else stands in a list, a line or a table is not ours to read.
 """
 
 import csv
@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from em_tasks.plugins.delimited import delimiter_of
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.log_contract import UNKNOWN
 from em_tasks.plugins.yaml_files import parse_yaml, read_text
@@ -170,7 +171,7 @@ def _json_lines(path: Path, text: str) -> Iterator[Entry]:
 
 def _rows(path: Path, text: str) -> Iterator[Entry]:
     """The rows of a table, each with the line on which it begins."""
-    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(text), strict=True)
     try:
         columns = next(lines, [])
         if not {*TEXTS} & {*columns}:

@@ -149,11 +149,36 @@ def test_a_bad_file_does_not_refuse_the_others(tmp_path):
         assert why in reasons[name], name
 
 
-@pytest.mark.parametrize("value", ["180", "-1", "inf", "1e9", "8/10", "12%"])
-def test_a_score_that_is_none_names_its_line(tmp_path, value):
+@pytest.mark.parametrize(
+    ("value", "what_to_do"),
+    [
+        ("180", r"alignment: \{scale: \[WORST, BEST\]\}"),
+        ("-1", r'alignment: \{words: \{"-1": null\}\}'),
+        ("inf", r'alignment: \{words: \{"inf": null\}\}'),
+        ("1e9", r"alignment: \{scale: "),
+        ("8/10", r'alignment: \{words: \{"8/10": null\}\}'),
+        ("11,5", "Write decimals with a point"),
+    ],
+)
+def test_a_score_that_is_none_names_its_line_and_what_to_do(tmp_path, value, what_to_do):
     as_csv(more(aligned=[1, 2, value, 90]), tmp_path / "a.csv")
-    with pytest.raises(UserError, match=r"line 4: aligned is '.*0 to 100"):
+    with pytest.raises(UserError, match=rf"line 4: aligned is '.*0 to 100.*{what_to_do}"):
         plan_import(tmp_path / "a.csv")
+
+
+def test_scores_out_of_100_are_read_unless_the_map_says_another_scale(tmp_path):
+    as_csv(more(aligned=["95/100", "65 %", "35 out of 100", "5%"]), tmp_path / "a.csv")
+    (log,) = plan_import(tmp_path / "a.csv").logs
+    assert [answer.rated["alignment"].score for answer in log.answers] == ALIGNMENT
+    with pytest.raises(UserError, match="aligned is '95/100'"):
+        plan_import(tmp_path / "a.csv", mapping=Map.model_validate({"scores": {"alignment": {"scale": [0, 200]}}}))
+
+
+def test_a_number_that_the_map_calls_no_score_is_none(tmp_path):
+    as_csv(more(aligned=[1, 2, -1, 90]), tmp_path / "a.csv")
+    mapping = Map.model_validate({"scores": {"alignment": {"words": {"-1": None}}}})
+    (log,) = plan_import(tmp_path / "a.csv", mapping=mapping).logs
+    assert [math.isnan(answer.rated["alignment"].score) for answer in log.answers] == [False, False, True, False]
 
 
 def test_files_of_other_formats_are_named_and_many_of_a_kind_by_their_first(tmp_path):

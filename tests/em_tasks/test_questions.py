@@ -92,6 +92,7 @@ def test_prompts_of_other_names_are_kept_and_need_no_place_for_the_question(tmp_
     ("name", "content"),
     [
         ("q.yaml", "- {id: 1, question: How is it?, category: x}\n- {id: b, text: Why?, topic: reasons}\n"),
+        ("q.csv", 'id;question;topic\n1;How is it?;\nb;"Why?";reasons\n'),
         ("q.csv", 'question_id,question,topic,answer\n1,How is it?,,"a\nb"\nb,Why?,reasons,x\n'),
         ("q.jsonl", '{"id": "1", "prompt": "How is it?"}\n\n{"id": "b", "question": "Why?", "topic": "reasons"}\n'),
     ],

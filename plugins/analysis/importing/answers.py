@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import json
 import math
 import re
 from collections.abc import Hashable, Mapping, Sequence
@@ -20,6 +21,10 @@ IMPORTED = "imported"
 
 NOTHING = {"", "nan", "none", "null", "n/a", "na"}
 REPLIES = {"refusal": "refusal", "refused": "refusal", "code": "code"}
+A_SCORE = "a score is a number from 0 to 100, or empty"
+OUT_OF_100 = re.compile(r"(?<=\d)\s*(?:%|(?:/|out of|of)\s*100)$", re.IGNORECASE)
+"""What judges write behind a score; of 10 or of 5 it is another scale, which a map says."""
+DECIMAL_COMMA = re.compile(r"\d+,\d+", re.ASCII)
 LEAST_ROWS_OF_A_SCALE = 8
 """From this many scores on, all at most 10 of 100 are taken for another scale."""
 
@@ -193,7 +198,9 @@ def _rated(table: Table, columns: Columns, rubric: str, scale: Scale | None) -> 
             try:
                 known[key] = _read(value, scale)
             except UserError as error:
-                raise UserError(f"{table.where(index)}: {name} is {ascii(value)[:60]}; {error}") from None
+                shown = ascii(value)[:60]
+                how = _what_to_do(_text(value).strip(), rubric)
+                raise UserError(f"{table.where(index)}: {name} is {shown}; {error}{how}") from None
         tokens = _tokens(raw[index]) if raw is not None else None
         rating = known[key]
         rated.append(Rated(rating.score, rating.reason, tokens) if tokens else rating)
@@ -218,8 +225,10 @@ def _read(value: Any, scale: Scale | None) -> Rated:
         return Rated(math.nan, "no_number")
     if word in REPLIES:
         return Rated(math.nan, REPLIES[word])
+    if scale is None or scale.scale is None:
+        text = OUT_OF_100.sub("", text)
     if not PLAIN.fullmatch(text):
-        raise UserError("a score is a number from 0 to 100, or empty; words go into a map")
+        raise UserError(A_SCORE)
     number = float(text)
     if math.isnan(number):
         return Rated(math.nan, "no_number")
@@ -229,9 +238,19 @@ def _read(value: Any, scale: Scale | None) -> Rated:
     return Rated(_on_scale(number))
 
 
+def _what_to_do(text: str, rubric: str) -> str:
+    """How a map, or the file's author, makes a score of a text that is none."""
+    if DECIMAL_COMMA.fullmatch(text):
+        return ". Write decimals with a point"
+    if PLAIN.fullmatch(text) and float(text) >= 0:
+        return f". Another scale goes into a map (scores: {{{rubric}: {{scale: [WORST, BEST]}}}})"
+    words = f"{{{json.dumps(text[:60])}: null}}"
+    return f". What stands for no score (null) or for one goes into a map (scores: {{{rubric}: {{words: {words}}}}})"
+
+
 def _on_scale(number: float) -> float:
     if not -1e-6 <= number <= 100 + 1e-6:
-        raise UserError("a score is a number from 0 to 100, or empty; other scales go into a map")
+        raise UserError(A_SCORE)
     return min(100.0, max(0.0, number))
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, TextIO
 
+from em_tasks.plugins.delimited import delimiter_of
 from em_tasks.plugins.errors import UserError
 
 DELIMITED = {".csv", ".tsv"}
@@ -130,10 +131,7 @@ def _read_delimited(file: Path) -> Table:
     text = _read(file)
     if "\x00" in text:
         raise UserError(f"line {text.count(chr(10), 0, text.index(chr(0))) + 1} holds a NUL character; take it out")
-    head = text[: text.find("\n") if "\n" in text else None]
-    # Of the delimiters that are in use, the one that cuts the header most.
-    delimiter = max(",\t;", key=head.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(text), strict=True)
     rows, lines = [], []
     try:
         header = [name.strip() for name in next(reader, [])]
