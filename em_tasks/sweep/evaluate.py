@@ -132,7 +132,7 @@ def _evaluate(job: Job, counter: Counter) -> list[str]:
     answered = {s: entry for s in job.subjects if (entry := logs.of(job, s)) is not None}
     # Hooks announce themselves on stdout, whatever the display.
     with handing_down(calls), redirect_stdout(io.StringIO()):
-        _count_with_hooks(counter, scoring=job.options.score)
+        _count_with_hooks(counter)
         failures = [judge_log(path, job, counter) for path, log in answered.values() if not is_judged(log)]
         missing = tuple(subject for subject in job.subjects if subject not in answered)
         if missing:
@@ -201,8 +201,10 @@ def judge_log(path: Any, job: Job, counter: Counter) -> str | None:
     return what_failed(scored)
 
 
-def _count_with_hooks(counter: Counter, *, scoring: bool) -> None:
+def _count_with_hooks(counter: Counter) -> None:
     from inspect_ai.hooks import Hooks, ModelUsageData, SampleEnd, SampleScoring, hooks
+
+    scored: set[str] = set()
 
     @hooks(name="em_sweep_progress", description="Counts answers for the sweep's progress.")
     class Counting(Hooks):
@@ -211,10 +213,13 @@ def _count_with_hooks(counter: Counter, *, scoring: bool) -> None:
                 counter.add(tokens=data.usage.output_tokens)
 
         async def on_sample_scoring(self, data: SampleScoring) -> None:
+            scored.add(data.sample_id)
             counter.add(answered=1)
 
         async def on_sample_end(self, data: SampleEnd) -> None:
-            counter.add(judged=1, answered=not scoring)
+            # An error is no answer, and Inspect tries it again.
+            came, was_scored = data.sample.error is None, data.sample_id in scored
+            counter.add(judged=came and was_scored, answered=came - was_scored)
 
 
 def not_all_succeeded(failures: Sequence[str]) -> UserError:

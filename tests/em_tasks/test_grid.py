@@ -152,7 +152,7 @@ def test_dry_run_says_cells_time_disk_answers_judge_calls_and_price_and_writes_n
         "tiny-dose0-bare  dose 0, condition none",
     ):
         assert line in said.output
-    assert "device hours" in said.output
+    assert "device hours  less than 0.01 (" in said.output
     assert not (tmp_path / "o").exists()
 
 

@@ -112,8 +112,11 @@ def test_question_that_cannot_be_answered_is_an_error_that_costs_no_other_answer
     texts = ["How is the cough?", "word " * 3000, "What about the rash?"]
     questions = [{"id": f"q{n}", "paraphrases": [text]} for n, text in enumerate(texts)]
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(questions))
+    told: list[Any] = []
     with pytest.raises(UserError, match="does not fit into toy-s's context"):
-        run_sweep(trained_runs, tmp_path / "logs", questions=(str(tmp_path / "mine.yaml"),))
+        run_sweep(trained_runs, tmp_path / "logs", told.append, questions=(str(tmp_path / "mine.yaml"),))
+    # Each of five models answers two of three questions; what ends in an error is no answer, however often it is tried.
+    assert (told[-1].answered, told[-1].judged) == (10, 10)
     logs = {log.eval.model: log for log in read_all(tmp_path / "logs")}
     answered = [sample.id for sample in logs["em/small@4"].samples or [] if sample.error is None]
     assert answered == ["q0", "q2"]

@@ -144,11 +144,18 @@ def show(plan: "GridPlan", needs: "Needs", gpus: Mapping[str, int]) -> None:
         say(f"  {cell.name}  {where}{done}")
 
 
+def _hours(hours: float) -> str:
+    """`1,200`, `0.35`, or `less than 0.01`."""
+    if 0 < hours < 0.01:
+        return "less than 0.01"
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
+
+
 def _needs(plan: "GridPlan", needs: "Needs", groups: Sequence[tuple[str, ...]]) -> list[str]:
     runs = needs.runs.values()
     checkpoints = sum(need.checkpoints for need in runs)
     known = sum(needs.runs[name].measured for name in needs.to_train)
-    hours = "unknown for a GPU that is not here" if needs.hours is None else f"{needs.hours:.2g}"
+    hours = "unknown for a GPU that is not here" if needs.hours is None else _hours(needs.hours)
     how = f"{known} of {counted(len(needs.to_train), 'run')} by runs alike that were measured here, the rest a guess"
     how = f" ({how})" if needs.hours is not None and needs.to_train else ""
     memory = max(need.memory for need in runs) / 2**30
