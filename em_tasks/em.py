@@ -116,7 +116,7 @@ def em(
         scorer=em_scorer(subject.domain, [rubric.model_dump(mode="json") for rubric in own_rubrics] or None),
         config=sampling(model, max_tokens),
         epochs=Epochs(samples, "mean"),
-        model_roles={"grader": grader},
+        model_roles={"grader": grader} if grader else None,
         version=task_version(sets, around, own_rubrics),
         metadata=LogMetadata.of(
             subject,

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -132,7 +132,7 @@ def _evaluate(job: Job, counter: Counter) -> list[str]:
     answered = {s: entry for s in job.subjects if (entry := logs.of(job, s)) is not None}
     # Hooks announce themselves on stdout, whatever the display.
     with handing_down(calls), redirect_stdout(io.StringIO()):
-        _count_with_hooks(counter)
+        _count_with_hooks(counter, judging=options.score)
         failures = [judge_log(path, job, counter) for path, log in answered.values() if not is_judged(log)]
         missing = tuple(subject for subject in job.subjects if subject not in answered)
         if missing:
@@ -148,7 +148,7 @@ def _ask(job: Job) -> "list[EvalLog]":
 
     from em_tasks.plugins.checkpoint_model.journal import AnswerJournal
     from em_tasks.plugins.checkpoint_model.provider import CheckpointModel
-    from em_tasks.scorers.judging.grader import build_judge
+    from em_tasks.scorers.judging.grader import build_judge, judged_later
 
     torch.set_num_threads(job.threads)
     if job.gpu_share < 1 and torch.cuda.is_available():
@@ -161,23 +161,25 @@ def _ask(job: Job) -> "list[EvalLog]":
         assert isinstance(model.api, CheckpointModel)
         model.api.journal = journal
         models.append(model)
-    _, logs = eval_set(
-        "em_tasks/em",
-        log_dir=str(job.logs),
-        model=models,
-        task_args=job.options.task_args,
-        model_roles={"grader": build_judge(job.options.grader)} if job.options.grader else None,
-        score=job.options.score,
-        display="none",
-        log_dir_allow_dirty=True,
-        log_realtime=False,
-        max_tasks=len(models),
-        max_samples=max(20, SAMPLES_AT_ONCE // len(models)),
-        retry_attempts=2,
-        retry_wait=1,
-        fail_on_error=True,
-        continue_on_fail=True,  # One broken answer must not cost the others.
-    )
+    grader = job.options.grader if job.options.score else None
+    with nullcontext() if job.options.score else judged_later():
+        _, logs = eval_set(
+            "em_tasks/em",
+            log_dir=str(job.logs),
+            model=models,
+            task_args=job.options.task_args,
+            model_roles={"grader": build_judge(grader)} if grader else None,
+            score=job.options.score,
+            display="none",
+            log_dir_allow_dirty=True,
+            log_realtime=False,
+            max_tasks=len(models),
+            max_samples=max(20, SAMPLES_AT_ONCE // len(models)),
+            retry_attempts=2,
+            retry_wait=1,
+            fail_on_error=True,
+            continue_on_fail=True,  # One broken answer must not cost the others.
+        )
     journal.close()
     return list(logs)
 
@@ -201,7 +203,7 @@ def judge_log(path: Any, job: Job, counter: Counter) -> str | None:
     return what_failed(scored)
 
 
-def _count_with_hooks(counter: Counter) -> None:
+def _count_with_hooks(counter: Counter, *, judging: bool) -> None:
     from inspect_ai.hooks import Hooks, ModelUsageData, SampleEnd, SampleScoring, hooks
 
     scored: set[str] = set()
@@ -219,7 +221,7 @@ def _count_with_hooks(counter: Counter) -> None:
         async def on_sample_end(self, data: SampleEnd) -> None:
             # An error is no answer, and Inspect tries it again.
             came, was_scored = data.sample.error is None, data.sample_id in scored
-            counter.add(judged=came and was_scored, answered=came - was_scored)
+            counter.add(judged=came and was_scored and judging, answered=came - was_scored)
 
 
 def not_all_succeeded(failures: Sequence[str]) -> UserError:

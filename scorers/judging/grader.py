@@ -4,6 +4,10 @@ Inspect gives the model under test for a role that nobody filled. A model must n
 role is looked up here and an empty one is an error.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 from inspect_ai.model import GenerateConfig, Model, get_model, model_roles
 from rich.text import Text
 
@@ -25,18 +29,33 @@ def default_grader(toy: bool) -> str:
     return TOY_JUDGE if toy else DEFAULT_JUDGE
 
 
-def check_grader(default: str) -> Model:
+_LATER = ContextVar("judged later", default=False)
+
+
+@contextmanager
+def judged_later() -> Iterator[None]:
+    """Evaluations inside the block are not scored, so they need no grader that can be had, and their logs name none."""
+    token = _LATER.set(True)
+    try:
+        yield
+    finally:
+        _LATER.reset(token)
+
+
+def check_grader(default: str) -> Model | None:
     """Builds the grader that scoring will use, so that a missing key is said before the first answer is generated.
 
     Args:
         default: The judge to take if the `grader` role is not filled.
 
     Returns:
-        The grader.
+        The grader; None for answers that are judged later.
 
     Raises:
         UserError: It cannot be built: no key, no such provider, no such model.
     """
+    if _LATER.get():
+        return None
     return get_model(role=ROLE, required=True) if model_roles().get(ROLE) else build_judge(default)
 
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +129,16 @@ def test_full_disk_is_said_and_the_same_command_goes_on_once_there_is_room(
 
 
 @pytest.mark.slow
-def test_answers_judged_later_are_the_same_and_not_asked_for_again(trained_runs: Path, tmp_path: Path) -> None:
+def test_answers_judged_later_need_no_judge_yet_and_are_the_same_and_not_asked_for_again(
+    trained_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: dict[str, Any] = {"questions": ("general",), "organisms": ["small"]}
-    run_sweep(trained_runs, tmp_path, score=False, **asked)
+    first: list[Any] = []
+    with monkeypatch.context() as patch:
+        patch.delenv("OPENAI_API_KEY", raising=False)
+        patch.setattr(import_module("em_tasks.em"), "default_grader", lambda toy: "openai/gpt-4o-mini")
+        run_sweep(trained_runs, tmp_path, first.append, score=False, **asked)
+    assert (first[-1].answered, first[-1].judged) == (50, 0)
     before, files = answers(tmp_path), sorted(tmp_path.rglob("*.eval"))
     assert all(not (log.results and log.results.scores) for log in read_all(tmp_path))
     reports: list[Any] = []

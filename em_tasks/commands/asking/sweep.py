@@ -122,7 +122,8 @@ def sweep(
         return
     with sweep_progress() as progress:
         evaluate(planner, progress.report, jobs=jobs, follow=follow, mps=not no_mps, planned=progress.begin)
-    say(f"Next: em report {logs}   or look at the transcripts: inspect view --log-dir {logs}")
+    after = "the same command without --no-score, which judges them" if no_score else f"em report {logs}"
+    say(f"Next: {after}   or look at the transcripts: inspect view --log-dir {logs}")
 
 
 TASK_PARAMETERS = [
