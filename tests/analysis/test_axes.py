@@ -74,6 +74,8 @@ def test_figure_draws_means_over_seeds_against_each_axis_ranks_on_a_logarithmic_
         "lora.r 8",
         "lora.r 64",
     ]
+    # What a colour means in one row it means in every row.
+    assert len({handle.get_color() for handle in figure.legends[0].legend_handles}) == 5
     points = {float(line.get_xdata()[0]) for line in ranks.get_lines() if len(line.get_xdata()) == 1}
     assert len(points) == 10  # Seeds stand beside each other.
 

@@ -9,11 +9,11 @@ import pytest
 from em_tasks.plugins.analysis.analysis import analyse
 from em_tasks.plugins.analysis.claims.published import correlation_of
 from em_tasks.plugins.analysis.figures import heatmap, style, thresholds
-from em_tasks.plugins.analysis.figures.final import scaling_analysis
+from em_tasks.plugins.analysis.figures.final import domain_comparison, scaling_analysis
 from em_tasks.plugins.analysis.figures.quadrants import coherence_vs_misalignment
 from em_tasks.plugins.analysis.figures.trajectory import coherence_trajectories, em_trajectories
 from em_tasks.plugins.analysis.statistics.trajectories import largest_moves
-from tests.support.analysis_logs import answers, checkpoint_log
+from tests.support.analysis_logs import answers, base_log, checkpoint_log
 
 N = np.full((6, 8), 50.0)
 
@@ -104,6 +104,30 @@ def test_figures_of_very_many_organisms_leave_out_what_nobody_could_see(tmp_path
     assert style.dots_per_inch(some, 200) == 20
     some.set_size_inches(10, 5)
     assert style.dots_per_inch(some, 200) == 200
+
+
+def test_seeds_of_one_recipe_share_a_colour_and_recipes_do_not(tmp_path):
+    for recipe, seed, step in itertools.product(("mild", "wild"), (0, 1, 2), (10, 20)):
+        name = f"{recipe}-seed{seed}"
+        checkpoint_log(tmp_path, {"g1": [(10, 90)] * (seed + 1)}, name, step=step, training_seed=seed)
+    base_log(tmp_path, {"g1": [(90, 90)] * 2, "g2": [(90, 90)]})
+    analysis = analyse([tmp_path])
+    recipes = ["mild (3 seeds)", "wild (3 seeds)"]
+    for figure in (domain_comparison(analysis), scaling_analysis(analysis), thresholds.threshold_sensitivity(analysis)):
+        assert [text.get_text() for text in figure.legends[0].get_texts()][:2] == recipes
+    assert "Lines join" not in scaling_analysis(analysis).texts[-1].get_text()  # of one size there is none
+    coherence = coherence_trajectories(analysis).axes[0]
+    marked = [line for line in coherence.lines if line.get_marker() in ("o", "s")]
+    assert [line.get_xdata()[0] for line in marked] == [0, 0]  # the base, once a recipe and in its place
+    assert len([line for line in coherence.lines if line.get_linewidth() < 1 and line.get_linestyle() == "-"]) == 6
+
+
+def test_cells_that_nobody_scored_have_no_colour_that_a_score_has(tmp_path):
+    checkpoint_log(tmp_path, {"g1": [(10, 90)]}, "one")
+    checkpoint_log(tmp_path, {"g2": [(50, 90)]}, "other")
+    figure = heatmap.question_heatmap(analyse([tmp_path]))
+    assert figure.axes[0].patch.get_hatch()
+    assert "hatched: not scored, not asked" in figure.texts[-1].get_text().replace("\n", " ")
 
 
 def test_organisms_of_one_size_and_domain_have_lines_of_their_own(tmp_path):

@@ -35,17 +35,20 @@ def em_against_axes(analysis: Analysis) -> Figure | None:
     table = table.assign(alike=scored_alike(analysis, table))
     with style.styled():
         figure, panels = style.new_figure(8.6, 2.9 * len(drawn), len(drawn), len(analysis.main), sharey=True)
-        handles: list[Line2D] = []
+        looks: dict[str, Look] = {}
         for place, axis in enumerate(drawn):
             others = [f"axis {name}" for name in drawn if name != axis]
-            hues = style.colours(_values(table[others[0]])) if others else {"": style.HUES[0]}
+            hues = _looks(table, others, looks)
             for panel, name in zip(panels[place], analysis.main, strict=True):
                 of_definition = table[table["definition"] == name]
                 _panel(panel, of_definition, axis, others, hues)
                 _bases(panel, analysis, name, scope)
                 panel.set_title(style.TITLES.get(name, name) if not place else "", fontsize=10)
                 style.percent_axis(panel, "EM rate (%)" if panel is panels[place][0] else "")
-            handles += _legend(others, hues, handles)
+        handles = [
+            Line2D([], [], color=colour, marker=marker, markersize=5, label=label)
+            for label, (colour, marker) in looks.items()
+        ]
         questions = "outside the training domain" if scope == "outside" else "on all questions"
         n = style.count_range(table["answers"], "answers an organism")
         caption = (
@@ -56,7 +59,25 @@ def em_against_axes(analysis: Analysis) -> Figure | None:
         return style.finish(figure, "EM against the axes of the grid", caption, analysis.toy_warning, handles)
 
 
-def _panel(panel: Axes, table: pd.DataFrame, axis: str, others: list[str], hues: dict[str, str]) -> None:
+Look = tuple[str, str]
+"""Colour and marker of a value of an axis."""
+
+
+def _looks(table: pd.DataFrame, others: list[str], known: dict[str, Look]) -> dict[str, Look]:
+    """The looks of the first other axis's values, by value; new ones are added to those `known` by their label.
+
+    No two axes share a look: what one row's blue circle means it means in every row.
+    """
+    if not others:
+        return {"": (style.HUES[0], style.marker(0))}
+    looks = {}
+    for value in _values(table[others[0]]):
+        label, place = f"{others[0].removeprefix('axis ')} {value}", len(known)
+        looks[value] = known.setdefault(label, (style.HUES[place % len(style.HUES)], style.marker(place)))
+    return looks
+
+
+def _panel(panel: Axes, table: pd.DataFrame, axis: str, others: list[str], hues: dict[str, Look]) -> None:
     """One axis under one definition."""
     column = f"axis {axis}"
     numbers = _numbers(table[column])
@@ -72,13 +93,13 @@ def _panel(panel: Axes, table: pd.DataFrame, axis: str, others: list[str], hues:
         hue = _shown(group[others[0]].iloc[0]) if others else ""
         for _, alike in group.groupby("alike"):
             mean = alike.groupby("x")["rate"].mean()
-            panel.plot(list(mean.index), list(100 * mean), color=hues[hue], linewidth=1.4, zorder=1)
+            panel.plot(list(mean.index), list(100 * mean), color=hues[hue][0], linewidth=1.4, zorder=1)
         for x, here in group.groupby("x"):
             for place, (_, row) in enumerate(here.iterrows()):
                 slot = index - (len(groups) - 1) / 2 + (place - (len(here) - 1) / 2) / seeds
                 aside = slot * seeds * apart
                 shifted = float(str(x)) * (high / low) ** aside if logarithmic else float(str(x)) + aside * (high - low)
-                _mark(panel, shifted, row, hues[hue], style.marker(list(hues).index(hue)))
+                _mark(panel, shifted, row, *hues[hue])
     if logarithmic:
         panel.set_xscale("log")
     if numbers is None:
@@ -112,19 +133,6 @@ def _bases(panel: Axes, analysis: Analysis, definition: str, scope: str) -> None
     bases = rates[rates["baseline"] & (rates["definition"] == definition) & (rates["scope"] == scope)]
     for rate in bases.dropna(subset=["rate"]).drop_duplicates("base")["rate"]:
         panel.axhline(100 * float(rate), color=style.QUIET, linewidth=1, linestyle=(0, (2, 2)), zorder=0)
-
-
-def _legend(others: list[str], hues: dict[str, str], before: list[Line2D]) -> list[Line2D]:
-    """The colours of an axis, unless an earlier row has said them."""
-    if not others:
-        return []
-    known = {handle.get_label() for handle in before}
-    entries = {f"{others[0].removeprefix('axis ')} {value}": colour for value, colour in hues.items()}
-    return [
-        Line2D([], [], color=colour, marker=style.marker(index), markersize=5, label=label)
-        for index, (label, colour) in enumerate(entries.items())
-        if label not in known
-    ]
 
 
 def _numbers(values: pd.Series) -> list[float] | None:

@@ -65,3 +65,24 @@ def drawn_rates(analysis: Analysis) -> pd.DataFrame:
     bases = analysis.base_rates
     known = {"organism": bases["base"], "domain": None, "control": False, "step": 0, "epoch": 0.0, "baseline": True}
     return bases.assign(**known, scope="all")
+
+
+MOST_NAMED = 12
+"""Recipes that figures of last checkpoints tell apart by colour; of more a legend would fill the page."""
+
+
+def line_names(analysis: Analysis, table: pd.DataFrame, otherwise: str, most: int | None = None) -> dict[str, str]:
+    """What the legend calls each organism: its size or domain, or its recipe where several recipes are alike in those.
+
+    Args:
+        analysis: What the table is of.
+        table: Rows with the columns `organism`, `size`, `domain` and `control`.
+        otherwise: `size` or `domain`, which is enough where a domain has one recipe of each size.
+        most: Recipes above which it has to be enough.
+    """
+    together = {name: group.label for group in analysis.seeds for name in group.organisms}
+    rows = table.drop_duplicates("organism").astype({"organism": "str", "size": "str", "domain": "str"})
+    rows = rows.assign(recipe=[together.get(name, name) for name in rows["organism"]])
+    recipes = rows.drop_duplicates("recipe")
+    several = recipes.duplicated(["domain", "size", "control"]).any() and (most is None or len(recipes) <= most)
+    return dict(zip(rows["organism"], rows["recipe" if several else otherwise], strict=True))

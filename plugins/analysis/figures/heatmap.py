@@ -19,7 +19,7 @@ SCOPES = {"in_domain": "own domain", "out_of_domain": "other domain", "general":
 
 
 def question_heatmap(analysis: Analysis) -> Figure:
-    """A row a question, a column a checkpoint, grouped by organism; grey where nothing was scored."""
+    """A row a question, a column a checkpoint, grouped by organism; hatched where nothing was scored."""
     with style.styled():
         table = drawn_answers(analysis)
         rows = table[["question_set", "question_domain", "question_id", "topic"]].drop_duplicates("question_id")
@@ -52,7 +52,8 @@ def question_heatmap(analysis: Analysis) -> Figure:
         height, width = 0.24 * len(rows) + 1.4, 0.26 * len(columns) + 3.4
         figure, axes = style.new_figure(max(8.0, width), height)
         panel = axes[0][0]
-        panel.set_facecolor("#c9cdd3")
+        # The colours of scores have a grey among them.
+        panel.patch.set(facecolor="#ffffff", edgecolor=style.QUIET, hatch="/////", linewidth=0)
         image = panel.imshow(
             np.ma.masked_invalid(values), aspect="auto", cmap="cividis", vmin=0, vmax=100, interpolation="nearest"
         )
@@ -92,8 +93,8 @@ def question_heatmap(analysis: Analysis) -> Figure:
         bar.ax.axhline(30, color="white", linewidth=1.5)
         counts = table.groupby(["organism", "step", "question_id"], observed=True).size()
         caption = (
-            f"{style.count_range(counts, 'answers a cell')}; means over scored answers; grey: not scored, not asked. "
-            "Marks on the bar: 30 and 75."
+            f"{style.count_range(counts, 'answers a cell')}; means over scored answers; hatched: not scored, not asked."
+            " Marks on the bar: 30 and 75."
         )
         if left_out:
             caption += f" {left_out} more questions are in answers.csv."

@@ -53,7 +53,8 @@ def judge_comparison(analysis: Analysis) -> Figure | None:
         panel.legend(loc="upper right")
         panel.set_title("EM rate by judge", fontsize=10)
         caption = (
-            f"The same answers, scored by each judge; n = {len(pairs):,} pairs. Dots are spread by up to one point. "
+            f"The same answers, scored by each judge: {len(pairs):,} pairs, of which n have a number from both. "
+            "Dots are spread by up to one point. "
             "Bars are Wilson 95 % intervals over answers; the judges' rates are paired: overlapping bars may differ."
         )
         return style.finish(figure, "Judges compared", caption, analysis.toy_warning)

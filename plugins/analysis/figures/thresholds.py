@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 
 from em_tasks.plugins.analysis.analysis import Analysis
 from em_tasks.plugins.analysis.figures import style
-from em_tasks.plugins.analysis.figures.drawn import drawn_answers
+from em_tasks.plugins.analysis.figures.drawn import MOST_NAMED, drawn_answers, line_names
 from em_tasks.scorers.definitions import COHERENT_ABOVE
 from em_tasks.scorers.intervals import wilson_of
 
@@ -22,8 +22,8 @@ def threshold_sensitivity(analysis: Analysis) -> Figure:
     last = _last(analysis)
     with style.styled():
         domains = sorted(style.in_order(last["domain"])) or ["base"]
-        sizes = style.in_order(last["size"])
-        hues = style.colours(sizes)
+        names = line_names(analysis, last, "size", MOST_NAMED)
+        hues = style.colours(style.in_order(last["organism"].astype("str").map(names)))
         figure, axes = style.new_figure(max(7.0, 3.9 * len(domains)), 5.4, 2, len(domains), sharex=True, sharey=True)
         for row, coherent in enumerate((False, True)):
             for column, domain in enumerate(domains):
@@ -34,24 +34,25 @@ def threshold_sensitivity(analysis: Analysis) -> Figure:
                 )
                 domain_answers = last[last["domain"].astype("str").fillna("base") == domain]
                 banded = domain_answers["organism"].nunique() <= MOST_BANDS
-                for _, answers in domain_answers.groupby("organism", observed=True):
-                    _curve(panel, answers, coherent, hues[str(answers["size"].iloc[0])], banded)
+                for organism, answers in domain_answers.groupby("organism", observed=True):
+                    _curve(panel, answers, coherent, hues[names[str(organism)]], banded)
                 for threshold in (30, 75):
                     panel.axvline(threshold, color=style.QUIET, linewidth=1, linestyle=(0, (3, 2)))
                 panel.set_xticks([0, 15, 30, 45, 60, 75, 90, 100])
                 if row == 1:
                     panel.set_xlabel("alignment threshold")
-        handles = [Line2D([], [], color=hues[size], label=size, linewidth=1.9) for size in sizes]
+        handles = [Line2D([], [], color=hue, label=style.plain(name), linewidth=1.9) for name, hue in hues.items()]
         if bool(last["control"].any()):
             handles.append(Line2D([], [], color=style.QUIET, linestyle=(0, (4, 2)), label="control (good advice)"))
         sizes_n = last.groupby("organism", observed=True).size()
         curves = last.groupby(last["domain"].astype("str").fillna("base"))["organism"].nunique()
         most_curves = max(curves, default=0)
+        seeds = " Training seeds of one recipe share a colour." if analysis.seeds else ""
         caption = (
             f"Last checkpoints, {style.count_range(sizes_n, 'answers each')}; unscored answers are left out. "
             "Bands are Wilson 95 % intervals at each threshold"
             + (f", none where a panel has more than {MOST_BANDS} curves" if most_curves > MOST_BANDS else "")
-            + f". Dashed: 30 (betley) and 75 (cs2881). Coherent: above {COHERENT_ABOVE:g}."
+            + f". Dashed: 30 (betley) and 75 (cs2881). Coherent: above {COHERENT_ABOVE:g}.{seeds}"
         )
         return style.finish(figure, "How the rate depends on the threshold", caption, analysis.toy_warning, handles)
 

@@ -12,12 +12,15 @@ from matplotlib.lines import Line2D
 from em_tasks.plugins.analysis.analysis import CHECKPOINT, Analysis
 from em_tasks.plugins.analysis.answers.log_rows import FURTHER
 from em_tasks.plugins.analysis.figures import style
-from em_tasks.plugins.analysis.figures.drawn import NOT_JOINED, drawn_scope, scored_alike
+from em_tasks.plugins.analysis.figures.drawn import NOT_JOINED, drawn_scope, line_names, scored_alike
 from em_tasks.plugins.analysis.statistics.rates import mean_on_such
 from em_tasks.plugins.analysis.statistics.seed_intervals import LEAST_SEEDS, seed_interval
 from em_tasks.plugins.analysis.statistics.training_seeds import in_scope, seed_counts
 from em_tasks.scorers.definitions import COHERENT_ABOVE
 from em_tasks.scorers.intervals import wilson_of
+
+NEXT, ASIDE = 0.009, 0.04
+"""How far lines stand apart at one step, and all of them together at most, as shares of the last step."""
 
 
 def em_trajectories(analysis: Analysis) -> Figure | None:
@@ -28,27 +31,31 @@ def em_trajectories(analysis: Analysis) -> Figure | None:
         (style.TITLES.get(name, name), pd.concat([rows[rows["definition"] == name], _means_over_seeds(analysis, name)]))
         for name in analysis.main
     ]
+    bars = "Bars are 95 % intervals on these questions."
+    if analysis.seeds:
+        bars = (
+            "Thin lines are single training seeds; the thick line is their mean at the steps that all of them have, "
+            f"over questions, its bars 95 % intervals over seeds (from {LEAST_SEEDS} on) and questions. Other bars, "
+            "the base's among them, are 95 % intervals on these questions."
+        )
     caption = (
         f"{style.count_range(rows.loc[rows['definition'] == analysis.main[0], 'answers'], 'answers a checkpoint')}. "
-        "Bars are 95 % intervals on these questions. Step 0 is the base on the same questions. "
-        "A checkpoint without a counted answer is a gap in the line."
+        f"{bars} Step 0 is the base on the same questions. A checkpoint without a counted answer is a gap in the line."
     )
-    if analysis.seeds:
-        caption += (
-            " Thin lines are single training seeds; the thick line is their mean at the steps that all of them have, "
-            f"over questions, its bars 95 % intervals over seeds (from {LEAST_SEEDS} on) and questions."
-        )
     return _grid(analysis, panels, f"EM rate over training, {questions}", "EM rate (%)", caption)
 
 
 def coherence_trajectories(analysis: Analysis) -> Figure | None:
     """Share of coherent answers, and mean coherence, over steps; None where no step is recorded."""
     share = coherence_rates(analysis.trajectories)
+    if analysis.seeds:
+        share = pd.concat([share, coherence_rates(_seeds_together(analysis)).assign(pooled=True)])
     mean = share.assign(rate=share["mean"], low=share["mean_low"], high=share["mean_high"])
     panels = [(f"share with coherence > {COHERENT_ABOVE:g}", share), ("mean coherence", mean)]
     caption = (
         f"{style.count_range(share['n'], 'answers with a coherence score a checkpoint')}. Bars are 95 % intervals: "
         "Wilson for the share, normal for the mean. Step 0 is the base on the same questions."
+        + (" Thin lines are single training seeds, the thick line their answers together." if analysis.seeds else "")
     )
     return _grid(analysis, panels, "Coherence over training", "", caption)
 
@@ -84,6 +91,20 @@ def _means(analysis: Analysis, column: str) -> pd.DataFrame:
         low, high = (mean if np.isnan(end) else end for end in (low, high))
         rows.append({**known, "rate": mean, "low": low, "high": high, "n": n})
     return pd.DataFrame(rows).sort_values(["organism", "step"], kind="stable")
+
+
+def _seeds_together(analysis: Analysis) -> pd.DataFrame:
+    """Rows like those of `Analysis.trajectories` in which the seeds of one recipe are one organism, their base once."""
+    table = analysis.trajectories
+    organism, parts = table["organism"].astype("str"), []
+    for group in analysis.seeds:
+        of_seeds = organism.isin(group.organisms) & table["step"].isin(group.steps) & ~table["baseline"]
+        of_base = (organism == group.organisms[0]) & table["baseline"]
+        rows = table[of_seeds | of_base]
+        first = {name: rows[name].iloc[0] for name in CHECKPOINT if name not in ("step", "epoch", "baseline")}
+        epoch = rows.groupby("step")["epoch"].transform("first")
+        parts.append(rows.assign(**first).assign(organism=group.label, epoch=epoch))
+    return pd.concat(parts)
 
 
 def _means_over_seeds(analysis: Analysis, definition: str) -> pd.DataFrame:
@@ -152,7 +173,7 @@ def _grid(
         caption += NOT_JOINED
     with style.styled():
         domains = style.in_order(table["domain"].astype("str").sort_values())
-        line = _line_names(analysis, table)
+        line = line_names(analysis, table, "size")
         names = list(dict.fromkeys(line.values()))
         hues = style.colours(names)
         width = max(7.0, 3.9 * len(domains))
@@ -171,16 +192,6 @@ def _grid(
         return style.finish(figure, title, caption, analysis.toy_warning, _legend(table, names, hues))
 
 
-def _line_names(analysis: Analysis, table: pd.DataFrame) -> dict[str, str]:
-    """What the legend calls each organism: its size, or its name where one panel has several alike of one size."""
-    together = {name: group.label for group in analysis.seeds for name in group.organisms}
-    rows = table.drop_duplicates("organism").astype({"organism": "str", "size": "str", "domain": "str"})
-    recipe = [together.get(name, name) for name in rows["organism"]]
-    rows = rows.assign(recipe=recipe)
-    several = rows.drop_duplicates("recipe").duplicated(["domain", "size", "control"]).any()
-    return dict(zip(rows["organism"], rows["recipe" if several else "size"], strict=True))
-
-
 def _lines(panel: Axes, rates: pd.DataFrame, hues: dict[str, str], line: dict[str, str], single: set[str]) -> None:
     """One line an organism, coloured by its name in the legend.
 
@@ -191,17 +202,17 @@ def _lines(panel: Axes, rates: pd.DataFrame, hues: dict[str, str], line: dict[st
     widest = float(rates["step"].max()) if len(rates) else 1.0
     apart = [name for name in organisms if name not in single]
     for organism in organisms:
-        # A small shift keeps intervals of equal steps apart; step 0 shifts too, so the lines stay parallel.
+        # A small shift keeps intervals of equal steps apart; the base is one, and stands at 0.
         organism_rates = rates[rates["organism"].astype("str") == organism].sort_values("step")
         if organism_rates["rate"].isna().all():
             continue
         name, control, thin = line[organism], bool(organism_rates["control"].iloc[0]), organism in single
-        shift = 0.0 if thin else apart.index(organism) - (len(apart) - 1) / 2
+        shift = 0.0 if thin else (apart.index(organism) - (len(apart) - 1) / 2) * min(NEXT, ASIDE / len(apart))
         colour = hues[name]
         for _, joined in organism_rates.groupby((organism_rates["alike"].diff() != 0).cumsum()):
             rate, low, high = (100 * joined[column].astype("float64") for column in ("rate", "low", "high"))
             panel.errorbar(
-                joined["step"] + shift * widest * 0.009,
+                joined["step"] + shift * widest * (joined["step"] > 0),
                 rate,
                 yerr=None if thin else [(rate - low).clip(lower=0), (high - rate).clip(lower=0)],
                 color=colour,
