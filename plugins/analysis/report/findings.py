@@ -50,8 +50,8 @@ HOW = (
     "Rates are their definition's, differences those of mean question rates. Last checkpoints against their bases "
     "outside the training domain are the primary family. An interval (95 %) goes with the p beside it, which is that "
     "of this comparison alone; `corrected` is the same p after correction within its family (Holm), and only what that "
-    "leaves below 0.05 is shown. What is shown on such questions has to be shown on these too, so that the corrected p "
-    "there is never the smaller. Where seeds are named, these means these training runs, and such the recipe's seeds "
+    "leaves below 0.05 is shown. Of such questions nothing is surer than of these: the interval contains theirs, and p "
+    "is never the smaller. Where seeds are named, these means these training runs, and such the recipe's seeds "
     "in general; all else is said of single training runs. Narrow is what is shown inside the domain and not shown "
     "outside, where it may be all the same."
 )
