@@ -140,3 +140,18 @@ def test_organisms_of_one_size_and_domain_have_lines_of_their_own(tmp_path):
     colours = {line.get_color() for line in figure.axes[0].lines if line.get_marker() in style.MARKERS}
     assert len(colours) == 2
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "other"]
+
+
+def test_every_figure_gives_a_size_the_same_colour_in_the_order_of_sizes(tmp_path):
+    for size, parameters in (("L", 3000), ("M", 2000), ("S", 1000)):
+        changes = {"base": f"base-{size}", "size": size, "parameters": parameters}
+        base_log(tmp_path, answers([(90, 90)], 3), **changes)
+        checkpoint_log(tmp_path, answers([(10, 90)], 3), organism=f"med-{size}", **changes)
+    analysis = analyse([tmp_path])
+    legends = []
+    for draw in (em_trajectories, coherence_trajectories, thresholds.threshold_sensitivity):
+        legend = draw(analysis).legends[0]
+        handles = zip(legend.get_texts(), legend.get_lines(), strict=True)
+        legends.append([(text.get_text(), line.get_color()) for text, line in handles])
+    assert [name for name, _ in legends[0]] == ["S", "M", "L"]
+    assert legends[0] == legends[1] == legends[2]

@@ -82,6 +82,9 @@ def line_names(analysis: Analysis, table: pd.DataFrame, otherwise: str, most: in
     """
     together = {name: group.label for group in analysis.seeds for name in group.organisms}
     rows = table.drop_duplicates("organism").astype({"organism": "str", "size": "str", "domain": "str"})
+    # In the tables' order, by size, so that every figure gives a name the same colour.
+    place = {name: number for number, name in enumerate(dict.fromkeys(analysis.rates["organism"].astype("str")))}
+    rows = rows.sort_values("organism", key=lambda names: names.map(place), kind="stable")
     rows = rows.assign(recipe=[together.get(name, name) for name in rows["organism"]])
     recipes = rows.drop_duplicates("recipe")
     several = recipes.duplicated(["domain", "size", "control"]).any() and (most is None or len(recipes) <= most)

@@ -67,13 +67,13 @@ def domain_comparison(analysis: Analysis) -> Figure:
 
 def scaling_analysis(analysis: Analysis) -> Figure | None:
     """Final EM rate against the number of parameters, a line a domain or recipe; None where no number is known."""
-    table, _ = _named(analysis)
+    table, names = _named(analysis)
     table = table[table["parameters"].notna()]
     if table.empty:
         return None
     table = table.assign(alike=scored_alike(analysis, table))
     with style.styled():
-        names = sorted(style.in_order(table.loc[~table["baseline"], "name"]))
+        names = [name for name in names if (table.loc[~table["baseline"], "name"] == name).any()]
         hues, lines = style.colours(names), False
         figure, axes = style.new_figure(max(8.6, TITLE * len(analysis.main)), 3.3, 1, len(analysis.main), sharey=True)
         for panel, name in zip(axes[0], analysis.main, strict=True):
@@ -111,7 +111,8 @@ def _named(analysis: Analysis) -> tuple[pd.DataFrame, list[str]]:
     table = drawn_rates(analysis)
     names = line_names(analysis, table, "domain", MOST_NAMED)
     table = table.assign(name=table["organism"].astype("str").map(names))
-    return table, sorted(style.in_order(table.loc[~table["baseline"], "name"]))
+    drawn = set(table.loc[~table["baseline"], "name"])
+    return table, [name for name in dict.fromkeys(names.values()) if name in drawn]
 
 
 def _placed(rates: pd.DataFrame, names: list[str]) -> pd.DataFrame:

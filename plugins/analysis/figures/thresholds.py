@@ -23,7 +23,7 @@ def threshold_sensitivity(analysis: Analysis) -> Figure:
     with style.styled():
         domains = sorted(style.in_order(last["domain"])) or ["base"]
         names = line_names(analysis, last, "size", MOST_NAMED)
-        hues = style.colours(style.in_order(last["organism"].astype("str").map(names)))
+        hues = style.colours(list(dict.fromkeys(names.values())))
         figure, axes = style.new_figure(max(7.0, 3.9 * len(domains)), 5.4, 2, len(domains), sharex=True, sharey=True)
         for row, coherent in enumerate((False, True)):
             for column, domain in enumerate(domains):
