@@ -139,16 +139,16 @@ def head(gpus: int) -> Iterator[str]:
     # Ray starts a process for every CPU at once.
     hardware = [f"--num-gpus={gpus}", f"--num-cpus={CPUS}", f"--object-store-memory={2 * 10**8}"]
     start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={PORT}"]
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as output:
         ray = subprocess.Popen(
             [*start, *hardware, "--include-dashboard=false", "--disable-usage-stats"],
-            stdout=said, stderr=said, start_new_session=True,
+            stdout=output, stderr=output, start_new_session=True,
         )  # fmt: skip
         try:
             deadline = time.monotonic() + PATIENCE
-            while b"Ray runtime started" not in (told := _read(said)):
+            while b"Ray runtime started" not in (written := _read(output)):
                 if ray.poll() is not None or time.monotonic() > deadline:
-                    raise UserError(f"Ray does not start: {told.decode(errors='replace')[-1000:]}")
+                    raise UserError(f"Ray does not start: {written.decode(errors='replace')[-1000:]}")
                 time.sleep(0.1)
             yield f"127.0.0.1:{PORT}"
         finally:

@@ -11,7 +11,18 @@ from em_tasks.grid.budget import Budget
 from em_tasks.grid.copying import Copying
 from em_tasks.grid.executors.protocol import Ended, Executor
 from em_tasks.grid.plan import AskedAlike, GridPlan
-from em_tasks.grid.units import NOW, WHOLE, Evaluate, JudgeAgain, Report, Train, TrainTogether, Unit, place_of
+from em_tasks.grid.units import (
+    GPU_STEPS,
+    NOW,
+    WHOLE,
+    Evaluate,
+    JudgeAgain,
+    Report,
+    Train,
+    TrainTogether,
+    Unit,
+    place_of,
+)
 from em_tasks.plugins.errors import UserError
 from em_tasks.sweep.logs import Logs, outstanding, read_logs
 from em_tasks.sweep.plan import Job, Planner, shared_out
@@ -22,8 +33,6 @@ LOOK_AGAIN = 10.0
 SHARE = 20
 """A look takes one of so many parts of the driver's time at most: it reads every manifest and every log's head."""
 MOST_NAMED = 5
-HUNDREDTHS = 100
-"""Shares of a GPU that training is given come in these, as Ray's do."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +124,7 @@ class Driver:
                 left = {name: recipe for name, recipe in left.items() if name not in group}
         # Several share a GPU only where there are more of them than GPUs: else one would be filled and others idle.
         each = -(-(len(units) + len(left)) // self.executor.width)
-        least = HUNDREDTHS // max(1, each) / HUNDREDTHS
+        least = GPU_STEPS // max(1, each) / GPU_STEPS
         shares = {name: max(least, self.shares.get(name, WHOLE)) for name in left}
         return [*units, *(Train(left[name], self.plan.runs, shares[name], self.threads) for name in left)]
 

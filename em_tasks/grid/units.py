@@ -29,6 +29,8 @@ LOG, NOW = ".log", ".now"
 PATIENCE = 120.0
 """Seconds that a run's lock is waited for: a node that died holds it until the others notice."""
 WHOLE = 1.0
+GPU_STEPS = 100
+"""Shares of a GPU come in hundredths, as Ray's do."""
 MOMENT = "%Y-%m-%d %H:%M:%S"
 
 

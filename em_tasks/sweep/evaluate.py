@@ -111,7 +111,7 @@ def evaluate(job: Job, send: Callable[[Any], None]) -> list[str]:
         put_aside((path for path in logs.unreadable if path.is_relative_to(job.logs)), counter.note)
         left = outstanding([job], logs)
         finished = job.answers - sum(each.answers for each in left)
-        counter.add(answered=finished, judged=finished)
+        counter.add(answered=finished, judged=finished if job.options.score else 0)
         counter.flush()
         if job.options.score and (job.folder / ANSWERS).is_dir():
             remove_unjudged(job.logs)

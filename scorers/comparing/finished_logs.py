@@ -6,6 +6,7 @@ goes on where it was.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -68,7 +69,7 @@ def finished_logs(
     """
     finished = FinishedLogs([])
     for source in find_logs(paths):
-        why = _why_not(source, unusable)
+        why = _why_not(source, unusable, _state(source))
         if why is None:
             finished.sources.append(source)
         else:
@@ -79,8 +80,18 @@ def finished_logs(
     return finished
 
 
-def _why_not(source: str, unusable: Callable[[EvalLog], str | None]) -> str | None:
+def _state(source: str) -> tuple[int, int] | None:
+    """What tells a file's content from an earlier one; None where it is no ordinary file."""
     if not Path(source).is_file():
+        return None
+    status = Path(source).stat()
+    return status.st_mtime_ns, status.st_size
+
+
+@lru_cache(maxsize=10_000)
+def _why_not(source: str, unusable: Callable[[EvalLog], str | None], state: tuple[int, int] | None) -> str | None:
+    """Kept: a command looks at its logs, says what judging them will cost, and judges them, each by the same files."""
+    if state is None:
         return "it is no ordinary file"
     try:
         log = read_eval_log(source)

@@ -17,6 +17,7 @@ from em_tasks.trainers.base import load_base, load_tokenizer
 from em_tasks.trainers.data.chat import encode_prompt
 from em_tasks.trainers.loop.references import reference_of
 from em_tasks.trainers.passes.packing import use_packed_attention
+from em_tasks.trainers.run.base_names import Precision
 from em_tasks.trainers.run.checkpoints import find_checkpoint
 from em_tasks.trainers.run.reference import PROMPTS, TOKENS, TOP, Place, Reference, ReferenceAnswer, read_reference
 
@@ -61,10 +62,10 @@ class Plain:
 class Bench(Plain):
     """toy-s with all checkpoints of `small` on it."""
 
-    def __init__(self, runs: Path, precision: str) -> None:
+    def __init__(self, runs: Path, precision: Precision) -> None:
         self.precision = precision
         self.references: dict[int, Reference] = {}
-        base = load_base("toy-s", precision, "cpu")  # type: ignore[arg-type]
+        base = load_base("toy-s", precision, "cpu")
         for step in STEPS:
             checkpoint = find_checkpoint(runs, f"small@{step}")
             reference = read_reference(checkpoint)

@@ -9,6 +9,7 @@ from inspect_ai.log import read_eval_log, write_eval_log
 
 from em_tasks.commands.results.judge import judge, rescore
 from em_tasks.plugins.errors import UserError
+from em_tasks.scorers.comparing import finished_logs as finished_logs_module
 from em_tasks.scorers.comparing.finished_logs import UNFINISHED, find_logs, finished_logs, new_places
 from em_tasks.scorers.comparing.rescore import rescore as read_again
 from em_tasks.scorers.judging.reading import Settings
@@ -34,6 +35,23 @@ def logs(tmp_path):
     log.status, log.samples = "success", []
     write_eval_log(log, str(folder / "bare.eval"))
     return folder, good.name
+
+
+def test_logs_are_read_once_until_they_change(logs, monkeypatch):
+    folder, good = logs
+    read = []
+
+    def counted(source):
+        read.append(source)
+        return read_eval_log(source)
+
+    monkeypatch.setattr(finished_logs_module, "read_eval_log", counted)
+    assert finished_logs([folder]) == finished_logs([folder])
+    assert sorted(read) == sorted(find_logs([folder]))
+    (folder / good).write_bytes(b"")
+    with pytest.raises(UserError, match=r"No log can be used\."):
+        finished_logs([folder])
+    assert len(read) == len(find_logs([folder])) + 1
 
 
 BAD = ("empty", "half", "garbage", "started", "bare")

@@ -14,14 +14,12 @@ from typing import Any
 
 from em_tasks.grid.executors.protocol import Ended, More
 from em_tasks.grid.places import Place, look_around
-from em_tasks.grid.units import Unit, do
+from em_tasks.grid.units import GPU_STEPS, Unit, do
 from em_tasks.plugins.errors import UserError
 from em_tasks.sweep.pool import PATIENCE, signals_stop
 
 RETRIES = 5
 """Times a unit is run again whose process or node was lost. What it had saved is not done again."""
-STEPS = 100
-"""Fractions of a GPU are rounded up to hundredths."""
 
 
 class OnRay:
@@ -89,7 +87,7 @@ class OnRay:
                 task = self._ray.remote(max_calls=1)(do).options(
                     name=unit.name,
                     num_cpus=unit.threads,
-                    num_gpus=ceil(round(unit.gpu * STEPS, 6)) / STEPS if gpus else 0,
+                    num_gpus=ceil(round(unit.gpu * GPU_STEPS, 6)) / GPU_STEPS if gpus else 0,
                     max_retries=RETRIES,
                 )
                 running[task.remote(unit, folder)] = unit

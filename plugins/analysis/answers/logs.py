@@ -377,8 +377,8 @@ def _another_text(answers: pd.DataFrame, keys: pd.DataFrame, other: pd.Series) -
     pairs = places[other].merge(places[~other], on=ANSWER_KEY, suffixes=("", "_kept"))
     text, kept = (answers["answer"].loc[pairs[name]].to_numpy(object) for name in ("place", "place_kept"))
     unlike = [
-        one != two and SCORES_TEXT not in (one, two) and one.split() != two.split()
-        for one, two in zip(text, kept, strict=True)
+        answer != first and SCORES_TEXT not in (answer, first) and answer.split() != first.split()
+        for answer, first in zip(text, kept, strict=True)
     ]
     return pd.Series(keys.index.isin(pairs["place"][unlike]), keys.index)
 

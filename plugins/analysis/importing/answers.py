@@ -185,9 +185,7 @@ def _said(messages: Any, role: str) -> str:
 
 def _rated(table: Table, columns: Columns, rubric: str, scale: Scale | None) -> list[Rated]:
     name = columns.of.get(rubric)
-    if name is None or (
-        rubric == "coherence" and all(_text(value).strip().lower() in NOTHING for value in table[name])
-    ):
+    if name is None or (rubric == "coherence" and _is_empty(table[name])):
         return [Rated(math.nan)] * table.rows
     known: dict[Any, Rated] = {}
     rated = []
