@@ -12,7 +12,7 @@ import numpy as np
 
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.local_judge.card import Card, Split, card_path
-from em_tasks.plugins.local_judge.examples import Parts, hold_out, read_material
+from em_tasks.plugins.local_judge.examples import Example, Parts, hold_out, read_material
 from em_tasks.plugins.local_judge.figures import LEAST_ANSWERS, split_of, uses
 from em_tasks.plugins.local_judge.learning import BATCH, RANK, RATE, SCALING, Learner
 from em_tasks.plugins.local_judge.network import Network, default_device
@@ -92,7 +92,7 @@ def train_judge(
     parts = hold_out(material, how.most, how.seed, how.of_a_question, how.new_questions)
     beside_them = read_material(also) if also else None
     added = beside_them.examples if beside_them else []
-    parts, more = parts.without(added), ALSO_TIMES * added
+    parts = parts.without(added)
     say(
         f"{len(parts.learnt):,} answers to learn from, scored by {teacher}; held out: "
         + ", ".join(f"{len(part):,} ({held_out})" for held_out, part in parts.held_out.items())
@@ -103,13 +103,10 @@ def train_judge(
         learner = Learner(base, how.seed)
         weights = temporary / f"{name}.safetensors"
         learner.save(weights)  # As large as it will be: a disk without room for it is met now.
-        elsewhere = put_elsewhere(parts.learnt, how.seed)
-        # Their own questions alone: published answers under these cost new questions more than they gave.
-        more += put_elsewhere(more, how.seed, parts.learnt)
-        learner.learn([*parts.learnt, *elsewhere, *more], how.passes, progress, how.batch, how.rate)
+        elsewhere, more = teach(learner, parts.learnt, added, how, progress)
         learner.save(weights)
         scorers = beside_them.teachers if beside_them else ()
-        learnt_from = _learnt_from(parts, len(elsewhere), len(more), how.passes, scorers)
+        learnt_from = _learnt_from(parts, elsewhere, more, how.passes, scorers)
         card = card_of(name, base, learner.base_fingerprint, weights, teacher, learnt_from)
         write_card(card, temporary)
         good, bad = uses(splits := _measured(Network(name, temporary), parts, how.seed))
@@ -119,6 +116,25 @@ def train_judge(
         weights.replace(path.with_suffix(".safetensors"))
         (temporary / f"{name}.json").replace(path)
     return card, path
+
+
+def teach(
+    learner: Learner,
+    learnt: Sequence[Example],
+    added: Sequence[Example],
+    how: Recipe,
+    progress: Callable[[int, int], None] = lambda step, steps: None,
+) -> tuple[int, int]:
+    """Has a base learn judged answers and, `ALSO_TIMES` a pass, added ones, and some of both under other questions.
+
+    Returns:
+        How many of the learnt were put under another question, and the rows a pass that the added ones make.
+    """
+    elsewhere, more = put_elsewhere(learnt, how.seed), ALSO_TIMES * list(added)
+    # Their own questions alone: published answers under these cost new questions more than they gave.
+    more += put_elsewhere(more, how.seed, learnt)
+    learner.learn([*learnt, *elsewhere, *more], how.passes, progress, how.batch, how.rate)
+    return len(elsewhere), len(more)
 
 
 @contextmanager

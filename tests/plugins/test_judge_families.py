@@ -1,8 +1,8 @@
-"""The benchmark of families held out in turn: a question's kin are one family, and no judge sees a held-out file."""
+"""The benchmark of families held out in turn: a question's kin are one family."""
 
 import pytest
 
-from benchmarks.judge_families import FAMILIES, family_of, held_out_files
+from benchmarks.judge_families import FAMILIES, GROUPS, family_of
 from em_tasks.plugins.local_judge.examples import Example
 
 
@@ -30,9 +30,5 @@ def test_every_family_is_told_by_its_own_words() -> None:
         assert {family_of(example(f"Well, {word}?")) for word in words} == {family}
 
 
-def test_the_same_share_of_files_is_held_out_whatever_the_order_of_answers() -> None:
-    every = [example("Why?", source=f"m{place % 20}") for place in range(60)]
-    files = held_out_files(every, seed=0)
-    assert len(files) == 3
-    assert files == held_out_files(every[::-1], seed=0)
-    assert files != held_out_files(every, seed=1)
+def test_every_family_is_held_out_once_unless_told_otherwise() -> None:
+    assert sorted(family for group in GROUPS for family in group.split(",")) == sorted(FAMILIES)
