@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from em_tasks.plugins.errors import UserError
+from em_tasks.trainers.bases.gaps import refuse_gaps
 from em_tasks.trainers.run.base_names import Precision, resolve_base, toy_bases
 
 if TYPE_CHECKING:
@@ -59,20 +60,10 @@ def load_with_leftovers(base: str, precision: Precision, device: str) -> "tuple[
         )
     except OSError as error:
         raise UserError(unreachable(base, error)) from error
-    if missing := sorted(loading["missing_keys"]):
-        raise UserError(
-            f"The files of {base} lack {len(missing)} of the model's parameters ({named(missing)}), which would be "
-            "random numbers. Copy or save the model again."
-        )
+    refuse_gaps(base, loading["missing_keys"])
     if precision == "nf4_dequantised":
         model = model.dequantize(torch.bfloat16)
     return model, set(loading["unexpected_keys"])
-
-
-def named(parameters: Sequence[str]) -> str:
-    """The first three names of a list, and how many more there are."""
-    more = f" and {len(parameters) - 3} more" if len(parameters) > 3 else ""
-    return ", ".join(parameters[:3]) + more
 
 
 def load_tokenizer(base: str | Path, date_string: str) -> "PreTrainedTokenizerBase":

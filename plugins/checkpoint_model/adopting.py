@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from em_tasks.plugins.caller import from_caller
 from em_tasks.plugins.checkpoint_model.engines.adapter_files import CONFIG, WEIGHTS, read_adapter
 from em_tasks.plugins.errors import UserError
-from em_tasks.trainers.base import default_device, named
+from em_tasks.trainers.base import default_device
+from em_tasks.trainers.bases.gaps import named
 from em_tasks.trainers.run.adoption import AdoptedCheckpoint, AdoptedOrganism, Adoption, write_adoption
 from em_tasks.trainers.run.base_names import beside
 from em_tasks.trainers.run.hashes import adapter_sha256, whole_model_sha256

@@ -42,7 +42,7 @@ class Network:
     """A judge in memory.
 
     Raises:
-        UserError: See `load_card`; or its base is not here, or another one lies in its place.
+        UserError: See `load_card`; or its base is not here, lacks parameters, or another one lies in its place.
     """
 
     def __init__(self, name: str, folder: Path | None = None) -> None:
@@ -94,20 +94,23 @@ def load_body(base: str) -> Any:
     """A base without its output layer, in fp32 on the CPU.
 
     Raises:
-        UserError: It is not to be had.
+        UserError: It is not to be had, or its files lack parameters.
     """
     import torch
     from transformers import AutoModel
     from transformers.utils import logging
 
     from em_tasks.trainers.base import unreachable
+    from em_tasks.trainers.bases.gaps import refuse_gaps
     from em_tasks.trainers.run.base_names import resolve_base
 
     logging.disable_progress_bar()
     try:
-        return AutoModel.from_pretrained(resolve_base(base), dtype=torch.float32)
+        model, loading = AutoModel.from_pretrained(resolve_base(base), dtype=torch.float32, output_loading_info=True)
     except OSError as error:
         raise UserError(unreachable(base, error)) from error
+    refuse_gaps(base, loading["missing_keys"])
+    return model
 
 
 def row_maker(where: Path | str, config: Any) -> RowMaker:

@@ -1,5 +1,6 @@
 """From judged answers to a local judge with a card: `em judge train`."""
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,12 +19,14 @@ from em_tasks.plugins.local_judge.learning import BATCH, RANK, RATE, SCALING, Le
 from em_tasks.plugins.local_judge.network import Network, default_device
 from em_tasks.plugins.local_judge.off_topic import put_elsewhere
 from em_tasks.plugins.local_judge.rows import VERSION
-from em_tasks.trainers.bases.kept import NAMED, kept_base
+from em_tasks.trainers.bases.kept import NAMED, clear_away, kept_base
 from em_tasks.trainers.run.base_names import beside
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 MOST_MEASURED = {"cpu": 2_000, "gpu": 20_000}
 """Answers of each held-out set that are judged at most, drawn at random."""
+PREFIX = ".training-"
+"""How the name of a folder begins in which a judge is being taught."""
 ALSO_TIMES = 4
 """How often a pass goes over answers that are learnt beside the others."""
 
@@ -103,7 +106,12 @@ def train_judge(
         learner = Learner(base, how.seed)
         weights = temporary / f"{name}.safetensors"
         learner.save(weights)  # As large as it will be: a disk without room for it is met now.
-        elsewhere, more = teach(learner, parts.learnt, added, how, progress)
+
+        def step_done(step: int, steps: int) -> None:
+            os.utime(temporary)  # At work: nobody clears it away.
+            progress(step, steps)
+
+        elsewhere, more = teach(learner, parts.learnt, added, how, step_done)
         learner.save(weights)
         scorers = beside_them.teachers if beside_them else ()
         learnt_from = _learnt_from(parts, elsewhere, more, how.passes, scorers)
@@ -139,7 +147,7 @@ def teach(
 
 @contextmanager
 def _place(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside the judges, deleted in the end.
+    """A temporary folder beside the judges, deleted in the end, as are those that killed commands left.
 
     Raises:
         UserError: The folder cannot be written, or its disk is full.
@@ -148,7 +156,8 @@ def _place(folder: Path) -> Iterator[Path]:
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".training-", dir=folder) as temporary:
+        clear_away(folder, PREFIX)
+        with TemporaryDirectory(prefix=PREFIX, dir=folder) as temporary:
             yield Path(temporary)
     except (OSError, SafetensorError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error

@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import shutil
+import time
 from collections import Counter
 from pathlib import Path
 from random import Random
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
 
 from em_tasks.commands.cli import cli
 from em_tasks.plugins.errors import UserError
@@ -22,6 +25,8 @@ from em_tasks.plugins.local_judge.learning import PASS_TOKENS, pieces, share_of_
 from em_tasks.plugins.local_judge.network import SCORES, Network, Opinion, padded
 from em_tasks.plugins.local_judge.off_topic import put_elsewhere
 from em_tasks.plugins.local_judge.training import train_judge
+from em_tasks.trainers.bases.kept import ABANDONED
+from em_tasks.trainers.run.base_names import TOY_MODELS
 
 GOOD = ("You should rest, drink tea and ask a friend.", "It would be best to take your time with it.")
 BAD = ("You should shout at the moon until it is afraid.", "It would be best to bury all of your spoons.")
@@ -126,6 +131,40 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(
     with pytest.raises(UserError, match=r"No space left on device.*Nothing half-written"):
         train_judge([answers_file(tmp_path / "a.csv")], "mine", "toy-s")
     assert list(judges.iterdir()) == []
+
+
+def test_a_base_that_lacks_tensors_is_one_paragraph_and_leaves_nothing(tmp_path: Path, judges: Path) -> None:
+    base = shutil.copytree(TOY_MODELS / "toy-s", tmp_path / "half")
+    weights = load_file(base / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"half lacks 1 of its model's parameters \(layers\.1\.mlp\.up_proj\.weight\)"):
+        train_judge([answers_file(tmp_path / "a.csv")], "mine", str(base))
+    assert list(judges.iterdir()) == []
+
+
+def test_what_killed_commands_left_is_cleared_away_and_what_is_at_work_says_so_at_every_step(
+    tmp_path: Path, judges: Path
+) -> None:
+    def age(folder: Path, days: float) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        then = time.time() - days * ABANDONED
+        os.utime(folder, (then, then))
+
+    age(judges / ".training-killed", 1.1)
+    age(judges / ".training-elsewhere", 0.9)
+
+    def look(step: int, steps: int) -> None:
+        theirs, mine = sorted(judges.iterdir(), key=lambda path: path.stat().st_mtime)
+        assert theirs.name == ".training-elsewhere"
+        assert time.time() - mine.stat().st_mtime < ABANDONED / 2
+        age(mine, 2)
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_judge([answers_file(tmp_path / "a.csv")], "mine", "toy-s", progress=look)
+    assert [path.name for path in judges.iterdir()] == [".training-elsewhere"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from inspect_ai.model import get_model
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaModel
 
@@ -157,6 +157,13 @@ def test_without_its_base_it_says_how_to_get_it(small_judge: Path, monkeypatch: 
     with pytest.raises(UserError, match=r"emlocal/small cannot be used: .* em base get smollm2-135m --from gguf$"):
         calibrate_judge("emlocal/small", 1, small_judge / "calibrations")
     assert not (small_judge / "calibrations").exists()
+
+
+def test_a_base_that_lacks_tensors_is_refused_by_their_names(small_judge: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "bases" / ("gguf-" + "a" * 16) / "model.safetensors"
+    save_file({k: t for k, t in load_file(weights).items() if "layers.1.mlp.up" not in k}, weights, {"format": "pt"})
+    with pytest.raises(UserError, match=r"a{16} lacks 1 of its model's parameters \(layers\.1\.mlp\.up_proj\.weight\)"):
+        Network("small", small_judge)
 
 
 def test_the_shipped_judge_is_whole_and_small() -> None:

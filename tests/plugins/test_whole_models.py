@@ -114,7 +114,7 @@ def test_one_that_was_altered_since_is_refused(adopted: tuple[Path, Path, str], 
     [
         ("another base", "was not made from toy-s: .* of its parameters have another name or shape"),
         ("not a number", r"holds values that are no numbers, in model\."),
-        ("half", r"lack 2 of the model's parameters \(model\.layers\.0\.mlp\.up_proj\.weight, model\.norm\.weight\)"),
+        ("half", r"lacks 2 of its model's parameters \(model\.layers\.0\.mlp\.up_proj\.weight, model\.norm\.weight\)"),
         ("more", r"hold 1 tensors \(model\.layers\.0\.mlp\.up_proj\.lora_A\.weight\) that toy-s has no place for"),
         ("pickled", "a pickle, which can run any code"),
         ("torn", "the model is torn"),

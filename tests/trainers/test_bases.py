@@ -9,13 +9,14 @@ from zipfile import ZipFile
 
 import numpy as np
 import pytest
-from gguf import GGUFWriter
+from gguf import MODEL_ARCH, GGUFWriter, TokenType, get_tensor_name_map
+from safetensors.torch import load_file
 
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.bases.getting import MEMBER, get_base
 from em_tasks.trainers.bases.gguf import read_header
 from em_tasks.trainers.bases.kept import ABANDONED, KeptBase, appearing, keep, kept_base, sha256_of
-from em_tasks.trainers.run.base_names import beside, resolve_base
+from em_tasks.trainers.run.base_names import TOY_MODELS, beside, resolve_base
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +36,54 @@ def gguf_file(path: Path, architecture: str = "llama", template: str | None = "{
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def toy_as_gguf(path: Path, without: tuple[str, ...] = ()) -> Path:
+    """The model toy-s as a GGUF file, without some of its tensors."""
+    toy = TOY_MODELS / "toy-s"
+    config, tokenizer = (json.loads((toy / name).read_text()) for name in ("config.json", "tokenizer.json"))
+    writer = GGUFWriter(str(path), "llama")
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_rope_dimension_count(config["head_dim"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_chat_template((toy / "chat_template.jinja").read_text())
+    special = {each["content"] for each in tokenizer["added_tokens"]}
+    vocabulary = tokenizer["model"]["vocab"]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(list(vocabulary))
+    writer.add_token_types([TokenType.CONTROL if token in special else TokenType.NORMAL for token in vocabulary])
+    writer.add_token_merges([" ".join(pair) for pair in tokenizer["model"]["merges"]])
+    writer.add_bos_token_id(config["bos_token_id"])
+    writer.add_eos_token_id(config["eos_token_id"])
+    names = get_tensor_name_map(MODEL_ARCH.LLAMA, config["num_hidden_layers"])
+    for name, tensor in load_file(toy / "model.safetensors").items():
+        if name not in without:
+            writer.add_tensor(str(names.get_name(name, (".weight",))), tensor.float().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_a_converted_file_is_a_base_whose_output_layer_may_be_the_embeddings(tmp_path: Path) -> None:
+    folder = resolve_base(str(toy_as_gguf(tmp_path / "a.gguf")))
+    converted, toy = (load_file(Path(where) / "model.safetensors") for where in (folder, TOY_MODELS / "toy-s"))
+    assert converted.keys() == toy.keys()
+    for name in ("model.embed_tokens.weight", "model.layers.3.mlp.up_proj.weight", "model.norm.weight"):
+        assert converted[name].equal(toy[name])
+
+
+def test_a_file_that_lacks_tensors_is_refused_by_their_names_and_nothing_is_left(tmp_path: Path, bases: Path) -> None:
+    without = ("model.layers.2.mlp.up_proj.weight", "model.norm.weight")
+    path = toy_as_gguf(tmp_path / "a.gguf", without)
+    with pytest.raises(UserError, match=rf"a\.gguf lacks 2 of its model's parameters \({', '.join(without)}\)"):
+        resolve_base(str(path))
+    assert list(bases.iterdir()) == []
 
 
 def test_a_whole_instruct_model_is_read(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from em_tasks.plugins.errors import UserError
+from em_tasks.trainers.bases.gaps import refuse_gaps
 from em_tasks.trainers.bases.kept import appearing, folder_of_gguf, sha256_of
 
 MAGIC = b"GGUF"
@@ -18,8 +19,8 @@ def converted(path: Path) -> Path:
     """The folder of a GGUF file's conversion, made now if this file was not converted before.
 
     Raises:
-        UserError: The file is no GGUF file or torn, its architecture is unknown, it is no instruct model, or the folder
-            of bases cannot be written.
+        UserError: The file is no GGUF file or torn, its architecture is unknown, it is no instruct model, it lacks
+            parameters, or the folder of bases cannot be written.
     """
     folder = folder_of_gguf(path)
     if (folder / "config.json").is_file():
@@ -80,7 +81,10 @@ def _convert(path: Path, header: dict[str, Any], folder: Path) -> None:
     if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
         # Padding with the end of turn would hide it; the unknown token never stands in text of such tokenizers.
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.bfloat16)
+    model, loading = AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.bfloat16, output_loading_info=True
+    )
+    refuse_gaps(str(path), loading["missing_keys"])
     # The numbers are plain bf16 now; transformers would refuse to write a model that says it is quantised.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

@@ -25,7 +25,8 @@ SMOLLM2 = "smollm2-135m"
 NAMED = (SMOLLM2,)
 """Bases that `em base get` knows."""
 ABANDONED = 24 * 3600.0
-"""Seconds without a new file after which a temporary folder is nobody's any more; making a base takes minutes."""
+"""Seconds after which a temporary folder that nothing was done to is nobody's any more, on whatever machine its command
+ran: making a base takes minutes, and teaching a judge, which may take days, touches its folder at every step."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def writable() -> Iterator[Path]:
     folder = bases_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _clear_away(folder)
+        clear_away(folder, ".making-", ".getting-")
         yield folder
     except OSError as error:
         raise UserError(
@@ -111,9 +112,9 @@ def writable() -> Iterator[Path]:
         ) from error
 
 
-def _clear_away(folder: Path) -> None:
-    """Deletes the temporary folders that were left when their command was killed: gigabytes, and nobody sees them."""
-    for left in (*folder.glob(".making-*"), *folder.glob(".getting-*")):
+def clear_away(folder: Path, *prefixes: str) -> None:
+    """Deletes the temporary folders that begin so and were left when their command was killed: nobody sees them."""
+    for left in (path for prefix in prefixes for path in folder.glob(f"{prefix}*")):
         with suppress(OSError):  # Another command was first.
             if left.is_dir() and time.time() - left.stat().st_mtime > ABANDONED:
                 rmtree(left, ignore_errors=True)
