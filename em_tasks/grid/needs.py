@@ -103,12 +103,13 @@ class Needs:
         return sum(need.disk for need in self.runs.values()) + int(2 * self.log_bytes * sum(self.judged.values()))
 
 
-def grid_needs(plan: GridPlan, gpu: int | None) -> Needs:
+def grid_needs(plan: GridPlan, gpu: int | None, check_judges: bool = True) -> Needs:
     """Reads all that the grid reads, so that what is wrong is said before the first unit, and adds up what it needs.
 
     Args:
         plan: The grid.
         gpu: Bytes of the largest GPU that units may run on; None for the device that is here.
+        check_judges: Whether a judge that cannot be had is an error; it is none where nobody will be asked.
 
     Raises:
         UserError: Data, base, question set, condition or judge is not there or not usable, a judge whose cost is capped
@@ -135,7 +136,7 @@ def grid_needs(plan: GridPlan, gpu: int | None) -> Needs:
             needs.began[name] = before.together
             if before.finished:
                 needs.done.add(name)
-    _add_answers(plan, needs)
+    _add_answers(plan, needs, check_judges)
     needs.log_bytes = _measured_log_bytes(plan.logs) or LOG_BYTES
     return needs
 
@@ -162,7 +163,7 @@ def _need(recipe: "Recipe", gpu: int | None, measured: Sequence[float]) -> RunNe
     return RunNeed(need.memory, seconds, bool(measured), count, disk, beside, need.base)
 
 
-def _add_answers(plan: GridPlan, needs: Needs) -> None:
+def _add_answers(plan: GridPlan, needs: Needs, check_judges: bool) -> None:
     """Counts the answers of every checkpoint and of every base, and what judging them takes."""
     for group in plan.groups:
         options = group.options
@@ -181,7 +182,8 @@ def _add_answers(plan: GridPlan, needs: Needs) -> None:
         needs.bases += len(domains)
         for toy, count in answers.items():
             for judge in (options.grader or default_grader(toy), *group.judges):
-                build_judge(judge)
+                if check_judges:
+                    build_judge(judge)
                 needs.judged[judge] = needs.judged.get(judge, 0) + count
             needs.answers += count
     evaluate = plan.file.evaluate

@@ -74,11 +74,11 @@ class Driver:
     groups: Sequence[tuple[str, ...]] = ()
     budget: Budget | None = None
     copying: Copying | None = None
-    failures: list[str] = field(default_factory=list)
     _running: list[Unit] = field(default_factory=list)
     _begun: Counter[str] = field(default_factory=Counter)
     _ended: Counter[str] = field(default_factory=Counter)
-    _failed: list[str] = field(default_factory=list)
+    # What went wrong last with each unit, by its name: evaluations come again under one name as more lands.
+    _failed: dict[str, str] = field(default_factory=dict)
     _tried: set[tuple[Path, str, str]] = field(default_factory=set)
     _logs: dict[Path, Logs] = field(default_factory=dict)
     _planners: list[tuple[AskedAlike, Planner]] = field(default_factory=list)
@@ -104,12 +104,12 @@ class Driver:
             if self.copying:
                 held.enter_context(self.copying)
             self.executor.run(self._handed_over(missing), self.plan.units, self._more)
-        self.failures += self.copying.failures if self.copying else []
-        if self.failures:
-            more = len(self.failures) - MOST_NAMED
+        failures = [*self._failed.values(), *(self.copying.failures if self.copying else [])]
+        if failures:
+            more = len(failures) - MOST_NAMED
             raise UserError(
                 "Some units did not succeed; the others stand. Give the same command again to go on. "
-                + "; ".join(self.failures[:MOST_NAMED])
+                + "; ".join(failures[:MOST_NAMED])
                 + (f"; and {more} more." if more > 0 else ".")
             )
 
@@ -149,8 +149,7 @@ class Driver:
                 self.budget.ended(ledger)
             if each.failure is not None:
                 named = each.failure.startswith(each.unit.name)  # What an executor says of a dead process does not.
-                self.failures.append(each.failure if named else f"{each.unit.name}: {each.failure}")
-                self._failed.append(each.unit.name)
+                self._failed[each.unit.name] = each.failure if named else f"{each.unit.name}: {each.failure}"
         if ended and self.copying:
             self.copying.soon()
         self.tell(Standing(dict(self._begun), dict(self._ended), self._news()))
@@ -190,8 +189,7 @@ class Driver:
                 planned = planner.plan()
             except UserError as error:
                 # What is wrong with one organism's files must not end the units at work.
-                self.failures.append(f"evaluate into {group.folder}: {error}")
-                self._failed.append(f"evaluate into {group.folder.name}")
+                self._failed[f"evaluate into {group.folder.name}"] = f"evaluate into {group.folder}: {error}"
                 self._planners.remove((group, planner))
                 continue
             jobs: list[Job] = []
@@ -256,7 +254,7 @@ class Driver:
         logs = (self.plan.logs, *([self.plan.judged] if self.plan.judged.is_dir() else []))
         notes = []
         if self._failed:
-            names = ", ".join(dict.fromkeys(self._failed[:MOST_NAMED])) + (", ..." if self._failed[MOST_NAMED:] else "")
+            names = ", ".join(list(self._failed)[:MOST_NAMED]) + (", ..." if len(self._failed) > MOST_NAMED else "")
             notes = [f"The grid is not done, and its cells are not all here: of its units failed {names}."]
         return [Report(logs, self.plan.report, self.plan.study, tuple(notes), threads=self.threads)]
 

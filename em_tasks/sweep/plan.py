@@ -174,8 +174,11 @@ class Planner:
     organisms: Sequence[str] = ()
     _verified: set[tuple[str, int, str]] = field(default_factory=set)
 
-    def plan(self) -> list[Job]:
+    def plan(self, check_judges: bool = True) -> list[Job]:
         """All that there is to evaluate, done or not, one job a base; checked before anything is loaded.
+
+        Args:
+            check_judges: Whether a judge that cannot be had is an error; it is none where nobody will be asked.
 
         Raises:
             UserError: There are no runs, or not the organisms asked for, or a run's folder goes by another name than
@@ -222,7 +225,7 @@ class Planner:
                 if s.whole
             ]
             jobs += [replace(job, subjects=tuple(s for s in subjects if not s.whole)), *whole]
-        if options.score:
+        if options.score and check_judges:
             for judge in {job.judge for job in jobs}:
                 build_judge(judge)
         return jobs

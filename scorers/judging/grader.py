@@ -4,7 +4,7 @@ Inspect gives the model under test for a role that nobody filled. A model must n
 role is looked up here and an empty one is an error.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -73,6 +73,17 @@ def build_judge(name: str, batch: bool = False) -> Model:
     except Exception as error:
         reason = _in_words(error)
         raise UserError(f"The judge {name} cannot be used: {reason.rstrip('.')}. {WAYS_OUT}") from error
+
+
+def unusable_judges(names: Iterable[str]) -> list[str]:
+    """Why those of some judges cannot be had that cannot, for dry runs: they ask nobody, so it ends none of them."""
+    reasons = []
+    for name in names:
+        try:
+            build_judge(name)
+        except UserError as error:
+            reasons.append(str(error))
+    return reasons
 
 
 def _in_words(error: Exception) -> str:

@@ -156,6 +156,19 @@ def test_dry_run_says_cells_time_disk_answers_judge_calls_and_price_and_writes_n
     assert not (tmp_path / "o").exists()
 
 
+def test_dry_run_asks_nobody_and_says_that_a_judges_key_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    grid = grid_file(tmp_path, {"judge": [None, "openai/gpt-4o-mini"]})
+    given = ["grid", str(grid), "--out", str(tmp_path / "o")]
+    said = CliRunner().invoke(cli, [*given, "--dry-run"])
+    assert said.exit_code == 0, said.output
+    assert said.output.count("note: The judge openai/gpt-4o-mini cannot be used: ") == 1
+    assert "The judge openai/gpt-4o-mini cannot be used: " in CliRunner().invoke(cli, given).output
+    assert not (tmp_path / "o").exists()
+
+
 def test_cell_larger_than_any_gpu_and_a_place_taken_by_another_recipe_are_refused_by_name(
     finished: tuple[Path, GridPlan, list[str]], tmp_path: Path
 ) -> None:
@@ -298,3 +311,33 @@ def test_evaluation_begins_while_others_still_train(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"Some units did not succeed; the others stand.*train tiny-seed1: gave up"):
         run_grid(grid, plan.out, OneByOne())
     assert seen == ["toy-s@base", "tiny-seed0@1", "tiny-seed0@2"]
+
+
+def test_unit_that_fails_again_as_more_lands_is_named_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_drawing: None
+) -> None:
+    monkeypatch.setattr("em_tasks.grid.run.MOST_NAMED", 2)
+    plan = plan_grid(grid_file(tmp_path, {"seed": [0, 1]}), tmp_path / "out")
+
+    class FailingTwice:
+        width = 1
+
+        def run(self, units: Sequence[Unit], folder: Path, more: object) -> None:
+            first, second = units
+            assert callable(more)
+            ended = [Ended(first, do(first, folder))]
+            begun = read_manifest(plan.runs / "tiny-seed0")
+            write_manifest(plan.runs / "tiny-seed0", begun.model_copy(update={"checkpoints": begun.checkpoints[:1]}))
+            (early,) = more(ended)
+            do(early, folder)
+            write_manifest(plan.runs / "tiny-seed0", begun)
+            (late,) = more([Ended(early, "a model failed"), Ended(second, "gave up")])
+            assert late.name == early.name
+            (report,) = more([Ended(late, "another failed")])
+            assert more([Ended(report, do(report, folder))]) is None
+
+    names = "evaluate toy-s into logs/bare/toy-s"
+    with pytest.raises(UserError, match=rf"to go on\. {names}: another failed; train tiny-seed1: gave up\.$"):
+        run_grid(plan.path, plan.out, FailingTwice())
+    report = (plan.report / "report.md").read_text()
+    assert f"of its units failed {names}, train tiny-seed1." in report

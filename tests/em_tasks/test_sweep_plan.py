@@ -202,6 +202,19 @@ def test_dry_run_says_what_is_done_and_what_the_rest_takes(trained_runs: Path, d
     assert list(done.rglob("*small@4*")) == []
 
 
+def test_dry_run_asks_nobody_and_says_that_the_judges_key_is_missing(
+    trained_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    command = ["sweep", str(trained_runs), "--logs", str(tmp_path / "logs"), "--judge", "openai/gpt-4o-mini"]
+    said = CliRunner().invoke(cli, [*command, "--samples", "1", "--dry-run"])
+    assert said.exit_code == 0, said.output
+    assert "judge openai/gpt-4o-mini: 200 calls, about $" in said.output
+    assert said.output.count("note: The judge openai/gpt-4o-mini cannot be used: ") == 1
+    assert "set OPENAI_API_KEY" in said.output
+    assert "cannot be used" not in CliRunner().invoke(cli, [*command, "--no-score", "--dry-run"]).output
+
+
 def test_judging_is_estimated_at_the_price_given(trained_runs: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "test")
     command = [

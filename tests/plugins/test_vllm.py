@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
@@ -230,14 +230,14 @@ def test_server_ends_with_its_owner_and_with_its_guard(tmp_path: Path) -> None:
         with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE) as owner:
             assert owner.stdout is not None
             pid = int(owner.stdout.readline())
-            while len(started := children_of(pid)) < 3 - (victim == "guard"):
-                pass
-            os.kill(owner.pid if victim == "owner" else pid, signal.SIGKILL)
-            # A guard that is killed takes the server along; what that started is the server's to end.
-            assert all_gone([pid, *(started if victim == "owner" else started[:1])])
-            owner.kill()
-        for each in started:
             try:
-                os.kill(each, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+                while len(started := children_of(pid)) < 3:
+                    pass
+                os.kill(owner.pid if victim == "owner" else pid, signal.SIGKILL)
+                # A guard that is killed takes the server along; what that started is the server's to end.
+                assert all_gone([pid, *(started if victim == "owner" else started[:1])])
+            finally:
+                owner.kill()
+                with suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
+        assert all_gone(started)

@@ -67,6 +67,7 @@ def sweep(
     """Evaluate every checkpoint and base under RUNS; what is done already is skipped."""
     from em_tasks.plugins.checkpoint_model.engines.choosing import parse_engine
     from em_tasks.progress import sweep_progress
+    from em_tasks.scorers.judging.grader import unusable_judges
     from em_tasks.sweep.estimate import judging_estimate
     from em_tasks.sweep.logs import outstanding, read_logs
     from em_tasks.sweep.plan import DEFAULT_SAMPLES, Planner, SweepOptions, checkpoint_count
@@ -99,7 +100,7 @@ def sweep(
         return
     if limit is not None:
         raise UserError("--limit is for other tasks: give it with --task, or say --samples.")
-    planned, there = planner.plan(), read_logs(logs)
+    planned, there = planner.plan(check_judges=not dry_run), read_logs(logs)
     bases, checkpoints, answers = checkpoint_count(planned)
     left = checkpoint_count(outstanding(planned, there))
     total = f"{counted(checkpoints, 'checkpoint')} and {counted(bases, 'base')}, {counted(answers, 'answer')}"
@@ -113,7 +114,8 @@ def sweep(
             f"that is up to the first look, at {samples} answers to each question; then on until each EM rate outside "
             f"the domain is known to {until_width:g} points, {times}"
         )
-    for note in (*planner.domains_not_asked(), *foreign_manifests(runs)):
+    judges = sorted({job.judge for job in planned}) if dry_run and sweep_options.score else []
+    for note in (*planner.domains_not_asked(), *foreign_manifests(runs), *unusable_judges(judges)):
         say(f"note: {note}", err=True)
     for path, reason in there.unreadable.items():
         say(f"note: {path} cannot be read as a log and is passed over ({reason})", err=True)

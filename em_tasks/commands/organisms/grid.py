@@ -49,6 +49,7 @@ def grid(
     from em_tasks.grid.store import Store
     from em_tasks.grid.together import trained_together
     from em_tasks.progress import grid_progress
+    from em_tasks.scorers.judging.grader import unusable_judges
     from em_tasks.sweep.gpus import threads_for
 
     if address and slurm:
@@ -70,7 +71,10 @@ def grid(
         pieces = counted(len(store.markers), "piece")
         say(f"{url} holds {pieces} of it: runs, logs, the report")
     if dry_run:
-        show(plan, grid_needs(plan, planned_for), {} if alone or address or slurm else _gpus_here(planned_for))
+        needs = grid_needs(plan, planned_for, check_judges=False)
+        show(plan, needs, {} if alone or address or slurm else _gpus_here(planned_for))
+        for note in unusable_judges(needs.judged):
+            say(f"note: {note}", err=True)
         return
     executor = _executor(plan, jobs, address, slurm=slurm)
     with sign_left(plan.out) as sign:
