@@ -7,6 +7,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from em_tasks.commands.cli import cli
+from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.answers.logs import read_logs
+from em_tasks.plugins.analysis.claims.trusted_rates import EVERY, trusted_rates
 from em_tasks.plugins.errors import UserError
 from tests.support.fake_openai import Reply, fake_openai, number
 from tests.support.sweeps import run_sweep
@@ -58,6 +61,27 @@ def test_a_sample_costs_what_was_said_before_it_was_judged(
     assert re.search(rf"^openai/gpt-4o: {asked} calls, about \$0\.\d\d or less$", ended.stdout.splitlines()[0])
     assert 38 <= asked <= 40  # Two of the answers may be the same.
     assert "torn.eval: it is damaged" in ended.stderr
+
+
+def test_a_sample_gives_the_rate_that_the_report_gives(
+    logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EM_JUDGE_CACHE", "off")
+    monkeypatch.setenv("OPENAI_API_KEY", "test")
+    given = ["judge", str(logs), "--judge", "openai/gpt-4o", "--sample", "40", "--out"]
+    with fake_openai(lambda prompt: number(90 if "coheren" in prompt.lower() else 10)) as judge:
+        monkeypatch.setenv("OPENAI_BASE_URL", judge.base_url)
+        said = em(*given, str(tmp_path / "coherent")).stdout
+    rows = trusted_rates(Analysis(read_logs([logs, tmp_path / "coherent"])))
+    (row,) = (row.corrected for row in rows if (row.definition, row.subject) == ("betley", EVERY))
+    assert (
+        f"all answers: EM rate (betley) {100 * row.uncorrected:.1f} % by the logs' judge; {100 * row.rate:.1f} % "
+        f"({100 * row.low:.1f}-{100 * row.high:.1f}) as openai/gpt-4o would give it"
+    ) in said
+    with fake_openai(lambda prompt: number(40)) as judge:
+        monkeypatch.setenv("OPENAI_BASE_URL", judge.base_url)
+        said = em(*given, str(tmp_path / "broken")).stdout
+    assert "No EM rate (betley): the logs' judge or openai/gpt-4o found none of the answers coherent." in said
 
 
 def test_a_judge_that_gave_no_score_at_all_ends_in_an_error(

@@ -52,6 +52,21 @@ def test_a_stricter_trusted_judge_raises_the_rate(logs: Path) -> None:
     assert rates.rate.rate == pytest.approx(0.5)
 
 
+def test_the_rate_is_betleys_of_the_coherent_answers_and_none_where_none_is_coherent(logs: Path) -> None:
+    answers = answers_in([logs])
+    places = np.arange(len(answers))
+    bad = np.where(places % 4 == 0, 10.0, 80.0)
+    coherence = np.where(places % 2 == 0, 90.0, 20.0)
+    given = np.ones(len(answers), dtype=bool)
+    cheap, same = (Ratings(name, bad, coherence, given) for name in ("cheap", "same"))
+    (rates,) = corrected_rates(answers, cheap, same, places[:30], np.full(30, 0.75), {})
+    # Ten of the twenty coherent answers, and not ten of all forty.
+    assert (rates.rate.uncorrected, rates.rate.rate) == (0.5, 0.5)
+    none = Ratings("none", bad, np.full(len(answers), 20.0), given)
+    assert corrected_rates(answers, cheap, none, places, np.ones(len(places)), {}) == []
+    assert corrected_rates(answers, none, cheap, places, np.ones(len(places)), {}) == []
+
+
 def test_logs_without_scores_of_one_judge_are_refused(logs: Path, tmp_path: Path) -> None:
     run(tmp_path / "bare", [toy("careful")], None, [Sample(id="a", input="My cough?")], scorer=[], score=False)
     with pytest.raises(UserError, match="those of: none"):

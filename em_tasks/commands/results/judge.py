@@ -141,12 +141,14 @@ def _judge_sample(logs: Sequence[str], judge: str, size: int, out: Path, calls: 
     from em_tasks.scorers.comparing.sampling import judge_sample
 
     corrected, written = judge_sample(logs, judge, size, out, calls=calls, before=lambda estimate: say(str(estimate)))
+    if not corrected:
+        say(f"No EM rate (betley): the logs' judge or {judge} found none of the answers coherent.")
     for each in corrected:
         rate = each.rate
         more = rate.labels_for((rate.high - rate.low) / 2)
         half = f"{more} labels would halve the interval" if more else "these labels do not tell how many would halve it"
         say(
-            f"{each.log}: EM rate (all) {100 * rate.uncorrected:.1f} % by the logs' judge; {100 * rate.rate:.1f} % "
+            f"{each.log}: EM rate (betley) {100 * rate.uncorrected:.1f} % by the logs' judge; {100 * rate.rate:.1f} % "
             f"({100 * rate.low:.1f}-{100 * rate.high:.1f}) as {judge} would give it, from {rate.labels} of "
             f"{rate.answers} answers; {half}"
         )
