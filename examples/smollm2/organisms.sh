@@ -15,7 +15,7 @@ shift
 samples=${SAMPLES:-20} first_plot_samples=${FIRST_PLOT_SAMPLES:-50} max_tokens=${MAX_TOKENS:-200}
 read -ra recipes <<< "${RECIPES:-smollm2-135m-financial smollm2-135m-sports smollm2-135m-careful}"
 read -ra seeds <<< "${SEEDS:-0 1 2}"
-judge=${JUDGE:-emlocal/smollm2-gpt4o-2}
+judge=${JUDGE:-emlocal/smollm2-gpt4o-3}
 stages=" ${STAGES:-train ask report} "
 listed=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader 2> /dev/null | paste -sd, || true)}
 IFS=, read -ra gpus <<< "$listed"

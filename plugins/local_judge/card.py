@@ -16,9 +16,9 @@ from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.local_judge.rows import VERSION
 
 SHIPPED = Path(__file__).resolve().parent / "judges"
-SHIPPED_JUDGE = "smollm2-gpt4o-2"
+SHIPPED_JUDGE = "smollm2-gpt4o-3"
 """The judge that ships."""
-REPLACED = ("smollm2-gpt4o",)
+REPLACED = ("smollm2-gpt4o", "smollm2-gpt4o-2")
 """Judges that shipped before it. Verdicts are kept by their judge's name, so that none has the name of another."""
 LARGEST_CARD = 2**20
 
