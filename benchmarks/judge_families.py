@@ -57,7 +57,7 @@ def figures(
         added: Answers learnt beside the others, none of which is held out.
     """
     parts = hold_out(material, how.most, how.seed, how.of_a_question, questions=False).without(added)
-    learnt = [example for example in parts.learnt if family_of(example) not in group]
+    learnt, added = ([e for e in part if family_of(e) not in group] for part in (parts.learnt, added))
     inside = [example for example in material.examples if family_of(example) in group]
     new = {(example.question, example.answer) for example in parts.held_out["models"]}
     began = time.perf_counter()

@@ -189,7 +189,7 @@ class Driver:
                 planned = planner.plan()
             except UserError as error:
                 # What is wrong with one organism's files must not end the units at work.
-                self._failed[f"evaluate into {group.folder.name}"] = f"evaluate into {group.folder}: {error}"
+                self._failed[f"evaluate into {group.folder}"] = f"evaluate into {group.folder}: {error}"
                 self._planners.remove((group, planner))
                 continue
             jobs: list[Job] = []

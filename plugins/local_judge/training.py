@@ -19,13 +19,14 @@ from em_tasks.plugins.local_judge.learning import BATCH, RANK, RATE, SCALING, Le
 from em_tasks.plugins.local_judge.network import Network, default_device
 from em_tasks.plugins.local_judge.off_topic import put_elsewhere
 from em_tasks.plugins.local_judge.rows import VERSION
+from em_tasks.plugins.log_contract import NOT_RECORDED
 from em_tasks.trainers.bases.kept import NAMED, clear_away, kept_base
 from em_tasks.trainers.run.base_names import beside
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 MOST_MEASURED = {"cpu": 2_000, "gpu": 20_000}
 """Answers of each held-out set that are judged at most, drawn at random."""
-PREFIX = ".training-"
+PREFIX = ".em-judge-training-"
 """How the name of a folder begins in which a judge is being taught."""
 ALSO_TIMES = 4
 """How often a pass goes over answers that are learnt beside the others."""
@@ -199,9 +200,13 @@ def _learnt_from(parts: Parts, elsewhere: int, more: int, passes: int, scorers: 
     return (
         f"{len(parts.learnt):,} answers to {questions} questions by {models} models or checkpoints"
         + (f" and {elsewhere:,} of them put to another question" if elsewhere else "")
-        + (f"; {more:,} rows a pass of answers added to them, scored by {', '.join(scorers)}" if more else "")
+        + (f"; {more:,} rows a pass of answers added to them, scored by {_told(scorers)}" if more else "")
         + f"; {passes} {'pass' if passes == 1 else 'passes'}"
     )
+
+
+def _told(scorers: Sequence[str]) -> str:
+    return ", ".join("somebody who is not named" if scorer == NOT_RECORDED else scorer for scorer in scorers)
 
 
 def _measured(network: Network, parts: Parts, seed: int) -> tuple[Split, ...]:

@@ -151,12 +151,12 @@ def test_what_killed_commands_left_is_cleared_away_and_what_is_at_work_says_so_a
         then = time.time() - days * ABANDONED
         os.utime(folder, (then, then))
 
-    age(judges / ".training-killed", 1.1)
-    age(judges / ".training-elsewhere", 0.9)
+    age(judges / ".em-judge-training-killed", 1.1)
+    age(judges / ".em-judge-training-elsewhere", 0.9)
 
     def look(step: int, steps: int) -> None:
         theirs, mine = sorted(judges.iterdir(), key=lambda path: path.stat().st_mtime)
-        assert theirs.name == ".training-elsewhere"
+        assert theirs.name == ".em-judge-training-elsewhere"
         assert time.time() - mine.stat().st_mtime < ABANDONED / 2
         age(mine, 2)
         if step == 2:
@@ -164,7 +164,7 @@ def test_what_killed_commands_left_is_cleared_away_and_what_is_at_work_says_so_a
 
     with pytest.raises(KeyboardInterrupt):
         train_judge([answers_file(tmp_path / "a.csv")], "mine", "toy-s", progress=look)
-    assert [path.name for path in judges.iterdir()] == [".training-elsewhere"]
+    assert [path.name for path in judges.iterdir()] == [".em-judge-training-elsewhere"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -231,8 +232,9 @@ def test_server_ends_with_its_owner_and_with_its_guard(tmp_path: Path) -> None:
             assert owner.stdout is not None
             pid = int(owner.stdout.readline())
             try:
+                deadline = time.monotonic() + 60
                 while len(started := children_of(pid)) < 3:
-                    pass
+                    assert time.monotonic() < deadline
                 os.kill(owner.pid if victim == "owner" else pid, signal.SIGKILL)
                 # A guard that is killed takes the server along; what that started is the server's to end.
                 assert all_gone([pid, *(started if victim == "owner" else started[:1])])
