@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from em_tasks.grid.file import ASKING, Dose, Fields, GridFile, Lines, line_of
+from em_tasks.grid.values import with_numbers
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.run.recipe import LoraSettings, Recipe, load_recipes, read_recipe
 
@@ -48,6 +49,7 @@ def cells_of(grid: GridFile, lines: Lines, path: Path, template: Path | None) ->
         UserError: Axes contradict each other or the shared fields, an exclude leaves nothing out, an include names a
             value that an axis has not, two cells have one name, or a cell's recipe is none.
     """
+    grid = with_numbers(grid, lines, path)
     choices = {name: _values(name, axis, path, lines) for name, axis in grid.axes.items()}
     _refuse_contradictions(grid, choices, path, lines)
     shared = _template_fields(template) if template is not None else {}

@@ -109,6 +109,28 @@ def test_parts_that_meet_share_no_question_of_files_with_the_same_questions(tmp_
         DataSource(path="x", part=(0.5, 0.5))
 
 
+def test_number_that_yaml_takes_for_a_text_is_a_number_on_every_kind_of_axis(tmp_path: Path) -> None:
+    axes = {"learning_rate": ["2e-5", 1e-4], "seed": ["1", 2], "decay": {"1e-2": {"weight_decay": "1e-2"}}}
+    plan = planned(
+        tmp_path,
+        {**axes, "dose": {**DOSE, "shares": [0, "5e-1"]}},
+        {"base": "toy-s", **without(FIELDS, "data")},
+        exclude={"learning_rate": "1e-4", "dose": "5e-1"},
+        include={"learning_rate": "3e-3", "seed": "7", "decay": "1e-2", "dose": "1e-1"},
+    )
+    cells = {name: recipe.axes for name, recipe in plan.organisms.items()}
+    assert len(cells) == 2 * 2 * 2 - 2 + 1
+    assert cells["g-learning_rate2e-05-decay0.01-dose0.5-seed1"] == {
+        "learning_rate": 2e-5,
+        "seed": 1,
+        "decay": 0.01,
+        "dose": 0.5,
+    }
+    assert cells["g-learning_rate0.003-decay0.01-dose0.1-seed7"]["learning_rate"] == 3e-3
+    named = planned(tmp_path, {"size": ["1e3"], "condition": ["1e3"]}, without({"base": "toy-s", **FIELDS}, "size"))
+    assert [cell.coordinates for cell in named.cells] == [{"size": "1e3", "condition": "1e3"}]  # Texts by their kind.
+
+
 def without(fields: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in names}
 
@@ -124,6 +146,9 @@ def without(fields: dict[str, Any], *names: str) -> dict[str, Any]:
         ({"axes": {"rank": [1, 2]}}, "rank is no field of a recipe"),
         ({"axes": {"lora.rank": [1, 2]}}, r"lora\.rank is no field of a recipe"),
         ({"axes": {"seed": [1, 2, 1]}}, "the axis seed gives 1 twice"),
+        ({"axes": {"learning_rate": ["1e-4", 1e-4]}}, r"line \d+: the axis learning_rate gives 0\.0001 twice"),
+        ({"axes": {"seed": [1, "1"]}}, "the axis seed gives 1 twice"),
+        ({"axes": {"x": {"1e-4": {"seed": 1}, 1e-4: {"seed": 2}}}}, r"labels '1e-4' and 0\.0001, which are one number"),
         ({"axes": {"seed": [[1]]}}, "values of seed are numbers or texts"),
         ({"axes": {"data": ["a/b.jsonl", "a-b.jsonl"]}}, "two cells are named g-a-b.jsonl"),
         ({"axes": {"seed": [1, 2]}, "exclude": [{"seed": 3}]}, "no cell has seed 3"),
