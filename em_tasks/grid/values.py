@@ -65,8 +65,9 @@ def _of_field(name: str, text: str) -> Any:
     field = (LoraSettings.model_fields if whole == "lora" and part else Recipe.model_fields).get(part or whole)
     if field is None:
         return text
+    kind: Any = Annotated[field.annotation, *field.metadata]
     try:
-        value = TypeAdapter(Annotated[field.annotation, *field.metadata]).validate_python(text)
+        value: Any = TypeAdapter(kind).validate_python(text)
     except ValidationError:
         return text
     return value if isinstance(value, bool | int | float) else text
