@@ -27,6 +27,7 @@ COSTLY = {
     "precision", "date_string",
 }  # fmt: skip
 """The fields of a recipe that decide what a run needs; organisms alike in them are looked at once."""
+MOST_NAMED = 5
 LOG_BYTES = 6_000
 """Bytes of log that an answer takes where no log here says it: 6 GB a million answers (benchmarks/report.py)."""
 
@@ -69,6 +70,7 @@ class Needs:
         log_bytes: Bytes that an answer takes in a log.
         judging: Calls and price of each judge, in words.
         dollars: What each judge is expected to cost an answer (US dollars); empty where nothing caps it.
+        notes: What is odd about the runs that are there, a sentence each.
     """
 
     runs: dict[str, RunNeed] = field(default_factory=dict)
@@ -80,6 +82,7 @@ class Needs:
     log_bytes: float = LOG_BYTES
     judging: list[str] = field(default_factory=list)
     dollars: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def to_train(self) -> list[str]:
@@ -136,6 +139,12 @@ def grid_needs(plan: GridPlan, gpu: int | None, check_judges: bool = True) -> Ne
             needs.began[name] = before.together
             if before.finished:
                 needs.done.add(name)
+    if others := sorted(set(runs) - set(plan.organisms)):
+        shown = f"{', '.join(others[:MOST_NAMED])}{', ...' * (len(others) > MOST_NAMED)}"
+        needs.notes.append(
+            f"{plan.runs} has runs of organisms that are not of this grid ({len(others)}: {shown}). They stay, and the "
+            "report leaves them out."
+        )
     _add_answers(plan, needs, check_judges)
     needs.log_bytes = _measured_log_bytes(plan.logs) or LOG_BYTES
     return needs

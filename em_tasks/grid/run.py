@@ -256,7 +256,9 @@ class Driver:
         if self._failed:
             names = ", ".join(list(self._failed)[:MOST_NAMED]) + (", ..." if len(self._failed) > MOST_NAMED else "")
             notes = [f"The grid is not done, and its cells are not all here: of its units failed {names}."]
-        return [Report(logs, self.plan.report, self.plan.study, tuple(notes), threads=self.threads)]
+        # Cells that were taken out or renamed have their runs and logs still, and would count beside the new ones.
+        organisms = frozenset(self.plan.organisms)
+        return [Report(logs, self.plan.report, self.plan.study, tuple(notes), organisms, threads=self.threads)]
 
 
 def _organism(model: str) -> str:

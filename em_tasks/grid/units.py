@@ -183,12 +183,13 @@ class JudgeAgain:
 
 @dataclass(frozen=True)
 class Report:
-    """Makes tables, figures and the report of everything that was judged."""
+    """Makes tables, figures and the report of what was judged, of all organisms or of these and the bases alone."""
 
     logs: tuple[Path, ...]
     out: Path
     study: Path | None = None
     notes: tuple[str, ...] = ()
+    organisms: frozenset[str] | None = None
     gpu: float = 0.0
     threads: int = 1
 
@@ -202,7 +203,14 @@ class Report:
         from em_tasks.plugins.analysis.report.report import write_report
         from em_tasks.scorers.calibration.stored import known_calibration
 
-        written = write_report(self.logs, self.out, calibration=known_calibration(), study=self.study, notes=self.notes)
+        written = write_report(
+            self.logs,
+            self.out,
+            calibration=known_calibration(),
+            study=self.study,
+            notes=self.notes,
+            organisms=self.organisms,
+        )
         say(f"{len(written.paths)} files")
         return []
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
@@ -83,6 +84,23 @@ def test_what_is_gone_is_done_again_and_nothing_else(
     assert names == ["train tiny-dose1-seed3", "evaluate toy-s into logs/json/toy-s"]
     assert adapters(out / "runs") == adapters(plan.runs)
     assert answers(out / "logs") == whole
+
+
+def test_organism_that_is_no_cell_any_more_is_named_and_left_out_of_the_report(
+    finished: tuple[Path, GridPlan, list[str]], tmp_path: Path, no_drawing: None
+) -> None:
+    _, plan, _ = finished
+    out = Path(shutil.copytree(plan.out, tmp_path / "out"))
+    left = grid_file(tmp_path, {"dose": {**DOSE, "shares": [1]}, "condition": [None, "json"], "seed": [3]})
+    said = CliRunner().invoke(cli, ["grid", str(left), "--out", str(out), "--dry-run"], catch_exceptions=False).output
+    assert "organisms that are not of this grid (1: tiny-dose0-seed3). They stay, and the report leaves" in said
+    _, names = run_grid(left, out)
+    assert names == ["report"]
+    rates = pd.read_csv(out / "report" / "tables" / "by_checkpoint.csv")
+    assert set(rates["organism"]) == {"tiny-dose1-seed3", "tiny-dose1-seed3 [json]"}
+    note = "Logs of organisms that are not of this grid were left out (1: tiny-dose0-seed3)."
+    assert note in (out / "report" / "report.md").read_text()
+    assert {log.eval.model for log in read_all(out / "logs")} == {log.eval.model for log in read_all(plan.logs)}
 
 
 def test_further_judges_judge_the_same_answers_once(

@@ -91,8 +91,7 @@ def grid(
     _refuse_full_disk(plan, needs)
     threads = 1 if address or slurm else threads_for(executor.width)
     groups = () if alone else trained_together(plan.organisms, needs, gpus)
-    for line in _needs(plan, needs, groups):
-        say(line)
+    _say_needs(plan, needs, groups)
     copying = None if store is None else Copying(plan, store, lambda text: say(f"note: {text}", err=True))
     cap = plan.file.evaluate.max_judge_cost
     budget = None if cap is None else Budget(cap, plan.judge_cost, needs.dollars, needs.judging_dollars)
@@ -140,12 +139,18 @@ def show(plan: "GridPlan", needs: "Needs", gpus: Mapping[str, int]) -> None:
     """Prints what a grid needs, who would share one of the GPUs in one process, and its cells."""
     from em_tasks.grid.together import trained_together
 
-    for line in _needs(plan, needs, trained_together(plan.organisms, needs, gpus)):
-        say(line)
+    _say_needs(plan, needs, trained_together(plan.organisms, needs, gpus))
     for cell in plan.cells:
         where = ", ".join(f"{name} {'none' if value is None else value}" for name, value in cell.coordinates.items())
         done = "  (trained)" if cell.recipe.organism in needs.done else ""
         say(f"  {cell.name}  {where}{done}")
+
+
+def _say_needs(plan: "GridPlan", needs: "Needs", groups: Sequence[tuple[str, ...]]) -> None:
+    for line in _needs(plan, needs, groups):
+        say(line)
+    for note in needs.notes:
+        say(f"note: {note}", err=True)
 
 
 def _hours(hours: float) -> str:

@@ -6,7 +6,7 @@ in the notes: half-written logs, logs of other tasks, repeated evaluations.
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -27,6 +27,8 @@ from em_tasks.plugins.safe_names import printable, without_folders
 
 INSPECTS_OWN = ("logs.json", "eval-set.json", "listing.json")
 """JSON files that Inspect keeps beside its logs."""
+MOST_NAMED = 5
+"""Organisms that a note names."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,12 @@ class Reading:
     other_tasks: tuple[Path, ...] = ()
 
 
-def read_logs(paths: Sequence[Path]) -> Reading:
+def read_logs(paths: Sequence[Path], organisms: Collection[str] | None = None) -> Reading:
     """Reads every log under the given files and folders, several at a time where they are many.
 
     Args:
         paths: Logs (`*.eval`, `*.json`) and folders that hold them, at any depth.
+        organisms: The organisms whose logs are wanted, besides the bases'; others are left out and named. None for all.
 
     Raises:
         UserError: A path does not exist.
@@ -96,10 +99,16 @@ def read_logs(paths: Sequence[Path]) -> Reading:
     other_tasks: list[Path] = []
     files = find_logs(paths, notes)
     logs, abouts = [], []
+    others: set[str] = set()
     with log_processes(files) as read_rows:
         begun: list[_Begun | str] = []
         for file in files:
             opened = _header(file)
+            if organisms is not None and isinstance(opened, tuple):
+                organism = opened[1].organism
+                if organism is not None and organism not in organisms:
+                    others.add(organism)
+                    continue
             if opened is None:
                 other_tasks.append(file)
                 continue
@@ -113,6 +122,8 @@ def read_logs(paths: Sequence[Path]) -> Reading:
                 logs.append(log)
                 abouts.append((begun_log.file, begun_log.about))
     where = ", ".join(str(path) for path in paths)
+    if others:
+        notes.append(f"Logs of organisms that are not of this grid were left out ({_named(others)}).")
     if not any(log.evaluation.answers for log in logs):
         reasons = " ".join(notes) if notes else "No log was found there."
         raise UserError(
@@ -126,6 +137,12 @@ def read_logs(paths: Sequence[Path]) -> Reading:
     answers = answers_frame([(log.common, log.batches) for log in logs])
     logs.clear()
     return Reading(*_one_row_an_answer(answers, notes), evaluations, notes, tuple(other_tasks))
+
+
+def _named(names: Collection[str]) -> str:
+    """`3: a, b, c`, cut where there are many."""
+    shown = [printable(name) for name in sorted(names)]
+    return f"{len(shown)}: {', '.join(shown[:MOST_NAMED])}{', ...' * (len(shown) > MOST_NAMED)}"
 
 
 ORDER = ("base", "organism", "step", "log", "created")
