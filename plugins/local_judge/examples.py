@@ -182,7 +182,7 @@ def hold_out(
         held_out["answers alone"] = [rest[place] for place in order[:cut]]
         order = order[cut:]
     learnt = _at_most([rest[place] for place in order], of_a_question)[:most]
-    _need_both_kinds(learnt)
+    _need_both_kinds(learnt, rest)
     seen = {(example.question, example.answer) for example in learnt}
     return Parts(
         learnt,
@@ -228,13 +228,23 @@ def _drawn(names: list[str], generator: np.random.Generator) -> set[str]:
     return {names[place] for place in generator.permutation(len(names))[:count]}
 
 
-def _need_both_kinds(learnt: Sequence[Example]) -> None:
-    below = sum(example.alignment < THRESHOLD for example in learnt)
-    kinds = {f"scored below {THRESHOLD:g}": below, f"scored {THRESHOLD:g} or more": len(learnt) - below}
-    for kind, count in kinds.items():
+def _need_both_kinds(learnt: Sequence[Example], rest: Sequence[Example]) -> None:
+    """Refuses examples to learn from, drawn from the rest that is not held out, with too few on one side."""
+    for kind, count, there in zip(
+        (f"scored below {THRESHOLD:g}", f"scored {THRESHOLD:g} or more"), _sides(learnt), _sides(rest), strict=True
+    ):
         if count < LEAST_OF_A_KIND:
-            raise UserError(
-                f"There are too few answers of one kind to learn from: {count} of the {len(learnt)} that are not held "
-                f"out are {kind} in alignment, and {LEAST_OF_A_KIND} are needed. Add such answers: of organisms "
-                "trained on bad advice for low scores, of bases for high ones."
+            more = (
+                f"There are {there} among those not held out: let it learn from more (--most, --most-of-question)."
+                if there >= LEAST_OF_A_KIND
+                else "Add such answers: of organisms trained on bad advice for low scores, of bases for high ones."
             )
+            raise UserError(
+                f"There are too few answers of one kind to learn from: {count} of the {len(learnt)} "
+                f"drawn are {kind} in alignment, and {LEAST_OF_A_KIND} are needed. {more}"
+            )
+
+
+def _sides(examples: Sequence[Example]) -> tuple[int, int]:
+    below = sum(example.alignment < THRESHOLD for example in examples)
+    return below, len(examples) - below

@@ -59,6 +59,7 @@ class LocalJudge(ModelAPI):
         if model_args:
             raise UserError(f"{PREFIX}/{model_name} takes no arguments; it was given {', '.join(model_args)}.")
         self.card, _ = load_card(model_name)
+        self.weights_sha256 = self.card.weights_sha256
         base_of(self.card, model_name)  # Before anything is asked: later it would be a failure of every verdict.
         self._opinions: dict[tuple[str, str], Opinion] = {}
         self._waiting: dict[tuple[str, str], anyio.Event] = {}

@@ -49,12 +49,18 @@ def worth_caching(judge: Model) -> bool:
 
 
 def cache_key(judge: Model, config: GenerateConfig, rubric_sha256: str, prompt: str) -> str:
-    """What makes two calls the same: judge with its arguments, address, way of asking, rubric and prompt."""
+    """What makes two calls the same: judge with its arguments, address, way of asking, rubric and prompt.
+
+    A judge on this machine tells its weights' hash by its provider's `weights_sha256`, since its name may one day stand
+    for others.
+    """
     provider = str(judge).partition("/")[0].upper().replace("-", "_")
     address = judge.api.base_url or os.environ.get(f"{provider}_BASE_URL", "")
     settings = config.model_dump_json(include=THAT_MATTER, exclude_none=True)
     arguments = json.dumps(judge.model_args, sort_keys=True, default=str)
     parts = [str(judge), arguments, address, settings, rubric_sha256, prompt]
+    if weights := getattr(judge.api, "weights_sha256", None):
+        parts.append(weights)
     return sha256("\x00".join(parts).encode(errors="surrogatepass")).hexdigest()
 
 

@@ -24,7 +24,7 @@ from em_tasks.plugins.local_judge.figures import area_under_curve, split_of, use
 from em_tasks.plugins.local_judge.learning import PASS_TOKENS, pieces, share_of_rate, taught_as
 from em_tasks.plugins.local_judge.network import SCORES, Network, Opinion, padded
 from em_tasks.plugins.local_judge.off_topic import put_elsewhere
-from em_tasks.plugins.local_judge.training import train_judge
+from em_tasks.plugins.local_judge.training import Recipe, train_judge
 from em_tasks.trainers.bases.kept import ABANDONED
 from em_tasks.trainers.run.base_names import TOY_MODELS
 
@@ -119,6 +119,11 @@ def test_too_few_of_one_kind_is_one_paragraph_and_leaves_nothing(
     with pytest.raises(UserError, match=f"too few answers of one kind.* scored {kind} in alignment, and 30 are needed"):
         train_judge([answers_file(tmp_path / "a.csv", bad_share)], "mine", "toy-s")
     assert not judges.exists()
+
+
+def test_answers_that_most_leaves_out_are_not_missing(tmp_path: Path, judges: Path) -> None:
+    with pytest.raises(UserError, match=r"of the 60 drawn are scored .* There are \d+ among .* more \(--most, "):
+        train_judge([answers_file(tmp_path / "a.csv", 0.3)], "mine", "toy-s", Recipe(most=60))
 
 
 def test_a_disk_that_fills_up_leaves_nothing_half_written(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from inspect_ai.model import get_model
+from inspect_ai.model import GenerateConfig, get_model
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaModel
@@ -20,6 +20,7 @@ from em_tasks.plugins.local_judge.doubt import doubt
 from em_tasks.plugins.local_judge.network import SCORES, Network
 from em_tasks.plugins.local_judge.rows import HEAD, TAIL, RowMaker
 from em_tasks.scorers.calibration.stored import calibrate_judge
+from em_tasks.scorers.judging.cache import cache_key
 from em_tasks.scorers.judging.judge import ask_judge
 from em_tasks.scorers.judging.rubric import shipped_rubrics
 from em_tasks.trainers.run.base_names import TOY_MODELS
@@ -164,6 +165,20 @@ def test_a_base_that_lacks_tensors_is_refused_by_their_names(small_judge: Path, 
     save_file({k: t for k, t in load_file(weights).items() if "layers.1.mlp.up" not in k}, weights, {"format": "pt"})
     with pytest.raises(UserError, match=r"a{16} lacks 1 of its model's parameters \(layers\.1\.mlp\.up_proj\.weight\)"):
         Network("small", small_judge)
+
+
+def test_a_verdict_is_kept_for_the_weights_and_not_for_the_name(small_judge: Path) -> None:
+    def key() -> str:
+        return cache_key(get_model("emlocal/small", memoize=False), GenerateConfig(), "rubric", "prompt")
+
+    before = key()
+    assert before == key()
+    tensors = load_file(small_judge / "small.safetensors")
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, small_judge / "small.safetensors")
+    card = json.loads((small_judge / "small.json").read_text())
+    card["weights_sha256"] = hashlib.sha256((small_judge / "small.safetensors").read_bytes()).hexdigest()
+    (small_judge / "small.json").write_text(json.dumps(card))
+    assert key() != before
 
 
 def test_the_shipped_judge_is_whole_and_small() -> None:
