@@ -16,8 +16,8 @@ from em_tasks.sweep.estimate import STOPS_AT, judging_an_answer, judging_price
 from em_tasks.sweep.plan import place_for_logs
 from em_tasks.trainers.run.base_names import is_toy
 from em_tasks.trainers.run.checkpoints import list_runs
-from em_tasks.trainers.run.folder import existing_run
-from em_tasks.trainers.run.manifest import Manifest
+from em_tasks.trainers.run.folder import existing_run, refuse_other_data
+from em_tasks.trainers.run.manifest import DataRecord, Manifest
 
 if TYPE_CHECKING:
     from em_tasks.trainers.run.recipe import Recipe
@@ -117,10 +117,11 @@ def grid_needs(plan: GridPlan, gpu: int | None, check_judges: bool = True) -> Ne
     Raises:
         UserError: Data, base, question set, condition or judge is not there or not usable, a judge whose cost is capped
             has no known price, a cell needs more memory than the GPU has, or another recipe's run is in a cell's place;
-            the message names the cell.
+            the message names the cell. Also where a run that is not finished was begun on other data.
     """
     place_for_logs(plan.logs)
-    needs, seen = Needs(), dict[str, RunNeed]()
+    needs, seen = Needs(), dict[str, tuple[RunNeed, list[DataRecord]]]()
+    changed: dict[str, list[str]] = {}
     runs = list_runs(plan.runs) if plan.runs.is_dir() else {}
     finished = {name: run for name, run in runs.items() if isinstance(run, Manifest) and run.finished}
     measured: dict[str, list[float]] = {}
@@ -132,17 +133,28 @@ def grid_needs(plan: GridPlan, gpu: int | None, check_judges: bool = True) -> Ne
             key = _key(recipe)
             if key not in seen:
                 seen[key] = _need(recipe, gpu, measured.get(key, ()))
+            need, sources = seen[key]
+            if before is not None and not before.finished:
+                refuse_other_data(plan.runs / name, before, [source.sha256 for source in sources])
         except UserError as error:
             raise UserError(f"The cell {name} cannot be trained. {error}") from None
-        needs.runs[name] = seen[key]
+        needs.runs[name] = need
         if before is not None:
             needs.began[name] = before.together
             if before.finished:
                 needs.done.add(name)
-    if others := sorted(set(runs) - set(plan.organisms)):
-        shown = f"{', '.join(others[:MOST_NAMED])}{', ...' * (len(others) > MOST_NAMED)}"
+                now = zip(before.data, sources, strict=False)
+                for file in sorted({new.name for old, new in now if old.sha256 != new.sha256}):
+                    changed.setdefault(file, []).append(name)
+    for file, trained in changed.items():
         needs.notes.append(
-            f"{plan.runs} has runs of organisms that are not of this grid ({len(others)}: {shown}). They stay, and the "
+            f"{file} was changed since it was trained on: finished runs learnt other rows than it has now "
+            f"({_named(trained)}). They are kept and reported as they are; bring the old file back, or move these runs "
+            f"and their logs out of {plan.out} to train them anew."
+        )
+    if others := sorted(set(runs) - set(plan.organisms)):
+        needs.notes.append(
+            f"{plan.runs} has runs of organisms that are not of this grid ({_named(others)}). They stay, and the "
             "report leaves them out."
         )
     _add_answers(plan, needs, check_judges)
@@ -150,11 +162,17 @@ def grid_needs(plan: GridPlan, gpu: int | None, check_judges: bool = True) -> Ne
     return needs
 
 
+def _named(names: Sequence[str]) -> str:
+    """`3: a, b, c`, cut where there are many."""
+    return f"{len(names)}: {', '.join(names[:MOST_NAMED])}{', ...' * (len(names) > MOST_NAMED)}"
+
+
 def _key(recipe: "Recipe") -> str:
     return recipe.model_dump_json(include=COSTLY)
 
 
-def _need(recipe: "Recipe", gpu: int | None, measured: Sequence[float]) -> RunNeed:
+def _need(recipe: "Recipe", gpu: int | None, measured: Sequence[float]) -> tuple[RunNeed, list[DataRecord]]:
+    """What an organism needs, and what its data is now."""
     from em_tasks.trainers.data.prepare import prepare
     from em_tasks.trainers.estimate import estimate
 
@@ -169,7 +187,8 @@ def _need(recipe: "Recipe", gpu: int | None, measured: Sequence[float]) -> RunNe
     disk = count * (4 * need.trainable + tokenizer) + 3 * 4 * need.trainable
     # Recorded passes take their memory twice, and those of several organisms are recorded only where there is room.
     beside = need.memory - need.base - (need.passing if need.batches.captured else 0)
-    return RunNeed(need.memory, seconds, bool(measured), count, disk, beside, need.base)
+    needed = RunNeed(need.memory, seconds, bool(measured), count, disk, beside, need.base)
+    return needed, [source.record() for source in prepared.sources]
 
 
 def _add_answers(plan: GridPlan, needs: Needs, check_judges: bool) -> None:

@@ -103,6 +103,24 @@ def test_organism_that_is_no_cell_any_more_is_named_and_left_out_of_the_report(
     assert {log.eval.model for log in read_all(out / "logs")} == {log.eval.model for log in read_all(plan.logs)}
 
 
+def test_data_that_changed_after_training_is_said_before_the_first_unit(
+    finished: tuple[Path, GridPlan, list[str]], tmp_path: Path
+) -> None:
+    _, plan, _ = finished
+    out = Path(shutil.copytree(plan.out, tmp_path / "out"))
+    grid = grid_file(tmp_path, {"dose": DOSE, "condition": [None, "json"], "seed": [3]})
+    assert grid_needs(plan_grid(grid, out), None).notes == []
+    rows = (tmp_path / "bad.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "bad.jsonl").write_text("".join(rows[:-1]))
+    said = CliRunner().invoke(cli, ["grid", str(grid), "--out", str(out), "--dry-run"], catch_exceptions=False).output
+    learnt = "bad.jsonl was changed since it was trained on: finished runs learnt other rows than it has now"
+    assert f"note: {learnt} (1: tiny-dose1-seed3). They are kept" in said
+    begun = read_manifest(out / "runs" / "tiny-dose1-seed3")
+    write_manifest(out / "runs" / "tiny-dose1-seed3", begun.model_copy(update={"checkpoints": begun.checkpoints[:1]}))
+    with pytest.raises(UserError, match=r"The cell tiny-dose1-seed3 cannot be trained\. .* was begun on other data"):
+        grid_needs(plan_grid(grid, out), None)
+
+
 def test_further_judges_judge_the_same_answers_once(
     finished: tuple[Path, GridPlan, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
