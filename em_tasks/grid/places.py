@@ -1,6 +1,7 @@
 """The places where units will run, as they say of themselves before the first unit does."""
 
 import hashlib
+import os
 import shutil
 import sys
 import tempfile
@@ -50,17 +51,46 @@ def look_around(sign: Path) -> Place:
     )
 
 
+def refuse_unusable(out: Path) -> None:
+    """Refuses a folder that cannot be made or written to, as far as that is known without making it.
+
+    Raises:
+        UserError: It cannot.
+    """
+    try:
+        there = next(path for path in (out, *out.parents) if path.exists())
+    except OSError as error:
+        raise _unusable(out, error) from None
+    if not there.is_dir():
+        raise UserError(f"The grid's folder cannot be {out}: {there} is a file. Name another folder with --out.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(
+            f"The grid's folder cannot be {out}: {there} may not be written to. Name another folder with --out, or get "
+            "the right to write there."
+        )
+
+
+def _unusable(out: Path, error: OSError) -> UserError:
+    return UserError(f"The grid's folder cannot be {out}: {error.strerror}. Name another folder with --out.")
+
+
 @contextmanager
 def sign_left(out: Path) -> Iterator[Path]:
     """A new file in the shared folder, which every place has to see; what was made for it goes with it, if still empty.
 
     Args:
         out: The shared folder.
+
+    Raises:
+        UserError: It cannot be made or written to.
     """
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    out.mkdir(parents=True, exist_ok=True)
     sign = out / f".seen-{uuid4().hex}"
-    sign.touch()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        sign.touch()
+    except OSError as error:
+        raise _unusable(out, error) from None
     try:
         yield sign
     finally:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from em_tasks.grid.cells import BARE, Cell, cells_of
 from em_tasks.grid.file import GridFile, read_grid
+from em_tasks.grid.places import refuse_unusable
 from em_tasks.plugins.analysis.study import read_study
 from em_tasks.plugins.safe_names import file_name
 from em_tasks.resources import recipe_file
@@ -132,6 +133,7 @@ def plan_grid(path: Path, out: Path | None) -> GridPlan:
 
     Raises:
         UserError: The file, or the study file that it names, is at fault; see `read_grid` and `cells_of`.
+        UserError: The folder cannot be made or written to.
     """
     file, lines = read_grid(path)
     template = None
@@ -141,4 +143,6 @@ def plan_grid(path: Path, out: Path | None) -> GridPlan:
     cells = cells_of(file, lines, path, template)
     if file.study is not None:
         read_study(path.parent / file.study)
-    return GridPlan(path, file, tuple(cells), (out or Path(file.name)).resolve())
+    out = (out or Path(file.name)).resolve()
+    refuse_unusable(out)
+    return GridPlan(path, file, tuple(cells), out)

@@ -236,6 +236,23 @@ def test_full_disk_is_said_before_the_first_unit(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_folder_that_cannot_be_made_is_said_in_a_sentence(tmp_path: Path, dry: tuple[str, ...]) -> None:
+    grid = grid_file(tmp_path / "study", {"seed": [3]})
+    (file := tmp_path / "afile").write_text("mine")
+    long = tmp_path / ("x" * 300)
+    for out, why in ((file, f"{file} is a file"), (file / "out", f"{file} is a file"), (long, "File name too long")):
+        said = CliRunner().invoke(cli, ["grid", str(grid), "--out", str(out), *dry], catch_exceptions=False)
+        assert said.exit_code == 1
+        assert f"The grid's folder cannot be {out}: {why}. Name another folder with --out." in said.output
+    if os.geteuid():  # The superuser may write everywhere.
+        (tmp_path / "locked").mkdir(mode=0o555)
+        out = tmp_path / "locked" / "out"
+        said = CliRunner().invoke(cli, ["grid", str(grid), "--out", str(out), *dry], catch_exceptions=False)
+        assert f"cannot be {out}: {out.parent} may not be written to. Name another folder" in said.output
+    assert file.read_text() == "mine"
+
+
 def test_places_that_could_not_do_the_work_are_each_named(tmp_path: Path) -> None:
     sign = tmp_path / "sign"
     sign.touch()
