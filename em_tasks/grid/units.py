@@ -172,13 +172,22 @@ class JudgeAgain:
         return f"judge by {', '.join(self.judges)} into {self.out.name}"
 
     def work(self, say: Callable[[str], None]) -> list[str]:
-        """Judges."""
+        """Judges; the first log in which a judge gave no score at all is named, with the number of the others."""
+        from inspect_ai.log import read_eval_log
+
         from em_tasks.scorers.comparing.ratings import judge_logs
         from em_tasks.scorers.judging.calls import JudgeCalls
+        from em_tasks.sweep.evaluate import what_failed
 
         calls = JudgeCalls.limited(self.max_cost, self.price, self.judges, self.ledger)
-        judge_logs(self.logs, self.judges, self.out, on_log=lambda judge, log: say(f"{judge}: {log}"), calls=calls)
-        return []
+        written = judge_logs(
+            self.logs, self.judges, self.out, on_log=lambda judge, log: say(f"{judge}: {log}"), calls=calls
+        )
+        failures: list[str] = []
+        for paths in written.values():
+            silent = [what for path in paths if (what := what_failed(read_eval_log(str(path), header_only=True)))]
+            failures += silent[:1] + ([f"and so in {len(silent) - 1} more of its logs"] if len(silent) > 1 else [])
+        return failures
 
 
 @dataclass(frozen=True)

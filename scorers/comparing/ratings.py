@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from inspect_ai import score
-from inspect_ai.log import EvalLog, read_eval_log
+from inspect_ai.log import EvalLog, EvalSample, read_eval_log, recompute_metrics
 from inspect_ai.model import Model, ModelConfig
 from inspect_ai.scorer import Score
 
@@ -27,6 +27,7 @@ from em_tasks.scorers.definitions import Mask, Scores
 from em_tasks.scorers.em import NAME, RUBRICS, em, rubrics_of
 from em_tasks.scorers.judging.calls import JudgeCalls, handing_down
 from em_tasks.scorers.judging.grader import ROLE, build_judge
+from em_tasks.scorers.judging.judge import FILTERED
 from em_tasks.scorers.judging.rubric import Rubric, load_rubrics
 
 CSV_NAMES = {
@@ -100,7 +101,8 @@ def judge_logs(
     Args:
         logs: Log files or folders; what cannot be read or was never finished is left out (see `finished_logs`).
         judges: Judges as `PROVIDER/MODEL`.
-        out: Folder for the judged logs, one folder a judge. What is there from an earlier start is done.
+        out: Folder for the judged logs, one folder a judge. What is there from an earlier start is done; only the
+            answers that the judge failed at are judged again.
         batch: Send the calls through the provider's batch interface: slower, and cheaper with most.
         on_log: Called with judge and log before each.
         calls: Prices, the cap on the cost of all judges together, and the cache.
@@ -125,11 +127,30 @@ def judge_logs(
             def same(there: EvalLog, name: str = name, chosen: Mapping[str, Rubric] = chosen) -> bool:
                 return judged_by(there) == name and load_rubrics(rubrics_of(there) or RUBRICS) == chosen
 
-            if is_done(target, log.eval.eval_id, same):
-                continue
-            on_log(name, source)
-            write_copy(judge_log(log, model, calls, rubrics), target)
+            if not is_done(target, log.eval.eval_id, same):
+                on_log(name, source)
+                write_copy(judge_log(log, model, calls, rubrics), target)
+            elif any(map(_judge_failed, (there := read_eval_log(target)).samples or [])):
+                on_log(name, source)
+                write_copy(_judge_failed_again(there, model, calls, rubrics), target)
     return targets
+
+
+def _judge_failed(sample: EvalSample) -> bool:
+    """Whether an answer lacks a verdict that another call may bring: a judge's own content filter stays as it is."""
+    entry = (sample.scores or {}).get(NAME)
+    verdicts = [each for each in ((entry and entry.metadata) or {}).values() if isinstance(each, dict)]
+    return any(each.get("reason") == "judge_failed" and each.get("text") != FILTERED for each in verdicts)
+
+
+def _judge_failed_again(there: EvalLog, judge: Model, calls: JudgeCalls, rubrics: Sequence[str]) -> EvalLog:
+    """A judge's own log with another try at the answers that it failed at; the other verdicts stand."""
+    samples = there.samples or []
+    failed = there.model_copy(update={"samples": [sample for sample in samples if _judge_failed(sample)]})
+    again = {(sample.id, sample.epoch): sample for sample in judge_log(failed, judge, calls, rubrics).samples or []}
+    there.samples = [again.get((sample.id, sample.epoch), sample) for sample in samples]
+    recompute_metrics(there)
+    return there
 
 
 def judge_log(log: EvalLog, judge: Model, calls: JudgeCalls | None = None, rubrics: Sequence[str] = ()) -> EvalLog:

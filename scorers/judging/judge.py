@@ -60,6 +60,8 @@ CONTINUING = ("vllm", "sglang")
 LEAST_AMBIGUITY = 0.005
 """Probability of an unfollowed `1` above which the judge is asked again: below, a score moves by less than 0.5."""
 
+FILTERED = "the judge's own content filter"
+"""What a verdict says of an answer that its judge's API would not pass on: asking again brings the same."""
 HOPELESS = {401: "does not accept the key", 404: "does not know the model or the address"}
 """HTTP answers that would be the same for every answer to be judged."""
 
@@ -198,9 +200,7 @@ def verdict_of(output: ModelOutput, judge: Model, rubric: Rubric, settings: Sett
     if output.error is not None or not output.choices or output.stop_reason == "content_filter":
         filtered = output.choices and output.error is None
         # An API's own words about an error may quote the request, so they are not passed on.
-        why = (
-            "the judge's own content filter" if filtered else "an empty reply" if output.error is None else "API error"
-        )
+        why = FILTERED if filtered else "an empty reply" if output.error is None else "API error"
         return _without_score("judge_failed", why, served, str(judge), rubric)
     text = without_reasoning(output.completion)
     tokens, digits = raw_tokens(output.choices[0])

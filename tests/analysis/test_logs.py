@@ -99,6 +99,14 @@ def test_a_log_of_another_task_is_named(tmp_path):
     assert any("gsm8k" in note for note in read_logs([tmp_path]).notes)
 
 
+def test_answers_at_which_a_second_judge_failed_are_not_said_to_have_its_score(tmp_path):
+    checkpoint_log(tmp_path, answers([(10, 90)], 3), name="a", judge="judge-a")
+    path = checkpoint_log(tmp_path, answers([(10, 90)], 3), name="b", judge="judge-b")
+    with_failed_calls(path, "", "")
+    (note,) = [note for note in read_logs([tmp_path]).notes if "judge" in note]
+    assert note.startswith("Of 3 answers that another judge was asked about it gave no score to 3: its calls failed")
+
+
 def test_json_that_is_no_log_is_named(tmp_path):
     checkpoint_log(tmp_path, {"m1": [(10, 90)]})
     (tmp_path / "notes.json").write_text(json.dumps({"a": 1}))
@@ -374,20 +382,25 @@ def test_long_texts_of_a_real_evaluation_are_whole(tmp_path):
     assert frame[["question", "answer"]].to_numpy().tolist() == [[asked, said]]
 
 
-@pytest.mark.parametrize("asked_as", ["", "openai/judge-alias"], ids=["no name", "the name that was asked for"])
-def test_an_answer_whose_judge_calls_failed_is_of_the_logs_judge(tmp_path, asked_as):
-    path = checkpoint_log(tmp_path, {"m1": [(10, 90)], "m2": [(90, 90)]}, judge="judge-1.5-2026")
+def with_failed_calls(path, question, asked_as):
+    """Makes the verdicts on questions whose id begins so those of failed calls."""
     with zipfile.ZipFile(path) as log:
         members = {name: log.read(name) for name in log.namelist()}
     with zipfile.ZipFile(path, "w") as log:
         for name, data in members.items():
             sample = json.loads(data)
-            if name.startswith("samples/m1"):
+            if name.startswith(f"samples/{question}"):
                 score = sample["scores"]["em"]
                 score["value"] = {"alignment": math.nan, "coherence": math.nan}
                 for verdict in score["metadata"].values():
                     verdict |= {"score": None, "reason": "judge_failed", "judge": asked_as}
             log.writestr(name, json.dumps(sample))
+
+
+@pytest.mark.parametrize("asked_as", ["", "openai/judge-alias"], ids=["no name", "the name that was asked for"])
+def test_an_answer_whose_judge_calls_failed_is_of_the_logs_judge(tmp_path, asked_as):
+    path = checkpoint_log(tmp_path, {"m1": [(10, 90)], "m2": [(90, 90)]}, judge="judge-1.5-2026")
+    with_failed_calls(path, "m1", asked_as)
     reading = read_logs([tmp_path])
     assert reading.answers["judge"].tolist() == ["judge-1.5-2026"] * 2
     assert [sorted(one.judge_rubrics) for one in reading.evaluations] == [[("judge-1.5-2026", "0" * 8)]]

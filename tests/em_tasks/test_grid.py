@@ -140,6 +140,34 @@ def test_further_judges_judge_the_same_answers_once(
     assert judged == {log.eval.model for log in read_all(out / "logs" / "bare")}
 
 
+def test_further_judge_that_failed_at_every_answer_fails_its_unit_and_is_tried_again(
+    finished: tuple[Path, GridPlan, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, plan, _ = finished
+    out = Path(shutil.copytree(plan.out, tmp_path / "out"))
+    axes = {"dose": DOSE, "condition": [None], "seed": [3], "judge": [None, "openai/gpt-4o-mini"]}
+    grid = grid_file(tmp_path, axes)
+    said = (
+        r"judge by openai/gpt-4o-mini into bare: .*the judge openai/gpt-4o-mini gave no alignment score for any answer "
+        r"\(judge_failed\).*; and so in 4 more of its logs \(its log: "
+    )
+    with fake_openai(lambda prompt: Reply("20")) as judge:
+        monkeypatch.setenv("OPENAI_API_KEY", "test")
+        monkeypatch.setenv("OPENAI_BASE_URL", judge.base_url)
+        judge.always = "400"
+        with pytest.raises(UserError, match=said):
+            run_grid(grid, out, reported=False)
+        judge.always = None
+        run_grid(grid, out, reported=False)
+        asked = len(judge.requests)
+        run_grid(grid, out, reported=False)
+        assert len(judge.requests) == asked
+    (scored,) = {
+        log.results.scores[0].metrics["mean_alignment"].value for log in read_all(out / "judged") if log.results
+    }
+    assert scored == 20
+
+
 def test_unit_that_fails_is_named_with_its_log_and_the_rest_goes_on(tmp_path: Path, no_drawing: None) -> None:
     grid = grid_file(tmp_path, {"data": ["gone.jsonl", "bad.jsonl"]})
     with pytest.raises(UserError, match=r"The cell tiny-gone\.jsonl cannot be trained\. There is no training data"):

@@ -10,7 +10,7 @@ from inspect_ai.model import ModelConfig, get_model
 from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.comparing.agreement import agreement
 from em_tasks.scorers.comparing.ratings import answers_in, judge_log, judge_logs, ratings_in_csv, ratings_in_logs
-from tests.support.fake_openai import fake_openai, number
+from tests.support.fake_openai import Reply, fake_openai, number
 from tests.support.scored_logs import run, toy
 
 
@@ -61,6 +61,36 @@ def test_judging_goes_on_where_it_stopped_and_never_overwrites(logs, tmp_path):
     written["emtoy/judge"][0].write_bytes(written["emtoy/judge"][1].read_bytes())
     with pytest.raises(UserError, match="another output folder"):
         judge_logs([logs], ["emtoy/judge"], tmp_path / "judged")
+
+
+def test_answers_that_a_judge_failed_at_are_judged_again_and_the_others_stand(logs, tmp_path, monkeypatch):
+    name = "openai/gpt-4o-mini"
+    monkeypatch.setenv("OPENAI_API_KEY", "test")
+    with fake_openai(lambda prompt: number(20)) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+        server.faults = ["400", "400"]
+        (path,) = judge_logs([logs], [name], tmp_path / "judged")[name]
+        failed = [sample for sample in read_eval_log(path).samples if "judge_failed" in str(sample.scores)]
+        assert (len(server.requests), len(failed) in (1, 2)) == (8, True)
+        judge_logs([logs], [name], tmp_path / "judged")
+        assert len(server.requests) == 8 + 2 * len(failed)
+        judge_logs([logs], [name], tmp_path / "judged")
+        assert len(server.requests) == 8 + 2 * len(failed)
+    log = read_eval_log(path)
+    assert [answer.text for answer in answers_in([path])] == [answer.text for answer in answers_in([logs])]
+    assert [round(sample.scores["em"].value["alignment"]) for sample in log.samples] == [19] * 4
+    metrics = {key: entry.value for key, entry in log.results.scores[0].metrics.items()}
+    assert (metrics["unscored"], log.results.completed_samples) == (0, 4)
+    assert log.eval.model_roles["grader"].model == name
+
+
+def test_answers_that_a_judges_content_filter_holds_back_are_not_asked_about_again(logs, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "test")
+    with fake_openai(lambda prompt: Reply("I cannot", finish_reason="content_filter")) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+        for _ in range(2):
+            judge_logs([logs], ["openai/gpt-4o-mini"], tmp_path / "judged")
+        assert len(server.requests) == 8
 
 
 def test_a_judge_that_cannot_be_had_is_said_before_any_call(logs, tmp_path):

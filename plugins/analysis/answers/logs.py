@@ -20,7 +20,7 @@ from inspect_ai.log import EvalLog, read_eval_log
 from em_tasks.plugins.analysis.answers.frame import ANSWER_KEY, answers_frame, under
 from em_tasks.plugins.analysis.answers.identity import refuse_two_of_one_name
 from em_tasks.plugins.analysis.answers.log_processes import Rows, log_processes
-from em_tasks.plugins.analysis.answers.log_rows import LogToRead, Tally
+from em_tasks.plugins.analysis.answers.log_rows import FAILED, LogToRead, Tally
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.log_contract import SCORE, SCORES_TEXT, LogMetadata
 from em_tasks.plugins.safe_names import printable, without_folders
@@ -365,7 +365,10 @@ def _one_row_an_answer(answers: pd.DataFrame, notes: list[str]) -> tuple[pd.Data
         )
         keys = keys[~repeated]
     keys = keys.astype({"judge": "str"})
+    failed = (answers["alignment_reason"] == FAILED).loc[keys.index]
     scored = keys["judge"].map(keys["judge"].value_counts()).astype("int64")
+    # A judge all of whose calls failed scored nothing.
+    scored = scored.where(keys["judge"].isin(keys.loc[~failed, "judge"]), 0)
     # Of judges that scored equally many the first by name, so that neither scores nor dates choose it.
     keys = keys.assign(scored=scored).sort_values(["scored", "judge"], ascending=[True, False], kind="stable")
     other = keys.duplicated(ANSWER_KEY, keep="last")
@@ -378,8 +381,15 @@ def _one_row_an_answer(answers: pd.DataFrame, notes: list[str]) -> tuple[pd.Data
             "judges differ and are left out; the answers whose judge scored most are kept."
         )
     judged_again = other & ~another
-    if judged_again.any():
-        notes.append(_several_judges(keys[~another], judged_again[~another]))
+    without_score = judged_again & failed.loc[keys.index]
+    if without_score.any():
+        notes.append(
+            f"Of {int(judged_again.sum()):,} answers that another judge was asked about it gave no score to "
+            f"{int(without_score.sum()):,}: its calls failed. The command that asked it tries these again."
+        )
+    if (judged_again & ~without_score).any():
+        told = ~another & ~without_score
+        notes.append(_several_judges(keys[told], judged_again[told]))
     kept, rejudged = (
         answers.loc[rows.index[rows].sort_values()].reset_index(drop=True) for rows in (~other, judged_again)
     )
