@@ -385,7 +385,7 @@ def _one_row_an_answer(answers: pd.DataFrame, notes: list[str]) -> tuple[pd.Data
     if without_score.any():
         notes.append(
             f"Of {int(judged_again.sum()):,} answers that another judge was asked about it gave no score to "
-            f"{int(without_score.sum()):,}: its calls failed. The command that asked it tries these again."
+            f"{int(without_score.sum()):,}: its calls failed. Given again, `em grid` and `em judge` ask it again."
         )
     if (judged_again & ~without_score).any():
         told = ~another & ~without_score
