@@ -27,8 +27,8 @@ SAMPLES = 2
 MAX_TOKENS = 120
 COST = (
     "This downloads about 90 MB once and keeps 270 MB of weights in the cache folder and about 300 MB in the output "
-    "folder; it takes about ten minutes of processor time (five minutes on two quiet cores), 4 GB of memory and no "
-    "money. Interrupted, the same command goes on where it stopped."
+    "folder; it takes ten to thirteen minutes of processor time (five to seven on two quiet cores), 4 GB of memory and "
+    "no money. Interrupted, the same command goes on where it stopped."
 )
 
 

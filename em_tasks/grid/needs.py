@@ -14,6 +14,7 @@ from em_tasks.questions import load_question_sets, sets_for_domains
 from em_tasks.scorers.judging.grader import build_judge, default_grader
 from em_tasks.sweep.estimate import STOPS_AT, judging_an_answer, judging_price
 from em_tasks.sweep.plan import place_for_logs
+from em_tasks.trainers.bases.gaps import named
 from em_tasks.trainers.run.base_names import is_toy
 from em_tasks.trainers.run.checkpoints import list_runs
 from em_tasks.trainers.run.folder import existing_run, refuse_other_data
@@ -27,7 +28,6 @@ COSTLY = {
     "precision", "date_string",
 }  # fmt: skip
 """The fields of a recipe that decide what a run needs; organisms alike in them are looked at once."""
-MOST_NAMED = 5
 LOG_BYTES = 6_000
 """Bytes of log that an answer takes where no log here says it: 6 GB a million answers (benchmarks/report.py)."""
 
@@ -149,22 +149,17 @@ def grid_needs(plan: GridPlan, gpu: int | None, check_judges: bool = True) -> Ne
     for file, trained in changed.items():
         needs.notes.append(
             f"{file} was changed since it was trained on: finished runs learnt other rows than it has now "
-            f"({_named(trained)}). They are kept and reported as they are; bring the old file back, or move these runs "
+            f"({named(trained)}). They are kept and reported as they are; bring the old file back, or move these runs "
             f"and their logs out of {plan.out} to train them anew."
         )
     if others := sorted(set(runs) - set(plan.organisms)):
         needs.notes.append(
-            f"{plan.runs} has runs of organisms that are not of this grid ({_named(others)}). They stay, and the "
+            f"{plan.runs} has runs of organisms that are not of this grid ({named(others)}). They stay, and the "
             "report leaves them out."
         )
     _add_answers(plan, needs, check_judges)
     needs.log_bytes = _measured_log_bytes(plan.logs) or LOG_BYTES
     return needs
-
-
-def _named(names: Sequence[str]) -> str:
-    """`3: a, b, c`, cut where there are many."""
-    return f"{len(names)}: {', '.join(names[:MOST_NAMED])}{', ...' * (len(names) > MOST_NAMED)}"
 
 
 def _key(recipe: "Recipe") -> str:

@@ -4,7 +4,8 @@ import errno
 import os
 import pickle
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def test_organism_that_is_no_cell_any_more_is_named_and_left_out_of_the_report(
     out = Path(shutil.copytree(plan.out, tmp_path / "out"))
     left = grid_file(tmp_path, {"dose": {**DOSE, "shares": [1]}, "condition": [None, "json"], "seed": [3]})
     said = CliRunner().invoke(cli, ["grid", str(left), "--out", str(out), "--dry-run"], catch_exceptions=False).output
-    assert "organisms that are not of this grid (1: tiny-dose0-seed3). They stay, and the report leaves" in said
+    assert "organisms that are not of this grid (tiny-dose0-seed3). They stay, and the report leaves" in said
     _, names = run_grid(left, out)
     assert names == ["report"]
     rates = pd.read_csv(out / "report" / "tables" / "by_checkpoint.csv")
@@ -114,7 +115,7 @@ def test_data_that_changed_after_training_is_said_before_the_first_unit(
     (tmp_path / "bad.jsonl").write_text("".join(rows[:-1]))
     said = CliRunner().invoke(cli, ["grid", str(grid), "--out", str(out), "--dry-run"], catch_exceptions=False).output
     learnt = "bad.jsonl was changed since it was trained on: finished runs learnt other rows than it has now"
-    assert f"note: {learnt} (1: tiny-dose1-seed3). They are kept" in said
+    assert f"note: {learnt} (tiny-dose1-seed3). They are kept" in said
     begun = read_manifest(out / "runs" / "tiny-dose1-seed3")
     write_manifest(out / "runs" / "tiny-dose1-seed3", begun.model_copy(update={"checkpoints": begun.checkpoints[:1]}))
     with pytest.raises(UserError, match=r"The cell tiny-dose1-seed3 cannot be trained\. .* was begun on other data"):
@@ -366,6 +367,15 @@ def test_training_waits_for_a_lock_that_a_lost_node_may_still_hold(
         run_grid(grid, plan.out, reported=False)
 
 
+@contextmanager
+def one_checkpoint_alone(run: Path) -> Iterator[None]:
+    """A finished run as it was when the first of its checkpoints had landed."""
+    whole = read_manifest(run)
+    write_manifest(run, whole.model_copy(update={"checkpoints": whole.checkpoints[:1]}))
+    yield
+    write_manifest(run, whole)
+
+
 def test_evaluation_begins_while_others_still_train(tmp_path: Path) -> None:
     """The order in which a driver asks for units, whoever does them."""
     grid = grid_file(tmp_path, {"seed": [0, 1]})
@@ -379,12 +389,10 @@ def test_evaluation_begins_while_others_still_train(tmp_path: Path) -> None:
             first, second = units
             assert callable(more)
             ended = [Ended(first, do(first, folder))]
-            begun = read_manifest(plan.runs / "tiny-seed0")
-            write_manifest(plan.runs / "tiny-seed0", begun.model_copy(update={"checkpoints": begun.checkpoints[:1]}))
-            (early,) = more(ended)
-            seen.extend(subject.name for subject in early.job.subjects)
-            assert list(more([])) == []
-            write_manifest(plan.runs / "tiny-seed0", begun)
+            with one_checkpoint_alone(plan.runs / "tiny-seed0"):
+                (early,) = more(ended)
+                seen.extend(subject.name for subject in early.job.subjects)
+                assert list(more([])) == []
             (late,) = more([Ended(early, None), Ended(second, "gave up")])
             seen.extend(subject.name for subject in late.job.subjects)
             assert more([Ended(late, None)]) is None
@@ -407,11 +415,9 @@ def test_unit_that_fails_again_as_more_lands_is_named_once(
             first, second = units
             assert callable(more)
             ended = [Ended(first, do(first, folder))]
-            begun = read_manifest(plan.runs / "tiny-seed0")
-            write_manifest(plan.runs / "tiny-seed0", begun.model_copy(update={"checkpoints": begun.checkpoints[:1]}))
-            (early,) = more(ended)
-            do(early, folder)
-            write_manifest(plan.runs / "tiny-seed0", begun)
+            with one_checkpoint_alone(plan.runs / "tiny-seed0"):
+                (early,) = more(ended)
+                do(early, folder)
             (late,) = more([Ended(early, "a model failed"), Ended(second, "gave up")])
             assert late.name == early.name
             (report,) = more([Ended(late, "another failed")])
