@@ -8,7 +8,7 @@ where the memory allows (`em grid --alone`), and once together; with `--evaluate
 answers the 20 medical and general questions once, 100 tokens each. Nothing is judged or reported: random text has no
 scores. A line takes what `em grid` takes once its cluster is there: each unit starts its process, loads the base,
 compiles. What is to be compiled is compiled before the first line, so that no line pays for the others; how long that
-took is said. Each line says beside the whole time, of each unit: on which GPU it was, after how many seconds it looked
+took is said. The GPUs are the first of those that are visible. Each line says beside the whole time, of each unit: on which GPU it was, after how many seconds it looked
 at a loss for the first time (its start: Python, torch, the base, what is compiled and recorded), and how many
 milliseconds a step takes from the middle of the run on. Lines are written as they come; what `--limit` cuts off is
 written as far as it came.
@@ -167,10 +167,17 @@ def _read(file: IO[bytes]) -> bytes:
 
 @contextmanager
 def place(executor: str, gpus: int) -> Iterator[Executor]:
-    """So many GPUs of this machine, in a Ray cluster or not."""
+    """So many GPUs of this machine, in a Ray cluster or not.
+
+    Raises:
+        UserError: There are fewer.
+    """
+    shown = visible_gpus()
+    if len(shown) < gpus:
+        raise UserError(f"{gpus} GPUs were asked for, and here are {len(shown)}.")
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # Else Ray's command asks for a token, and drivers bring none.
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
-    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(gpus)))
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(shown[:gpus])
     try:
         if executor == "local":
             yield Local(None if gpus else os.cpu_count())
@@ -235,12 +242,14 @@ def done(
     seconds = time.perf_counter() - began
     (steps,) = {recipe_steps(recipe) for recipe in plan.organisms.values()}
     finished = [manifest for manifest in map(read_manifest, _begun(plan)) if manifest.finished]
+    tried = {manifest.recipe.organism: manifest.passes for manifest in finished if manifest.passes is not None}
     line = {
         "seconds": round(seconds, 1),
         "planning": round(planned - began, 1),
         "slowest_training": round(max(manifest.seconds for manifest in finished), 1) if finished else None,
         "finished": len(finished),
         "recorded": sum(manifest.passes is not None and manifest.passes.recorded for manifest in finished),
+        "tried": {name: passes.model_dump() for name, passes in tried.items()},
         "together": [len(group) for group in groups],
         "units": driver.phases(clock, steps),
         "logs": sum(1 for _ in plan.logs.rglob("*.eval")) if asks else 0,

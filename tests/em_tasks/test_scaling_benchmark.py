@@ -10,6 +10,7 @@ from benchmarks.scaling import Limit, Unjudged, Unreported, group_sizes, place, 
 from em_tasks.grid.executors.local import Local
 from em_tasks.grid.plan import plan_grid
 from em_tasks.grid.units import LOG, NOW, Train, place_of
+from em_tasks.plugins.errors import UserError
 from tests.support.grids import Serial
 
 
@@ -57,10 +58,13 @@ def test_what_is_compiled_beforehand_is_what_the_grids_train_in_one_process() ->
     assert group_sizes(6, [1, 2], ["alone", "together"]) == {6, 3, 1}
 
 
-def test_place_shows_so_many_gpus_and_leaves_the_environment_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
-
+def test_place_shows_the_first_of_the_visible_gpus_and_leaves_the_environment_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,3,6")
     with place("local", 2) as executor:
         assert isinstance(executor, Local)
-        assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "5,3"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "5,3,6"
+    with pytest.raises(UserError, match="4 GPUs were asked for, and here are 3"), place("local", 4):
+        pass
