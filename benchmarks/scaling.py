@@ -8,10 +8,10 @@ where the memory allows (`em grid --alone`), and once together; with `--evaluate
 answers the 20 medical and general questions once, 100 tokens each. Nothing is judged or reported: random text has no
 scores. A line takes what `em grid` takes once its cluster is there: each unit starts its process, loads the base,
 compiles. What is to be compiled is compiled before the first line, so that no line pays for the others; how long that
-took is said. The GPUs are the first of those that are visible. Each line says beside the whole time, of each unit: on which GPU it was, after how many seconds it looked
-at a loss for the first time (its start: Python, torch, the base, what is compiled and recorded), and how many
-milliseconds a step takes from the middle of the run on. Lines are written as they come; what `--limit` cuts off is
-written as far as it came.
+took is said. The GPUs are the first of those that are visible. Each line says beside the whole time, of each unit: on
+which GPU it was, after how many seconds it looked at a loss for the first time (its start: Python, torch, the base,
+what is compiled and recorded), and how many milliseconds a step takes from the middle of the run on. Lines are written
+as they come; what `--limit` cuts off is written as far as it came.
 """
 
 import argparse

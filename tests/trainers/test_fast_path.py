@@ -82,11 +82,13 @@ def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tens
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
-def test_losses_and_adapter_are_those_of_the_stock_trainer_on_padded_batches(recipe: Recipe, tmp_path: Path) -> None:
+@pytest.mark.parametrize("flattened", [False, True], ids=["padded", "end to end"])
+def test_losses_and_adapter_are_those_of_the_stock_trainer(recipe: Recipe, tmp_path: Path, *, flattened: bool) -> None:
     prepared = prepare(recipe)
     set_seed(recipe.seed)
     model = add_adapter(load_base(recipe.base, recipe.precision, "cpu"), recipe)
-    stock = plain_trainer(prepared, model, tmp_path / "plain", steps=6, checkpointing=False, callbacks=[])
+    folder = tmp_path / "plain"
+    stock = plain_trainer(prepared, model, folder, steps=6, checkpointing=False, callbacks=[], flattened=flattened)
     stock.train()
     losses = [log["loss"] for log in stock.state.log_history if "loss" in log]
     manifest = train(recipe, tmp_path / "runs", lambda progress: None)
