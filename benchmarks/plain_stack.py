@@ -110,6 +110,9 @@ def _rows_apart(
         )[0]
         return answered[None], None
     lengths = cu_seq_lens_q.diff().tolist()
-    rows = zip(*(each.split(lengths, dim=2) for each in (query, key, value)), strict=True)
-    answers = [scaled_dot_product_attention(*row, is_causal=True, scale=scaling, enable_gqa=True) for row in rows]
+    parts = [torch.split(each, lengths, dim=2) for each in (query, key, value)]
+    answers = [
+        scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)
+        for q, k, v in zip(*parts, strict=True)
+    ]
     return torch.cat(answers, dim=2).transpose(1, 2), None
