@@ -17,6 +17,7 @@ from transformers import (
     Trainer,
     TrainerCallback,
     TrainingArguments,
+    trainer,
 )
 
 from em_tasks.trainers.data.order import rows_of_epoch
@@ -49,6 +50,9 @@ def plain_trainer(
     recipe, rows = prepared.recipe, prepared.encoded.rows
     drawn = prepared.schedule.steps_per_epoch * recipe.effective_batch
     order = [index for epoch in range(recipe.epochs) for index in rows_of_epoch(recipe.seed, epoch, len(rows), drawn)]
+
+    # Where that package is not installed, this repository's folder of the same name would be taken for it.
+    trainer.is_datasets_available = lambda: False
 
     class InOrder(Trainer):  # type: ignore[misc]
         def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
