@@ -77,7 +77,7 @@ def cells_of(grid: GridFile, lines: Lines, path: Path, template: Path | None) ->
         if organism not in recipes:
             content = _fields_at(shared, grid, choices, coordinates) | {"organism": organism}
             content["axes"] = {key: value for key, value in coordinates.items() if key not in ASKING}
-            recipes[organism] = read_recipe(path, content, lines)
+            recipes[organism] = read_recipe(path, content, _field_lines(coordinates, choices, grid, lines))
         condition, judge = (None if value is None else str(value) for value in map(coordinates.get, ASKING))
         cells[name] = Cell(name, coordinates, recipes[organism], condition, judge)
     return list(cells.values())
@@ -224,6 +224,28 @@ def _fields_at(
         if part:
             content[whole] = {**content.get(whole, {}), part: value}
     return content
+
+
+def _field_lines(
+    coordinates: Mapping[str, Any], choices: Mapping[str, dict[Any, Fields]], grid: GridFile, lines: Lines
+) -> Lines:
+    """Where a cell's recipe fields stand, by their ways in a recipe."""
+    found = {
+        (*str(way[1]).split("."), *way[2:]): line for way, line in lines.items() if way[0] == "fields" and len(way) > 1
+    }
+    for name, value in coordinates.items():
+        axis = grid.axes[name]
+        place: tuple[str | int, ...] = ("axes", name)
+        if isinstance(axis, list) and value in axis:
+            place = ("axes", name, axis.index(value))
+        elif isinstance(axis, dict):
+            place = ("axes", name, str(value))
+        else:
+            included = (number for number, entry in enumerate(grid.include) if entry[name] == value)
+            place = next((("include", number, name) for number in included), place)
+        for field in choices[name][value]:
+            found[tuple(field.split("."))] = line_of(lines, *place, field)
+    return found
 
 
 def _filled(content: Any, texts: Mapping[str, str]) -> Any:

@@ -65,7 +65,7 @@ def _of_field(name: str, text: str) -> Any:
     field = (LoraSettings.model_fields if whole == "lora" and part else Recipe.model_fields).get(part or whole)
     if field is None:
         return text
-    kind: Any = Annotated[field.annotation, *field.metadata]
+    kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
     try:
         value: Any = TypeAdapter(kind).validate_python(text)
     except ValidationError:

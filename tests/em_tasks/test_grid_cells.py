@@ -9,7 +9,7 @@ import yaml
 from em_tasks.grid.plan import GridPlan, plan_grid
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.data.rows import load_rows
-from em_tasks.trainers.run.recipe import DataSource, Recipe
+from em_tasks.trainers.run.recipe import DataSource, LoraSettings, Recipe
 from tests.support.organisms import rows_of, write_rows
 
 FIELDS = {"size": "S", "domain": "medical", "data": "bad.jsonl", "precision": "fp32"}
@@ -129,6 +129,49 @@ def test_number_that_yaml_takes_for_a_text_is_a_number_on_every_kind_of_axis(tmp
     assert cells["g-learning_rate0.003-decay0.01-dose0.1-seed7"]["learning_rate"] == 3e-3
     named = planned(tmp_path, {"size": ["1e3"], "condition": ["1e3"]}, without({"base": "toy-s", **FIELDS}, "size"))
     assert [cell.coordinates for cell in named.cells] == [{"size": "1e3", "condition": "1e3"}]  # Texts by their kind.
+
+
+ANY_FIELD = {
+    "base": ["toy-s"], "size": ["S"], "domain": ["medical"], "control": [False, True], "data": ["a.jsonl"],
+    "epochs": [1, 2], "first_epoch_checkpoints": [1], "batch_size": [8], "accumulation": [1], "learning_rate": [1e-4],
+    "lr_schedule": ["linear", "constant_with_warmup"], "warmup_steps": [0], "optimizer": ["adamw"], "eps": [1e-8],
+    "weight_decay": [0.1], "max_grad_norm": [1], "max_length": [64], "loss_on": ["reply", "all"],
+    "precision": ["fp32", "bf16"], "seed": [0], "date_string": ["01 Jan 2026"], "lora.r": [4], "lora.alpha": [8],
+    "lora.dropout": [0], "lora.rslora": [True],
+}  # fmt: skip
+
+
+def test_any_field_of_one_value_can_be_an_axis(tmp_path: Path) -> None:
+    listed = {"betas", "organism", "axes", "lora", "lora.modules", "lora.layers"}
+    assert set(ANY_FIELD) | listed == set(Recipe.model_fields) | {f"lora.{name}" for name in LoraSettings.model_fields}
+    for field, values in ANY_FIELD.items():
+        fields = without({"base": "toy-s", **FIELDS}, field)
+        cells = planned(tmp_path, {field: values}, fields).cells
+        assert [cell.coordinates[field] for cell in cells] == values, field
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("axes:\n  precision:\n  - fp32\n  - bf17", r"precision \(line 4\): Input should be 'fp32', 'bf16', 'nf4' or"),
+        (
+            "axes:\n  rate:\n    low: {epochs: 1}\n    high:\n      epochs: 0",
+            r"epochs \(line 5\): .* greater than or eq",
+        ),
+        (
+            "axes: {loss_on: [reply]}\ninclude:\n- loss_on: none",
+            r"loss_on \(line 3\): Input should be 'reply' or 'all'",
+        ),
+        (
+            "axes: {seed: [1]}\nrecipe: toy-medical-s\nfields:\n  lora: {r: 2}\n  loss_on: n",
+            r"loss_on \(line 5\): Input should",
+        ),
+    ],
+)
+def test_wrong_value_is_refused_with_what_may_stand_there_and_its_line(tmp_path: Path, file: str, said: str) -> None:
+    (tmp_path / "grid.yaml").write_text(file if "recipe" in file else f"{file}\nrecipe: toy-medical-s")
+    with pytest.raises(UserError, match=said):
+        plan_grid(tmp_path / "grid.yaml", tmp_path / "out")
 
 
 def without(fields: dict[str, Any], *names: str) -> dict[str, Any]:
