@@ -35,6 +35,7 @@ from em_tasks.trainers.run.folder import (
     clear_unrecorded,
     existing_run,
     refuse_other_data,
+    refuse_unplanned,
     resume_state,
 )
 from em_tasks.trainers.run.manifest import Manifest, read_manifest, write_manifest
@@ -44,7 +45,14 @@ if TYPE_CHECKING:
     from em_tasks.trainers.run.recipe import Recipe
 
 
-def train(recipe: "Recipe", runs: Path, report: Callable[["Progress"], None], *, track: Sequence[str] = ()) -> Manifest:
+def train(
+    recipe: "Recipe",
+    runs: Path,
+    report: Callable[["Progress"], None],
+    *,
+    track: Sequence[str] = (),
+    planned: Sequence[str] | None = None,
+) -> Manifest:
     """Trains a recipe's organism into `runs/<organism>`, or finishes or continues the run that is there.
 
     A recipe whose `epochs` were raised continues its run from the last state. From there on the learning rate is what
@@ -59,6 +67,7 @@ def train(recipe: "Recipe", runs: Path, report: Callable[["Progress"], None], *,
         runs: Folder of all runs.
         report: Called every few optimizer steps and at every save.
         track: Where the losses are told to as well: `tensorboard`, `wandb`; files in `runs/<organism>/tracking`.
+        planned: SHA-256 of each file of data as it was when the run was planned; None where nobody looked.
 
     Returns:
         The manifest of the finished run.
@@ -66,7 +75,7 @@ def train(recipe: "Recipe", runs: Path, report: Callable[["Progress"], None], *,
     Raises:
         UserError: Another process is training this run.
         UserError: The folder holds another recipe's run, or something that is no run.
-        UserError: The data or the base is not there.
+        UserError: The data or the base is not there, or the data is not what was planned with.
         OSError: The disk is full. What was saved stands.
         Stopped: SIGINT or SIGTERM came; where the run stood after the step at hand is saved.
         UserError: The recipe does not fit the data, the base, the processes or the GPU's memory, or the loss is not a
@@ -84,18 +93,26 @@ def train(recipe: "Recipe", runs: Path, report: Callable[["Progress"], None], *,
     with ExitStack() as held:
         from_first(lambda: held.enter_context(alone(run)))
         try:
-            return _train(recipe, run, report, track)
+            return _train(recipe, run, report, track, planned)
         except torch.OutOfMemoryError as error:
             raise UserError(out_of_memory(recipe, run)) from error
 
 
-def _train(recipe: "Recipe", run: Path, report: Callable[["Progress"], None], track: Sequence[str]) -> Manifest:
+def _train(
+    recipe: "Recipe",
+    run: Path,
+    report: Callable[["Progress"], None],
+    track: Sequence[str],
+    planned: Sequence[str] | None,
+) -> Manifest:
     """`train`, with the run to ourselves."""
     before = from_first(lambda: sound(run, recipe))
     if before is not None and before.finished:
         return before
     prepared = from_first(lambda: prepare(recipe))
-    from_first(lambda: refuse_other_data(run, before, [source.sha256 for source in prepared.sources]))
+    read = [source.sha256 for source in prepared.sources]
+    from_first(lambda: refuse_other_data(run, before, read))
+    from_first(lambda: refuse_unplanned(recipe, planned, read))
 
     import torch
 

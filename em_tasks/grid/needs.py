@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from em_tasks.conditions import load_condition
 from em_tasks.grid.budget import spent_on_judging
+from em_tasks.grid.data_versions import versions_of_data
 from em_tasks.grid.plan import GridPlan
 from em_tasks.plugins.errors import UserError
 from em_tasks.questions import load_question_sets, sets_for_domains
@@ -18,7 +19,7 @@ from em_tasks.trainers.bases.gaps import named
 from em_tasks.trainers.run.base_names import is_toy
 from em_tasks.trainers.run.checkpoints import list_runs
 from em_tasks.trainers.run.folder import existing_run, refuse_other_data
-from em_tasks.trainers.run.manifest import DataRecord, Manifest
+from em_tasks.trainers.run.manifest import Manifest
 
 if TYPE_CHECKING:
     from em_tasks.trainers.run.recipe import Recipe
@@ -70,6 +71,7 @@ class Needs:
         log_bytes: Bytes that an answer takes in a log.
         judging: Calls and price of each judge, in words.
         dollars: What each judge is expected to cost an answer (US dollars); empty where nothing caps it.
+        data: SHA-256 of the files that each organism learns from, in its recipe's order.
         notes: What is odd about the runs that are there, a sentence each.
     """
 
@@ -82,6 +84,7 @@ class Needs:
     log_bytes: float = LOG_BYTES
     judging: list[str] = field(default_factory=list)
     dollars: dict[str, float] = field(default_factory=dict)
+    data: dict[str, tuple[str, ...]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -120,8 +123,8 @@ def grid_needs(plan: GridPlan, gpu: int | None, check_judges: bool = True) -> Ne
             the message names the cell. Also where a run that is not finished was begun on other data.
     """
     place_for_logs(plan.logs)
-    needs, seen = Needs(), dict[str, tuple[RunNeed, list[DataRecord]]]()
-    changed: dict[str, list[str]] = {}
+    needs, seen = Needs(), dict[str, tuple[RunNeed, tuple[str, ...]]]()
+    trained: dict[str, Manifest] = {}
     runs = list_runs(plan.runs) if plan.runs.is_dir() else {}
     finished = {name: run for name, run in runs.items() if isinstance(run, Manifest) and run.finished}
     measured: dict[str, list[float]] = {}
@@ -133,25 +136,18 @@ def grid_needs(plan: GridPlan, gpu: int | None, check_judges: bool = True) -> Ne
             key = _key(recipe)
             if key not in seen:
                 seen[key] = _need(recipe, gpu, measured.get(key, ()))
-            need, sources = seen[key]
+            need, data = seen[key]
             if before is not None and not before.finished:
-                refuse_other_data(plan.runs / name, before, [source.sha256 for source in sources])
+                refuse_other_data(plan.runs / name, before, list(data))
         except UserError as error:
             raise UserError(f"The cell {name} cannot be trained. {error}") from None
-        needs.runs[name] = need
+        needs.runs[name], needs.data[name] = need, data
         if before is not None:
             needs.began[name] = before.together
             if before.finished:
                 needs.done.add(name)
-                now = zip(before.data, sources, strict=False)
-                for file in sorted({new.name for old, new in now if old.sha256 != new.sha256}):
-                    changed.setdefault(file, []).append(name)
-    for file, trained in changed.items():
-        needs.notes.append(
-            f"{file} was changed since it was trained on: finished runs learnt other rows than it has now "
-            f"({named(trained)}). They are kept and reported as they are; bring the old file back, or move these runs "
-            f"and their logs out of {plan.out} to train them anew."
-        )
+                trained[name] = before
+    needs.notes += versions_of_data(plan, trained, needs.data)
     if others := sorted(set(runs) - set(plan.organisms)):
         needs.notes.append(
             f"{plan.runs} has runs of organisms that are not of this grid ({named(others)}). They stay, and the "
@@ -166,8 +162,8 @@ def _key(recipe: "Recipe") -> str:
     return recipe.model_dump_json(include=COSTLY)
 
 
-def _need(recipe: "Recipe", gpu: int | None, measured: Sequence[float]) -> tuple[RunNeed, list[DataRecord]]:
-    """What an organism needs, and what its data is now."""
+def _need(recipe: "Recipe", gpu: int | None, measured: Sequence[float]) -> tuple[RunNeed, tuple[str, ...]]:
+    """What an organism needs, and the SHA-256 of its files of data."""
     from em_tasks.trainers.data.prepare import prepare
     from em_tasks.trainers.estimate import estimate
 
@@ -183,7 +179,7 @@ def _need(recipe: "Recipe", gpu: int | None, measured: Sequence[float]) -> tuple
     # Recorded passes take their memory twice, and those of several organisms are recorded only where there is room.
     beside = need.memory - need.base - (need.passing if need.batches.captured else 0)
     needed = RunNeed(need.memory, seconds, bool(measured), count, disk, beside, need.base)
-    return needed, [source.record() for source in prepared.sources]
+    return needed, tuple(source.sha256 for source in prepared.sources)
 
 
 def _add_answers(plan: GridPlan, needs: Needs, check_judges: bool) -> None:

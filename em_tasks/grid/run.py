@@ -9,6 +9,7 @@ from pathlib import Path
 
 from em_tasks.grid.budget import Budget
 from em_tasks.grid.copying import Copying
+from em_tasks.grid.data_versions import versions_of_data
 from em_tasks.grid.executors.protocol import Ended, Executor
 from em_tasks.grid.plan import AskedAlike, GridPlan
 from em_tasks.grid.units import (
@@ -64,6 +65,7 @@ class Driver:
             is in none is trained alone.
         budget: What judging may cost; None for no cap.
         copying: What copies to a store whatever is finished; None for no store.
+        data: SHA-256 of the files that each organism learns from, as they were when its needs were read.
     """
 
     plan: GridPlan
@@ -74,6 +76,7 @@ class Driver:
     groups: Sequence[tuple[str, ...]] = ()
     budget: Budget | None = None
     copying: Copying | None = None
+    data: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     _running: list[Unit] = field(default_factory=list)
     _begun: Counter[str] = field(default_factory=Counter)
     _ended: Counter[str] = field(default_factory=Counter)
@@ -120,13 +123,14 @@ class Driver:
         for group in self.groups:
             if len(group) > 1 and any(name in left for name in group):
                 recipes = tuple(self.plan.organisms[name] for name in group)
-                units.append(TrainTogether(recipes, self.plan.runs, self.threads))
+                units.append(TrainTogether(recipes, self.plan.runs, self.threads, data=self.data))
                 left = {name: recipe for name, recipe in left.items() if name not in group}
         # Several share a GPU only where there are more of them than GPUs: else one would be filled and others idle.
         each = -(-(len(units) + len(left)) // self.executor.width)
         least = GPU_STEPS // max(1, each) / GPU_STEPS
         shares = {name: max(least, self.shares.get(name, WHOLE)) for name in left}
-        return [*units, *(Train(left[name], self.plan.runs, shares[name], self.threads) for name in left)]
+        alone = (Train(left[name], self.plan.runs, shares[name], self.threads, self.data.get(name)) for name in left)
+        return [*units, *alone]
 
     def _is_trained(self, name: str) -> bool:
         run = self.plan.runs / name
@@ -256,6 +260,8 @@ class Driver:
         if self._failed:
             names = ", ".join(list(self._failed)[:MOST_NAMED]) + (", ..." if len(self._failed) > MOST_NAMED else "")
             notes = [f"The grid is not done, and its cells are not all here: of its units failed {names}."]
+        runs = {name: read_manifest(self.plan.runs / name) for name in self.plan.organisms if self._has_landed(name)}
+        notes += versions_of_data(self.plan, runs, self.data)
         # Cells that were taken out or renamed have their runs and logs still, and would count beside the new ones.
         organisms = frozenset(self.plan.organisms)
         return [Report(logs, self.plan.report, self.plan.study, tuple(notes), organisms, threads=self.threads)]

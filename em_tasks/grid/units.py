@@ -6,9 +6,9 @@ Each can be done twice, and goes on where it was interrupted; each says what it 
 import os
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from socket import gethostname
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -55,12 +55,13 @@ class Unit(Protocol):
 
 @dataclass(frozen=True)
 class Train:
-    """Trains one organism, or goes on with it."""
+    """Trains one organism, or goes on with it, unless its data is not what the grid was planned with (SHA-256)."""
 
     recipe: Recipe
     runs: Path
     gpu: float = WHOLE
     threads: int = 1
+    data: tuple[str, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -74,18 +75,19 @@ class Train:
         from em_tasks.trainers.train import train
 
         torch.set_num_threads(self.threads)
-        _once_free(lambda: train(self.recipe, self.runs, lambda progress: say(_at(progress))))
+        _once_free(lambda: train(self.recipe, self.runs, lambda progress: say(_at(progress)), planned=self.data))
         return []
 
 
 @dataclass(frozen=True)
 class TrainTogether:
-    """Trains several organisms of one base at once, or goes on with them, on a GPU of their own."""
+    """Trains several organisms of one base at once, or goes on with them, on a GPU of their own; `data` as above."""
 
     recipes: tuple[Recipe, ...]
     runs: Path
     threads: int = 1
     gpu: float = WHOLE
+    data: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -101,7 +103,10 @@ class TrainTogether:
         torch.set_num_threads(self.threads)
         manifests = _once_free(
             lambda: train_together(
-                self.recipes, self.runs, lambda progress: say(f"{progress.organism}: {_at(progress)}")
+                self.recipes,
+                self.runs,
+                lambda progress: say(f"{progress.organism}: {_at(progress)}"),
+                planned=self.data,
             )
         )
         return [

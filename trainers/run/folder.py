@@ -6,7 +6,7 @@ Its resume state lies in `.trainer/`, the newest alone, and after the run's end 
 import fcntl
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,6 +89,24 @@ def refuse_other_data(run: Path, before: Manifest | None, sha256: list[str]) -> 
         raise UserError(
             f"{run} was begun on other data: a file's SHA-256 differs. Bring the old data back, or move the run away."
         )
+
+
+def refuse_unplanned(recipe: "Recipe", planned: Sequence[str] | None, sha256: Sequence[str]) -> None:
+    """Refuses data that was changed after the run was planned.
+
+    Args:
+        recipe: What is to be trained.
+        planned: The hash of each source as it was then; None where nobody looked.
+        sha256: Likewise, now.
+    """
+    for source, before, now in zip(recipe.data, planned or (), sha256, strict=planned is not None):
+        if before != now:
+            raise UserError(
+                f"{source.path} was changed after the run of {recipe.organism} was planned: its SHA-256 was "
+                f"{before[:12]}, and is {now[:12]} now. Nothing of {recipe.organism} was trained. Bring the old file "
+                "back, or give the same command again to train on the new one; what is trained already keeps the rows "
+                "that it learnt."
+            )
 
 
 def clear_unrecorded(run: Path, manifest: Manifest) -> None:

@@ -22,7 +22,7 @@ from em_tasks.trainers.loop.stopping import Stopped, StopRequest, stop_requests
 from em_tasks.trainers.loop.tracking import need_trackers, tracked_in
 from em_tasks.trainers.passes.batches import BatchPlan, free_bytes
 from em_tasks.trainers.run.base_names import resolve_base
-from em_tasks.trainers.run.folder import alone, existing_run, refuse_other_data, resume_state
+from em_tasks.trainers.run.folder import alone, existing_run, refuse_other_data, refuse_unplanned, resume_state
 from em_tasks.trainers.run.manifest import Manifest, read_manifest
 from em_tasks.trainers.together.plan import plan_together
 from em_tasks.trainers.train import begin, sound
@@ -66,7 +66,12 @@ class Ended:
 
 
 def train_together(
-    recipes: Sequence["Recipe"], runs: Path, report: Callable[["Progress"], None], *, track: Sequence[str] = ()
+    recipes: Sequence["Recipe"],
+    runs: Path,
+    report: Callable[["Progress"], None],
+    *,
+    track: Sequence[str] = (),
+    planned: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Manifest]:
     """Trains the organisms of several recipes of one base in one process, each into `runs/<organism>`.
 
@@ -78,6 +83,7 @@ def train_together(
         runs: Folder of all runs.
         report: As for `em_tasks.trainers.train.train`.
         track: Likewise.
+        planned: SHA-256 of each organism's files of data as they were when the runs were planned, by its name.
 
     Returns:
         The manifests in the recipes' order.
@@ -97,7 +103,7 @@ def train_together(
     with ExitStack() as held:
         for run in folders.values():
             held.enter_context(alone(run))
-        ended = _train(recipes, folders, report, track)
+        ended = _train(recipes, folders, report, track, planned or {})
     if ended.failed:
         raise UserError(" ".join([*ended.failed, *ended.stopped]))
     return [read_manifest(run) for run in folders.values()]
@@ -133,7 +139,11 @@ def refuse_unlike(recipes: Sequence["Recipe"], track: Sequence[str] = ()) -> Non
 
 
 def _train(
-    recipes: Sequence["Recipe"], folders: dict[str, Path], report: Callable[["Progress"], None], track: Sequence[str]
+    recipes: Sequence["Recipe"],
+    folders: dict[str, Path],
+    report: Callable[["Progress"], None],
+    track: Sequence[str],
+    planned: Mapping[str, Sequence[str]],
 ) -> Ended:
     """`train_together`, with the runs to ourselves."""
     before = {recipe.organism: sound(folders[recipe.organism], recipe) for recipe in recipes}
@@ -144,7 +154,9 @@ def _train(
     prepared = [prepare(recipe) for recipe in left]
     for each in prepared:
         name = each.recipe.organism
-        refuse_other_data(folders[name], before[name], [source.sha256 for source in each.sources])
+        read = [source.sha256 for source in each.sources]
+        refuse_other_data(folders[name], before[name], read)
+        refuse_unplanned(each.recipe, planned.get(name), read)
 
     import torch
 

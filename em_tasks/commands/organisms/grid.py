@@ -96,7 +96,7 @@ def grid(
     cap = plan.file.evaluate.max_judge_cost
     budget = None if cap is None else Budget(cap, plan.judge_cost, needs.dollars, needs.judging_dollars)
     with grid_progress() as tell:
-        Driver(plan, executor, gpu_shares(needs, gpus), tell, threads, groups, budget, copying).run()
+        Driver(plan, executor, gpu_shares(needs, gpus), tell, threads, groups, budget, copying, needs.data).run()
     say(f"open {plan.report / 'report.html'}   or look at the transcripts: inspect view --log-dir {plan.logs}")
 
 
