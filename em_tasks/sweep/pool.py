@@ -237,8 +237,13 @@ def _end_with_parent() -> None:
 def signals_stop() -> Iterator[None]:
     """Has SIGINT and SIGTERM raise `Stopped` in the main thread, so that processes are ended in order."""
 
+    stopped: list[Stopped] = []
+
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped("Stopped. The same command goes on where this stopped: answers that came are kept.", number)
+        stopped.append(
+            Stopped("Stopped. The same command goes on where this stopped: answers that came are kept.", number)
+        )
+        raise stopped[0]
 
     before = {}
     if threading.current_thread() is threading.main_thread():
@@ -248,6 +253,11 @@ def signals_stop() -> Iterator[None]:
                 before[number] = signal.signal(number, stop)
     try:
         yield
+    except KeyboardInterrupt as error:
+        # Ray raises a plain one in place of whatever a signal raised while Ray was waiting.
+        if stopped and not isinstance(error, Stopped):
+            raise stopped[0] from None
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,6 +1,8 @@
 """A toy study on a real Ray cluster of three nodes, one of which is killed in the middle of a unit."""
 
 import os
+import re
+import signal
 import socket
 import threading
 import time
@@ -14,6 +16,7 @@ from em_tasks.grid.executors.on_ray import OnRay
 from em_tasks.grid.places import refuse_places, sign_left
 from em_tasks.plugins.errors import UserError
 from em_tasks.sweep.gpus import gpu_memory
+from em_tasks.trainers.loop.stopping import Stopped
 from em_tasks.trainers.run.manifest import LOCK, MANIFEST, read_manifest
 from tests.support.grids import adapters, grid_file, run_grid
 from tests.support.processes import children_of
@@ -113,6 +116,34 @@ def test_node_killed_in_mid_unit_loses_nothing_and_the_result_is_the_serial_one(
     assert adapters(plan.runs) == adapters(serial.runs)
     assert answers(plan.logs) == answers(serial.logs)
     assert len(answers(plan.logs)) == 10 * (1 + 2 * 2)
+
+
+@pytest.mark.slow
+def test_sigterm_stops_the_driver_as_it_does_here(cluster: Any, tmp_path: Path) -> None:
+    class Stopping:
+        """Has the driver told to go once it waits, and waits for its own end."""
+
+        name, gpu, threads, driver = "stopping", 0.0, 1, os.getpid()
+
+        def work(self, say: object) -> list[str]:
+            os.kill(self.driver, signal.SIGTERM)
+            signal.pause()
+            return []
+
+    executor = OnRay(cluster.address)
+    try:
+        with pytest.raises(Stopped, match="The same command goes on where this stopped: answers") as stopped:
+            executor.run([Stopping()], tmp_path, lambda ended: [])
+    finally:
+        executor.close()
+    assert stopped.value.exit_code == 143
+
+
+@pytest.mark.parametrize("address", ["foo", ":6379", "head:", "head:port", "head:99999"])
+def test_address_that_is_none_is_said_with_one_that_would_do(address: str) -> None:
+    said = f"--ray {address!r} is no address of a Ray cluster. Give HOST:PORT of a head"
+    with pytest.raises(UserError, match=re.escape(said)):
+        OnRay(address)
 
 
 def test_cluster_that_is_not_there_is_said_at_once() -> None:

@@ -22,6 +22,9 @@ RETRIES = 5
 """Times a unit is run again whose process or node was lost. What it had saved is not done again."""
 
 
+LAST_PORT = 2**16 - 1
+
+
 class OnRay:
     """A Ray cluster.
 
@@ -142,10 +145,10 @@ def _look_around(sign: Path, gpus: int) -> Place:
 def _refuse_silence(address: str) -> None:
     """Refuses an address at which nothing listens, for which Ray itself would wait long."""
     host, _, port = address.rpartition(":")
+    give = "Give HOST:PORT of a head that was started with `ray start --head`, such as --ray 10.0.0.5:6379."
+    if not host or not port.isdecimal() or int(port) > LAST_PORT:
+        raise UserError(f"--ray {address!r} is no address of a Ray cluster. {give}")
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"There is no Ray cluster at {address!r} ({error}). Give HOST:PORT of a head that was started with "
-            "`ray start --head`."
-        ) from None
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"There is no Ray cluster at {address!r} ({error}). {give}") from None
