@@ -10,6 +10,7 @@ from em_tasks.conditions import load_condition
 from em_tasks.grid.budget import spent_on_judging
 from em_tasks.grid.data_versions import versions_of_data
 from em_tasks.grid.plan import GridPlan
+from em_tasks.plugins.checkpoint_model.engines.choosing import parse_engine
 from em_tasks.plugins.errors import UserError
 from em_tasks.questions import load_question_sets, sets_for_domains
 from em_tasks.scorers.judging.grader import build_judge, default_grader
@@ -123,6 +124,7 @@ def grid_needs(plan: GridPlan, gpu: int | None, check_judges: bool = True) -> Ne
             the message names the cell. Also where a run that is not finished was begun on other data.
     """
     place_for_logs(plan.logs)
+    _refuse_no_names(plan)
     needs, seen = Needs(), dict[str, tuple[RunNeed, tuple[str, ...]]]()
     trained: dict[str, Manifest] = {}
     runs = list_runs(plan.runs) if plan.runs.is_dir() else {}
@@ -156,6 +158,18 @@ def grid_needs(plan: GridPlan, gpu: int | None, check_judges: bool = True) -> Ne
     _add_answers(plan, needs, check_judges)
     needs.log_bytes = _measured_log_bytes(plan.logs) or LOG_BYTES
     return needs
+
+
+def _refuse_no_names(plan: GridPlan) -> None:
+    """Refuses engines and judges that no name stands for, which nobody would notice before all is trained."""
+    try:
+        parse_engine(plan.file.evaluate.engine)
+    except UserError as error:
+        raise UserError(f"{plan.path}: evaluate.engine: {error}") from None
+    if any(str(cell.coordinates.get("judge", "default")).strip() == "" for cell in plan.cells):
+        raise UserError(
+            f"{plan.path}: a value of the axis judge is empty. Give a judge as PROVIDER/MODEL, or null for the default."
+        )
 
 
 def _key(recipe: "Recipe") -> str:

@@ -255,7 +255,7 @@ class Driver:
     def _reporting(self) -> list[Report]:
         if not any(self.plan.logs.rglob("*.eval")):
             return []
-        logs = (self.plan.logs, *([self.plan.judged] if self.plan.judged.is_dir() else []))
+        logs = (self.plan.logs, *([self.plan.judged] if any(self.plan.judged.rglob("*.eval")) else []))
         notes = []
         if self._failed:
             names = ", ".join(list(self._failed)[:MOST_NAMED]) + (", ..." if len(self._failed) > MOST_NAMED else "")

@@ -67,7 +67,8 @@ def no_questions_about(domain: str) -> str | None:
         return None
     return (
         f"no question set is called {domain!a}, so the general questions alone are asked and nothing inside the "
-        f"training domain; there are {', '.join(sorted(known))}. A file of your own goes with --questions FILE."
+        f"training domain; there are {', '.join(sorted(known))}. A file of your own is found by its name as "
+        f"questions/{domain}.yaml."
     )
 
 

@@ -259,5 +259,5 @@ def what_failed(log: "EvalLog") -> str | None:
     reasons = ", ".join(name.removeprefix(head) for name in metrics if name.startswith(head))
     return (
         f"{log.location}: the judge {getattr(judge, 'model', 'of the grader role')} gave no {lead} score for any "
-        f"answer ({reasons}). The answers are kept: name another judge with --judge"
+        f"answer ({reasons}). The answers are kept: name another judge (--judge; in a grid file the axis `judge`)"
     )

@@ -16,7 +16,7 @@ from em_tasks.questions import load_question_sets, no_questions_about, sets_for_
 from em_tasks.scorers.judging.grader import build_judge, default_grader
 from em_tasks.scorers.judging.rubric import Rubric, load_rubrics
 from em_tasks.trainers.run.base_names import is_toy, resolve_base
-from em_tasks.trainers.run.checkpoints import Checkpoint, Run, list_runs, verify
+from em_tasks.trainers.run.checkpoints import Checkpoint, Run, list_runs, no_runs, verify
 
 DEFAULT_SAMPLES = 10
 """Answers to each question that `em sweep` asks for unless told: ten questions outside the domain then show 20 points
@@ -251,9 +251,7 @@ class Planner:
     def _manifests(self) -> dict[str, Run]:
         manifests = list_runs(self.runs)
         if not manifests:
-            raise UserError(
-                f"There is no training run under {self.runs}. Train one with `em train RECIPE --runs {self.runs}`."
-            )
+            raise no_runs(self.runs)
         if missing := sorted(set(self.organisms) - set(manifests)):
             listed = f"There are: {', '.join(manifests)}."
             raise UserError(f"There is no organism {', '.join(missing)} under {self.runs}. {listed}")

@@ -236,7 +236,6 @@ def _end_with_parent() -> None:
 @contextmanager
 def signals_stop() -> Iterator[None]:
     """Has SIGINT and SIGTERM raise `Stopped` in the main thread, so that processes are ended in order."""
-
     stopped: list[Stopped] = []
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -162,8 +162,9 @@ class Prices:
         price = self.of(judge)
         if price is None:
             raise JudgeCostError(
-                f"The price of {judge} is not known, so a limit on its cost could not be kept. Give it with "
-                "--judge-price INPUT,OUTPUT (US dollars per million tokens), or leave --max-judge-cost out."
+                f"The price of {judge} is not known, so a limit on its cost could not be kept. Give it as "
+                "INPUT,OUTPUT in US dollars per million tokens (--judge-price; in a grid file judge_price), or leave "
+                "the limit out."
             )
         return price
 

@@ -18,9 +18,9 @@ ROLE = "grader"
 DEFAULT_JUDGE = "openai/gpt-4o-mini"
 
 WAYS_OUT = (
-    "Ways out: set OPENAI_API_KEY for the default judge, or name another one, PROVIDER/MODEL, with --judge (with "
-    "inspect eval: --model-role grader=PROVIDER/MODEL). hf/..., vllm/... and emlocal/... (docs/local_judge.md) need no "
-    f"key; {TOY_JUDGE} judges toy models alone."
+    "Ways out: set OPENAI_API_KEY for the default judge, or name another one, PROVIDER/MODEL: with --judge, in a grid "
+    "file on the axis `judge`, with inspect eval by --model-role grader=PROVIDER/MODEL. hf/..., vllm/... and "
+    f"emlocal/... (docs/local_judge.md) need no key; {TOY_JUDGE} judges toy models alone."
 )
 
 

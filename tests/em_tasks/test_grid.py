@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from em_tasks.commands.cli import cli
 from em_tasks.commands.organisms import grid as command
+from em_tasks.commands.organisms.grid_in_words import in_bytes
 from em_tasks.grid.executors import local
 from em_tasks.grid.executors.protocol import Ended
 from em_tasks.grid.needs import gpu_shares, grid_needs
@@ -229,9 +230,43 @@ def test_dry_run_asks_nobody_and_says_that_a_judges_key_is_missing(
     given = ["grid", str(grid), "--out", str(tmp_path / "o")]
     said = CliRunner().invoke(cli, [*given, "--dry-run"])
     assert said.exit_code == 0, said.output
-    assert said.output.count("note: The judge openai/gpt-4o-mini cannot be used: ") == 1
+    assert said.output.count("not ready: The judge openai/gpt-4o-mini cannot be used: ") == 1
+    assert "in a grid file on the axis `judge`" in said.output
+    assert said.output.endswith("without --dry-run nothing would begin before that is mended.\n")
     assert "The judge openai/gpt-4o-mini cannot be used: " in CliRunner().invoke(cli, given).output
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_engine_and_judge_that_no_name_stands_for_are_refused_before_the_first_unit(
+    tmp_path: Path, dry: tuple[str, ...]
+) -> None:
+    for changes, said in (
+        ({"evaluate": {"engine": "warp"}}, "tiny.yaml: evaluate.engine: There is no engine 'warp'. Give one of auto"),
+        ({"axes": {"judge": [" "]}}, "tiny.yaml: a value of the axis judge is empty. Give a judge as PROVIDER/MODEL"),
+    ):
+        grid = grid_file(tmp_path, **{"axes": {"seed": [0]}, **changes})
+        ran = CliRunner().invoke(cli, ["grid", str(grid), "--out", str(tmp_path / "o"), *dry], catch_exceptions=False)
+        assert ran.exit_code == 1
+        assert said in ran.output
+    assert not (tmp_path / "o").exists()
+
+
+def test_dry_run_for_slurm_says_that_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit", reason="needs the extra slurm, which is not installed")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    given = ["grid", str(grid_file(tmp_path, {"seed": [0]})), "--out", str(tmp_path / "o"), "--dry-run"]
+    said = CliRunner().invoke(cli, [*given, "--slurm"])
+    assert (said.exit_code, said.output.count("not ready: --slurm has Slurm do the work")) == (0, 1)
+    said = CliRunner().invoke(cli, [*given, "--ray", "foo"])
+    assert (said.exit_code, "--ray 'foo' is no address of a Ray cluster" in said.output) == (1, True)
+
+
+def test_runs_of_a_grids_folder_are_pointed_at(finished: tuple[Path, GridPlan, list[str]]) -> None:
+    _, plan, _ = finished
+    for reader in ("runs", "sweep", "serve"):
+        said = CliRunner().invoke(cli, [reader, str(plan.out)])
+        assert f"no training run under {plan.out} itself, but under {plan.runs}: give that folder." in said.output
 
 
 def test_cell_larger_than_any_gpu_and_a_place_taken_by_another_recipe_are_refused_by_name(
@@ -260,8 +295,17 @@ def test_full_disk_is_said_before_the_first_unit(
     refused = CliRunner().invoke(cli, ["grid", str(grid), "--out", str(tmp_path / "out")])
     assert "MB free for temporary files" in refused.output
     plan = plan_grid(grid, tmp_path / "out")
-    with pytest.raises(UserError, match=r"has 0\.0 GB free, and the grid needs about"):
-        command._refuse_full_disk(plan, grid_needs(plan, None))
+    needs = grid_needs(plan, None)
+    assert 1e6 < needs.disk < 50e6
+    for free, said in ((0, "0 MB"), (2**20, "1 MB"), (needs.disk + 99_000_000, r"\d{3} MB")):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage._replace(free=free))
+        with pytest.raises(
+            UserError, match=rf"has {said} free, and the grid needs about \d+ MB more and 100 MB to spare"
+        ):
+            command._refuse_full_disk(plan, needs)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needs.disk + 100_000_001))
+    command._refuse_full_disk(plan, needs)
+    assert [in_bytes(count) for count in (5e5, 34e7, 2.34e9)] == ["less than 1 MB", "340 MB", "2.3 GB"]
     assert not (tmp_path / "out").exists()
 
 

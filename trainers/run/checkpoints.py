@@ -18,6 +18,9 @@ from em_tasks.trainers.run.toy_bases import toy_base
 
 STEP = re.compile("[0-9]{1,18}")
 
+RUNS = "runs"
+"""The folder of runs, unless another is named; in a grid's folder too."""
+
 Run = Manifest | Adoption
 """What is known of an organism, trained here or adopted."""
 
@@ -109,6 +112,14 @@ def list_runs(runs: Path) -> dict[str, Run]:
             _refuse_other_name(path, organism.recipe.organism)
             organisms[path.parent.name] = organism
     return dict(sorted(organisms.items()))
+
+
+def no_runs(folder: Path) -> UserError:
+    """What to say of a folder without runs; those of a grid lie one folder further in."""
+    inside = folder / RUNS
+    if organisms_in(inside):
+        return UserError(f"There is no training run under {folder} itself, but under {inside}: give that folder.")
+    return UserError(f"There is no training run under {folder}. Train one with `em train RECIPE --runs {folder}`.")
 
 
 def organisms_in(folder: Path) -> list[str]:

@@ -28,7 +28,7 @@ def need_room(run: Path, needed: int, what: str) -> None:
     if free < needed + MARGIN:
         raise OSError(
             f"{run} has {free / 1e6:.0f} MB free, and {what} needs {(needed + MARGIN) / 1e6:.0f}. What was saved "
-            "stands. Free some space (or move the run to another disk and name that with --runs) and give the same "
+            "stands. Free some space (or move the run to a larger disk and name its new place) and give the same "
             "command again."
         )
 

@@ -40,6 +40,7 @@ def serve(
     import uvicorn
 
     from em_tasks.plugins.server.app import Checkpoints, build_app
+    from em_tasks.trainers.run.checkpoints import no_runs
 
     if token is None and not _is_loopback(host):
         raise UserError(
@@ -50,7 +51,7 @@ def serve(
     checkpoints = Checkpoints(runs.resolve(), {key: value for key, value in given.items() if value is not None})
     names = checkpoints.names()
     if not names:
-        raise UserError(f"There is no training run under {runs}. Train one with `em train RECIPE`.")
+        raise no_runs(runs)
     # Bound here, so that a port that is taken is one plain sentence and a free one can be told.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family, backlog=2048) as listening:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from em_tasks.commands.numbers import Number, Whole
+from em_tasks.commands.organisms.grid_in_words import in_bytes, needs_in_words
 from em_tasks.commands.paths import LocalPath
 from em_tasks.commands.terminal import counted, say
 from em_tasks.plugins.errors import UserError
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from em_tasks.grid.executors.protocol import Executor
     from em_tasks.grid.needs import Needs
     from em_tasks.grid.plan import GridPlan
+
+
+MARGIN, MARGIN_SHARE = 100e6, 0.1
+"""What has to be free beside what a grid is expected to write: a tenth of it, 100 MB at least. A save keeps the state
+of before until it is whole, and answers lie beside their logs until these are."""
 
 
 @click.command()
@@ -52,17 +58,7 @@ def grid(
     from em_tasks.scorers.judging.grader import unusable_judges
     from em_tasks.sweep.gpus import threads_for
 
-    if address and slurm:
-        raise UserError("--ray and --slurm are two places for the same work. Give one of them.")
-    if jobs and (address or slurm):
-        raise UserError(
-            "-j says how many units run on this machine at a time, and "
-            + (
-                "on a Ray cluster its GPUs and CPUs decide that. Leave it out."
-                if address
-                else "on Slurm the grid file does: slurm: {slurm_array_parallelism: N}. Leave it out."
-            )
-        )
+    _refuse_two_places(jobs, address, slurm=slurm)
     plan = plan_grid(grid, out)
     planned_for = None if device_memory is None else int(device_memory * 2**30)
     store = None if url is None else Store(url)
@@ -73,8 +69,7 @@ def grid(
     if dry_run:
         needs = grid_needs(plan, planned_for, check_judges=False)
         show(plan, needs, {} if alone or address or slurm else _gpus_here(planned_for))
-        for note in unusable_judges(needs.judged):
-            say(f"note: {note}", err=True)
+        _say_what_lacks([*unusable_judges(needs.judged), *(_no_slurm(plan) if slurm else ())])
         return
     executor = _executor(plan, jobs, address, slurm=slurm)
     with sign_left(plan.out) as sign:
@@ -100,6 +95,25 @@ def grid(
     say(f"open {plan.report / 'report.html'}   or look at the transcripts: inspect view --log-dir {plan.logs}")
 
 
+def _refuse_two_places(jobs: int | None, address: str | None, *, slurm: bool) -> None:
+    """Refuses options that name two places, and an address that is none."""
+    from em_tasks.grid.executors.on_ray import refuse_no_address
+
+    if address is not None and slurm:
+        raise UserError("--ray and --slurm are two places for the same work. Give one of them.")
+    if jobs and (address or slurm):
+        raise UserError(
+            "-j says how many units run on this machine at a time, and "
+            + (
+                "on a Ray cluster its GPUs and CPUs decide that. Leave it out."
+                if address
+                else "on Slurm the grid file does: slurm: {slurm_array_parallelism: N}. Leave it out."
+            )
+        )
+    if address is not None:
+        refuse_no_address(address)
+
+
 def _executor(plan: "GridPlan", jobs: int | None, address: str | None, *, slurm: bool) -> "Executor":
     if address:
         from em_tasks.grid.executors.on_ray import OnRay
@@ -114,16 +128,34 @@ def _executor(plan: "GridPlan", jobs: int | None, address: str | None, *, slurm:
     return Local(jobs)
 
 
+def _say_what_lacks(lacking: Sequence[str]) -> None:
+    for what in lacking:
+        say(f"not ready: {what}", err=True)
+    if lacking:
+        say("This dry run asks nobody; without --dry-run nothing would begin before that is mended.", err=True)
+
+
+def _no_slurm(plan: "GridPlan") -> list[str]:
+    """What keeps jobs from being submitted here, in a sentence."""
+    try:
+        _executor(plan, None, None, slurm=True)
+    except UserError as error:
+        return [str(error)]
+    return []
+
+
 def _refuse_full_disk(plan: "GridPlan", needs: "Needs") -> None:
     """Refuses to begin what the shared folder cannot hold."""
     import shutil
 
     there = sum(path.stat().st_size for path in plan.out.rglob("*") if path.is_file())
     free = shutil.disk_usage(next(folder for folder in (plan.out, *plan.out.parents) if folder.exists())).free
-    if free + there < needs.disk:
+    more = needs.disk - there
+    margin = max(MARGIN, more * MARGIN_SHARE)
+    if more > 0 and free < more + margin:
         raise UserError(
-            f"{plan.out} has {free / 1e9:.1f} GB free, and the grid needs about {(needs.disk - there) / 1e9:.1f} more. "
-            "Make room, or name another folder with --out."
+            f"{plan.out} has {in_bytes(free)} free, and the grid needs about {in_bytes(more)} more and "
+            f"{in_bytes(margin)} to spare. Make room, or name another folder with --out."
         )
 
 
@@ -147,38 +179,7 @@ def show(plan: "GridPlan", needs: "Needs", gpus: Mapping[str, int]) -> None:
 
 
 def _say_needs(plan: "GridPlan", needs: "Needs", groups: Sequence[tuple[str, ...]]) -> None:
-    for line in _needs(plan, needs, groups):
+    for line in needs_in_words(plan, needs, groups):
         say(line)
     for note in needs.notes:
         say(f"note: {note}", err=True)
-
-
-def _hours(hours: float) -> str:
-    """`1,200`, `0.35`, or `less than 0.01`."""
-    if 0 < hours < 0.01:
-        return "less than 0.01"
-    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
-
-
-def _needs(plan: "GridPlan", needs: "Needs", groups: Sequence[tuple[str, ...]]) -> list[str]:
-    runs = needs.runs.values()
-    checkpoints = sum(need.checkpoints for need in runs)
-    known = sum(needs.runs[name].measured for name in needs.to_train)
-    hours = "unknown for a GPU that is not here" if needs.hours is None else _hours(needs.hours)
-    how = f"{known} of {counted(len(needs.to_train), 'run')} by runs alike that were measured here, the rest a guess"
-    how = f" ({how})" if needs.hours is not None and needs.to_train else ""
-    memory = max(need.memory for need in runs) / 2**30
-    left = [sum(name not in needs.done for name in group) for group in groups]
-    shared = ", ".join(str(count) for count in left if count > 1)
-    together = [f"  together      groups of {shared} organisms, a process each; --alone gives every organism its own"]
-    return [
-        f"{plan.file.name}: {counted(len(plan.cells), 'cell')} in {plan.out}",
-        f"  organisms     {len(needs.runs)}, {len(needs.to_train)} of them to train, {checkpoints} checkpoints in all",
-        f"  device hours  {hours}{how}",
-        *(together if shared else ()),
-        f"  memory        {memory:.1f} GiB for the largest cell's training",
-        f"  disk          about {needs.disk / 1e9:.2g} GB: runs {sum(need.disk for need in runs) / 1e9:.2g}, logs and "
-        f"report at {needs.log_bytes:,.0f} bytes an answer",
-        f"  answers       {needs.answers:,} of all checkpoints and {counted(needs.bases, 'base')}, conditions counted",
-        *(f"  judge         {line}" for line in needs.judging),
-    ]

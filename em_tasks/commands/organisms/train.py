@@ -110,14 +110,14 @@ def train(
 def runs(folder: Path | None, runs: Path) -> None:
     """List the organisms and checkpoints under FOLDER (runs unless given) that can be evaluated."""
     from em_tasks.trainers.run.adoption import Adoption
-    from em_tasks.trainers.run.checkpoints import foreign_manifests, list_runs
+    from em_tasks.trainers.run.checkpoints import foreign_manifests, list_runs, no_runs
 
     runs = folder or runs
     manifests = list_runs(runs)
     for note in foreign_manifests(runs):
         say(f"note: {note}")
     if not manifests:
-        raise UserError(f"There is no training run under {runs}. Train one with `em train RECIPE`.")
+        raise no_runs(runs)
     for organism, manifest in manifests.items():
         kind = "control" if manifest.recipe.control else "organism"
         if isinstance(manifest, Adoption):

@@ -23,6 +23,7 @@ RETRIES = 5
 
 
 LAST_PORT = 2**16 - 1
+GIVE = "Give HOST:PORT of a head that was started with `ray start --head`, such as --ray 10.0.0.5:6379."
 
 
 class OnRay:
@@ -40,6 +41,7 @@ class OnRay:
             import ray
         except ImportError:
             raise UserError("--ray needs the extra ray: pip install 'em-tasks[ray]'.") from None
+        refuse_no_address(address)
         _refuse_silence(address)
         self._ray: Any = ray
         # The driver's own environment decides nothing about the workers, and what they print is in their units' files.
@@ -142,13 +144,21 @@ def _look_around(sign: Path, gpus: int) -> Place:
     return replace(place, name=name, gpus=dict(list(place.gpus.items())[:gpus]))
 
 
+def refuse_no_address(address: str) -> None:
+    """Refuses what has not the form of an address.
+
+    Raises:
+        UserError: It has not.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > LAST_PORT:
+        raise UserError(f"--ray {address!r} is no address of a Ray cluster. {GIVE}")
+
+
 def _refuse_silence(address: str) -> None:
     """Refuses an address at which nothing listens, for which Ray itself would wait long."""
     host, _, port = address.rpartition(":")
-    give = "Give HOST:PORT of a head that was started with `ray start --head`, such as --ray 10.0.0.5:6379."
-    if not host or not port.isdecimal() or int(port) > LAST_PORT:
-        raise UserError(f"--ray {address!r} is no address of a Ray cluster. {give}")
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except (OSError, UnicodeError) as error:
-        raise UserError(f"There is no Ray cluster at {address!r} ({error}). {give}") from None
+        raise UserError(f"There is no Ray cluster at {address!r} ({error}). {GIVE}") from None
