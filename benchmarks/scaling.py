@@ -81,14 +81,14 @@ class Unreported(Driver):
     asks = True
     seen: dict[Path, dict[int, float]] = field(default_factory=dict)
 
-    def _news(self) -> str | None:
+    def _words(self) -> dict[str, str]:
         for unit in self._running:
             now = place_of(unit, self.plan.units, NOW)
             with suppress(OSError):
                 at, word = now.stat().st_mtime, now.read_text(encoding="utf-8")
                 if step := re.search(r"step (\d+) of", word):
                     self.seen.setdefault(place_of(unit, self.plan.units, LOG), {}).setdefault(int(step[1]), at)
-        return super()._news()
+        return super()._words()
 
     def phases(self, began: float, steps: int) -> list[dict[str, Any]]:
         """Where each unit that trained was, its start (s) and its pace from the middle on (ms a step)."""

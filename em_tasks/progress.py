@@ -1,5 +1,6 @@
 """Progress bars on the terminal for training, sweeping and importing."""
 
+import time
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -7,6 +8,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
+
+from em_tasks.plugins.safe_names import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -104,19 +108,34 @@ def sweep_progress() -> "Iterator[SweepProgress]":
 
 @contextmanager
 def grid_progress() -> "Iterator[Callable[[Standing], None]]":
-    """A bar for each kind of unit, and the last word of one at work."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[news]}"))
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    """A bar and the last word for each kind of unit; without a terminal a line for each that begins or ends."""
+    console = Console(stderr=True)
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield lambda standing: _print(console, standing.events)
+        return
+    # What is too long is cut at the end of the last word, never a bar or a count.
+    columns = (
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, min_width=len("evaluate"))),
+        BarColumn(bar_width=20, table_column=Column(min_width=20)),
+        MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=len("10/10"))),
+        TextColumn("{task.fields[news]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+    )
+    with Progress(*columns, console=console, expand=True) as bars:
         tasks: dict[str, TaskID] = {}
 
         def tell(standing: "Standing") -> None:
             for kind, begun in standing.begun.items():
                 if kind not in tasks:
                     tasks[kind] = bars.add_task(kind, total=begun, news="")
-                news = standing.news if standing.news and standing.news.startswith(kind) else ""
-                bars.update(tasks[kind], total=begun, completed=standing.ended.get(kind, 0), news=escape(news))
+                news = escape(printable(standing.news.get(kind, "")))
+                bars.update(tasks[kind], total=begun, completed=standing.ended.get(kind, 0), news=news)
 
         yield tell
+
+
+def _print(console: Console, events: "Sequence[str]") -> None:
+    for event in events:
+        console.out(time.strftime("%H:%M:%S"), printable(event), highlight=False)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -43,12 +43,14 @@ class Standing:
     Attributes:
         begun: Units handed over, by kind (`train`, `evaluate`, `judge`, `report`).
         ended: Those that have ended.
-        news: The last word of a unit at work, if one was heard.
+        news: The last word of a unit at work, by its kind, where one was heard.
+        events: Units that began or ended since this was told last, a line each.
     """
 
     begun: Mapping[str, int]
     ended: Mapping[str, int]
-    news: str | None = None
+    news: Mapping[str, str] = field(default_factory=dict)
+    events: Sequence[str] = ()
 
 
 @dataclass
@@ -82,6 +84,7 @@ class Driver:
     _ended: Counter[str] = field(default_factory=Counter)
     # What went wrong last with each unit, by its name: evaluations come again under one name as more lands.
     _failed: dict[str, str] = field(default_factory=dict)
+    _at_work: set[str] = field(default_factory=set)
     _tried: set[tuple[Path, str, str]] = field(default_factory=set)
     _logs: dict[Path, Logs] = field(default_factory=dict)
     _planners: list[tuple[AskedAlike, Planner]] = field(default_factory=list)
@@ -140,6 +143,8 @@ class Driver:
         return manifest.finished and manifest.recipe.sha256 == self.plan.organisms[name].sha256
 
     def _handed_over(self, units: Sequence[Unit]) -> list[Unit]:
+        for unit in units:  # What a killed command left is no word of this one's.
+            place_of(unit, self.plan.units, NOW).unlink(missing_ok=True)
         self._running += units
         self._begun.update(map(_kind, units))
         return list(units)
@@ -156,7 +161,9 @@ class Driver:
                 self._failed[each.unit.name] = each.failure if named else f"{each.unit.name}: {each.failure}"
         if ended and self.copying:
             self.copying.soon()
-        self.tell(Standing(dict(self._begun), dict(self._ended), self._news()))
+        words = self._words()
+        events = [*self._new_among(words), *(self._end(each) for each in ended)]
+        self.tell(Standing(dict(self._begun), dict(self._ended), _news(words), events))
         waited = time.monotonic() - self._looked
         if self._running and waited < max(SHARE * self._cost, 0 if ended else LOOK_AGAIN):
             return []
@@ -168,13 +175,25 @@ class Driver:
                 return self._handed_over(units)
         return None
 
-    def _news(self) -> str | None:
+    def _words(self) -> dict[str, str]:
+        """The last word of every unit at work, by its name; places below the grid's folder are named from there."""
+        words = {}
         for unit in self._running:
-            try:
-                return f"{unit.name}: {place_of(unit, self.plan.units, NOW).read_text(encoding='utf-8').strip()}"
-            except OSError:
-                continue
-        return None
+            with suppress(OSError):
+                word = place_of(unit, self.plan.units, NOW).read_text(encoding="utf-8").strip()
+                words[unit.name] = word.replace(f"{self.plan.out}/", "")
+        return words
+
+    def _new_among(self, words: Mapping[str, str]) -> list[str]:
+        new = [name for name in words if name not in self._at_work]
+        self._at_work.update(new)
+        return [f"{name}: begun" for name in new]
+
+    def _end(self, ended: Ended) -> str:
+        """What is said of a unit's end. It may come again under its name, and begins again then."""
+        self._at_work.discard(ended.unit.name)
+        how = "done" if ended.failure is None else f"failed: {ended.failure.removeprefix(f'{ended.unit.name}: ')}"
+        return f"{ended.unit.name}: {how}"
 
     def _evaluations(self) -> list[Evaluate]:
         """Units for what has landed, has no log and is not at work; each checkpoint is tried once a command."""
@@ -265,6 +284,11 @@ class Driver:
         # Cells that were taken out or renamed have their runs and logs still, and would count beside the new ones.
         organisms = frozenset(self.plan.organisms)
         return [Report(logs, self.plan.report, self.plan.study, tuple(notes), organisms, threads=self.threads)]
+
+
+def _news(words: Mapping[str, str]) -> dict[str, str]:
+    """One word of each kind of unit, the kind's own name left out."""
+    return {kind: f"{rest}: {word}" for name, word in words.items() for kind, _, rest in [name.partition(" ")]}
 
 
 def _organism(model: str) -> str:

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from socket import gethostname
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -155,7 +156,7 @@ class Evaluate:
         """Evaluates."""
         from em_tasks.sweep.evaluate import evaluate
 
-        return evaluate(self.job, lambda progress: say(progress.note or str(progress)))
+        return evaluate(self.job, lambda progress: say(progress.note or progress.of(self.job.answers)))
 
 
 @dataclass(frozen=True)
@@ -185,9 +186,13 @@ class JudgeAgain:
         from em_tasks.sweep.evaluate import what_failed
 
         calls = JudgeCalls.limited(self.max_cost, self.price, self.judges, self.ledger)
-        written = judge_logs(
-            self.logs, self.judges, self.out, on_log=lambda judge, log: say(f"{judge}: {log}"), calls=calls
-        )
+        numbers = count(1)
+
+        def at(judge: str, log: str) -> None:
+            who = f" by {judge}" if len(self.judges) > 1 else ""
+            say(f"log {next(numbers)} of {len(self.logs) * len(self.judges)}{who}")
+
+        written = judge_logs(self.logs, self.judges, self.out, on_log=at, calls=calls)
         failures: list[str] = []
         for paths in written.values():
             silent = [what for path in paths if (what := what_failed(read_eval_log(str(path), header_only=True)))]
@@ -252,7 +257,9 @@ def do(unit: Unit, folder: Path) -> str | None:
                 gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
                 where = gethostname() if gpus is None else f"{gethostname()}, GPU {gpus or 'none'}"
                 print(f"{time.strftime(MOMENT)} {unit.name}: begun on {where}", flush=True)
-                failures = _failures(unit, _Told(now))
+                told = _Told(now)
+                told("begun")
+                failures = _failures(unit, told)
             print(f"{time.strftime(MOMENT)} {unit.name}: {'; '.join(failures) or 'done'}", file=file)
     except OSError as error:
         failures = [_refused(error)]

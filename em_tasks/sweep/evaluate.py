@@ -54,8 +54,12 @@ class Progress:
     seconds: float = 0.0
     note: str | None = None
 
+    def of(self, answers: int) -> str:
+        """In words, of so many answers in all."""
+        return f"{self.answered:,} of {answers:,} answers, {self.judged:,} judged"
+
     def __str__(self) -> str:
-        """In words."""
+        """In words, where nobody says of how many."""
         return f"{self.answered} answers came, {self.judged} of them judged"
 
 

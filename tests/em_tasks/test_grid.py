@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,8 +22,8 @@ from em_tasks.grid.executors.protocol import Ended
 from em_tasks.grid.needs import gpu_shares, grid_needs
 from em_tasks.grid.places import Place, look_around, refuse_places
 from em_tasks.grid.plan import GridPlan, plan_grid
-from em_tasks.grid.run import Driver
-from em_tasks.grid.units import Unit, do
+from em_tasks.grid.run import Driver, Standing
+from em_tasks.grid.units import NOW, Unit, do, place_of
 from em_tasks.plugins.analysis.analysis import analyse
 from em_tasks.plugins.errors import UserError
 from em_tasks.sweep.plan import DEFAULT_SAMPLES
@@ -194,6 +195,8 @@ def test_processes_here_give_what_one_process_gives(
     out = tmp_path / "local"
     ran = CliRunner().invoke(cli, ["grid", str(grid), "--out", str(out), "-j", "2"], catch_exceptions=False)
     assert f"organisms     2, 2 of them to train, {2 * 2} checkpoints in all" in ran.output
+    for unit in (*(f"train tiny-dose{dose}-seed3" for dose in (0, 1)), "evaluate toy-s into logs/bare/toy-s", "report"):
+        assert re.findall(rf"(?m)^\d\d:\d\d:\d\d {unit}(?:/\d-of-\d)?: (\w+)$", ran.output)[:2] == ["begun", "done"]
     assert adapters(out / "runs") == adapters(serial.runs)
     assert answers(out / "logs") == answers(serial.logs / "bare")
     assert (out / "report" / "report.html").is_file()
@@ -444,6 +447,32 @@ def test_evaluation_begins_while_others_still_train(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"Some units did not succeed; the others stand.*train tiny-seed1: gave up"):
         run_grid(grid, plan.out, OneByOne())
     assert seen == ["toy-s@base", "tiny-seed0@1", "tiny-seed0@2"]
+
+
+def test_beginnings_ends_and_the_last_word_of_each_kind_are_told(tmp_path: Path) -> None:
+    plan = plan_grid(grid_file(tmp_path, {"seed": [0, 1]}), tmp_path / "out")
+    told: list[Standing] = []
+    driver = Driver(plan, Serial(), {}, told.append)
+    first, second = driver._handed_over(driver._trainings())
+    plan.units.mkdir(parents=True)
+    word = place_of(first, plan.units, NOW)
+    word.write_text("step 1 of 2")
+    driver._more([])
+    word.write_text(f"waiting for {plan.runs}/tiny-seed0")
+    driver._more([])
+    word.unlink()
+    driver._looked = float("inf")  # No look for what landed.
+    driver._more([Ended(first, f"{first.name}: gave up")])
+    assert [standing.events for standing in told] == [
+        ["train tiny-seed0: begun"],
+        [],
+        ["train tiny-seed0: failed: gave up"],
+    ]
+    news = [{"train": "tiny-seed0: step 1 of 2"}, {"train": "tiny-seed0: waiting for runs/tiny-seed0"}, {}]
+    assert [standing.news for standing in told] == news
+    place_of(second, plan.units, NOW).write_text("what a killed command left")
+    driver._handed_over([second])
+    assert not list(plan.units.glob("*.now"))
 
 
 def test_unit_that_fails_again_as_more_lands_is_named_once(

@@ -42,7 +42,7 @@ def test_units_are_told_by_gpu_start_and_pace_and_a_limit_ends_them(tmp_path: Pa
     for step, second in ((2, 130.0), (6, 131.0), (6, 131.4), (10, 131.8)):
         now.write_text(f"seeds-seed0: step {step} of 10, loss 1.000")
         os.utime(now, (second, second))
-        driver._news()
+        driver._words()
     (line,) = driver.phases(100.0, 10)
     assert line.pop("unit") == log.stem
     assert line == {"on": "here, GPU 3", "start_s": 30.0, "first_look_at": 2, "ms_a_step": 200.0, "seen_until": 10}
