@@ -182,6 +182,8 @@ class SampleMetadata:
 Mode = Literal["logprobs", "text"]
 Reason = Literal["refusal", "code", "no_number", "little_mass", "judge_failed"]
 REASONS: tuple[Reason, ...] = ("refusal", "code", "no_number", "little_mass", "judge_failed")
+FILTERED = "the judge's own content filter"
+"""What a verdict says of an answer that its judge's API would not pass on: asking again brings the same."""
 
 Probability = Annotated[float, Field(ge=0, le=1.001, allow_inf_nan=False)]
 """0-1, and a little more for what adding up or rounding does."""

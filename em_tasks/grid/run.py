@@ -25,6 +25,7 @@ from em_tasks.grid.units import (
     place_of,
 )
 from em_tasks.plugins.errors import UserError
+from em_tasks.sweep.failures import what_failed
 from em_tasks.sweep.logs import Logs, outstanding, read_logs
 from em_tasks.sweep.plan import Job, Planner, shared_out
 from em_tasks.trainers.run.manifest import MANIFEST, read_manifest
@@ -87,6 +88,7 @@ class Driver:
     _at_work: set[str] = field(default_factory=set)
     _tried: set[tuple[Path, str, str]] = field(default_factory=set)
     _logs: dict[Path, Logs] = field(default_factory=dict)
+    _planned: dict[Path, list[Job]] = field(default_factory=dict)
     _planners: list[tuple[AskedAlike, Planner]] = field(default_factory=list)
     _stages: list[Callable[[], Sequence[Unit]]] = field(default_factory=list)
     _looked: float = 0.0
@@ -114,9 +116,8 @@ class Driver:
         if failures:
             more = len(failures) - MOST_NAMED
             raise UserError(
-                "Some units did not succeed; the others stand. Give the same command again to go on. "
-                + "; ".join(failures[:MOST_NAMED])
-                + (f"; and {more} more." if more > 0 else ".")
+                "Some units did not succeed; the others stand. Give the same command again to go on, unless it says "
+                "otherwise below. " + "; ".join(failures[:MOST_NAMED]) + (f"; and {more} more." if more > 0 else ".")
             )
 
     def _trainings(self) -> list[Train | TrainTogether]:
@@ -216,6 +217,7 @@ class Driver:
                 self._planners.remove((group, planner))
                 continue
             jobs: list[Job] = []
+            self._planned[group.folder] = planned
             self._logs[group.folder] = read_logs(group.folder, self._logs.get(group.folder))
             left = outstanding(planned, self._logs[group.folder])
             if self.budget:
@@ -246,6 +248,7 @@ class Driver:
 
     def _rejudgings(self) -> list[JudgeAgain]:
         """Units for the judges beside the first, over the logs of those that they are to judge."""
+        self._add_silent_judges()
         units: list[JudgeAgain] = []
         expected: list[float] = []
         for group in self.plan.groups:
@@ -270,6 +273,17 @@ class Driver:
             replace(unit, max_cost=share.dollars, ledger=share.ledger)
             for unit, share in zip(units, shares, strict=True)
         ]
+
+    def _add_silent_judges(self) -> None:
+        """Finished evaluations whose judge gave no number are failures of every command, not of the first alone."""
+        for group, _ in self._planners:
+            logs = self._logs.get(group.folder, Logs())
+            entries = [logs.of(job, subject) for job in self._planned.get(group.folder, ()) for subject in job.subjects]
+            wrong = [what for entry in entries if entry is not None and (what := what_failed(entry[1]))]
+            told = " ".join(self._failed.values())
+            if new := [what for what in wrong if what.partition(": ")[0] not in told]:
+                more = f"; and so in {len(new) - 1} more of its logs" if len(new) > 1 else ""
+                self._failed[f"evaluate into {group.folder}"] = f"evaluate into {group.folder}: {new[0]}{more}"
 
     def _reporting(self) -> list[Report]:
         if not any(self.plan.logs.rglob("*.eval")):

@@ -178,12 +178,11 @@ class JudgeAgain:
         return f"judge by {', '.join(self.judges)} into {self.out.name}"
 
     def work(self, say: Callable[[str], None]) -> list[str]:
-        """Judges; the first log in which a judge gave no score at all is named, with the number of the others."""
-        from inspect_ai.log import read_eval_log
-
-        from em_tasks.scorers.comparing.ratings import judge_logs
+        """Judges; a judge that failed at some answers, or gave no number at all, is named."""
+        from em_tasks.scorers.comparing.judging_again import missing_in, together
+        from em_tasks.scorers.comparing.ratings import folder_name, judge_logs
         from em_tasks.scorers.judging.calls import JudgeCalls
-        from em_tasks.sweep.evaluate import what_failed
+        from em_tasks.sweep.failures import what_is_missing
 
         calls = JudgeCalls.limited(self.max_cost, self.price, self.judges, self.ledger)
         numbers = count(1)
@@ -193,10 +192,15 @@ class JudgeAgain:
             say(f"log {next(numbers)} of {len(self.logs) * len(self.judges)}{who}")
 
         written = judge_logs(self.logs, self.judges, self.out, on_log=at, calls=calls)
-        failures: list[str] = []
-        for paths in written.values():
-            silent = [what for path in paths if (what := what_failed(read_eval_log(str(path), header_only=True)))]
-            failures += silent[:1] + ([f"and so in {len(silent) - 1} more of its logs"] if len(silent) > 1 else [])
+        failures = []
+        for judge, paths in written.items():
+            missing = together([missing_in(path) for path in paths])
+            where = self.out / folder_name(judge)
+            if what := what_is_missing(missing, judge, where, silent=not missing.scored):
+                failures.append(what)
+            elif missing.example:
+                of = f"{missing.unscored.total():,} of {missing.answers:,} answers"
+                print(f"{where}: {judge} gave {of} no score: {missing.example!r}, for example")
         return failures
 
 

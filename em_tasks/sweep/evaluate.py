@@ -1,20 +1,21 @@
 """One job: a base and its checkpoints through the `em` task, in a process of its own."""
 
 import io
-import math
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from em_tasks.plugins.errors import UserError
 from em_tasks.quiet import quiet_libraries
+from em_tasks.sweep.failures import what_failed
 from em_tasks.sweep.logs import (
     ANSWERS,
     alone_in,
+    is_fully_judged,
     is_judged,
     model_args,
     outstanding,
@@ -27,6 +28,8 @@ from em_tasks.sweep.plan import Job
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog
+
+    from em_tasks.scorers.judging.calls import JudgeCalls
 
 SAMPLES_AT_ONCE = 4000
 """Samples under way in a process. Those that wait for their judge must not keep the engine from being asked."""
@@ -137,7 +140,9 @@ def _evaluate(job: Job, counter: Counter) -> list[str]:
     # Hooks announce themselves on stdout, whatever the display.
     with handing_down(calls), redirect_stdout(io.StringIO()):
         _count_with_hooks(counter, judging=options.score)
-        failures = [judge_log(path, job, counter) for path, log in answered.values() if not is_judged(log)]
+        failures = [
+            judge_log(path, job, counter, calls) for path, log in answered.values() if not is_fully_judged(path, log)
+        ]
         missing = tuple(subject for subject in job.subjects if subject not in answered)
         if missing:
             failures += [what_failed(log) for log in _ask(replace(job, subjects=missing))]
@@ -188,21 +193,29 @@ def _ask(job: Job) -> "list[EvalLog]":
     return list(logs)
 
 
-def judge_log(path: Any, job: Job, counter: Counter) -> str | None:
-    """Has the answers of a log judged that were not; returns what went wrong."""
+def judge_log(path: Path, job: Job, counter: Counter, calls: "JudgeCalls") -> str | None:
+    """Has the answers of a log judged that were not, or at which its judge failed; returns what went wrong."""
     from inspect_ai import score
     from inspect_ai.log import read_eval_log, write_eval_log
 
+    from em_tasks.scorers.comparing.judging_again import judge_failed_again
     from em_tasks.scorers.em import em as em_scorer
     from em_tasks.scorers.em import rubrics_of
     from em_tasks.scorers.judging.grader import build_judge
 
-    log = read_eval_log(str(path))
-    roles = {"grader": build_judge(job.judge)}
-    own_domain = (log.eval.metadata or {}).get("domain")
-    scorer = em_scorer(own_domain, rubrics_of(log))
-    scored = score(log, scorer, action="overwrite", model_roles=roles, display="none", copy=False)
-    write_eval_log(scored, str(path))
+    log, judge = read_eval_log(str(path)), build_judge(job.judge)
+    if is_judged(log):
+        scored = judge_failed_again(log, judge, calls)
+    else:
+        own_domain = (log.eval.metadata or {}).get("domain")
+        scorer = em_scorer(own_domain, rubrics_of(log))
+        roles = {"grader": judge}
+        scored = score(log, scorer, action="overwrite", model_roles=roles, display="none", copy=False)
+    # Aside first: whoever is killed here has the old log still.
+    aside = path.with_name(f".{path.name}.new")
+    write_eval_log(scored, str(aside), format="eval")
+    aside.replace(path)
+    scored.location = str(path)
     counter.add(answered=len(scored.samples or []), judged=len(scored.samples or []))
     return what_failed(scored)
 
@@ -226,42 +239,3 @@ def _count_with_hooks(counter: Counter, *, judging: bool) -> None:
             # An error is no answer, and Inspect tries it again.
             came, was_scored = data.sample.error is None, data.sample_id in scored
             counter.add(judged=came and was_scored and judging, answered=came - was_scored)
-
-
-def not_all_succeeded(failures: Sequence[str]) -> UserError:
-    """What a sweep ends with whose evaluations failed, some or all, each in a sentence."""
-    more = [f"and {len(failures) - 3} more"] if len(failures) > 3 else []
-    reasons = "; ".join(failure.rstrip(" .") for failure in [*failures[:3], *more])
-    return UserError(
-        f"Some evaluations did not succeed; the others stand. Run the same command again to go on. {reasons}."
-    )
-
-
-def what_failed(log: "EvalLog") -> str | None:
-    """What is wrong with an evaluation, or None: it did not end well, or its judge never gave a number."""
-    from inspect_ai.log import read_eval_log_sample_summaries
-
-    from em_tasks.scorers.definitions import metric_value
-    from em_tasks.scorers.em import RUBRICS, rubrics_of
-
-    if log.status != "success":
-        errors = [log.error.message] if log.error else []
-        errors += [summary.error for summary in read_eval_log_sample_summaries(log.location) if summary.error]
-        first = errors[0] if errors else "interrupted"
-        return f"{log.location}: {log.status} in {len(errors)} answers, first: {first}"
-    metrics = {
-        name: metric.value
-        for score in (log.results.scores if log.results else [])
-        for name, metric in score.metrics.items()
-    }
-    names = [str(rubric["name"]) for rubric in rubrics_of(log) or ()] or list(RUBRICS)
-    lead = "alignment" if "alignment" in names else names[0]
-    if metric_value(metrics, "n", "cs2881") != 0 if lead == "alignment" else not math.isnan(metrics[f"mean_{lead}"]):
-        return None
-    judge = log.eval.model_roles["grader"] if log.eval.model_roles else None
-    head = f"unscored_{lead}_"
-    reasons = ", ".join(name.removeprefix(head) for name in metrics if name.startswith(head))
-    return (
-        f"{log.location}: the judge {getattr(judge, 'model', 'of the grader role')} gave no {lead} score for any "
-        f"answer ({reasons}). The answers are kept: name another judge (--judge; in a grid file the axis `judge`)"
-    )

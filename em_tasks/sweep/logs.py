@@ -93,17 +93,24 @@ def is_judged(log: "EvalLog") -> bool:
     return log.results is not None and bool(log.results.scores)
 
 
+def is_fully_judged(path: Path, log: "EvalLog") -> bool:
+    """Whether a log's answers have been judged, and its judge failed at none of them."""
+    from em_tasks.scorers.comparing.judging_again import has_failed_calls
+
+    return is_judged(log) and not has_failed_calls(path, log)
+
+
 def model_args(job: Job, subject: Subject) -> dict[str, Any]:
     """What a subject's model is made with: part of its evaluation's identity."""
     return {"pin": subject.sha256[:16], "identity": subject.identity, **job.options.model_args}
 
 
 def outstanding(jobs: Iterable[Job], logs: Logs) -> list[Job]:
-    """The jobs with the evaluations alone that are not done."""
+    """The jobs with the evaluations alone that are not done; one at which its judge failed in part is not."""
 
     def done(job: Job, subject: Subject) -> bool:
         entry = logs.of(job, subject)
-        return entry is not None and (is_judged(entry[1]) or not job.options.score)
+        return entry is not None and (not job.options.score or is_fully_judged(*entry))
 
     left = [replace(job, subjects=tuple(s for s in job.subjects if not done(job, s))) for job in jobs]
     return [job for job in left if job.subjects]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from em_tasks.quiet import quiet_libraries
-from em_tasks.sweep.evaluate import not_all_succeeded
+from em_tasks.sweep.failures import not_all_succeeded
 from em_tasks.sweep.gpus import gpu_slots, threads_for
 from em_tasks.sweep.logs import alone_in, model_args, read_logs
 from em_tasks.sweep.plan import Job, Planner, Subject

@@ -4,7 +4,8 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 
-from em_tasks.sweep.evaluate import Progress, evaluate, not_all_succeeded, what_failed
+from em_tasks.sweep.evaluate import Progress, evaluate
+from em_tasks.sweep.failures import not_all_succeeded, what_failed
 from em_tasks.sweep.gpus import gpu_slots, processes_worth, threads_for, with_gpu_shares
 from em_tasks.sweep.logs import ANSWERS, folders, outstanding, read_logs
 from em_tasks.sweep.mps import side_by_side

@@ -8,14 +8,14 @@ import csv
 import hashlib
 import io
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from inspect_ai import score
-from inspect_ai.log import EvalLog, EvalSample, read_eval_log, recompute_metrics
-from inspect_ai.model import Model, ModelConfig
+from inspect_ai.log import EvalLog, read_eval_log
+from inspect_ai.model import ModelConfig
 from inspect_ai.scorer import Score
 
 from em_tasks.plugins.errors import UserError
@@ -23,12 +23,12 @@ from em_tasks.plugins.log_contract import NOT_RECORDED
 from em_tasks.plugins.safe_names import file_name
 from em_tasks.plugins.yaml_files import read_text
 from em_tasks.scorers.comparing.finished_logs import find_logs, finished_logs, is_done, new_places, write_copy
+from em_tasks.scorers.comparing.judging_again import has_failed_calls, judge_failed_again, judge_log
 from em_tasks.scorers.definitions import Mask, Scores
-from em_tasks.scorers.em import NAME, RUBRICS, em, rubrics_of
-from em_tasks.scorers.judging.calls import JudgeCalls, handing_down
+from em_tasks.scorers.em import NAME, RUBRICS, rubrics_of
+from em_tasks.scorers.judging.calls import JudgeCalls
 from em_tasks.scorers.judging.grader import ROLE, build_judge
-from em_tasks.scorers.judging.judge import FILTERED
-from em_tasks.scorers.judging.rubric import Rubric, load_rubrics
+from em_tasks.scorers.judging.rubric import load_rubrics
 
 CSV_NAMES = {
     "alignment": ("alignment", "aligned", "aligned_score"),
@@ -116,57 +116,45 @@ def judge_logs(
             used, or another log is in a new one's place.
     """
     calls = calls or JudgeCalls()
-    sources = finished_logs(logs).sources
     models = {name: build_judge(name, batch) for name in judges}
+    finished = [source for source in find_logs(logs) if _all_judged(source, judges, out, rubrics)]
+    # Those need not be read to their last sample once more.
+    left = [source for source in find_logs(logs) if source not in set(finished)]
+    sources = [*finished, *(finished_logs(left).sources if left else ())]
     targets = {name: new_places(sources, out / folder_name(name)) for name in models}
     for name, model in models.items():
-        for source, target in zip(sources, targets[name], strict=True):
+        for source, target in zip(sources[len(finished) :], targets[name][len(finished) :], strict=True):
             log = read_eval_log(source)
-            chosen = load_rubrics(rubrics or rubrics_of(log) or RUBRICS)
-
-            def same(there: EvalLog, name: str = name, chosen: Mapping[str, Rubric] = chosen) -> bool:
-                return judged_by(there) == name and load_rubrics(rubrics_of(there) or RUBRICS) == chosen
-
+            same = partial(_same, judge=name, source=log, rubrics=rubrics)
             if not is_done(target, log.eval.eval_id, same):
                 on_log(name, source)
                 write_copy(judge_log(log, model, calls, rubrics), target)
-            elif any(map(_judge_failed, (there := read_eval_log(target)).samples or [])):
+            elif has_failed_calls(target, read_eval_log(str(target), header_only=True)):
                 on_log(name, source)
-                write_copy(_judge_failed_again(there, model, calls, rubrics), target)
+                write_copy(judge_failed_again(read_eval_log(str(target)), model, calls, rubrics), target)
     return targets
 
 
-def _judge_failed(sample: EvalSample) -> bool:
-    """Whether an answer lacks a verdict that another call may bring: a judge's own content filter stays as it is."""
-    entry = (sample.scores or {}).get(NAME)
-    verdicts = [each for each in ((entry and entry.metadata) or {}).values() if isinstance(each, dict)]
-    return any(each.get("reason") == "judge_failed" and each.get("text") != FILTERED for each in verdicts)
+def _same(there: EvalLog, judge: str, source: EvalLog, rubrics: Sequence[str]) -> bool:
+    """Whether a copy of a log is a judge's, under what the source's answers are to be judged under."""
+    asked = load_rubrics(rubrics or rubrics_of(source) or RUBRICS)
+    return judged_by(there) == judge and load_rubrics(rubrics_of(there) or RUBRICS) == asked
 
 
-def _judge_failed_again(there: EvalLog, judge: Model, calls: JudgeCalls, rubrics: Sequence[str]) -> EvalLog:
-    """A judge's own log with another try at the answers that it failed at; the other verdicts stand."""
-    samples = there.samples or []
-    failed = there.model_copy(update={"samples": [sample for sample in samples if _judge_failed(sample)]})
-    again = {(sample.id, sample.epoch): sample for sample in judge_log(failed, judge, calls, rubrics).samples or []}
-    there.samples = [again.get((sample.id, sample.epoch), sample) for sample in samples]
-    recompute_metrics(there)
-    return there
-
-
-def judge_log(log: EvalLog, judge: Model, calls: JudgeCalls | None = None, rubrics: Sequence[str] = ()) -> EvalLog:
-    """A copy of a log with this judge's scores in place of its own, under its own rubrics or others."""
-    own_domain = (log.eval.metadata or {}).get("domain")
-    whole = [rubric.model_dump(mode="json") for rubric in load_rubrics(rubrics).values()] or rubrics_of(log)
-    scorer = em(own_domain=own_domain if isinstance(own_domain, str) else None, rubrics=whole)
-    # Neither the model under test nor the log's own judge is asked anything, and they may not be at hand.
-    bare = log.model_copy(update={"eval": log.eval.model_copy(update={"model_roles": None})})
-    with handing_down(calls or JudgeCalls()):
-        judged = score(bare, scorer, model="none/none", model_roles={ROLE: judge}, action="overwrite", display="none")
-    judged.eval.model_roles = {
-        **(log.eval.model_roles or {}),
-        ROLE: ModelConfig(model=str(judge), config=judge.config, base_url=judge.api.base_url),
-    }
-    return judged
+def _all_judged(source: str, judges: Sequence[str], out: Path, rubrics: Sequence[str]) -> bool:
+    """Whether every judge's copy of a log is there and lacks no verdict that it may still give, by their heads."""
+    try:
+        log = read_eval_log(source, header_only=True)
+        for judge in judges:
+            target = out / folder_name(judge) / Path(source).name
+            there = read_eval_log(str(target), header_only=True) if target.is_file() else None
+            if there is None or there.eval.eval_id != log.eval.eval_id or not _same(there, judge, log, rubrics):
+                return False
+            if has_failed_calls(target, there):
+                return False
+    except Exception:  # Whatever a damaged log makes of the readers: it is looked at closely, and named.
+        return False
+    return True
 
 
 def judged_by(log: EvalLog) -> str | None:

@@ -15,12 +15,12 @@ from inspect_ai.log import read_eval_log
 from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.comparing.estimate import Estimate, estimate_judging
 from em_tasks.scorers.comparing.finished_logs import finished_logs, new_places, write_copy
+from em_tasks.scorers.comparing.judging_again import judge_log
 from em_tasks.scorers.comparing.ratings import (
     Answer,
     Ratings,
     answers_in,
     folder_name,
-    judge_log,
     own_ratings,
     ratings_in_logs,
 )

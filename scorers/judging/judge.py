@@ -18,7 +18,7 @@ from inspect_ai.model import (
 from inspect_ai.util import LimitExceededError
 
 from em_tasks.plugins.errors import UserError
-from em_tasks.plugins.log_contract import Verdict
+from em_tasks.plugins.log_contract import FILTERED, Verdict
 from em_tasks.scorers.judging.cache import cache_key, worth_caching
 from em_tasks.scorers.judging.calls import JudgeCalls, KnownOfJudge
 from em_tasks.scorers.judging.cost import JudgeCostError
@@ -60,8 +60,7 @@ CONTINUING = ("vllm", "sglang")
 LEAST_AMBIGUITY = 0.005
 """Probability of an unfollowed `1` above which the judge is asked again: below, a score moves by less than 0.5."""
 
-FILTERED = "the judge's own content filter"
-"""What a verdict says of an answer that its judge's API would not pass on: asking again brings the same."""
+EMPTY = "an empty reply"
 HOPELESS = {401: "does not accept the key", 404: "does not know the model or the address"}
 """HTTP answers that would be the same for every answer to be judged."""
 
@@ -200,12 +199,15 @@ def verdict_of(output: ModelOutput, judge: Model, rubric: Rubric, settings: Sett
     if output.error is not None or not output.choices or output.stop_reason == "content_filter":
         filtered = output.choices and output.error is None
         # An API's own words about an error may quote the request, so they are not passed on.
-        why = FILTERED if filtered else "an empty reply" if output.error is None else "API error"
+        why = FILTERED if filtered else EMPTY if output.error is None else "API error"
         return _without_score("judge_failed", why, served, str(judge), rubric)
     text = without_reasoning(output.completion)
     tokens, digits = raw_tokens(output.choices[0])
     raw = _without_score(None, text, output.model or served or str(judge), str(judge), rubric)
-    return read_verdict(replace(raw, tokens=tokens, digits=digits), settings)
+    verdict = read_verdict(replace(raw, tokens=tokens, digits=digits), settings)
+    if verdict.score is None and not output.completion.strip():
+        return _without_score("judge_failed", EMPTY, verdict.judge, str(judge), rubric)
+    return verdict
 
 
 def read_verdict(raw: Verdict, settings: Settings) -> Verdict:

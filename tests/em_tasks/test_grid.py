@@ -150,10 +150,7 @@ def test_further_judge_that_failed_at_every_answer_fails_its_unit_and_is_tried_a
     out = Path(shutil.copytree(plan.out, tmp_path / "out"))
     axes = {"dose": DOSE, "condition": [None], "seed": [3], "judge": [None, "openai/gpt-4o-mini"]}
     grid = grid_file(tmp_path, axes)
-    said = (
-        r"judge by openai/gpt-4o-mini into bare: .*the judge openai/gpt-4o-mini gave no alignment score for any answer "
-        r"\(judge_failed\).*; and so in 4 more of its logs \(its log: "
-    )
+    said = r"judge by openai/gpt-4o-mini into bare: .*judge openai/gpt-4o-mini failed at 50 of 50 answers .*\(its log: "
     with fake_openai(lambda prompt: Reply("20")) as judge:
         monkeypatch.setenv("OPENAI_API_KEY", "test")
         monkeypatch.setenv("OPENAI_BASE_URL", judge.base_url)
@@ -497,7 +494,7 @@ def test_unit_that_fails_again_as_more_lands_is_named_once(
             assert more([Ended(report, do(report, folder))]) is None
 
     names = "evaluate toy-s into logs/bare/toy-s"
-    with pytest.raises(UserError, match=rf"to go on\. {names}: another failed; train tiny-seed1: gave up\.$"):
+    with pytest.raises(UserError, match=rf"otherwise below\. {names}: another failed; train tiny-seed1: gave up\.$"):
         run_grid(plan.path, plan.out, FailingTwice())
     report = (plan.report / "report.md").read_text()
     assert f"of its units failed {names}, train tiny-seed1." in report

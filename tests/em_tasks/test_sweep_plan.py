@@ -15,7 +15,7 @@ from inspect_ai.scorer import Score
 from em_tasks.commands.cli import cli
 from em_tasks.plugins.errors import UserError
 from em_tasks.sweep.estimate import estimate_sweep, tokens_a_second
-from em_tasks.sweep.evaluate import not_all_succeeded
+from em_tasks.sweep.failures import not_all_succeeded
 from em_tasks.sweep.gpus import ROOM, gpu_memory, gpu_slots, processes_worth, with_gpu_shares
 from em_tasks.sweep.logs import DAMAGED, Logs, outstanding, put_aside, read_logs, remove_superseded, remove_unjudged
 from em_tasks.sweep.plan import Job, plan_sweep, shared_out

@@ -77,7 +77,7 @@ async def test_without_probabilities_the_text_is_read():
         (Reply("I would say 60", [[("I", 0.9), ("60", 0.1)]]), "little_mass"),
         (Reply("150", [[("150", 0.9), ("100", 0.1)]]), "no_number"),
         (Reply("150"), "no_number"),
-        (Reply(""), "no_number"),
+        (Reply(""), "judge_failed"),
         (Reply("I cannot", finish_reason="content_filter"), "judge_failed"),
     ],
 )

@@ -9,7 +9,8 @@ from inspect_ai.model import ModelConfig, get_model
 
 from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.comparing.agreement import agreement
-from em_tasks.scorers.comparing.ratings import answers_in, judge_log, judge_logs, ratings_in_csv, ratings_in_logs
+from em_tasks.scorers.comparing.judging_again import judge_log
+from em_tasks.scorers.comparing.ratings import answers_in, judge_logs, ratings_in_csv, ratings_in_logs
 from tests.support.fake_openai import Reply, fake_openai, number
 from tests.support.scored_logs import run, toy
 

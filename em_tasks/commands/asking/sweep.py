@@ -188,5 +188,12 @@ def show_plan(planned: Any, there: Any) -> None:
         )
         for subject in job.subjects:
             entry = there.of(job, subject)
-            done = "" if entry is None else "  (done)" if entry[1].results.scores else "  (answered, not judged)"
-            say(f"  em/{subject.name}{done}")
+            say(f"  em/{subject.name}{'' if entry is None else _how_far(*entry)}")
+
+
+def _how_far(path: Path, log: Any) -> str:
+    from em_tasks.sweep.logs import is_fully_judged, is_judged
+
+    if not is_judged(log):
+        return "  (answered, not judged)"
+    return "  (done)" if is_fully_judged(path, log) else "  (answered, its judge failed at some)"

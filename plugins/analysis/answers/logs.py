@@ -22,7 +22,7 @@ from em_tasks.plugins.analysis.answers.identity import refuse_two_of_one_name
 from em_tasks.plugins.analysis.answers.log_processes import Rows, log_processes
 from em_tasks.plugins.analysis.answers.log_rows import FAILED, LogToRead, Tally
 from em_tasks.plugins.errors import UserError
-from em_tasks.plugins.log_contract import SCORE, SCORES_TEXT, LogMetadata
+from em_tasks.plugins.log_contract import FILTERED, SCORE, SCORES_TEXT, LogMetadata
 from em_tasks.plugins.safe_names import printable, without_folders
 
 INSPECTS_OWN = ("logs.json", "eval-set.json", "listing.json")
@@ -382,10 +382,10 @@ def _one_row_an_answer(answers: pd.DataFrame, notes: list[str]) -> tuple[pd.Data
         )
     judged_again = other & ~another
     without_score = judged_again & failed.loc[keys.index]
-    if without_score.any():
+    if (ask_again := without_score & (answers["alignment_reply"] != FILTERED).loc[keys.index]).any():
         notes.append(
             f"Of {int(judged_again.sum()):,} answers that another judge was asked about it gave no score to "
-            f"{int(without_score.sum()):,}: its calls failed. Given again, `em grid` and `em judge` ask it again."
+            f"{int(ask_again.sum()):,}: its calls failed. Given again, `em grid` and `em judge` ask it again."
         )
     if (judged_again & ~without_score).any():
         told = ~another & ~without_score

@@ -15,6 +15,10 @@ from em_tasks.plugins.analysis.report.notes_on_identity import what_differs
 from em_tasks.plugins.analysis.statistics.seed_intervals import LEAST_SEEDS
 from em_tasks.scorers.definitions import COHERENT_ABOVE
 
+NO_NUMBER = "no_number"
+SHOWN = 60
+"""Characters of a judge's reply that a note shows."""
+
 
 def oddities(analysis: Analysis) -> list[str]:
     """Toys, mixed judges and fingerprints, missing bases and checkpoints, zero scored answers, truncation."""
@@ -136,14 +140,39 @@ def _scores(analysis: Analysis) -> list[str]:
         each = "; ".join(f"at step {listed(steps)} under {', '.join(names)}" for steps, names in under.items())
         answers = organism_rows.drop_duplicates("step")["answers"].sum()
         notes.append(f"{organism} has no rate {each}: none of the {answers} answers counts there.")
-    return [*notes, *_reasons(analysis.answers)]
+    return [*notes, *_reasons(analysis.answers), *_reasons_of_others(analysis.reading.rejudged)]
 
 
 def _reasons(answers: pd.DataFrame) -> list[str]:
     reasons = pd.concat([answers["alignment_reason"].astype("str"), answers["coherence_reason"].astype("str")])
     counts = reasons[reasons != NOT_ASKED].dropna().value_counts()
     counted_reasons = ", ".join(f"{reason} {n:,}" for reason, n in counts.items())
-    return [f"Scores that are missing, by reason: {counted_reasons}."] if counted_reasons else []
+    example = _in_place_of_a_number(answers)
+    return [f"Scores that are missing, by reason: {counted_reasons}.{example}"] if counted_reasons else []
+
+
+def _reasons_of_others(rejudged: pd.DataFrame) -> list[str]:
+    """What judges other than the one that rates are by left without an alignment score, and why."""
+    notes = []
+    for judge, rows in rejudged.groupby(rejudged["judge"].astype("str")):
+        reasons = rows.loc[rows["alignment"].isna(), "alignment_reason"].astype("str")
+        counts = reasons[reasons != NOT_ASKED].dropna().value_counts()
+        if len(counts):
+            each = ", ".join(f"{reason} {n:,}" for reason, n in counts.items())
+            notes.append(
+                f"{judge} gave no alignment score to {counts.sum():,} of {len(rows):,} answers that another judge "
+                f"scored, by reason: {each}.{_in_place_of_a_number(rows)}"
+            )
+    return notes
+
+
+def _in_place_of_a_number(answers: pd.DataFrame) -> str:
+    """What a judge wrote that holds no number it could have meant, for example."""
+    for rubric in ("alignment", "coherence"):
+        replies = answers.loc[answers[f"{rubric}_reason"] == NO_NUMBER, f"{rubric}_reply"].dropna()
+        if len(replies):
+            return f" In place of a number stands {str(replies.iloc[0])[:SHOWN]!r}, for example."
+    return ""
 
 
 def _collapses(analysis: Analysis) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from em_tasks.plugins.analysis.analysis import CHECKPOINT, Analysis
+from em_tasks.plugins.analysis.answers.frame import trajectories
 from em_tasks.plugins.analysis.answers.log_rows import FURTHER
 from em_tasks.plugins.analysis.answers.scoring import why_not_comparable
 from em_tasks.plugins.analysis.figures.trajectory import coherence_rates
@@ -28,6 +29,7 @@ from em_tasks.plugins.analysis.tables.cells import (
     rounded,
     rows_of,
 )
+from em_tasks.plugins.log_contract import NOT_RECORDED, RUBRICS
 
 
 def final_by_domain_and_size(analysis: Analysis) -> pd.DataFrame:
@@ -263,17 +265,21 @@ def _range(low: float, high: float, scale: tuple[float, float] | None, sign: str
 
 
 def unscored(analysis: Analysis) -> pd.DataFrame:
-    """Answers without a score, and why; only checkpoints that have such answers."""
-    table = analysis.trajectories
-    keys = ["organism", "step", "rubric", "reason"]
+    """Answers without a score by judge, and why; only checkpoints that have such answers."""
+    other = analysis.reading.rejudged
+    tables = [analysis.trajectories, *([trajectories(other)] if len(other) else [])]
+    columns = ["organism", "step", "judge", *(f"{rubric}{end}" for rubric in RUBRICS for end in ("", "_reason"))]
+    table = pd.concat([each[columns].astype({"organism": "str", "judge": "str"}) for each in tables])
+    table = table.fillna({"judge": NOT_RECORDED})
+    keys = ["organism", "step", "judge", "rubric", "reason"]
     parts = []
-    for rubric in ("alignment", "coherence"):
-        missing = table.loc[table[rubric].isna(), ["organism", "step", f"{rubric}_reason"]]
-        missing = missing.rename(columns={f"{rubric}_reason": "reason"}).astype({"organism": "str", "reason": "str"})
+    for rubric in RUBRICS:
+        missing = table.loc[table[rubric].isna(), ["organism", "step", "judge", f"{rubric}_reason"]]
+        missing = missing.rename(columns={f"{rubric}_reason": "reason"}).astype({"reason": "str"})
         parts.append(missing.fillna({"reason": "not said"}).assign(rubric=rubric))
     counts = pd.concat(parts).groupby(keys, observed=True).size().rename("answers without a score").reset_index()
-    every = table.groupby(["organism", "step"], observed=True).size().rename("of answers").reset_index()
-    merged = counts.merge(every.astype({"organism": "str"}), on=["organism", "step"])
+    every = table.groupby(["organism", "step", "judge"]).size().rename("of answers").reset_index()
+    merged = counts.merge(every, on=["organism", "step", "judge"])
     return merged.assign(step=[analysis.step_text(*at) for at in zip(merged["organism"], merged["step"], strict=True)])
 
 
