@@ -68,5 +68,6 @@ def what_is_missing(missing: "Missing", judge: str, where: Path | str, *, silent
     return (
         f"{where}: the judge {judge} gave no {missing.rubric} score for any answer ({reasons}), but wrote "
         f"{missing.example!r}, for example. That stands, and the same command does not ask it again: name another "
-        "judge (--judge; in a grid file the axis `judge`), or remove what is named here and set EM_JUDGE_CACHE=off for the next command"
+        "judge (--judge; in a grid file the axis `judge`), or remove what is named here and set EM_JUDGE_CACHE=off for "
+        "the next command"
     )
