@@ -1,7 +1,7 @@
 """The cells of a grid: every combination of the axes' values that is wanted, each with its recipe and a name."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -10,6 +10,8 @@ from typing import Any
 from em_tasks.grid.file import ASKING, Dose, Fields, GridFile, Lines, line_of
 from em_tasks.grid.values import with_numbers
 from em_tasks.plugins.errors import UserError
+from em_tasks.scorers.judging.grader import default_grader
+from em_tasks.trainers.run.base_names import is_toy
 from em_tasks.trainers.run.recipe import LoraSettings, Recipe, load_recipes, read_recipe
 
 MOST_CELLS = 100_000
@@ -26,14 +28,14 @@ class Cell:
         coordinates: Its value on every axis.
         recipe: What its organism is trained by; cells that differ in asking alone share one.
         condition: What is put around the questions; None for the bare ones.
-        judge: Who judges; None for the task's default.
+        judge: Who judges.
     """
 
     name: str
     coordinates: Mapping[str, Any]
     recipe: Recipe
     condition: str | None
-    judge: str | None
+    judge: str
 
 
 def cells_of(grid: GridFile, lines: Lines, path: Path, template: Path | None) -> list[Cell]:
@@ -47,7 +49,8 @@ def cells_of(grid: GridFile, lines: Lines, path: Path, template: Path | None) ->
 
     Raises:
         UserError: Axes contradict each other or the shared fields, an exclude leaves nothing out, an include names a
-            value that an axis has not, two cells have one name, or a cell's recipe is none.
+            value that an axis has not, two cells have one name or differ in two names of one judge, or a cell's recipe
+            is none.
     """
     grid = with_numbers(grid, lines, path)
     choices = {name: _values(name, axis, path, lines) for name, axis in grid.axes.items()}
@@ -79,8 +82,23 @@ def cells_of(grid: GridFile, lines: Lines, path: Path, template: Path | None) ->
             content["axes"] = {key: value for key, value in coordinates.items() if key not in ASKING}
             recipes[organism] = read_recipe(path, content, _field_lines(coordinates, choices, grid, lines))
         condition, judge = (None if value is None else str(value) for value in map(coordinates.get, ASKING))
+        judge = judge or default_grader(is_toy(recipes[organism].base))
         cells[name] = Cell(name, coordinates, recipes[organism], condition, judge)
+    _refuse_one_judge_twice(list(cells.values()), path, lines)
     return list(cells.values())
+
+
+def _refuse_one_judge_twice(cells: Sequence[Cell], path: Path, lines: Lines) -> None:
+    """Refuses a judge and a null that stands for it: every answer would be judged twice alike."""
+    given: dict[tuple[str, str | None, str], str | None] = {}
+    for cell in cells:
+        key, value = (cell.recipe.organism, cell.condition, cell.judge), cell.coordinates.get("judge")
+        if given.setdefault(key, value) != value:
+            first, second = ("null" if each is None else repr(each) for each in (given[key], value))
+            raise UserError(
+                f"{path}, line {line_of(lines, 'axes', 'judge')}: the axis judge gives {first} and {second}, which "
+                f"are one judge where the base is {cell.recipe.base}. Keep one."
+            )
 
 
 def _values(name: str, axis: Any, path: Path, lines: Lines) -> dict[Any, Fields]:

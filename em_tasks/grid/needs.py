@@ -10,19 +10,21 @@ from em_tasks.conditions import load_condition
 from em_tasks.grid.budget import spent_on_judging
 from em_tasks.grid.data_versions import versions_of_data
 from em_tasks.grid.plan import GridPlan
+from em_tasks.plugins.analysis.answers.grid_cells import NOT_OF_THE_GRID, LeftOut
 from em_tasks.plugins.checkpoint_model.engines.choosing import parse_engine
 from em_tasks.plugins.errors import UserError
 from em_tasks.questions import load_question_sets, sets_for_domains
-from em_tasks.scorers.judging.grader import build_judge, default_grader
+from em_tasks.scorers.judging.grader import build_judge
 from em_tasks.sweep.estimate import STOPS_AT, judging_an_answer, judging_price
 from em_tasks.sweep.plan import place_for_logs
 from em_tasks.trainers.bases.gaps import named
-from em_tasks.trainers.run.base_names import is_toy
 from em_tasks.trainers.run.checkpoints import list_runs
 from em_tasks.trainers.run.folder import existing_run, refuse_other_data
 from em_tasks.trainers.run.manifest import Manifest
 
 if TYPE_CHECKING:
+    from inspect_ai.log import EvalLog
+
     from em_tasks.trainers.run.recipe import Recipe
 
 COSTLY = {
@@ -156,7 +158,11 @@ def grid_needs(plan: GridPlan, gpu: int | None, check_judges: bool = True) -> Ne
             "report leaves them out."
         )
     _add_answers(plan, needs, check_judges)
-    needs.log_bytes = _measured_log_bytes(plan.logs) or LOG_BYTES
+    from em_tasks.sweep.logs import read_logs
+
+    logs, judged = (read_logs(folder).headers if folder.is_dir() else {} for folder in (plan.logs, plan.judged))
+    needs.log_bytes = _measured_log_bytes(logs) or LOG_BYTES
+    needs.notes += _not_of_the_grid(plan, [*logs.values(), *judged.values()])
     return needs
 
 
@@ -203,22 +209,19 @@ def _add_answers(plan: GridPlan, needs: Needs, check_judges: bool) -> None:
         if options.condition:
             load_condition(options.condition)
         domains: dict[tuple[str, str], set[str]] = {}
-        answers: dict[bool, int] = {}
+        asked = 0
         for name in group.organisms:
             recipe = plan.organisms[name]
             domains.setdefault((recipe.base, recipe.precision), set()).add(recipe.domain)
-            toy = is_toy(recipe.base)
-            count = needs.runs[name].checkpoints * _questions(options.questions, [recipe.domain])
-            answers[toy] = answers.get(toy, 0) + options.samples * count
-        for (base, _), trained in domains.items():
-            answers[is_toy(base)] += options.samples * _questions(options.questions, sorted(trained))
+            asked += needs.runs[name].checkpoints * _questions(options.questions, [recipe.domain])
+        asked += sum(_questions(options.questions, sorted(trained)) for trained in domains.values())
         needs.bases += len(domains)
-        for toy, count in answers.items():
-            for judge in (options.grader or default_grader(toy), *group.judges):
-                if check_judges:
-                    build_judge(judge)
-                needs.judged[judge] = needs.judged.get(judge, 0) + count
-            needs.answers += count
+        count = options.samples * asked
+        for judge in (str(options.grader), *group.judges):
+            if check_judges:
+                build_judge(judge)
+            needs.judged[judge] = needs.judged.get(judge, 0) + count
+        needs.answers += count
     evaluate = plan.file.evaluate
     needs.judging = [
         judging_price(judge, count, evaluate.max_tokens, evaluate.judge_price, plan.groups[0].options.rubrics)
@@ -244,13 +247,26 @@ def _questions(names: Sequence[str], domains: Sequence[str]) -> int:
     return sum(len(each.questions) for each in load_question_sets(tuple(names or sets_for_domains(domains))))
 
 
-def _measured_log_bytes(logs: Path) -> float | None:
-    """Bytes an answer takes in the logs that are there."""
-    from em_tasks.sweep.logs import read_logs
+def _not_of_the_grid(plan: GridPlan, logs: "Sequence[EvalLog]") -> list[str]:
+    """A sentence for the conditions and judges that were taken out of the grid and have logs still."""
+    out: dict[LeftOut, set[str]] = {}
+    for log in logs:
+        about, judge = log.eval.metadata or {}, (log.eval.model_roles or {}).get("grader")
+        left_out = plan.reported.left_out(about.get("organism"), about.get("condition"), getattr(judge, "model", None))
+        if left_out is not None and left_out[0] != "organisms":  # Those are named by their runs.
+            out.setdefault(left_out[0], set()).add(left_out[1])
+    return [
+        f"{plan.out} has logs of {NOT_OF_THE_GRID[what]} ({named(sorted(names))}). They stay, and the report leaves "
+        "them out."
+        for what, names in out.items()
+    ]
 
+
+def _measured_log_bytes(logs: "Mapping[Path, EvalLog]") -> float | None:
+    """Bytes an answer takes in the logs that are there."""
     known = [
         (path.stat().st_size, log.results.completed_samples)
-        for path, log in (read_logs(logs).headers.items() if logs.is_dir() else ())
+        for path, log in logs.items()
         if log.results is not None and log.results.completed_samples
     ]
     return sum(size for size, _ in known) / sum(count for _, count in known) if known else None

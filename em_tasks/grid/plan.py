@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from em_tasks.conditions import load_condition
 from em_tasks.grid.cells import BARE, Cell, cells_of
 from em_tasks.grid.file import GridFile, read_grid
 from em_tasks.grid.places import refuse_unusable
+from em_tasks.plugins.analysis.answers.grid_cells import GridCells
 from em_tasks.plugins.analysis.study import read_study
 from em_tasks.plugins.safe_names import file_name
 from em_tasks.resources import recipe_file
@@ -20,9 +22,9 @@ class AskedAlike:
     """Organisms that are asked alike.
 
     Attributes:
-        options: How: the condition and the first judge among them.
+        options: How: the condition and the leading judge among them.
         organisms: Whom.
-        judges: Judges that judge the same answers again.
+        judges: Judges that judge the same answers again, in the order of the axis.
         folder: Folder of their logs.
     """
 
@@ -96,10 +98,10 @@ class GridPlan:
     @cached_property
     def groups(self) -> tuple[AskedAlike, ...]:
         """How the organisms are asked, those that are asked alike together."""
-        judges: dict[tuple[str | None, str], dict[str | None, None]] = {}
-        for cell in self.cells:
+        judges: dict[tuple[str | None, str], dict[str, None]] = {}
+        for cell in self._by_judge:
             judges.setdefault((cell.condition, cell.recipe.organism), {})[cell.judge] = None
-        alike: dict[tuple[str | None, tuple[str | None, ...]], list[str]] = {}
+        alike: dict[tuple[str | None, tuple[str, ...]], list[str]] = {}
         for (condition, organism), by in judges.items():
             alike.setdefault((condition, tuple(by)), []).append(organism)
         asking = self.file.evaluate
@@ -117,11 +119,37 @@ class GridPlan:
                     grader=first,
                 ),
                 tuple(organisms),
-                tuple(judge for judge in others if judge is not None),
+                tuple(others),
                 self.logs / file_name(condition or BARE),
             )
             for (condition, (first, *others)), organisms in alike.items()
         )
+
+    @property
+    def _by_judge(self) -> list[Cell]:
+        """The cells in the order of the axis of judges: its first one leads, whatever is excluded or included."""
+        axis = self.file.axes.get("judge")
+        values = [*(axis if isinstance(axis, list) else ()), *(cell.coordinates.get("judge") for cell in self.cells)]
+        return sorted(self.cells, key=lambda cell: values.index(cell.coordinates.get("judge")))
+
+    @cached_property
+    def reported(self) -> GridCells:
+        """The cells by what the headers of their logs say.
+
+        Raises:
+            UserError: A condition cannot be had.
+        """
+        judges: dict[tuple[str | None, str | None], dict[str, None]] = {}
+        for cell in self._by_judge:
+            condition = cell.condition and load_condition(self._beside(cell.condition)).name
+            for organism in (cell.recipe.organism, None):
+                judges.setdefault((organism, condition), {})[cell.judge] = None
+        return GridCells({key: tuple(of_cell) for key, of_cell in judges.items()})
+
+    @property
+    def leading(self) -> tuple[str, ...]:
+        """The judges whose scores make rates, tables and figures: of each cell the first of the axis that judges it."""
+        return tuple(dict.fromkeys(str(group.options.grader) for group in self.groups))
 
 
 def plan_grid(path: Path, out: Path | None) -> GridPlan:

@@ -88,7 +88,7 @@ class Driver:
     _at_work: set[str] = field(default_factory=set)
     _tried: set[tuple[Path, str, str]] = field(default_factory=set)
     _logs: dict[Path, Logs] = field(default_factory=dict)
-    _planned: dict[Path, list[Job]] = field(default_factory=dict)
+    _planned: dict[AskedAlike, list[Job]] = field(default_factory=dict)
     _planners: list[tuple[AskedAlike, Planner]] = field(default_factory=list)
     _stages: list[Callable[[], Sequence[Unit]]] = field(default_factory=list)
     _looked: float = 0.0
@@ -217,7 +217,7 @@ class Driver:
                 self._planners.remove((group, planner))
                 continue
             jobs: list[Job] = []
-            self._planned[group.folder] = planned
+            self._planned[group] = planned
             self._logs[group.folder] = read_logs(group.folder, self._logs.get(group.folder))
             left = outstanding(planned, self._logs[group.folder])
             if self.budget:
@@ -248,6 +248,8 @@ class Driver:
 
     def _rejudgings(self) -> list[JudgeAgain]:
         """Units for the judges beside the first, over the logs of those that they are to judge."""
+        from em_tasks.scorers.comparing.ratings import judged_by
+
         self._add_silent_judges()
         units: list[JudgeAgain] = []
         expected: list[float] = []
@@ -258,6 +260,7 @@ class Driver:
                 path: log.results.completed_samples if log.results else 0
                 for path, log in read_logs(group.folder).headers.items()
                 if log.status == "success"
+                and judged_by(log) == group.options.grader
                 and (log.eval.model.endswith("@base") or _organism(log.eval.model) in group.organisms)
             }
             if logs:
@@ -278,7 +281,7 @@ class Driver:
         """Finished evaluations whose judge gave no number are failures of every command, not of the first alone."""
         for group, _ in self._planners:
             logs = self._logs.get(group.folder, Logs())
-            entries = [logs.of(job, subject) for job in self._planned.get(group.folder, ()) for subject in job.subjects]
+            entries = [logs.of(job, subject) for job in self._planned.get(group, ()) for subject in job.subjects]
             wrong = [what for entry in entries if entry is not None and (what := what_failed(entry[1]))]
             told = " ".join(self._failed.values())
             if new := [what for what in wrong if what.partition(": ")[0] not in told]:
@@ -296,8 +299,8 @@ class Driver:
         runs = {name: read_manifest(self.plan.runs / name) for name in self.plan.organisms if self._has_landed(name)}
         notes += versions_of_data(self.plan, runs, self.data)
         # Cells that were taken out or renamed have their runs and logs still, and would count beside the new ones.
-        organisms = frozenset(self.plan.organisms)
-        return [Report(logs, self.plan.report, self.plan.study, tuple(notes), organisms, threads=self.threads)]
+        cells = self.plan.reported
+        return [Report(logs, self.plan.report, self.plan.study, tuple(notes), cells, threads=self.threads)]
 
 
 def _news(words: Mapping[str, str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from socket import gethostname
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from em_tasks.collecting import collect_rarely
+from em_tasks.plugins.analysis.answers.grid_cells import GridCells
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.safe_names import file_name
 from em_tasks.quiet import quiet_libraries
@@ -206,13 +207,13 @@ class JudgeAgain:
 
 @dataclass(frozen=True)
 class Report:
-    """Makes tables, figures and the report of what was judged, of all organisms or of these and the bases alone."""
+    """Makes tables, figures and the report of what was judged, of all logs or of those of a grid's cells alone."""
 
     logs: tuple[Path, ...]
     out: Path
     study: Path | None = None
     notes: tuple[str, ...] = ()
-    organisms: frozenset[str] | None = None
+    cells: GridCells | None = None
     gpu: float = 0.0
     threads: int = 1
 
@@ -232,7 +233,7 @@ class Report:
             calibration=known_calibration(),
             study=self.study,
             notes=self.notes,
-            organisms=self.organisms,
+            cells=self.cells,
         )
         say(f"{len(written.paths)} files")
         return []

@@ -1,7 +1,7 @@
 """What tables, figures and findings are made of: the answers read, the trajectories and their rates, computed once."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -198,6 +198,20 @@ class Analysis:
         return table[[name for name in table if table[name].astype("object").map(str).nunique() > 1]]
 
     @cached_property
+    def by_judge(self) -> dict[str, "Analysis"]:
+        """The same answers by each judge of a grid that several judged, the leading one first; elsewhere this alone."""
+        if not self.reading.judges:
+            return {"": self}
+        # Without the texts, most of the memory: rates need none.
+        every = pd.concat([self.answers, self.reading.rejudged]).drop(columns="answer").assign(answer="")
+        parts = {}
+        for judge in self.reading.judges:
+            rows = every[(every["asked_judge"] == judge).to_numpy()].reset_index(drop=True)
+            logs = [each for each in self.evaluations if each.asked_judge == judge]
+            parts[judge] = replace(self, reading=Reading(rows, rows.head(0), logs, []))
+        return parts
+
+    @cached_property
     def steps_not_recorded(self) -> frozenset[str]:
         """Organisms whose one checkpoint stands at step 1 because imported files do not say its step."""
         return frozenset(
@@ -219,7 +233,7 @@ class Analysis:
     @property
     def toy_judge(self) -> bool:
         """Whether any score is the toy judge's."""
-        return bool(self.answers["judge_toy"].any())
+        return bool(self.answers["judge_toy"].any() or self.reading.rejudged["judge_toy"].any())
 
     @property
     def toy_warning(self) -> str | None:

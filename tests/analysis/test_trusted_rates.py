@@ -124,6 +124,20 @@ def test_two_judges_of_all_answers_are_compared_and_neither_is_trusted(plain):
     assert trusted_rates(analysis_of(plain)) == []
 
 
+def test_model_whose_every_answer_was_scored_has_that_judges_own_rate(plain):
+    checkpoint_log(plain / "some", {q: [BAD, BAD, GOOD, GOOD, BROKEN] * 8 for q in QUESTIONS}, judge="other")
+    analysis, alone = analysis_of(plain), analysis_of(plain / "some")
+    row = rows_of(analysis)["med@10", "outside"]
+    assert (row.every, row.drawn, row.corrected.labels, row.corrected.answers) == (True, False, 160, 160)
+    own = alone.final[(alone.final["definition"] == "betley") & (alone.final["scope"] == "outside")].iloc[0]
+    assert own["rate"] == 0.5
+    assert (row.corrected.rate, row.corrected.low, row.corrected.high) == pytest.approx((0.5, own["low"], own["high"]))
+    assert set(trusted_judge(analysis)["labels were"]) == {"all, so that this is its own rate"}
+    sentences = [line for line in in_short(analysis) if line.startswith("other scored")]
+    assert [sentence.partition(";")[0] for sentence in sentences] == ["other scored all answers of these too"]
+    assert "med@10 outside its domain 50.0 (" in sentences[0]
+
+
 def test_too_few_labels_give_no_rate(plain):
     checkpoint_log(plain / "some", {"g0": [BAD] * 19}, judge="few")
     analysis = analysis_of(plain)

@@ -143,6 +143,35 @@ def test_further_judges_judge_the_same_answers_once(
     assert judged == {log.eval.model for log in read_all(out / "logs" / "bare")}
 
 
+def test_judges_of_the_axis_lead_and_stand_in_the_report_until_they_are_taken_off(
+    finished: tuple[Path, GridPlan, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_drawing: None
+) -> None:
+    _, plan, _ = finished
+    out = Path(shutil.copytree(plan.out, tmp_path / "out"))
+    axes = {"dose": DOSE, "condition": [None], "seed": [3], "judge": [None, "openai/gpt-4o-mini"]}
+    both, one = grid_file(tmp_path / "both", axes), grid_file(tmp_path / "one", {**axes, "judge": [None]})
+    with fake_openai(lambda prompt: Reply("20")) as judge:
+        monkeypatch.setenv("OPENAI_API_KEY", "test")
+        monkeypatch.setenv("OPENAI_BASE_URL", judge.base_url)
+        run_grid(both, out)
+    given = ["grid", "--out", str(out), "--dry-run"]
+    leads = "leading judge emtoy/judge: the first of the axis that judges a cell makes its rates, tables and figures"
+    assert leads in CliRunner().invoke(cli, [*given, str(both)], catch_exceptions=False).output
+    table = pd.read_csv(out / "report" / "tables" / "by_axes.csv")
+    assert table.groupby(["judge", "dose"]).size().to_dict() == {
+        (judge, dose): 4 for judge in ("emtoy/judge", "openai/gpt-4o-mini") for dose in (0, 1)
+    }
+    what = "judges that do not judge these cells of the grid"
+    said = CliRunner().invoke(cli, [*given, str(one)], catch_exceptions=False).output
+    assert f"{out} has logs of {what} (openai/gpt-4o-mini). They stay, and the report leaves them out." in said
+    assert "leading judge" not in said
+    run_grid(one, out)
+    report = (out / "report" / "report.md").read_text()
+    assert f"Logs of {what} were left out (1: openai/gpt-4o-mini)." in report
+    assert "judge" not in pd.read_csv(out / "report" / "tables" / "by_axes.csv")
+    assert (out / "report" / "tables" / "judges.csv").read_text().strip() == ""
+
+
 def test_further_judge_that_failed_at_every_answer_fails_its_unit_and_is_tried_again(
     finished: tuple[Path, GridPlan, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -174,6 +174,28 @@ def test_wrong_value_is_refused_with_what_may_stand_there_and_its_line(tmp_path:
         plan_grid(tmp_path / "grid.yaml", tmp_path / "out")
 
 
+def test_judges_lead_in_the_order_of_their_axis_and_null_is_the_judge_it_stands_for(tmp_path: Path) -> None:
+    axes = {"judge": ["z/a", None, "a/b"], "condition": [None, "json"], "seed": [0]}
+    exclude = [{"condition": "json", "judge": "z/a"}]
+    include = [{"judge": judge, "condition": None, "seed": 1} for judge in ("a/b", "z/a")]
+    plan = planned(tmp_path, axes, {"base": "toy-s", **FIELDS}, exclude=exclude, include=include)
+    assert {
+        (group.options.condition, group.organisms): (group.options.grader, *group.judges) for group in plan.groups
+    } == {
+        (None, ("g-seed0",)): ("z/a", "emtoy/judge", "a/b"),
+        (None, ("g-seed1",)): ("z/a", "a/b"),
+        ("json", ("g-seed0",)): ("emtoy/judge", "a/b"),
+    }
+    assert set(plan.leading) == {"z/a", "emtoy/judge"}
+    assert plan.reported.judges == {
+        ("g-seed0", None): ("z/a", "emtoy/judge", "a/b"),
+        ("g-seed1", None): ("z/a", "a/b"),
+        (None, None): ("z/a", "emtoy/judge", "a/b"),
+        ("g-seed0", "json"): ("emtoy/judge", "a/b"),
+        (None, "json"): ("emtoy/judge", "a/b"),
+    }
+
+
 def without(fields: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in names}
 
@@ -202,6 +224,10 @@ def without(fields: dict[str, Any], *names: str) -> dict[str, Any]:
         ({"axes": {"dose": DOSE}, "include": [{"dose": 2}]}, "dose is a share, 0 to 1, and not 2"),
         ({"axes": {"dose": {**DOSE, "shares": [2]}}}, r"axes\.dose\.shares\.0 is wrong"),
         ({"axes": {"condition": [3]}}, "the axis condition is a list of names"),
+        (
+            {"axes": {"judge": [None, "emtoy/judge"]}},
+            r"line \d+: the axis judge gives null and 'emtoy/judge', which are one judge where the base is toy-s",
+        ),
         ({"axes": {}}, "axes is wrong"),
         ({"axis": {"seed": [1]}, "axes": {"seed": [1]}}, "axis is no key of a grid file"),
         ({"axes": {"seed": list(range(400)), "lora.r": list(range(1, 400))}}, "159,600 cells, and 100,000 is the most"),

@@ -15,7 +15,7 @@ from inspect_ai.log import (
     EvalSpec,
     write_eval_log,
 )
-from inspect_ai.model import ChatMessageUser, ModelOutput
+from inspect_ai.model import ChatMessageUser, ModelConfig, ModelOutput
 from inspect_ai.scorer import Score
 
 NAN = math.nan
@@ -35,7 +35,8 @@ def checkpoint_log(
     stop_reason, created, status, suffix, reason, training_seed,
     tokens, rubric_sha256, hashes (of base, adapter, recipe, questions),
     further (numbers of another rubric or scorer, by name and question), rubrics (the chosen ones, whole), bare (no
-    verdict on alignment and coherence), drawn (number and chance of a label of each sample, by question)."""
+    verdict on alignment and coherence), asked (the judge as the evaluation was given it), drawn (number and chance of a
+    label of each sample, by question)."""
     given = {"domain": "medical", "control": False, "base": "base-a", "size": "S", "parameters": 1000, "toy": False}
     given |= {"judge": "judge-a", "judge_toy": False, "stop_reason": "stop", "created": "2026-01-01T00:00:00+00:00"}
     given |= {
@@ -60,6 +61,7 @@ def checkpoint_log(
         model=f"em/{organism or given['base']}@{step}",
         config=EvalConfig(epochs=max((len(pairs) for pairs in scores.values()), default=1)),
         packages={"inspect_ai": "0.3"},
+        model_roles={"grader": ModelConfig(model=given["asked"])} if "asked" in given else None,
         scorers=[{"name": "em_tasks/em", "options": {"rubrics": given["rubrics"]}}] if "rubrics" in given else None,
         metadata={
             "organism": organism,

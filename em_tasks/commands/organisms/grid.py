@@ -173,7 +173,8 @@ def show(plan: "GridPlan", needs: "Needs", gpus: Mapping[str, int]) -> None:
 
     _say_needs(plan, needs, trained_together(plan.organisms, needs, gpus))
     for cell in plan.cells:
-        where = ", ".join(f"{name} {'none' if value is None else value}" for name, value in cell.coordinates.items())
+        place = dict(cell.coordinates) | ({"judge": cell.judge} if "judge" in cell.coordinates else {})
+        where = ", ".join(f"{name} {'none' if value is None else value}" for name, value in place.items())
         done = "  (trained)" if cell.recipe.organism in needs.done else ""
         say(f"  {cell.name}  {where}{done}")
 

@@ -35,6 +35,7 @@ def needs_in_words(plan: "GridPlan", needs: "Needs", groups: Sequence[tuple[str,
     memory = max(need.memory for need in runs) / 2**30
     left = [sum(name not in needs.done for name in group) for group in groups]
     shared = ", ".join(str(count) for count in left if count > 1)
+    leading = f"{', '.join(plan.leading)}: the first of the axis that judges a cell makes its rates, tables and figures"
     together = [f"  together      groups of {shared} organisms, a process each; --alone gives every organism its own"]
     return [
         f"{plan.file.name}: {counted(len(plan.cells), 'cell')} in {plan.out}",
@@ -46,4 +47,5 @@ def needs_in_words(plan: "GridPlan", needs: "Needs", groups: Sequence[tuple[str,
         f"report at {needs.log_bytes:,.0f} bytes an answer",
         f"  answers       {needs.answers:,} of all checkpoints and {counted(needs.bases, 'base')}, conditions counted",
         *(f"  judge         {line}" for line in needs.judging),
+        *([f"  leading judge {leading}"] if len(needs.judged) > 1 else []),
     ]

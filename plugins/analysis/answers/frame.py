@@ -47,6 +47,7 @@ COLUMNS: dict[str, str] = {
     "engine": CATEGORY,  # model provider that generated
     "log": CATEGORY,
     "created": CATEGORY,  # when the evaluation was started
+    "asked_judge": CATEGORY,  # the judge as the evaluation was given it; null where the log does not say
 }
 """Columns of the frame as read, with their pandas types; `scope` and `in_domain` are added by `with_scope`.
 

@@ -13,11 +13,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from inspect_ai.log import EvalLog, read_eval_log
 
 from em_tasks.plugins.analysis.answers.frame import ANSWER_KEY, answers_frame, under
+from em_tasks.plugins.analysis.answers.grid_cells import NOT_OF_THE_GRID, GridCells, LeftOut
 from em_tasks.plugins.analysis.answers.identity import refuse_two_of_one_name
 from em_tasks.plugins.analysis.answers.log_processes import Rows, log_processes
 from em_tasks.plugins.analysis.answers.log_rows import FAILED, LogToRead, Tally
@@ -39,6 +41,7 @@ class Evaluation:
     `rubrics` are the lowest and highest number of the chosen rubrics' scales, and their hashes, by name; `rubric_names`
     what the verdicts call those that were asked (`alignment`, or `alignment (betley)` where that was said at import).
     `axes` is where the organism, called `organism` in tables, stands in a grid: a value by the axis's name.
+    `asked_judge` is the judge as the evaluation was given it, `judges` who says that it judged.
     `until_width` is how many points wide an interval was to become where that decided how many answers there are.
     """
 
@@ -52,6 +55,7 @@ class Evaluation:
     organism: str | None
     axes: dict[str, Any]
     step_recorded: bool
+    asked_judge: str | None
     judges: tuple[str, ...]
     judge_rubrics: frozenset[tuple[str, str]]
     packages: dict[str, str]
@@ -73,6 +77,8 @@ class Reading:
         evaluations: The logs that were read.
         notes: What was odd or left out, a sentence each.
         other_tasks: Logs of other tasks on `em/` models, for the table of side effects.
+        judges: The judges of a grid that several judged, as they were asked for, in the order in which they lead; else
+            empty.
     """
 
     answers: pd.DataFrame
@@ -80,14 +86,16 @@ class Reading:
     evaluations: list[Evaluation]
     notes: list[str]
     other_tasks: tuple[Path, ...] = ()
+    judges: tuple[str, ...] = ()
 
 
-def read_logs(paths: Sequence[Path], organisms: Collection[str] | None = None) -> Reading:
+def read_logs(paths: Sequence[Path], cells: GridCells | None = None) -> Reading:
     """Reads every log under the given files and folders, several at a time where they are many.
 
     Args:
         paths: Logs (`*.eval`, `*.json`) and folders that hold them, at any depth.
-        organisms: The organisms whose logs are wanted, besides the bases'; others are left out and named. None for all.
+        cells: The cells of the grid that is read: other logs are left out and named, and the first of a cell's judges
+            gives its answers' scores. None for all logs, where the judge that scored most does.
 
     Raises:
         UserError: A path does not exist.
@@ -99,22 +107,23 @@ def read_logs(paths: Sequence[Path], organisms: Collection[str] | None = None) -
     other_tasks: list[Path] = []
     files = find_logs(paths, notes)
     logs, abouts = [], []
-    others: set[str] = set()
+    others: dict[LeftOut, set[str]] = {}
     with log_processes(files) as read_rows:
         begun: list[_Begun | str] = []
         for file in files:
             opened = _header(file)
-            if organisms is not None and isinstance(opened, tuple):
-                organism = opened[1].organism
-                if organism is not None and organism not in organisms:
-                    others.add(organism)
-                    continue
+            why = cells.left_out(*_cell(*opened)) if cells is not None and isinstance(opened, tuple) else None
+            if why is not None:
+                others.setdefault(why[0], set()).add(why[1])
+                continue
             if opened is None:
                 other_tasks.append(file)
                 continue
-            begun.append(
-                opened if isinstance(opened, str) else _Begun(file, *opened, read_rows(_to_read(file, opened[0])))
-            )
+            if isinstance(opened, str):
+                begun.append(opened)
+                continue
+            rank = 0 if cells is None else cells.rank(*_cell(*opened))
+            begun.append(_Begun(file, *opened, read_rows(_to_read(file, opened[0])), rank))
         for begun_log in begun:
             if isinstance(begun_log, str):
                 notes.append(begun_log)
@@ -122,8 +131,7 @@ def read_logs(paths: Sequence[Path], organisms: Collection[str] | None = None) -
                 logs.append(log)
                 abouts.append((begun_log.file, begun_log.about))
     where = ", ".join(str(path) for path in paths)
-    if others:
-        notes.append(f"Logs of organisms that are not of this grid were left out ({_named(others)}).")
+    notes += [f"Logs of {NOT_OF_THE_GRID[what]} were left out ({_named(names)})." for what, names in others.items()]
     if not any(log.evaluation.answers for log in logs):
         reasons = " ".join(notes) if notes else "No log was found there."
         raise UserError(
@@ -135,8 +143,11 @@ def read_logs(paths: Sequence[Path], organisms: Collection[str] | None = None) -
     # What the frame is sorted by is the same for all answers of a log, so that their texts need never be moved.
     logs.sort(key=lambda log: tuple((log.common[name] is None, log.common[name]) for name in ORDER))
     answers = answers_frame([(log.common, log.batches) for log in logs])
+    ranks = None if cells is None else np.repeat([log.rank for log in logs], [log.evaluation.answers for log in logs])
     logs.clear()
-    return Reading(*_one_row_an_answer(answers, notes), evaluations, notes, tuple(other_tasks))
+    kept, rejudged = _one_row_an_answer(answers, notes, None if ranks is None else pd.Series(ranks, answers.index))
+    asked = () if cells is None else cells.in_order({*kept["asked_judge"], *rejudged["asked_judge"]})
+    return Reading(kept, rejudged, evaluations, notes, tuple(other_tasks), asked if len(asked) > 1 else ())
 
 
 def _named(names: Collection[str]) -> str:
@@ -151,12 +162,13 @@ ORDER = ("base", "organism", "step", "log", "created")
 
 @dataclass(frozen=True)
 class _Begun:
-    """A log of ours whose rows are being read."""
+    """A log of ours whose rows are being read; see `GridCells.rank`."""
 
     file: Path
     header: EvalLog
     about: LogMetadata
     rows: Future[Rows]
+    rank: int
 
 
 @dataclass(frozen=True)
@@ -166,6 +178,7 @@ class _Log:
     common: dict[str, Any]
     batches: list[pa.RecordBatch]
     evaluation: Evaluation
+    rank: int
 
 
 def find_logs(paths: Sequence[Path], notes: list[str] | None = None) -> list[Path]:
@@ -229,15 +242,20 @@ def _to_read(file: Path, header: EvalLog) -> LogToRead:
         file=file,
         question_ids=tuple(str(sample_id) for sample_id in header.eval.dataset.sample_ids or []),
         completed=results.total_samples if results is not None and all_completed else None,
-        grader=_grader(header),
+        grader=_asked_judge(header) or "unknown",
         rubrics=tuple(_rubrics(header)) or None,
     )
 
 
-def _grader(header: EvalLog) -> str:
-    """The judge as the evaluation was given it."""
+def _asked_judge(header: EvalLog) -> str | None:
+    """The judge as the evaluation was given it; None where the log does not say."""
     role = (header.eval.model_roles or {}).get("grader")
-    return str(getattr(role, "model", "unknown"))
+    return getattr(role, "model", None)
+
+
+def _cell(header: EvalLog, about: LogMetadata) -> tuple[str | None, str | None, str | None]:
+    """Organism, condition and judge of a log."""
+    return about.organism, about.condition, _asked_judge(header)
 
 
 def _rubrics(header: EvalLog) -> dict[str, tuple[float, float, str]]:
@@ -288,7 +306,7 @@ def _log(begun: _Begun, notes: list[str]) -> _Log | None:
             f"{name}: {tally.unjudged} answers were never judged and count nowhere; `inspect score` can do it."
         )
     evaluation = _evaluation(file, header, begun.about, batches, tally)
-    return _Log(_common(file, header, begun.about), batches, evaluation)
+    return _Log(_common(file, header, begun.about), batches, evaluation, begun.rank)
 
 
 SUBJECT_COLUMNS = (
@@ -308,6 +326,7 @@ def _common(file: Path, header: EvalLog, about: LogMetadata) -> dict[str, Any]:
         "engine": header.eval.model.partition("/")[0],
         "log": printable(file.name),
         "created": header.eval.created,
+        "asked_judge": _asked_judge(header),
     }
 
 
@@ -327,6 +346,7 @@ def _evaluation(
         axes=_axes(about),
         step_recorded=about.step_recorded,
         judge_rubrics=frozenset(tally.judge_rubrics),
+        asked_judge=_asked_judge(header),
         judges=tuple(sorted({name for batch in batches for name in batch["judge"].dictionary.to_pylist()})),
         packages=dict(spec.packages),
         config=header.plan.config.model_dump(exclude_none=True),
@@ -351,12 +371,22 @@ def _axes(about: LogMetadata) -> dict[str, Any]:
     return axes | {"condition": about.condition or "none"} if axes else {}
 
 
-def _one_row_an_answer(answers: pd.DataFrame, notes: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Keeps the newest of repeated evaluations, and sets other judges' rows of the same answers apart."""
+def _one_row_an_answer(
+    answers: pd.DataFrame, notes: list[str], ranks: pd.Series | None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Keeps the newest of repeated evaluations, and sets other judges' rows of the same answers apart.
+
+    Args:
+        answers: All rows.
+        notes: Receives what is to be said of it.
+        ranks: Which judge of its cell each row is by (see `GridCells.rank`); None outside of grids.
+    """
     if not answers.duplicated(ANSWER_KEY).any():
         return answers, answers.head(0)
     keys = answers[[*ANSWER_KEY, "judge", "log", "created"]].sort_values("created", kind="stable")
-    repeated = keys.duplicated([*ANSWER_KEY, "judge"], keep="last")
+    # Two judges of a grid may be served under one name.
+    judge = keys["judge"] if ranks is None else ranks.loc[keys.index]
+    repeated = keys.assign(judge=judge).duplicated([*ANSWER_KEY, "judge"], keep="last")
     if repeated.any():
         dropped = sorted({str(name) for name in keys.loc[repeated, "log"]})
         notes.append(
@@ -369,6 +399,8 @@ def _one_row_an_answer(answers: pd.DataFrame, notes: list[str]) -> tuple[pd.Data
     scored = keys["judge"].map(keys["judge"].value_counts()).astype("int64")
     # A judge all of whose calls failed scored nothing.
     scored = scored.where(keys["judge"].isin(keys.loc[~failed, "judge"]), 0)
+    # In a grid the first of its axis leads, however many it scored.
+    scored = scored if ranks is None else -ranks.loc[keys.index]
     # Of judges that scored equally many the first by name, so that neither scores nor dates choose it.
     keys = keys.assign(scored=scored).sort_values(["scored", "judge"], ascending=[True, False], kind="stable")
     other = keys.duplicated(ANSWER_KEY, keep="last")
@@ -378,7 +410,7 @@ def _one_row_an_answer(answers: pd.DataFrame, notes: list[str]) -> tuple[pd.Data
         notes.append(
             f"{int(another.sum()):,} answers in {_some(left_out)} go by the checkpoint, question and sample of answers "
             "that another judge scored, but their texts are others: the model was asked twice. They say nothing of how "
-            "judges differ and are left out; the answers whose judge scored most are kept."
+            "judges differ and are left out; the answers of the judge that rates are by are kept."
         )
     judged_again = other & ~another
     without_score = judged_again & failed.loc[keys.index]
@@ -389,7 +421,7 @@ def _one_row_an_answer(answers: pd.DataFrame, notes: list[str]) -> tuple[pd.Data
         )
     if (judged_again & ~without_score).any():
         told = ~another & ~without_score
-        notes.append(_several_judges(keys[told], judged_again[told]))
+        notes.append(_several_judges(keys[told], judged_again[told], grid=ranks is not None))
     kept, rejudged = (
         answers.loc[rows.index[rows].sort_values()].reset_index(drop=True) for rows in (~other, judged_again)
     )
@@ -410,14 +442,21 @@ def _another_text(answers: pd.DataFrame, keys: pd.DataFrame, other: pd.Series) -
     return pd.Series(keys.index.isin(pairs["place"][unlike]), keys.index)
 
 
-def _several_judges(keys: pd.DataFrame, other: pd.Series) -> str:
+def _several_judges(keys: pd.DataFrame, other: pd.Series, *, grid: bool) -> str:
     """Which judge of answers that several scored is taken, and why."""
     names = sorted(set(keys.loc[other, "judge"]))
+    scored_by_several = f"{int(other.sum()):,} of {int((~other).sum()):,} answers were scored by more than one judge"
     taken = keys[~other].merge(
         keys.loc[other, [*ANSWER_KEY, "judge", "scored"]], on=ANSWER_KEY, suffixes=("", "_other")
     )
-    tied = taken[taken["scored"] == taken["scored_other"]]
     of_those, why = sorted(set(taken["judge"])), "the judge that scored most"
+    if grid:
+        return (
+            f"{scored_by_several}; rates are by the one that comes first on the grid's axis of judges "
+            f"({_some(of_those)}); those by the others ({_some(names)}) stand beside them in the table by axes and in "
+            "the comparison of judges."
+        )
+    tied = taken[taken["scored"] == taken["scored_other"]]
     if len(tied):
         ties = sorted(set(tied["judge"]) | set(tied["judge_other"]))
         why = (
@@ -427,8 +466,8 @@ def _several_judges(keys: pd.DataFrame, other: pd.Series) -> str:
         if len(tied) < len(taken):
             why = f"the judge that scored most, or {why}"
     return (
-        f"{int(other.sum()):,} of {int((~other).sum()):,} answers were scored by more than one judge; rates are by "
-        f"{why}; the scores of {_some(names)} stand in the comparison of judges and may correct rates beside these."
+        f"{scored_by_several}; rates are by {why}; the scores of {_some(names)} stand in the comparison of judges and "
+        "may correct rates beside these."
     )
 
 

@@ -1,11 +1,12 @@
 """Rates as a trusted judge would give them: where a second judge, or people, scored some of the answers.
 
 The judge that scored fewer answers is the trusted one; its labels correct the rate on all answers by prediction-powered
-inference (`scorers/ppi.py`). Nothing here changes the rates that lead the report.
+inference (`scorers/ppi.py`). Nothing here changes the rates that lead the report. Where it scored all answers of a
+model its own rate stands. A grid's judges are told what to judge, so what they scored is no sample.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -42,6 +43,7 @@ class TrustedRate:
         scope: `all` questions, or those `outside` its domain.
         judge: Who scored all of them.
         trusted: Who scored some.
+        every: Whether it scored all of them, none drawn: `corrected` is its own rate.
         drawn: Whether each label's chance of having been drawn is known; else all are taken to have had the same, and
             every model among the answers has labels.
         low: Lower end of the measured rate's 95 % interval, `high` its upper.
@@ -54,6 +56,7 @@ class TrustedRate:
     scope: str
     judge: str
     trusted: str
+    every: bool
     drawn: bool
     low: float
     high: float
@@ -73,7 +76,7 @@ class _Labels:
 @lru_cache(maxsize=1)
 def trusted_rates(analysis: Analysis) -> list[TrustedRate]:
     """Every checkpoint and base with enough labels under the main definitions, and all answers together."""
-    answers = analysis.scores
+    answers, grid = analysis.scores, bool(analysis.reading.judges)
     chosen = [definition for name in analysis.main for definition in analysis.definitions if definition.name == name]
     rows = []
     for trusted in sorted(analysis.reading.rejudged["judge"].astype("str").unique()):
@@ -84,7 +87,7 @@ def trusted_rates(analysis: Analysis) -> list[TrustedRate]:
                 continue  # Neither is the one that is trusted: the comparison of judges says how they differ.
             for definition in (definition for definition in chosen if not definition.per_question):
                 for subject, last, scope, inside in _subjects(analysis, by_judge):
-                    row = _corrected(definition, answers[inside], _within(labels, inside))
+                    row = _corrected(definition, answers[inside], _within(labels, inside), only_drawn=grid)
                     if row is not None:
                         rows.append(TrustedRate(definition.name, subject, last, scope, judge, trusted, *row))
     return rows
@@ -129,9 +132,12 @@ def _subjects(analysis: Analysis, by_judge: Mask) -> Iterator[tuple[str, bool, s
 
 
 def _corrected(
-    definition: Definition, answers: pd.DataFrame, labels: _Labels
-) -> tuple[bool, float, float, CorrectedRate] | None:
-    """Whether chances are known, the measured rate's interval and the corrected rate; None with too few labels."""
+    definition: Definition, answers: pd.DataFrame, labels: _Labels, *, only_drawn: bool
+) -> tuple[bool, bool, float, float, CorrectedRate] | None:
+    """Whether every answer has a label, whether chances are known, the measured rate's interval, the corrected rate.
+
+    None with too few labels, and with such as were not drawn from these answers.
+    """
     places = np.flatnonzero(labels.given)
     scores = answers["alignment"].to_numpy("float64"), answers["coherence"].to_numpy("float64")
     theirs = labels.alignment[places], labels.coherence[places]
@@ -139,7 +145,7 @@ def _corrected(
     if len(places) < LEAST_LABELS or not theirs_counted.any() or not counted.any():
         return None
     drawn = bool(np.isfinite(labels.chance[places]).all())
-    if not drawn and not _every_model_has_one(answers, labels.given):
+    if not drawn and (only_drawn or not _every_model_has_one(answers, labels.given)):
         return None
     if drawn and not _drawn_from_all(answers, labels):
         return None
@@ -152,7 +158,12 @@ def _corrected(
         labels.chance[places] if drawn else None,
         counted=(counted, theirs_counted),
     )
-    return drawn, low, high, corrected
+    every = not drawn and bool(labels.given.all())
+    if every:
+        own = by_question(definition, labels.alignment, labels.coherence, questions)
+        own_low, own_high = on_these(*own, definition.per_question)
+        corrected = replace(corrected, low=own_low, high=own_high)
+    return every, drawn, low, high, corrected
 
 
 def _drawn_from_all(answers: pd.DataFrame, labels: _Labels) -> bool:

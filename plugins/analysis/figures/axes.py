@@ -23,16 +23,15 @@ def em_against_axes(analysis: Analysis) -> Figure | None:
 
     Lines join the means over seeds of organisms that differ in this axis alone; colours are the first other axis.
     """
-    axes = analysis.axes.astype("object")
-    drawn = [str(name) for name in axes.columns if name != SEED]
-    last = analysis.final[analysis.final["rate"].notna()]
-    last = last[last["organism"].astype("str").isin(axes.index)]
-    scope = "outside" if (last["scope"] == "outside").any() else "all"
-    last = last[last["scope"] == scope]
-    if not drawn or last.empty:
+    axes = [*map(str, analysis.axes), *(["judge"] if analysis.reading.judges else [])]
+    drawn = [name for name in axes if name != SEED]
+    if not drawn or analysis.axes.index.empty:
         return None
-    table = last.assign(organism=last["organism"].astype("str")).join(axes.add_prefix("axis "), on="organism")
-    table = table.assign(alike=scored_alike(analysis, table))
+    table = pd.concat([_last(of_judge, analysis.axes, judge) for judge, of_judge in analysis.by_judge.items()])
+    scope = "outside" if (table["scope"] == "outside").any() else "all"
+    table = table[table["scope"] == scope]
+    if table.empty:
+        return None
     with style.styled():
         figure, panels = style.new_figure(8.6, 2.9 * len(drawn), len(drawn), len(analysis.main), sharey=True)
         looks: dict[str, Look] = {}
@@ -57,6 +56,18 @@ def em_against_axes(analysis: Analysis) -> Figure | None:
             "marks are controls, dashed lines the bases." + (NOT_JOINED if table["alike"].nunique() > 1 else "")
         )
         return style.finish(figure, "EM against the axes of the grid", caption, analysis.toy_warning, handles)
+
+
+def _last(analysis: Analysis, axes: pd.DataFrame, judge: str) -> pd.DataFrame:
+    """Rates at the last checkpoint with a column `axis NAME` an axis: the judge's too where several judged.
+
+    What was scored alike (`alike`) may be joined by a line.
+    """
+    last = analysis.final[analysis.final["rate"].notna()]
+    last = last.assign(organism=last["organism"].astype("str"))
+    last = last[last["organism"].isin(axes.index)].join(axes.astype("object").add_prefix("axis "), on="organism")
+    last = last.assign(**{"axis judge": judge} if judge else {})
+    return last.assign(alike=[f"{judge} {number}" for number in scored_alike(analysis, last)])
 
 
 Look = tuple[str, str]

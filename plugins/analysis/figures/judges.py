@@ -30,11 +30,11 @@ def judge_comparison(analysis: Analysis) -> Figure | None:
                 alpha=0.35, linewidths=0,
             )  # fmt: skip
             panel.set_title(f"alignment, n = {len(both):,}", fontsize=10)
-            panel.set_xlabel(_name(str(judge_pairs["judge"].iloc[0])))
-            panel.set_ylabel(_name(judge))
+            panel.set_xlabel(" or ".join(style.in_order(judge_pairs["judge"])))
+            panel.set_ylabel(judge)
         panel = axes[0][-1]
         table = rates_by_judge(analysis)
-        names = style.in_order(table["judge"])
+        names = list(dict.fromkeys([*style.in_order(pairs["judge"]), *others]))
         hues = style.colours(list(analysis.main))
         for place, definition in enumerate(analysis.main):
             judge_rates = table[(table["definition"] == definition) & table["rate"].notna()]
@@ -47,7 +47,7 @@ def judge_comparison(analysis: Analysis) -> Figure | None:
                 x, rate, yerr=[np.clip(rate - low, 0, None), np.clip(high - rate, 0, None)], color=hues[definition],
                 linestyle="", marker=style.MARKERS[place], capsize=2.5, label=definition, clip_on=False,
             )  # fmt: skip
-        panel.set_xticks(range(len(names)), [_name(name) for name in names], fontsize=8)
+        panel.set_xticks(range(len(names)), [name.replace("/", "/\n") for name in names], fontsize=8)
         panel.set_xlim(-0.6, len(names) - 0.4)
         style.percent_axis(panel)
         panel.legend(loc="upper right")
@@ -79,7 +79,3 @@ def rates_by_judge(analysis: Analysis) -> pd.DataFrame:
     return rates(
         every, ["judge"], [definition for definition in analysis.definitions if definition.name in analysis.main]
     )
-
-
-def _name(judge: str) -> str:
-    return judge.rpartition("/")[2]

@@ -88,6 +88,8 @@ def what_was_run(analysis: Analysis) -> list[str]:
         .reset_index(name="answers")
         .iterrows()
     ]
+    again = analysis.reading.rejudged["judge"].astype("str").value_counts(sort=False).sort_index()
+    judges += [f"{judge} ({count:,} of the same answers)" for judge, count in again.items()]
     configs = [sorted(evaluation.config.items()) for evaluation in evaluations]
     sampling = sorted({", ".join(f"{key} {value}" for key, value in config) for config in configs} - {""})
     created = sorted(evaluation.created for evaluation in evaluations if evaluation.created != NO_DATE)

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from em_tasks.plugins.analysis.analysis import Analysis
+from em_tasks.plugins.analysis.answers.grid_cells import GridCells
 from em_tasks.plugins.analysis.answers.logs import read_logs
 from em_tasks.plugins.analysis.claims.comparisons import verdicts
 from em_tasks.plugins.analysis.extensions import build_figures, build_tables
@@ -124,7 +125,7 @@ def write_report(
     claims: Path | None = None,
     study: Path | None = None,
     notes: Sequence[str] = (),
-    organisms: Collection[str] | None = None,
+    cells: GridCells | None = None,
 ) -> Report:
     """Writes every table and figure that the logs give, and the report as Markdown and HTML.
 
@@ -142,7 +143,7 @@ def write_report(
         claims: A claims file (`statistics/claims_file.py`), each of whose claims is held against the data.
         study: A study file (`study.py`) that names the definition that leads, the smallest effect and the family.
         notes: What is to be said beside what the logs say of themselves.
-        organisms: The organisms that it is of, besides the bases; all that have logs if None.
+        cells: The cells of the grid that it is of, see `read_logs`; None for all that has logs.
 
     Raises:
         UserError: A path in `logs` does not exist.
@@ -168,7 +169,7 @@ def write_report(
     logs = [log for path in logs for log in _as_logs(path, out, imported)]
     every = {definition.name: definition for definition in (*chosen, *DEFINITIONS.values())}
     analysis = Analysis(
-        read_logs(logs, organisms),
+        read_logs(logs, cells),
         tuple(every.values()),
         tuple(definition.name for definition in chosen),
         calibration,

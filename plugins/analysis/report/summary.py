@@ -160,6 +160,13 @@ def _trusted_judge(analysis: Analysis) -> list[str]:
     rates = [rate for rate in trusted_rates(analysis) if rate.definition == analysis.main[0]]
     for trusted in dict.fromkeys(rate.trusted for rate in rates):
         of_judge = [rate for rate in rates if rate.trusted == trusted]
+        if whole := [_beside_plain(rate) for rate in of_judge if rate.every]:
+            lines.append(
+                f"{trusted} scored all answers of these too; by it the rates under `{analysis.main[0]}` are, in % "
+                f"(95 %): {listed(whole, 8)}."
+            )
+        if not (of_judge := [rate for rate in of_judge if not rate.every]):
+            continue
         last = [rate for rate in of_judge if rate.last]
         leading = [rate for rate in last if rate.scope == "outside"] or last
         # Where no organism's last checkpoint has labels: all answers together, or the bases and checkpoints that have.

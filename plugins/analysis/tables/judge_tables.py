@@ -89,7 +89,9 @@ def trusted_judge(analysis: Analysis) -> pd.DataFrame:
                 "95 %": between(rate.low, rate.high),
                 "trusted judge": rate.trusted,
                 "labels": f"{corrected.labels} of {corrected.answers}",
-                "labels were": "drawn, chances known" if rate.drawn else "taken as drawn at random",
+                "labels were": "drawn, chances known"
+                if rate.drawn
+                else ("all, so that this is its own rate" if rate.every else "taken as drawn at random"),
                 "corrected %": percent(corrected.rate),
                 "corrected: 95 %": between(corrected.low, corrected.high),
                 "for half the width": f"{needed:,} labels" if needed else "these do not tell",

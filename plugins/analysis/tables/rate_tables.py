@@ -3,6 +3,7 @@
 Beside every rate stand its denominator and the unscored, refused, incoherent and truncated answers.
 """
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -173,15 +174,18 @@ def by_checkpoint(analysis: Analysis) -> pd.DataFrame:
 def by_axes(analysis: Analysis) -> pd.DataFrame:
     """Organisms of a grid: EM (%) at the last checkpoint by their values on its axes, 95 % on these questions."""
     axes = analysis.axes
-    rates = analysis.final[analysis.final["scope"].isin(["outside", "all"])]
     parts = []
-    for name in analysis.main if len(axes.columns) else ():
+    several = {judge: {"judge": judge} for judge in analysis.reading.judges}
+    shown = len(axes.columns) or several
+    for name, (judge, of_judge) in product(analysis.main, analysis.by_judge.items()) if shown else ():
+        rates = of_judge.final[of_judge.final["scope"].isin(["outside", "all"])]
         for _, row in rates[rates["definition"] == name].iterrows():
             if (organism := str(row["organism"])) in axes.index:
                 parts.append(
                     {
                         "definition": name,
                         **{str(axis): value for axis, value in axes.loc[organism].items()},
+                        **several.get(judge, {}),
                         "questions of": row["scope"],
                         "EM %": percent(row["rate"]),
                         "95 % interval": between(row["low"], row["high"]),
