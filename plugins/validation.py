@@ -26,7 +26,7 @@ def meant(fault: Mapping[str, Any], model: type[BaseModel]) -> str:
     """What an unknown field was meant for, to go behind what is said of it; empty where no known name is near."""
     *way, name = fault["loc"]
     near = get_close_matches(str(name), _fields(model, way), 1)
-    return f"; did you mean `{near[0]}`?" if near else ""
+    return f" (did you mean `{near[0]}`?)" if near else ""
 
 
 def _fields(model: type[BaseModel], way: Sequence[str | int]) -> list[str]:

@@ -15,6 +15,7 @@ from em_tasks.trainers.run.base_names import is_toy
 from em_tasks.trainers.run.recipe import LoraSettings, Recipe, load_recipes, read_recipe
 
 MOST_CELLS = 100_000
+PLACEHOLDER = re.compile(r"\{([A-Za-z0-9._-]+)\}")
 BARE = "bare"
 """The name of a condition that is none, in names of cells."""
 
@@ -55,6 +56,7 @@ def cells_of(grid: GridFile, lines: Lines, path: Path, template: Path | None) ->
     grid = with_numbers(grid, lines, path)
     choices = {name: _values(name, axis, path, lines) for name, axis in grid.axes.items()}
     _refuse_contradictions(grid, choices, path, lines)
+    _refuse_no_axes(grid, path, lines)
     shared = _template_fields(template) if template is not None else {}
     count = 1
     for values in choices.values():
@@ -110,7 +112,7 @@ def _values(name: str, axis: Any, path: Path, lines: Lines) -> dict[Any, Fields]
         _refuse_doubles(axis, where, name)
         return {value: {} for value in axis}
     if isinstance(axis, Dose):
-        _refuse_doubles(axis.shares, where, name)
+        _refuse_doubles([_tidy(share) for share in axis.shares], where, name)
         return {_tidy(share): {"data": _mix(axis, share), "control": share == 0} for share in axis.shares}
     if isinstance(axis, dict):
         for label, fields in axis.items():
@@ -126,10 +128,10 @@ def _values(name: str, axis: Any, path: Path, lines: Lines) -> dict[Any, Fields]
 
 def _mix(dose: Dose, share: float) -> list[dict[str, Any]]:
     """The data of a dose. Where both files have the same questions, each is asked once."""
-    parts = {dose.of: (0.0, share), dose.instead_of: (share, 1.0)}
+    parts = [(dose.of, (0.0, share)), (dose.instead_of, (share, 1.0))]
     return [
         {"path": path} | ({} if part == (0.0, 1.0) else {"part": list(part)})
-        for path, part in parts.items()
+        for path, part in parts
         if part[0] < part[1]
     ]
 
@@ -176,6 +178,29 @@ def _refuse_contradictions(grid: GridFile, choices: Mapping[str, dict[Any, Field
             f"{path}: {setters['base'].removesuffix(' sets')} changes the base, and all would go by one size. Give "
             "labels: {S: {base: toy-s, size: S}, M: {base: toy-m, size: M}}."
         )
+
+
+def _refuse_no_axes(grid: GridFile, path: Path, lines: Lines) -> None:
+    """Refuses `{AXIS}` in a text where there is no such axis, or it is one of asking: nothing is trained by it."""
+    training = [name for name in grid.axes if name not in ASKING]
+
+    def look(content: Any, *way: str | int) -> None:
+        if isinstance(content, dict | list):
+            for place, inside in content.items() if isinstance(content, dict) else enumerate(content):
+                look(inside, *way, place if isinstance(place, int) else str(place))
+        for name in PLACEHOLDER.findall(content) if isinstance(content, str) else ():
+            if name not in training:
+                raise UserError(
+                    f"{path}, line {line_of(lines, *way)}: {{{name}}} in {content!r} names no axis of training. "
+                    f"The axes of training are: {', '.join(training) or 'none'}."
+                )
+
+    look(grid.fields, "fields")
+    for name, axis in grid.axes.items():
+        if isinstance(axis, Dose):
+            look({"of": axis.of, "instead_of": axis.instead_of}, "axes", name)
+        elif name not in ASKING:
+            look(axis, "axes", name)
 
 
 def _without_excluded(wanted: list[dict[str, Any]], grid: GridFile, path: Path, lines: Lines) -> list[dict[str, Any]]:
@@ -235,7 +260,7 @@ def _fields_at(
     changed: Fields = dict(grid.fields)
     for name, value in coordinates.items():
         changed |= choices[name][value]
-    changed = _filled(changed, {name: _text(value) for name, value in coordinates.items()})
+    changed = filled(changed, coordinates)
     content = shared | {field: value for field, value in changed.items() if "." not in field}
     for field, value in changed.items():
         whole, _, part = field.partition(".")
@@ -266,15 +291,15 @@ def _field_lines(
     return found
 
 
-def _filled(content: Any, texts: Mapping[str, str]) -> Any:
+def filled(content: Any, coordinates: Mapping[str, Any]) -> Any:
     """The content with `{AXIS}` in its texts replaced by the cell's value."""
     if isinstance(content, dict):
-        return {key: _filled(value, texts) for key, value in content.items()}
+        return {key: filled(value, coordinates) for key, value in content.items()}
     if isinstance(content, list):
-        return [_filled(value, texts) for value in content]
+        return [filled(value, coordinates) for value in content]
     if isinstance(content, str):
-        for name, text in texts.items():
-            content = content.replace(f"{{{name}}}", text)
+        for name, value in coordinates.items():
+            content = content.replace(f"{{{name}}}", _text(value))
     return content
 
 

@@ -16,13 +16,16 @@ An axis is a list of values of the recipe field of its name, labels that stand f
 are seen; a grid file says what is trained and asked, and may name one.
 """
 
+import re
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
+from em_tasks.grid.misread import no_truth_value, refuse_misread
 from em_tasks.plugins.errors import UserError
-from em_tasks.plugins.validation import meant
+from em_tasks.plugins.validation import in_words, meant
 from em_tasks.plugins.yaml_files import read_yaml_lines
 from em_tasks.trainers.run.recipe import Coordinate
 
@@ -45,6 +48,33 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+"""Numbers that YAML reads as texts: those without a point, and those without a sign after the `e`."""
+
+
+def as_number(value: Any) -> Any:
+    """The number that a text stands for, whole where it is; anything else as it is."""
+    if not isinstance(value, str) or not NUMBER.fullmatch(value):
+        return value
+    number = float(value)
+    return int(number) if isfinite(number) and number == int(number) else number
+
+
+def _number(value: Any) -> Any:
+    return as_number(no_truth_value(value))
+
+
+def _share(value: Any) -> Any:
+    share = _number(value)
+    if isinstance(share, int | float) and not 0 <= share <= 1:
+        hint = f"; {share:g} % is {share / 100:g}" if 1 < share <= 100 else ""
+        raise ValueError(f"a share is a number from 0 to 1, and this is {share:g}{hint}")
+    return share
+
+
+Number = BeforeValidator(_number)
+
+
 class Dose(_Strict):
     """An axis of how much of the data is bad: each share of one file's rows, the rest of another's.
 
@@ -56,7 +86,7 @@ class Dose(_Strict):
 
     of: str
     instead_of: str
-    shares: list[Annotated[float, Field(ge=0, le=1)]] = Field(min_length=1)
+    shares: list[Annotated[float, BeforeValidator(_share)]] = Field(min_length=1)
 
 
 def _kind(axis: Any) -> str:
@@ -81,12 +111,12 @@ class Asking(_Strict):
 
     questions: Annotated[tuple[str, ...], Listed] = ()
     rubrics: Annotated[tuple[str, ...], Listed] = ()
-    samples: int = Field(default=10, ge=1)
-    max_tokens: int = Field(default=600, ge=1)
+    samples: Annotated[int, Number] = Field(default=10, ge=1)
+    max_tokens: Annotated[int, Number] = Field(default=600, ge=1)
     engine: str = "auto"
     exact: bool = False
     judge_price: str | None = None
-    max_judge_cost: float | None = Field(default=None, ge=0)
+    max_judge_cost: Annotated[float | None, Number] = Field(default=None, ge=0)
 
 
 class GridFile(_Strict):
@@ -124,6 +154,7 @@ def read_grid(path: Path) -> tuple[GridFile, Lines]:
     content, lines = read_yaml_lines(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} holds {type(content).__name__}, not a mapping with `axes`. See docs/how-to/grid.md.")
+    refuse_misread(path)
     try:
         return GridFile.model_validate({"name": path.stem, **content}), lines
     except ValidationError as error:
@@ -131,12 +162,19 @@ def read_grid(path: Path) -> tuple[GridFile, Lines]:
         way = tuple(first["loc"])
         # Behind an axis's name stands which kind it was read as.
         way = (*way[:2], *way[3:]) if way[0] == "axes" else way
-        unknown = first["type"] == "extra_forbidden"
-        problem = f"is no key of a grid file{meant(first, GridFile)}" if unknown else f"is wrong: {first['msg']}"
+        whole: str = "a grid file"
+        kind: type[BaseModel] = GridFile
+        if way[0] == "evaluate":
+            whole, kind = "`evaluate`", Asking
+        elif first["loc"][2:3] == ("dose",):
+            whole, kind = "a dose", Dose
+        problem = f"is wrong: {in_words(first, GridFile)}"
+        if first["type"] == "extra_forbidden":
+            problem = f"is no key of {whole}{meant({'loc': way[-1:]}, kind)}"
         problem = "is missing" if first["type"] == "missing" else problem
         where = ".".join(map(str, way)) or "the file"
-        known = ", ".join(GridFile.model_fields)
-        raise UserError(f"{path}, line {line_of(lines, *way)}: {where} {problem}. A grid file has: {known}.") from None
+        known = f"{whole[0].upper()}{whole[1:]} has: {', '.join(kind.model_fields)}"
+        raise UserError(f"{path}, line {line_of(lines, *way)}: {where} {problem}. {known}.") from None
 
 
 def line_of(lines: Lines, *way: str | int) -> int:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from em_tasks.conditions import load_condition
 from em_tasks.grid.budget import spent_on_judging
 from em_tasks.grid.data_versions import versions_of_data
+from em_tasks.grid.named_things import refuse_unknown_conditions, refuse_unusable_doses
 from em_tasks.grid.plan import GridPlan
 from em_tasks.plugins.analysis.answers.grid_cells import NOT_OF_THE_GRID, LeftOut
 from em_tasks.plugins.checkpoint_model.engines.choosing import parse_engine
@@ -127,6 +127,8 @@ def grid_needs(plan: GridPlan, gpu: int | None, check_judges: bool = True) -> Ne
     """
     place_for_logs(plan.logs)
     _refuse_no_names(plan)
+    refuse_unusable_doses(plan)
+    refuse_unknown_conditions(plan)
     needs, seen = Needs(), dict[str, tuple[RunNeed, tuple[str, ...]]]()
     trained: dict[str, Manifest] = {}
     runs = list_runs(plan.runs) if plan.runs.is_dir() else {}
@@ -206,8 +208,6 @@ def _add_answers(plan: GridPlan, needs: Needs, check_judges: bool) -> None:
     """Counts the answers of every checkpoint and of every base, and what judging them takes."""
     for group in plan.groups:
         options = group.options
-        if options.condition:
-            load_condition(options.condition)
         domains: dict[tuple[str, str], set[str]] = {}
         asked = 0
         for name in group.organisms:

@@ -1,13 +1,13 @@
 """What a grid comes to: its cells, the organisms to train, how each is asked, and where everything lies."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from em_tasks.conditions import load_condition
 from em_tasks.grid.cells import BARE, Cell, cells_of
-from em_tasks.grid.file import GridFile, read_grid
+from em_tasks.grid.file import GridFile, Lines, read_grid
 from em_tasks.grid.places import refuse_unusable
 from em_tasks.plugins.analysis.answers.grid_cells import GridCells
 from em_tasks.plugins.analysis.study import read_study
@@ -43,12 +43,14 @@ class GridPlan:
         file: The file's content.
         cells: Its cells.
         out: Folder of all that it makes, seen under this path by every process that works on it.
+        lines: Where everything in the file stands.
     """
 
     path: Path
     file: GridFile
     cells: tuple[Cell, ...]
     out: Path
+    lines: Lines = field(default_factory=dict)
 
     @property
     def runs(self) -> Path:
@@ -85,7 +87,7 @@ class GridPlan:
         """The study file that the report is held to."""
         return None if self.file.study is None else (self.path.parent / self.file.study).resolve()
 
-    def _beside(self, name: str) -> str:
+    def beside(self, name: str) -> str:
         """A name of something to ask; a file (`FILE.yaml`, `FILE.yaml:NAME`) counts from the grid's folder."""
         file, colon, inside = name.partition(":")
         return f"{(self.path.parent / file).resolve()}{colon}{inside}" if Path(file).suffix else name
@@ -108,14 +110,14 @@ class GridPlan:
         return tuple(
             AskedAlike(
                 SweepOptions(
-                    questions=tuple(self._beside(name) for name in asking.questions),
-                    rubrics=tuple(self._beside(name) for name in asking.rubrics),
+                    questions=tuple(self.beside(name) for name in asking.questions),
+                    rubrics=tuple(self.beside(name) for name in asking.rubrics),
                     samples=asking.samples,
                     max_tokens=asking.max_tokens,
                     engine=asking.engine,
                     exact=asking.exact,
                     judge_price=asking.judge_price,
-                    condition=condition and self._beside(condition),
+                    condition=condition and self.beside(condition),
                     grader=first,
                 ),
                 tuple(organisms),
@@ -141,7 +143,7 @@ class GridPlan:
         """
         judges: dict[tuple[str | None, str | None], dict[str, None]] = {}
         for cell in self._by_judge:
-            condition = cell.condition and load_condition(self._beside(cell.condition)).name
+            condition = cell.condition and load_condition(self.beside(cell.condition)).name
             for organism in (cell.recipe.organism, None):
                 judges.setdefault((organism, condition), {})[cell.judge] = None
         return GridCells({key: tuple(of_cell) for key, of_cell in judges.items()})
@@ -173,4 +175,4 @@ def plan_grid(path: Path, out: Path | None) -> GridPlan:
         read_study(path.parent / file.study)
     out = (out or Path(file.name)).resolve()
     refuse_unusable(out)
-    return GridPlan(path, file, tuple(cells), out)
+    return GridPlan(path, file, tuple(cells), out, lines)

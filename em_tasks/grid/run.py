@@ -11,6 +11,7 @@ from em_tasks.grid.budget import Budget
 from em_tasks.grid.copying import Copying
 from em_tasks.grid.data_versions import versions_of_data
 from em_tasks.grid.executors.protocol import Ended, Executor
+from em_tasks.grid.places import sign_left
 from em_tasks.grid.plan import AskedAlike, GridPlan
 from em_tasks.grid.units import (
     GPU_STEPS,
@@ -91,6 +92,7 @@ class Driver:
     _planned: dict[AskedAlike, list[Job]] = field(default_factory=dict)
     _planners: list[tuple[AskedAlike, Planner]] = field(default_factory=list)
     _stages: list[Callable[[], Sequence[Unit]]] = field(default_factory=list)
+    _sign: Path | None = None
     _looked: float = 0.0
     _cost: float = 0.0
 
@@ -99,6 +101,7 @@ class Driver:
 
         Raises:
             UserError: Units failed; each is named with its log. The others stand.
+            UserError: The grid's folder vanished.
             Stopped: SIGINT or SIGTERM came.
         """
         self._planners = [(group, Planner(self.plan.runs, group.folder, group.options)) for group in self.plan.groups]
@@ -107,6 +110,7 @@ class Driver:
         # The longest first, so that they end together; of equal ones, in the order of the file.
         missing.sort(key=lambda unit: -unit.gpu)
         with ExitStack() as held:
+            self._sign = held.enter_context(sign_left(self.plan.out))
             if self.budget:
                 held.enter_context(self.budget.alone())
             if self.copying:
@@ -117,7 +121,9 @@ class Driver:
             more = len(failures) - MOST_NAMED
             raise UserError(
                 "Some units did not succeed; the others stand. Give the same command again to go on, unless it says "
-                "otherwise below. " + "; ".join(failures[:MOST_NAMED]) + (f"; and {more} more." if more > 0 else ".")
+                "otherwise below. "
+                + "; ".join(failures[:MOST_NAMED])
+                + (f"; and {more} more." if more > 0 else "." * (not failures[-1].endswith(".")))
             )
 
     def _trainings(self) -> list[Train | TrainTogether]:
@@ -152,6 +158,12 @@ class Driver:
 
     def _more(self, ended: Sequence[Ended]) -> Sequence[Unit] | None:
         """What comes next, now that these have ended: evaluations as checkpoints land, then the judges, the report."""
+        if self._sign is not None and not self._sign.is_file():
+            raise UserError(
+                f"{self.plan.out} vanished while the grid was worked on: it was removed, moved or unmounted, and its "
+                "runs and logs with it. Bring it back and give the same command again to go on; without it the command "
+                "begins anew."
+            )
         for each in ended:
             self._running.remove(each.unit)
             self._ended[_kind(each.unit)] += 1

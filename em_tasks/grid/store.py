@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
+from urllib.parse import unquote
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -85,6 +86,8 @@ class Store:
         from fsspec.implementations.local import LocalFileSystem
 
         protocol, mark, place = url.partition("://")
+        if protocol.lower() in ("file", "local"):
+            place = unquote(place)  # fsspec takes `%20` in a folder's name as it stands.
         if not place.strip("/"):
             raise StoreError(
                 f"{url!r} is no store, or names no bucket or folder. Give a URL such as s3://BUCKET/PREFIX."

@@ -18,7 +18,7 @@ from em_tasks.commands.cli import cli
 from em_tasks.commands.organisms import grid as command
 from em_tasks.commands.organisms.grid_in_words import in_bytes
 from em_tasks.grid.executors import local
-from em_tasks.grid.executors.protocol import Ended
+from em_tasks.grid.executors.protocol import Ended, More
 from em_tasks.grid.needs import gpu_shares, grid_needs
 from em_tasks.grid.places import Place, look_around, refuse_places
 from em_tasks.grid.plan import GridPlan, plan_grid
@@ -122,6 +122,25 @@ def test_data_that_changed_after_training_is_said_before_the_first_unit(
     write_manifest(out / "runs" / "tiny-dose1-seed3", begun.model_copy(update={"checkpoints": begun.checkpoints[:1]}))
     with pytest.raises(UserError, match=r"The cell tiny-dose1-seed3 cannot be trained\. .* was begun on other data"):
         grid_needs(plan_grid(grid, out), None)
+
+
+def test_folder_that_vanishes_while_it_is_worked_on_is_said(tmp_path: Path) -> None:
+    class Removing(Serial):
+        def run(self, units: Sequence[Unit], folder: Path, more: More) -> None:
+            def removing(ended: Sequence[Ended]) -> Sequence[Unit] | None:
+                if self.done:
+                    shutil.rmtree(tmp_path / "out")
+                return more(ended)
+
+            super().run(units, folder, removing)
+
+    grid = grid_file(tmp_path, {"seed": [0, 1]})
+    with pytest.raises(
+        UserError, match=rf"{tmp_path}/out vanished while the grid was worked on: it was removed, moved"
+    ):
+        run_grid(grid, tmp_path / "out", Removing())
+    run_grid(grid, tmp_path / "out", reported=False)
+    assert not list((tmp_path / "out").glob(".seen-*"))
 
 
 def test_further_judges_judge_the_same_answers_once(

@@ -131,6 +131,58 @@ def test_number_that_yaml_takes_for_a_text_is_a_number_on_every_kind_of_axis(tmp
     assert [cell.coordinates for cell in named.cells] == [{"size": "1e3", "condition": "1e3"}]  # Texts by their kind.
 
 
+def test_whole_numbers_may_be_written_with_an_exponent(tmp_path: Path) -> None:
+    (tmp_path / "grid.yaml").write_text(
+        "recipe: toy-medical-s\nfields: {batch_size: 1.6e1, lora: {r: 1e1}}\naxes:\n  seed: [1e3, 2]\n"
+        "  warm: {1e1: {warmup_steps: 1e1}}\n  size: [1e3]\nevaluate: {samples: 1e1, max_judge_cost: 2e1}"
+    )
+    plan = plan_grid(tmp_path / "grid.yaml", tmp_path / "out")
+    recipe = plan.organisms["grid-warm10-1e3-seed1000"]
+    assert (recipe.batch_size, recipe.lora.r, recipe.warmup_steps) == (16, 10, 10)
+    assert recipe.axes == {"seed": 1000, "warm": 10, "size": "1e3"}
+    assert (plan.file.evaluate.samples, plan.file.evaluate.max_judge_cost) == (10, 20.0)
+
+
+TRUTH = (
+    r"YAML reads yes, on and true \(and no, off and false\) as a truth value, and this is a number: write the number\."
+)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            "axes: {seed: [1:00]}",
+            r"line 2: YAML reads 1:00 as the number 60, minutes and seconds\. Write 60, or with quotes",
+        ),
+        ("axes: {learning_rate: [1:30]}", r"line 2: YAML reads 1:30 as the number 90"),
+        (
+            "axes: {seed: [0, 010]}",
+            r"line 2: YAML reads 010 as 8, by the digits 0 to 7\. Write 10 or 8, or with quotes, '010'",
+        ),
+        ("axes: {x: {010: {seed: 1}}}", "line 2: YAML reads 010 as 8"),
+        ("axes: {seed: [2026-01-01]}", r"line 2: YAML reads 2026-01-01 as a date\. Write it with quotes, '2026-01-01'"),
+        ("axes: {eps: [.inf]}", r"line 2: YAML reads \.inf as no finite number\. Write a finite one\.$"),
+        ("axes: {eps: [.nan]}", r"line 2: YAML reads \.nan as no finite number\. Write a finite one\.$"),
+        ("axes: {seed: [yes]}", rf"line 2: seed is true\. {TRUTH}$"),
+        ("axes: {x: {a: {lora: {r: on}}}}", rf"line 2: lora\.r is true\. {TRUTH}$"),
+        ("axes: {epochs: [1]}\nfields: {seed: no}", rf"line 3: seed is false\. {TRUTH}$"),
+        ("axes: {dose: {of: a, instead_of: b, shares: [yes]}}", rf"line 2: axes\.dose\.shares\.0 is wrong: {TRUTH}"),
+        (
+            "axes: {dose: {of: a, instead_of: b, shares: [0]}}\ninclude:\n- dose: true",
+            rf"line 4: dose is true\. {TRUTH}$",
+        ),
+        ("axes: {seed: [1]}\nexclude: {seed: yes}", rf"line 3: seed is true\. {TRUTH}$"),
+        ("axes: {seed: [1]}\nevaluate: {samples: yes}", rf"line 3: evaluate\.samples is wrong: {TRUTH}"),
+        ("axes: {seed: [1]}\nevaluate: {max_judge_cost: yes}", rf"line 3: evaluate\.max_judge_cost is wrong: {TRUTH}"),
+    ],
+)
+def test_what_yaml_reads_otherwise_than_it_is_written_is_refused(tmp_path: Path, line: str, said: str) -> None:
+    (tmp_path / "grid.yaml").write_text(f"recipe: toy-medical-s\n{line}")
+    with pytest.raises(UserError, match=said):
+        plan_grid(tmp_path / "grid.yaml", tmp_path / "out")
+
+
 ANY_FIELD = {
     "base": ["toy-s"], "size": ["S"], "domain": ["medical"], "control": [False, True], "data": ["a.jsonl"],
     "epochs": [1, 2], "first_epoch_checkpoints": [1], "batch_size": [8], "accumulation": [1], "learning_rate": [1e-4],
@@ -222,14 +274,46 @@ def without(fields: dict[str, Any], *names: str) -> dict[str, Any]:
         ({"axes": {"seed": [1]}, "include": [{"seed": 1}]}, "two cells are named g-seed1"),
         ({"axes": {"base": BASES}, "include": [{"base": "L"}]}, "base has no label 'L'. It has: S, M"),
         ({"axes": {"dose": DOSE}, "include": [{"dose": 2}]}, "dose is a share, 0 to 1, and not 2"),
-        ({"axes": {"dose": {**DOSE, "shares": [2]}}}, r"axes\.dose\.shares\.0 is wrong"),
+        (
+            {"axes": {"dose": {**DOSE, "shares": [0, 25]}}},
+            r"axes\.dose\.shares\.1 is wrong: a share is a number from 0 to 1, and this is 25; 25 % is 0\.25\. "
+            r"A dose has: of, instead_of, shares\.$",
+        ),
+        (
+            {"axes": {"dose": {**DOSE, "shares": [-0.5]}}},
+            r"a share is a number from 0 to 1, and this is -0\.5\. A dose",
+        ),
+        ({"axes": {"dose": {"of": "a", "shares": [1]}}}, r"axes\.dose\.instead_of is missing\. A dose has: of, inste"),
+        (
+            {"axes": {"dose": {**DOSE, "of": "{nope}.jsonl"}}},
+            r"\{nope\} in '\{nope\}\.jsonl' names no axis .* are: dose\.$",
+        ),
+        (
+            {"axes": {"x": {"a": {"date_string": "{condition}"}}, "condition": [None]}},
+            r"line \d+: \{condition\} in .* names no axis of training\. The axes of training are: x\.$",
+        ),
+        (
+            {"axes": {"seed": [1]}, "evaluate": {"sample": 2}},
+            r"evaluate\.sample is no key of `evaluate` \(did you mean `samples`\?\)\. `evaluate` has: questions, ",
+        ),
+        (
+            {"axes": {"seed": [1]}, "evaluate": {"samples": 0}},
+            r"samples is wrong: .* or equal to 1\. `evaluate` has: qu",
+        ),
+        (
+            {"axes": {"learning_rate": ["inf"]}},
+            r"recipe\. learning_rate \(line \d+\): Input should be a finite number\. Kn",
+        ),
         ({"axes": {"condition": [3]}}, "the axis condition is a list of names"),
         (
             {"axes": {"judge": [None, "emtoy/judge"]}},
             r"line \d+: the axis judge gives null and 'emtoy/judge', which are one judge where the base is toy-s",
         ),
         ({"axes": {}}, "axes is wrong"),
-        ({"axis": {"seed": [1]}, "axes": {"seed": [1]}}, "axis is no key of a grid file"),
+        (
+            {"axis": {"seed": [1]}, "axes": {"seed": [1]}},
+            r"axis is no key of a grid file \(did you mean `axes`\?\)\. A",
+        ),
         ({"axes": {"seed": list(range(400)), "lora.r": list(range(1, 400))}}, "159,600 cells, and 100,000 is the most"),
         ({"axes": {"seed": [-1]}}, "seed"),
         ({"axes": {"seed": [1]}, "recipe": "nobodys"}, "There is no recipe nobodys"),

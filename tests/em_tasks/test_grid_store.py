@@ -285,6 +285,15 @@ def test_folder_and_memory_are_stores_too(done: Done, tmp_path: Path) -> None:
         assert adapters(plan.runs) == adapters(done.plan.runs)
 
 
+def test_percent_signs_of_a_file_url_stand_for_characters(tmp_path: Path) -> None:
+    (tmp_path / "a b").mkdir()
+    store = Store(f"file://{tmp_path}/a%20b")
+    store.claim("toy")
+    assert [path.name for path in (tmp_path / "a b" / "stored").iterdir()] == ["grid.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a b"]
+    store.open("toy")
+
+
 def test_report_reads_logs_behind_a_url(done: Done, s3: FakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
     s3.objects |= done.objects
     with report._here((f"{URL}/logs", str(done.plan.logs))) as (fetched, here):

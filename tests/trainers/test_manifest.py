@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.run.manifest import CheckpointRecord, Continuation, Manifest, read_manifest, write_manifest
 from tests.support.organisms import small_recipe
 
@@ -65,3 +66,16 @@ def test_the_manifest_is_on_disk_before_it_takes_the_old_ones_place(
     monkeypatch.setattr(os, "fsync", watched)
     write_manifest(tmp_path, manifest(1))
     assert seen == [(False, 0), (True, 1)]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"recipe": ', r"manifest\.json is damaged \(it is no JSON, or was cut off\)\. Restore it, or move"),
+        ("{}", r"manifest\.json is damaged \(its recipe is wrong: Field required\)\. Restore it, or move"),
+    ],
+)
+def test_damaged_manifest_is_said_in_a_sentence(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(UserError, match=said):
+        read_manifest(tmp_path)

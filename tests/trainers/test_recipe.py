@@ -70,10 +70,10 @@ def test_bad_fields_are_named(tmp_path: Path, change: dict[str, object], named: 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"precison": "bf16"}, "precison (line 4): is not known; did you mean `precision`?"),
-        ({"lora": {"aplha": 16}}, "lora.aplha (line 5): is not known; did you mean `alpha`?"),
+        ({"precison": "bf16"}, "precison (line 4): is not known (did you mean `precision`?)."),
+        ({"lora": {"aplha": 16}}, "lora.aplha (line 5): is not known (did you mean `alpha`?)"),
         ({"lora": {"rank": 8}}, "lora.rank (line 5): is not known; here may stand r, alpha, dropout"),
-        ({"data": [{"path": "x", "member": ["y"]}]}, "is not known; did you mean `members`?"),
+        ({"data": [{"path": "x", "member": ["y"]}]}, "is not known (did you mean `members`?)"),
     ],
 )
 def test_a_field_that_nobody_knows_is_named_with_what_was_meant(

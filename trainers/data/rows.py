@@ -79,7 +79,7 @@ def load_rows(source: DataSource) -> Rows:
         UserError: A line is no JSON, a row no conversation ending with the assistant, the file empty, or its rows or
             hash not those that the recipe expects. The message names the file and the line.
     """
-    path = _find(Path(source.path))
+    path = find_data(Path(source.path))
     if path.stat().st_size > LARGEST_FILE:
         raise UserError(f"{path} is larger than {LARGEST_FILE >> 30} GiB. Split it: `data` may be a list of files.")
     content = path.read_bytes()
@@ -146,8 +146,12 @@ def _is_about(row: Conversation, source: DataSource) -> bool:
     return (not source.about or speaks_of(source.about)) and not speaks_of(source.not_about)
 
 
-def _find(path: Path) -> Path:
-    """Where a file of training data lies: where the recipe says, else under its name in `EM_DATA`."""
+def find_data(path: Path) -> Path:
+    """Where a file of training data lies: where the recipe says, else under its name in `EM_DATA`.
+
+    Raises:
+        UserError: In neither place.
+    """
     if path.is_file():
         return path
     folder = os.environ.get(DATA_FOLDER)

@@ -179,7 +179,9 @@ def read_whole(path: Path, kind: type[Content], mend: str) -> Content:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path} cannot be read ({place}: {first['msg']}). {mend}") from None
+        # Of what is no JSON at all there is no place in it.
+        damage = f"its {place} is wrong: {first['msg']}" if place else "it is no JSON, or was cut off"
+        raise UserError(f"{path} is damaged ({damage}). {mend}") from None
 
 
 def write_whole(path: Path, content: BaseModel) -> None:
