@@ -12,9 +12,9 @@ from pathlib import Path
 from uuid import uuid4
 
 from em_tasks.plugins.errors import UserError
-from em_tasks.scorers.judging.cost import spent_in
+from em_tasks.scorers.judging.cost import LEDGER, spent_on_judging
 
-SUFFIX, LOCK = ".ledger", ".lock"
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Budget:
         to_come = self.total - done - sum(share.expected for share in self._at_work.values())
         to_come = max(to_come, sum(expected))
         shares = [
-            Share(max(0.0, left) * each / to_come if to_come else 0.0, each, self.folder / f"{uuid4().hex}{SUFFIX}")
+            Share(max(0.0, left) * each / to_come if to_come else 0.0, each, self.folder / f"{uuid4().hex}{LEDGER}")
             for each in expected
         ]
         self._at_work |= {share.ledger: share for share in shares}
@@ -94,13 +94,8 @@ class Budget:
         self._at_work.pop(ledger, None)
 
 
-def spent_on_judging(folder: Path, but: Sequence[Path] = ()) -> float:
-    """What the ledgers of a folder say was spent (US dollars), these left out."""
-    return sum(spent_in(ledger) for ledger in folder.glob(f"*{SUFFIX}") if ledger not in but)
-
-
 def raise_spent(folder: Path, dollars: float) -> None:
     """Has a folder's ledgers say at least so much: it was spent on another machine."""
     if (missing := dollars - spent_on_judging(folder)) > 0:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"elsewhere-{uuid4().hex}{SUFFIX}").write_text(f"\n{missing:+.12f}", encoding="ascii")
+        (folder / f"elsewhere-{uuid4().hex}{LEDGER}").write_text(f"\n{missing:+.12f}", encoding="ascii")

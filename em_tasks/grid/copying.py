@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 
-from em_tasks.grid.budget import raise_spent, spent_on_judging
+from em_tasks.grid.budget import raise_spent
 from em_tasks.grid.plan import GridPlan
 from em_tasks.grid.store import FETCHED, Piece, Store, StoreError
 from em_tasks.plugins.errors import UserError
+from em_tasks.scorers.judging.cost import spent_on_judging
 from em_tasks.sweep.logs import Logs, is_judged, read_logs
 from em_tasks.trainers.loop.stopping import Stopped
 from em_tasks.trainers.run.checkpoints import checkpoint_folder

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from em_tasks.grid.budget import spent_on_judging
 from em_tasks.grid.data_versions import versions_of_data
 from em_tasks.grid.named_things import refuse_unknown_conditions, refuse_unusable_doses
 from em_tasks.grid.plan import GridPlan
@@ -14,6 +13,7 @@ from em_tasks.plugins.analysis.answers.grid_cells import NOT_OF_THE_GRID, LeftOu
 from em_tasks.plugins.checkpoint_model.engines.choosing import parse_engine
 from em_tasks.plugins.errors import UserError
 from em_tasks.questions import load_question_sets, sets_for_domains
+from em_tasks.scorers.judging.cost import spent_on_judging
 from em_tasks.scorers.judging.grader import build_judge
 from em_tasks.sweep.estimate import STOPS_AT, judging_an_answer, judging_price
 from em_tasks.sweep.plan import place_for_logs

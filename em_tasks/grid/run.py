@@ -244,7 +244,15 @@ class Driver:
         if self.budget:
             shares = self.budget.share([self._expected(job) for job in fresh], done)
             fresh = [
-                replace(job, options=replace(job.options, max_judge_cost=share.dollars, judge_ledger=share.ledger))
+                replace(
+                    job,
+                    options=replace(
+                        job.options,
+                        max_judge_cost=share.dollars,
+                        judge_ledger=share.ledger,
+                        judge_cap=self.budget.limit,
+                    ),
+                )
                 for job, share in zip(fresh, shares, strict=True)
             ]
         self._looked = time.monotonic()
@@ -285,7 +293,7 @@ class Driver:
         # They are the last to judge, so all that is left is theirs.
         shares = self.budget.share(expected, done=self.budget.total)
         return [
-            replace(unit, max_cost=share.dollars, ledger=share.ledger)
+            replace(unit, max_cost=share.dollars, ledger=share.ledger, cap=self.budget.limit)
             for unit, share in zip(units, shares, strict=True)
         ]
 

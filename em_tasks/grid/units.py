@@ -170,6 +170,7 @@ class JudgeAgain:
     price: str | None = None
     max_cost: float | None = None
     ledger: Path | None = None
+    cap: float | None = None
     gpu: float = 0.0
     threads: int = 1
 
@@ -185,7 +186,7 @@ class JudgeAgain:
         from em_tasks.scorers.judging.calls import JudgeCalls
         from em_tasks.sweep.failures import what_is_missing
 
-        calls = JudgeCalls.limited(self.max_cost, self.price, self.judges, self.ledger)
+        calls = JudgeCalls.limited(self.max_cost, self.price, self.judges, self.ledger, self.cap)
         numbers = count(1)
 
         def at(judge: str, log: str) -> None:

@@ -134,7 +134,8 @@ def _evaluate(job: Job, counter: Counter) -> list[str]:
     from em_tasks.scorers.judging.calls import JudgeCalls, handing_down
 
     options = job.options
-    calls = JudgeCalls.limited(options.max_judge_cost, options.judge_price, (job.judge,), options.judge_ledger)
+    cap, judges = options.max_judge_cost, (job.judge,)
+    calls = JudgeCalls.limited(cap, options.judge_price, judges, options.judge_ledger, options.judge_cap)
     logs = read_logs(job.folder)
     answered = {s: entry for s in job.subjects if (entry := logs.of(job, s)) is not None}
     # Hooks announce themselves on stdout, whatever the display.

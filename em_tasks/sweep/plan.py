@@ -45,6 +45,7 @@ class SweepOptions:
         score: Have the answers judged now.
         max_judge_cost: The most that judging may cost (US dollars); a job's own share of it in a job.
         judge_ledger: File that keeps what judging has cost, where that counts over restarts.
+        judge_cap: The cap of the whole study that a share comes from, for messages.
         judge_price: The judge's price, `IN,OUT` in US dollars per million tokens, if not the list price.
         until_width: Ask on until the interval of the rate outside the domain is so many points wide.
         most_samples: With it, answers to each question at most.
@@ -64,6 +65,7 @@ class SweepOptions:
     score: bool = True
     max_judge_cost: float | None = None
     judge_ledger: Path | None = None
+    judge_cap: float | None = None
     judge_price: str | None = None
     until_width: float | None = None
     most_samples: int | None = None

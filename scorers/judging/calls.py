@@ -28,11 +28,15 @@ class KnownOfJudge:
         gives_probabilities: Whether its replies have token probabilities; None before that is known.
         served: The model's name as its API gives it; empty before the first reply.
         continues: Whether a reply can be begun for it; None before that was tried.
+        finding_out: Held by the call that finds out whether there are probabilities, while the others wait for it.
+        tells_of_calls: Whether its API marks the calls that are handed to it, see `judge`.
     """
 
     gives_probabilities: bool | None = None
     served: str = ""
     continues: bool | None = None
+    finding_out: anyio.Lock = field(default_factory=anyio.Lock)
+    tells_of_calls: bool = False
 
 
 @dataclass
@@ -58,10 +62,11 @@ class JudgeCalls:
         price: str | None = None,
         judges: tuple[str, ...] = (),
         ledger: Path | None = None,
+        whole: float | None = None,
     ) -> "JudgeCalls":
         """Calls that cost at most so many US dollars together (None: no limit), at a price `IN,OUT` for these judges.
 
-        What a ledger says was spent before counts.
+        What a ledger says was spent before counts. `whole` is the cap of the study that the limit is a share of.
 
         Raises:
             UserError: The price or the limit cannot be understood, or a price is given for no judge.
@@ -69,7 +74,7 @@ class JudgeCalls:
         if price is not None and not judges:
             raise UserError("--judge-price names the price of a judge, and no judge is named. Add --judge.")
         given = {} if price is None else dict.fromkeys(judges, parse_price(price))
-        return cls(Prices(given), None if dollars is None else CostCap(dollars, ledger=ledger))
+        return cls(Prices(given), None if dollars is None else CostCap(dollars, ledger=ledger, whole=whole))
 
     def known_of(self, api: ModelAPI) -> KnownOfJudge:
         """What is known of a judge so far; the caller adds to it."""

@@ -5,12 +5,13 @@ back. A call that could go beyond the cap is not made; verdicts that were paid f
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
+import anyio
 import yaml
 from inspect_ai.model import ModelUsage
 
@@ -30,6 +31,9 @@ LOCAL_PROVIDERS = (
     "none",
 )
 """Providers that run on the user's own machines and send no bill."""
+
+LEDGER = ".ledger"
+"""How the file of a ledger ends."""
 
 USUAL_CHARACTERS_PER_TOKEN = 4.0
 """English; what is expected, and no bound."""
@@ -85,12 +89,17 @@ class CostCap:
         reserved: Bounds of the calls that are under way.
         ledger: File that keeps both over restarts. A call is entered before it is sent, so whenever the process is
             killed, what stands there is at least what was spent.
+        whole: A study's cap of which this one is a unit's share; what the study spent stands in the ledgers beside.
     """
 
     limit: float
     spent: float = 0.0
     reserved: float = 0.0
     ledger: Path | None = None
+    whole: float | None = None
+    _under_way: int = 0
+    _reached: bool = False
+    _back: anyio.Event | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         """Raises UserError for a limit that is no amount."""
@@ -100,26 +109,65 @@ class CostCap:
             self.ledger.parent.mkdir(parents=True, exist_ok=True)
             self.spent = spent_in(self.ledger)
 
+    async def claim(self, judge: str, bound: float) -> None:
+        """Reserves a call's bound, after waiting where the bounds of calls under way are all that is in its way.
+
+        Most calls cost far less than their bound, which is known once they are back; and no call is cut off, paid for
+        and of no use, because another one met the limit. Once a call is refused, so are all that come after it.
+
+        Raises:
+            JudgeCostError: The call could go beyond the limit.
+        """
+        while self._under_way and not self._fits(bound):
+            self._back = self._back or anyio.Event()
+            await self._back.wait()
+        if self._reached:
+            raise JudgeCostError(self._said(judge, bound))
+        try:
+            self.reserve(judge, bound)
+        except JudgeCostError:
+            self._reached = True
+            raise
+
+    def _fits(self, bound: float) -> bool:
+        return self.spent + self.reserved + bound <= self.limit
+
     def reserve(self, judge: str, bound: float) -> None:
         """Sets the bound of a call aside, before anything is sent.
 
         Raises:
             JudgeCostError: The call could go beyond the limit.
         """
-        if self.spent + self.reserved + bound > self.limit:
-            raise JudgeCostError(
-                f"The judge {judge} has cost ${self.spent:.4f}, and the next call could go beyond the limit of "
-                f"${self.limit:g}. Answers and verdicts are kept: with a higher --max-judge-cost (in a grid file "
-                "max_judge_cost) the same command has the rest judged."
-            )
+        if not self._fits(bound):
+            raise JudgeCostError(self._said(judge, bound))
         self._enter(bound)
         self.reserved += bound
+        self._under_way += 1
 
     def settle(self, bound: float, cost: float) -> None:
-        """Replaces a reserved bound by what the call cost."""
+        """Replaces a reserved bound by what the call cost, nothing for one that was never sent."""
         self.reserved -= bound
         self.spent += cost
+        self._under_way -= 1
         self._enter(cost - bound)
+        if self._back is not None:
+            self._back.set()
+            self._back = None
+
+    def _said(self, judge: str, bound: float) -> str:
+        if self.whole is None:
+            return (
+                f"The judge {judge} has cost ${self.spent:.4f}, and the next call, which may cost ${bound:.4f}, could "
+                f"go beyond the limit of ${self.limit:g}. Answers and verdicts are kept: with a higher "
+                "--max-judge-cost the same command has the rest judged."
+            )
+        spent = self.spent if self.ledger is None else spent_on_judging(self.ledger.parent)
+        return (
+            f"The judge {judge} has cost ${self.spent:.4f} of this unit's share, ${self.limit:.4f}, and the next call, "
+            f"which may cost ${bound:.4f}, could go beyond the limit. The grid file's max_judge_cost is "
+            f"${self.whole:g}, of which ${spent:.4f} is spent in all: raise it, and the same command has the rest "
+            "judged. Answers and verdicts are kept."
+        )
 
     def _enter(self, dollars: float) -> None:
         if self.ledger is not None:
@@ -132,6 +180,11 @@ def spent_in(ledger: Path) -> float:
     """What a cap's ledger says was spent (US dollars); nothing where there is none."""
     lines = ledger.read_text(encoding="ascii").splitlines() if ledger.is_file() else []
     return max(0.0, sum(float(line) for line in lines if re.fullmatch(r"[+-]\d+\.\d+", line)))
+
+
+def spent_on_judging(folder: Path, but: Sequence[Path] = ()) -> float:
+    """What the ledgers of a folder say was spent (US dollars), these left out."""
+    return sum(spent_in(ledger) for ledger in folder.glob(f"*{LEDGER}") if ledger not in but)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,11 @@ raw in the verdict. A call that still fails after Inspect's own retries is a ver
 never a lost answer; an API that knows neither the key nor the model stops the run, for it would fail every answer.
 """
 
-from dataclasses import replace
+from contextlib import AsyncExitStack
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from functools import wraps
+from typing import Any
 
 from inspect_ai.model import (
     ChatMessage,
@@ -13,6 +17,7 @@ from inspect_ai.model import (
     ChatMessageUser,
     GenerateConfig,
     Model,
+    ModelAPI,
     ModelOutput,
 )
 from inspect_ai.util import LimitExceededError
@@ -113,20 +118,26 @@ async def _call(
     """Asks until a reply comes undamaged, or the tries are used up."""
     verdict = None
     known = calls.known_of(judge.api)
-    for attempt in range(1, TRIES + 1):
-        try:
-            output = await _generate(judge, [ChatMessageUser(content=prompt)], config, calls)
-        except (LimitExceededError, JudgeCostError):
-            raise
-        except Exception as error:
-            verdict = _failed(judge, rubric, error, known.served)
-            if _cause(error) is not error or _status(error) is not None:
-                return verdict  # Inspect has retried it already, or the API has refused this very request
-            continue
-        verdict = verdict_of(output, judge, rubric, settings, known.served)
-        if not _came_damaged(output, verdict, known, config, last=attempt == TRIES):
-            known.served = verdict.judge
-            return await _followed(judge, prompt, config, verdict, settings, calls)
+    async with AsyncExitStack() as held:
+        for attempt in range(1, TRIES + 1):
+            try:
+                output = await _generate(judge, [ChatMessageUser(content=prompt)], config, calls)
+            except (LimitExceededError, JudgeCostError):
+                raise
+            except Exception as error:
+                verdict = _failed(judge, rubric, error, known.served)
+                if _cause(error) is not error or _status(error) is not None:
+                    return verdict  # Inspect has retried it already, or the API has refused this very request
+                continue
+            verdict = verdict_of(output, judge, rubric, settings, known.served)
+            damaged = _came_damaged(output, verdict, known, config, last=attempt == TRIES)
+            if damaged and attempt == 1 and known.gives_probabilities is None and output.completion.strip():
+                # One call alone finds out whether there are any: else all that are under way would be sent three times.
+                await held.enter_async_context(known.finding_out)
+                damaged = _came_damaged(output, verdict, known, config, last=False)
+            if not damaged:
+                known.served = verdict.judge
+                return await _followed(judge, prompt, config, verdict, settings, calls)
     assert verdict is not None
     return verdict
 
@@ -166,10 +177,15 @@ async def _generate(
         return await judge.generate(list(messages), config=config)
     price = calls.prices.known(str(judge))
     bound = price.bound("".join(message.text for message in messages), config.max_tokens or 0)
-    calls.cap.reserve(str(judge), bound)
-    cost = bound
+    await calls.cap.claim(str(judge), bound)
+    cost, call, known = bound, _Call(), calls.known_of(judge.api)
+    if not known.tells_of_calls:
+        _tell_of_calls(judge.api)
+        known.tells_of_calls = True
+    token = _CALL.set(call)
     try:
         output = await judge.generate(list(messages), config=config)
+        call.sent = True
         if output.usage is not None and output.usage.input_tokens + (output.usage.input_tokens_cache_read or 0) > 0:
             cost = price.of(output.usage)
     except Exception as error:
@@ -177,8 +193,33 @@ async def _generate(
             cost = 0.0  # An API that refuses a request, or fails at it, does not charge for it.
         raise
     finally:
-        calls.cap.settle(bound, cost)
+        _CALL.reset(token)
+        # Inspect has calls wait for a connection: one that ends there was never sent.
+        calls.cap.settle(bound, cost if call.sent else 0.0)
     return output
+
+
+@dataclass
+class _Call:
+    """A call that a cap is kept for, and whether its judge's API was handed it."""
+
+    sent: bool = False
+
+
+_CALL: ContextVar[_Call | None] = ContextVar("capped judge call", default=None)
+
+
+def _tell_of_calls(api: ModelAPI) -> None:
+    """Has an API mark the call that is handed to it."""
+    send = api.generate
+
+    @wraps(send)
+    async def marked(*arguments: Any, **named: Any) -> Any:
+        if (call := _CALL.get()) is not None:
+            call.sent = True
+        return await send(*arguments, **named)
+
+    setattr(api, "generate", marked)  # noqa: B010
 
 
 def judge_config(judge: Model) -> GenerateConfig:

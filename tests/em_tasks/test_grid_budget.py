@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from em_tasks.grid.budget import Budget, raise_spent, spent_on_judging
+from em_tasks.grid.budget import Budget, raise_spent
 from em_tasks.grid.executors.protocol import Ended
 from em_tasks.grid.needs import grid_needs
 from em_tasks.grid.plan import plan_grid
 from em_tasks.grid.run import Driver
 from em_tasks.grid.units import Evaluate, Unit
 from em_tasks.plugins.errors import UserError
-from em_tasks.scorers.judging.cost import CostCap, JudgeCostError, spent_in
+from em_tasks.scorers.judging.cost import CostCap, JudgeCostError, spent_in, spent_on_judging
 from tests.support.fake_openai import USAGE, fake_openai, number
 from tests.support.grids import grid_file, run_grid
 
@@ -95,14 +95,15 @@ def test_study_never_pays_more_than_its_cap_and_goes_on_from_what_it_paid_for(
     out = Path(shutil.copytree(asked, tmp_path / "out"))
     with fake_openai(lambda prompt: number(70)) as judge:
         monkeypatch.setenv("OPENAI_BASE_URL", judge.base_url)
-        cap, seen = 80 * CALL, [0.0]
-        for _ in range(2):
-            with pytest.raises(UserError, match=r"judge by openai/gpt-4o-mini .* could go beyond the limit"):
+        cap, seen, sent = 40 * CALL, [0.0], [0]
+        for _ in range(3):
+            with pytest.raises(UserError, match=rf"max_judge_cost is \${cap:g}, of which .* is spent in all: raise it"):
                 run_grid(capped(cap), out, reported=False)
             seen.append(spent_on_judging(out / "judge_cost"))
-            # Calls that were cut off count whole: they may have been billed.
-            assert len(judge.requests) * CALL - 1e-9 <= seen[-1] <= cap
-        assert 0 < seen[1] <= seen[2]
+            sent.append(len(judge.requests))
+            # No call was cut off.
+            assert seen[-1] == pytest.approx(sent[-1] * CALL)
+        assert 20 < sent[1] <= sent[2] == sent[3] <= 40
         needs = grid_needs(plan_grid(capped(cap), out), None)
         assert needs.judging[-1] == f"at most ${cap:g} in all, of which ${seen[-1]:.4f} is spent"
         assert "where judging stops" in needs.judging[-2]

@@ -11,11 +11,11 @@ from em_tasks.scorers.comparing.estimate import estimate_judging, estimate_run
 from em_tasks.scorers.comparing.ratings import judge_logs
 from em_tasks.scorers.judging.cache import VARIABLE
 from em_tasks.scorers.judging.calls import JudgeCalls, handing_down
-from em_tasks.scorers.judging.cost import CostCap, JudgeCostError, Price, Prices, parse_price
+from em_tasks.scorers.judging.cost import CostCap, JudgeCostError, Price, Prices, parse_price, spent_in
 from em_tasks.scorers.judging.judge import ask_judge, judge_config
 from em_tasks.scorers.judging.reading import Settings
 from em_tasks.scorers.judging.rubric import load_rubric
-from tests.support.fake_openai import fake_openai, number
+from tests.support.fake_openai import Reply, fake_openai, number
 from tests.support.scored_logs import run
 
 pytestmark = pytest.mark.anyio
@@ -150,7 +150,7 @@ async def test_the_cap_stops_before_it_is_passed(tmp_path):
         assert (await ask_judge(judge, RUBRIC, "q", "answer 0", calls=calls)).score is not None
 
 
-async def test_five_calls_at_once_never_pass_the_cap():
+async def test_five_calls_at_once_wait_for_each_others_cost_and_never_pass_the_cap():
     with fake_openai(lambda prompt: number(70)) as server:
         judge, stopped = server.model(), []
         bound = Prices().known("openai/gpt-4o-mini").bound(RUBRIC.ask("q", "answer 0"), 16)
@@ -168,9 +168,64 @@ async def test_five_calls_at_once_never_pass_the_cap():
         async with anyio.create_task_group() as group:
             for place in range(5):
                 group.start_soon(ask, f"answer {place}")
-        assert (len(server.requests), len(stopped)) == (2, 3)
-        assert 0 < most <= calls.cap.limit
+        assert (len(server.requests), stopped) == (5, [])  # Two at a time: a call costs a fifteenth of its bound.
+        assert bound < most <= calls.cap.limit
         assert calls.cap.reserved == pytest.approx(0)
+        assert calls.cap.spent == pytest.approx(5 * (100 * 0.15 + 0.6) / 1e6)
+
+
+async def ask_at_once(count, judge, calls):
+    async with anyio.create_task_group() as group:
+        for place in range(count):
+            group.start_soon(ask_judge, judge, RUBRIC, "q", f"answer {place}", None, False, calls)
+
+
+async def test_calls_that_meet_the_cap_cost_nothing_and_cut_off_no_other(tmp_path):
+    ledger = tmp_path / "a.ledger"
+    with fake_openai(lambda prompt: number(70)) as server:
+        judge = server.model()
+        bound = Prices().known("openai/gpt-4o-mini").bound(RUBRIC.ask("q", "answer 0"), 16)
+        calls = JudgeCalls.limited(0.5 * bound, ledger=ledger)
+        with pytest.raises(ExceptionGroup, match="unhandled errors"):
+            await ask_at_once(5, judge, calls)
+        assert (len(server.requests), spent_in(ledger)) == (0, 0)
+        calls = JudgeCalls.limited(1.5 * bound, ledger=ledger, whole=7.0)
+        said = (
+            r"\$0\.000\d of this unit's share, \$0\.000\d.*max_judge_cost is \$7, of which \$0\.000\d is spent in all"
+        )
+        with pytest.raises(ExceptionGroup) as stopped:
+            await ask_at_once(40, judge, calls)
+        assert stopped.group_contains(JudgeCostError, match=said)
+        # All that were sent came back: nothing is paid for twice.
+        assert 5 <= len(server.requests) < 40
+        assert spent_in(ledger) == pytest.approx(len(server.requests) * (100 * 0.15 + 0.6) / 1e6)
+
+
+async def test_call_that_is_ended_before_it_was_sent_is_given_back(tmp_path):
+    ledger = tmp_path / "a.ledger"
+    with fake_openai(lambda prompt: number(70)) as server:
+        server.always = "timeout"  # It answers when the test ends.
+        # A key of its own, so that no other test has set the number of its connections.
+        one = GenerateConfig(max_connections=1)
+        judge = get_model("openai/gpt-4o-mini", base_url=server.base_url, api_key="sk-1", config=one, memoize=False)
+        bound = Prices().known("openai/gpt-4o-mini").bound(RUBRIC.ask("q", "answer 0"), 16)
+        calls = JudgeCalls.limited(100 * bound, ledger=ledger)
+        async with anyio.create_task_group() as group:
+            for place in range(5):
+                group.start_soon(ask_judge, judge, RUBRIC, "q", f"answer {place}", None, False, calls)
+            while not server.requests:
+                await anyio.lowlevel.checkpoint()
+            assert spent_in(ledger) == pytest.approx(5 * bound)
+            group.cancel_scope.cancel()
+        assert len(server.requests) == 1
+        assert spent_in(ledger) == pytest.approx(bound)  # It may be billed.
+
+
+async def test_only_one_of_many_calls_finds_out_that_there_are_no_probabilities():
+    with fake_openai(lambda prompt: Reply("70")) as server:
+        judge, calls = server.model(), JudgeCalls()
+        await ask_at_once(12, judge, calls)
+        assert len(server.requests) == 12 + 2
 
 
 @pytest.mark.parametrize(
