@@ -25,6 +25,7 @@ from em_tasks.grid.plan import GridPlan, plan_grid
 from em_tasks.grid.run import Driver, Standing
 from em_tasks.grid.units import NOW, Unit, do, place_of
 from em_tasks.plugins.analysis.analysis import analyse
+from em_tasks.plugins.analysis.answers.logs import read_logs
 from em_tasks.plugins.errors import UserError
 from em_tasks.sweep.plan import DEFAULT_SAMPLES
 from em_tasks.trainers.run.folder import alone
@@ -228,6 +229,26 @@ def test_unit_that_fails_is_named_with_its_log_and_the_rest_goes_on(tmp_path: Pa
     assert evaluated == {"em/toy-s", "em/tiny-bad.jsonl"}
     report = (tmp_path / "out" / "report" / "report.md").read_text()
     assert "The grid is not done, and its cells are not all here: of its units failed train tiny-gone.jsonl." in report
+
+
+def test_another_first_judge_leads_and_what_the_old_one_judged_first_is_not_judged_again(
+    finished: tuple[Path, GridPlan, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, plan, _ = finished
+    out = Path(shutil.copytree(plan.out, tmp_path / "out"))
+    axes = {"dose": DOSE, "condition": [None], "seed": [3], "judge": ["openai/gpt-4o-mini", None]}
+    with fake_openai(lambda prompt: Reply("20")) as judge:
+        monkeypatch.setenv("OPENAI_API_KEY", "test")
+        monkeypatch.setenv("OPENAI_BASE_URL", judge.base_url)
+        swapped, names = run_grid(grid_file(tmp_path, axes), out, reported=False)
+    assert names == ["evaluate toy-s into logs/bare/toy-s", "judge by emtoy/judge into bare"]
+    assert [len(read_all(out / folder)) for folder in ("logs/bare", "judged")] == [2 * 5, 5]
+    reading = read_logs([swapped.logs, swapped.judged], swapped.reported)
+    assert [set(rows["asked_judge"]) for rows in (reading.answers, reading.rejudged)] == [
+        {"openai/gpt-4o-mini"},
+        {"emtoy/judge"},
+    ]
+    assert len(reading.answers) == len(reading.rejudged) == 5 * 10
 
 
 @pytest.mark.slow
