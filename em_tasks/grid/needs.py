@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from em_tasks.grid.answers import Answers, count_answers
 from em_tasks.grid.data_versions import versions_of_data
 from em_tasks.grid.named_things import refuse_unknown_conditions, refuse_unusable_doses
 from em_tasks.grid.plan import GridPlan
+from em_tasks.grid.questions import odd_questions
 from em_tasks.plugins.analysis.answers.grid_cells import NOT_OF_THE_GRID, LeftOut
 from em_tasks.plugins.checkpoint_model.engines.choosing import parse_engine
 from em_tasks.plugins.errors import UserError
-from em_tasks.questions import load_question_sets, sets_for_domains
 from em_tasks.scorers.judging.cost import spent_on_judging
 from em_tasks.scorers.judging.grader import build_judge
 from em_tasks.sweep.estimate import STOPS_AT, judging_an_answer, judging_price
@@ -68,9 +69,7 @@ class Needs:
         runs: Each organism's need, by its name.
         done: Names of those that are trained.
         began: With whom each that is begun was trained in one process, itself among them, and from which step on.
-        answers: Answers in all.
-        judged: Answers that each judge judges.
-        bases: How many bases are asked, once for each condition.
+        answers: Answers and verdicts, in all and those that came.
         log_bytes: Bytes that an answer takes in a log.
         judging: Calls and price of each judge, in words.
         dollars: What each judge is expected to cost an answer (US dollars); empty where nothing caps it.
@@ -81,9 +80,7 @@ class Needs:
     runs: dict[str, RunNeed] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
     began: dict[str, dict[str, int]] = field(default_factory=dict)
-    answers: int = 0
-    judged: dict[str, int] = field(default_factory=dict)
-    bases: int = 0
+    answers: Answers = field(default_factory=Answers)
     log_bytes: float = LOG_BYTES
     judging: list[str] = field(default_factory=list)
     dollars: dict[str, float] = field(default_factory=dict)
@@ -104,12 +101,22 @@ class Needs:
     @property
     def judging_dollars(self) -> float:
         """What all judges are expected to cost (US dollars), where that is capped."""
-        return sum(self.dollars[judge] * count for judge, count in self.judged.items())
+        return sum(self.dollars[judge] * count for judge, count in self.answers.judged.items())
+
+    @property
+    def dollars_to_come(self) -> float:
+        """What the verdicts to come are expected to cost (US dollars), where that is capped."""
+        return sum(self.dollars[judge] * count for judge, count in self.answers.to_judge.items())
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Whether all is trained, asked and judged."""
+        return not (self.to_train or self.answers.to_come or self.answers.to_judge.total())
 
     @property
     def disk(self) -> int:
         """Bytes of all runs and logs; the report, tables and figures of answers, is about as large as the logs."""
-        return sum(need.disk for need in self.runs.values()) + int(2 * self.log_bytes * sum(self.judged.values()))
+        return sum(need.disk for need in self.runs.values()) + int(2 * self.log_bytes * self.answers.judged.total())
 
 
 def grid_needs(plan: GridPlan, gpu: int | None, check_judges: bool = True) -> Needs:
@@ -159,7 +166,9 @@ def grid_needs(plan: GridPlan, gpu: int | None, check_judges: bool = True) -> Ne
             f"{plan.runs} has runs of organisms that are not of this grid ({named(others)}). They stay, and the "
             "report leaves them out."
         )
-    _add_answers(plan, needs, check_judges)
+    needs.answers = count_answers(plan, {name: need.checkpoints for name, need in needs.runs.items()})
+    needs.notes += [*needs.answers.notes, *odd_questions(plan)]
+    _add_judging(plan, needs, check_judges)
     from em_tasks.sweep.logs import read_logs
 
     logs, judged = (read_logs(folder).headers if folder.is_dir() else {} for folder in (plan.logs, plan.judged))
@@ -204,33 +213,24 @@ def _need(recipe: "Recipe", gpu: int | None, measured: Sequence[float]) -> tuple
     return needed, tuple(source.sha256 for source in prepared.sources)
 
 
-def _add_answers(plan: GridPlan, needs: Needs, check_judges: bool) -> None:
-    """Counts the answers of every checkpoint and of every base, and what judging them takes."""
-    for group in plan.groups:
-        options = group.options
-        domains: dict[tuple[str, str], set[str]] = {}
-        asked = 0
-        for name in group.organisms:
-            recipe = plan.organisms[name]
-            domains.setdefault((recipe.base, recipe.precision), set()).add(recipe.domain)
-            asked += needs.runs[name].checkpoints * _questions(options.questions, [recipe.domain])
-        asked += sum(_questions(options.questions, sorted(trained)) for trained in domains.values())
-        needs.bases += len(domains)
-        count = options.samples * asked
-        for judge in (str(options.grader), *group.judges):
-            if check_judges:
-                build_judge(judge)
-            needs.judged[judge] = needs.judged.get(judge, 0) + count
-        needs.answers += count
-    evaluate = plan.file.evaluate
-    needs.judging = [
-        judging_price(judge, count, evaluate.max_tokens, evaluate.judge_price, plan.groups[0].options.rubrics)
-        for judge, count in needs.judged.items()
-    ]
+def _add_judging(plan: GridPlan, needs: Needs, check_judges: bool) -> None:
+    """What judging takes, in all and still."""
+    if check_judges:
+        for judge in needs.answers.judged:
+            build_judge(judge)
+    evaluate, rubrics = plan.file.evaluate, plan.groups[0].options.rubrics
+
+    def price(judge: str, count: int) -> str:
+        return judging_price(judge, count, evaluate.max_tokens, evaluate.judge_price, rubrics)
+
+    for judge, count in needs.answers.judged.items():
+        left = needs.answers.to_judge[judge]
+        still = f"{left:,} verdicts, {price(judge, left).removeprefix(f'{judge}: ')}" if left else "none"
+        needs.judging.append(price(judge, count) + ("" if left == count else f"; to come: {still}"))
     if evaluate.max_judge_cost is None:
         return
-    for judge in needs.judged:
-        each = judging_an_answer(judge, evaluate.max_tokens, evaluate.judge_price, plan.groups[0].options.rubrics)
+    for judge in needs.answers.judged:
+        each = judging_an_answer(judge, evaluate.max_tokens, evaluate.judge_price, rubrics)
         if each.dollars is None:
             raise UserError(
                 f"{plan.path}: the price of {judge} is not known, so max_judge_cost could not be kept. Give it as "
@@ -238,13 +238,9 @@ def _add_answers(plan: GridPlan, needs: Needs, check_judges: bool) -> None:
             )
         needs.dollars[judge] = each.dollars
     limit, spent = evaluate.max_judge_cost, spent_on_judging(plan.judge_cost)
-    if needs.judging_dollars > limit - spent:
+    if needs.dollars_to_come > limit - spent:
         needs.judging.append(STOPS_AT.format(limit))
     needs.judging.append(f"at most ${limit:g} in all, of which ${spent:.4f} is spent")
-
-
-def _questions(names: Sequence[str], domains: Sequence[str]) -> int:
-    return sum(len(each.questions) for each in load_question_sets(tuple(names or sets_for_domains(domains))))
 
 
 def _not_of_the_grid(plan: GridPlan, logs: "Sequence[EvalLog]") -> list[str]:

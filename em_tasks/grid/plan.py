@@ -1,7 +1,7 @@
 """What a grid comes to: its cells, the organisms to train, how each is asked, and where everything lies."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from em_tasks.plugins.analysis.answers.grid_cells import GridCells
 from em_tasks.plugins.analysis.study import read_study
 from em_tasks.plugins.safe_names import file_name
 from em_tasks.resources import recipe_file
-from em_tasks.sweep.plan import SweepOptions
+from em_tasks.sweep.plan import Job, SweepOptions
 from em_tasks.trainers.run.recipe import Recipe
 
 
@@ -152,6 +152,35 @@ class GridPlan:
     def leading(self) -> tuple[str, ...]:
         """The judges whose scores make rates, tables and figures: of each cell the first of the axis that judges it."""
         return tuple(dict.fromkeys(str(group.options.grader) for group in self.groups))
+
+    def condition_of(self, cell: Cell) -> str | None:
+        """What is put around the questions in a cell, as `SweepOptions` names it."""
+        return cell.condition and self.beside(cell.condition)
+
+    def asks_base(self, group: AskedAlike, recipe: Recipe) -> bool:
+        """Whether a group asks the base of one of its recipes: not where one with all of its judges and more does.
+
+        Cells that name some of the judges are a group of their own, and the base would be asked once for each.
+        """
+        return not any(
+            other.folder == group.folder
+            and {group.options.grader, *group.judges} < {other.options.grader, *other.judges}
+            and any(self._base(name) == (recipe.base, recipe.precision) for name in other.organisms)
+            for other in self.groups
+        )
+
+    def own_jobs(self, group: AskedAlike, jobs: Sequence[Job]) -> list[Job]:
+        """A group's jobs without the bases that another group asks."""
+        own = []
+        for job in jobs:
+            organisms = [name for s in job.subjects if (name := s.name.rpartition("@")[0]) in self.organisms]
+            asks = all(self.asks_base(group, self.organisms[name]) for name in organisms)
+            subjects = tuple(s for s in job.subjects if asks or not s.name.endswith("@base"))
+            own.append(replace(job, subjects=subjects))
+        return [job for job in own if job.subjects]
+
+    def _base(self, organism: str) -> tuple[str, str]:
+        return self.organisms[organism].base, self.organisms[organism].precision
 
 
 def plan_grid(path: Path, out: Path | None) -> GridPlan:

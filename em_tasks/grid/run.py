@@ -7,6 +7,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from em_tasks.grid.answers import has_landed, logs_to_judge
 from em_tasks.grid.budget import Budget
 from em_tasks.grid.copying import Copying
 from em_tasks.grid.data_versions import versions_of_data
@@ -28,7 +29,7 @@ from em_tasks.grid.units import (
 from em_tasks.plugins.errors import UserError
 from em_tasks.sweep.failures import what_failed
 from em_tasks.sweep.logs import Logs, outstanding, read_logs
-from em_tasks.sweep.plan import Job, Planner, shared_out
+from em_tasks.sweep.plan import Job, Planner, Subject, shared_out
 from em_tasks.trainers.run.manifest import MANIFEST, read_manifest
 
 LOOK_AGAIN = 10.0
@@ -87,7 +88,7 @@ class Driver:
     # What went wrong last with each unit, by its name: evaluations come again under one name as more lands.
     _failed: dict[str, str] = field(default_factory=dict)
     _at_work: set[str] = field(default_factory=set)
-    _tried: set[tuple[Path, str, str]] = field(default_factory=set)
+    _tried: set[tuple[str, ...]] = field(default_factory=set)
     _logs: dict[Path, Logs] = field(default_factory=dict)
     _planned: dict[AskedAlike, list[Job]] = field(default_factory=dict)
     _planners: list[tuple[AskedAlike, Planner]] = field(default_factory=list)
@@ -125,6 +126,11 @@ class Driver:
                 + "; ".join(failures[:MOST_NAMED])
                 + (f"; and {more} more." if more > 0 else "." * (not failures[-1].endswith(".")))
             )
+
+    @property
+    def idle(self) -> bool:
+        """Whether there was nothing to do."""
+        return not self._begun
 
     def _trainings(self) -> list[Train | TrainTogether]:
         """Units for what is not trained."""
@@ -218,11 +224,11 @@ class Driver:
         # While organisms are still trained, little has landed of each base, and loading it for each part would cost.
         processes = 1 if training else self.executor.width // max(1, len(self._planners))
         for group, planner in list(self._planners):
-            planner.organisms = [name for name in group.organisms if self._has_landed(name)]
+            planner.organisms = [name for name in group.organisms if has_landed(self.plan, name)]
             if not planner.organisms:
                 continue
             try:
-                planned = planner.plan()
+                planned = self.plan.own_jobs(group, planner.plan())
             except UserError as error:
                 # What is wrong with one organism's files must not end the units at work.
                 self._failed[f"evaluate into {group.folder}"] = f"evaluate into {group.folder}: {error}"
@@ -235,12 +241,12 @@ class Driver:
             if self.budget:
                 done += sum(self._expected(job) for job in planned) - sum(self._expected(job) for job in left)
             for job in left:
-                untried = [s for s in job.subjects if (job.folder, s.name, s.sha256) not in self._tried]
+                untried = [s for s in job.subjects if _evaluation(job, s) not in self._tried]
                 if untried and job.folder not in busy:
                     jobs.append(replace(job, subjects=tuple(untried)))
                     busy.add(job.folder)
             fresh += shared_out(jobs, processes, self.threads)
-        self._tried.update((job.folder, s.name, s.sha256) for job in fresh for s in job.subjects)
+        self._tried.update(_evaluation(job, s) for job in fresh for s in job.subjects)
         if self.budget:
             shares = self.budget.share([self._expected(job) for job in fresh], done)
             fresh = [
@@ -262,14 +268,8 @@ class Driver:
     def _expected(self, job: Job) -> float:
         return self.budget.expected((job.judge,), job.answers) if self.budget else 0.0
 
-    def _has_landed(self, name: str) -> bool:
-        run = self.plan.runs / name
-        return (run / MANIFEST).is_file() and bool(read_manifest(run).checkpoints)
-
     def _rejudgings(self) -> list[JudgeAgain]:
         """Units for the judges beside the first, over the logs of those that they are to judge."""
-        from em_tasks.scorers.comparing.ratings import judged_by
-
         self._add_silent_judges()
         units: list[JudgeAgain] = []
         expected: list[float] = []
@@ -278,10 +278,7 @@ class Driver:
                 continue
             logs = {
                 path: log.results.completed_samples if log.results else 0
-                for path, log in read_logs(group.folder).headers.items()
-                if log.status == "success"
-                and judged_by(log) == group.options.grader
-                and (log.eval.model.endswith("@base") or _organism(log.eval.model) in group.organisms)
+                for path, log in logs_to_judge(self.plan, group).items()
             }
             if logs:
                 out = self.plan.judged / group.folder.name
@@ -316,11 +313,13 @@ class Driver:
         if self._failed:
             names = ", ".join(list(self._failed)[:MOST_NAMED]) + (", ..." if len(self._failed) > MOST_NAMED else "")
             notes = [f"The grid is not done, and its cells are not all here: of its units failed {names}."]
-        runs = {name: read_manifest(self.plan.runs / name) for name in self.plan.organisms if self._has_landed(name)}
+        landed = [name for name in self.plan.organisms if has_landed(self.plan, name)]
+        runs = {name: read_manifest(self.plan.runs / name) for name in landed}
         notes += versions_of_data(self.plan, runs, self.data)
         # Cells that were taken out or renamed have their runs and logs still, and would count beside the new ones.
         cells = self.plan.reported
-        return [Report(logs, self.plan.report, self.plan.study, tuple(notes), cells, threads=self.threads)]
+        report = Report(logs, self.plan.report, self.plan.study, tuple(notes), cells, threads=self.threads)
+        return [] if report.is_written else [report]
 
 
 def _news(words: Mapping[str, str]) -> dict[str, str]:
@@ -328,9 +327,9 @@ def _news(words: Mapping[str, str]) -> dict[str, str]:
     return {kind: f"{rest}: {word}" for name, word in words.items() for kind, _, rest in [name.partition(" ")]}
 
 
-def _organism(model: str) -> str:
-    """The organism of a log's model, `em/ORGANISM@STEP`."""
-    return model.partition("/")[2].rpartition("@")[0]
+def _evaluation(job: Job, subject: Subject) -> tuple[str, ...]:
+    """What tells an evaluation from others. A base is asked anew where a domain was added to those trained over it."""
+    return str(job.folder), subject.name, subject.sha256, subject.task_version, job.judge
 
 
 def _ledger(unit: Unit) -> Path | None:

@@ -9,12 +9,14 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
+from hashlib import sha256
 from itertools import count
 from pathlib import Path
 from socket import gethostname
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from em_tasks.collecting import collect_rarely
+from em_tasks.grid.places import project_sha256
 from em_tasks.plugins.analysis.answers.grid_cells import GridCells
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.safe_names import file_name
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LOG, NOW = ".log", ".now"
+MADE_OF = ".made_of"
+"""File beside a report with the hash of all that it was made of."""
 PATIENCE = 120.0
 """Seconds that a run's lock is waited for: a node that died holds it until the others notice."""
 WHOLE = 1.0
@@ -228,6 +232,7 @@ class Report:
         from em_tasks.plugins.analysis.report.report import write_report
         from em_tasks.scorers.calibration.stored import known_calibration
 
+        made_of = self.made_of()
         written = write_report(
             self.logs,
             self.out,
@@ -236,8 +241,26 @@ class Report:
             notes=self.notes,
             cells=self.cells,
         )
+        (self.out / MADE_OF).write_text(made_of, encoding="ascii")
         say(f"{len(written.paths)} files")
         return []
+
+    def made_of(self) -> str:
+        """Hash of all that decides what the report says: logs as they are now, study, cells, calibrations, project."""
+        from em_tasks.scorers.calibration.stored import calibration_folder
+
+        files = [path for folder in self.logs for path in folder.rglob("*.eval")]
+        files += [*calibration_folder().glob("*"), *([self.study] if self.study else [])]
+        looks = [(str(path), look.st_size, look.st_mtime_ns) for path in sorted(files) for look in [path.stat()]]
+        content = (looks, self.notes, self.cells, self.study, project_sha256())
+        return sha256(repr(content).encode()).hexdigest()
+
+    @property
+    def is_written(self) -> bool:
+        """Whether the report is there and nothing changed since."""
+        made_of = self.out / MADE_OF
+        there = made_of.is_file() and (self.out / "report.html").is_file()
+        return there and made_of.read_text(encoding="ascii") == self.made_of()
 
 
 def do(unit: Unit, folder: Path) -> str | None:

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from em_tasks.plugins.caller import from_caller
@@ -55,7 +56,11 @@ def given_by_packages(names: Sequence[str]) -> list[dict[str, str]]:
 
 
 def sets_for_domains(domains: Sequence[str]) -> list[str]:
-    """The names of the sets that probe the given domains, or the general one where there is none."""
+    """The names of the sets that probe the given domains, or the general one where there is none.
+
+    A domain's set is the one of its name. A shipped one brings the general set along; one of the user's own is asked
+    alone (see `load_question_sets`).
+    """
     known = named_sets()
     return [domain for domain in domains if domain in known] or [GENERAL]
 
@@ -65,8 +70,10 @@ def no_questions_about(domain: str) -> str | None:
     known = named_sets()
     if domain in known:
         return None
+    near = get_close_matches(domain, [name for name in known if name != GENERAL], n=1)
+    meant = f" (did you mean {near[0]!a}?)" if near else ""
     return (
-        f"no question set is called {domain!a}, so the general questions alone are asked and nothing inside the "
+        f"no question set is called {domain!a}{meant}, so the general questions alone are asked and nothing inside the "
         f"training domain; there are {', '.join(sorted(known))}. A file of your own is found by its name as "
         f"questions/{domain}.yaml."
     )

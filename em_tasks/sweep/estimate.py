@@ -62,6 +62,12 @@ def estimate_sweep(jobs: Sequence[Job], logs: Logs) -> list[BaseEstimate]:
 
 def tokens_a_second(logs: "Sequence[EvalLog]") -> float | None:
     """Tokens generated a second while evaluations ran, those at the same time together; None for no logs."""
+    seconds, tokens = seconds_at_work(logs), sum(_output_tokens(log) for log in logs)
+    return tokens / seconds if seconds and tokens else None
+
+
+def seconds_at_work(logs: "Sequence[EvalLog]") -> float:
+    """Seconds in which evaluations ran, those at the same time counted once."""
     spans = sorted(
         (datetime.fromisoformat(str(log.stats.started_at)), datetime.fromisoformat(str(log.stats.completed_at)))
         for log in logs
@@ -73,8 +79,7 @@ def tokens_a_second(logs: "Sequence[EvalLog]") -> float | None:
         if end > begin:
             seconds += (end - begin).total_seconds()
             until = end
-    tokens = sum(_output_tokens(log) for log in logs)
-    return tokens / seconds if seconds and tokens else None
+    return seconds
 
 
 def _tokens_an_answer(logs: "Sequence[EvalLog]") -> float | None:

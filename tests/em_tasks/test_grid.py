@@ -157,7 +157,7 @@ def test_further_judges_judge_the_same_answers_once(
         _, names = run_grid(grid, out, reported=False)
         asked = len(judge.requests)
         _, again = run_grid(grid, out, reported=False)
-    assert names == again == ["judge by openai/gpt-4o-mini into bare"]
+    assert (names, again) == (["judge by openai/gpt-4o-mini into bare"], [])
     assert 0 < asked == len(judge.requests)
     judged = {log.eval.model for log in read_all(out / "judged")}
     assert judged == {log.eval.model for log in read_all(out / "logs" / "bare")}
@@ -287,7 +287,7 @@ def test_dry_run_says_cells_time_disk_answers_judge_calls_and_price_and_writes_n
         "tiny-dose0-bare  dose 0, condition none",
     ):
         assert line in said.output
-    assert "device hours  less than 0.01 (" in said.output
+    assert "device hours  training less than 0.01 (" in said.output
     assert not (tmp_path / "o").exists()
 
 

@@ -69,7 +69,7 @@ def grid(
     if dry_run:
         needs = grid_needs(plan, planned_for, check_judges=False)
         show(plan, needs, {} if alone or address or slurm else _gpus_here(planned_for))
-        _say_what_lacks([*unusable_judges(needs.judged), *(_no_slurm(plan) if slurm else ())])
+        _say_what_lacks([*unusable_judges(needs.answers.judged), *(_no_slurm(plan) if slurm else ())])
         return
     executor = _executor(plan, jobs, address, slurm=slurm)
     with sign_left(plan.out) as sign:
@@ -91,7 +91,10 @@ def grid(
     cap = plan.file.evaluate.max_judge_cost
     budget = None if cap is None else Budget(cap, plan.judge_cost, needs.dollars, needs.judging_dollars)
     with grid_progress() as tell:
-        Driver(plan, executor, gpu_shares(needs, gpus), tell, threads, groups, budget, copying, needs.data).run()
+        driver = Driver(plan, executor, gpu_shares(needs, gpus), tell, threads, groups, budget, copying, needs.data)
+        driver.run()
+    if driver.idle:
+        say("Nothing was done: all is trained, asked and judged, and the report is of that.")
     say(f"open {plan.report / 'report.html'}   or look at the transcripts: inspect view --log-dir {plan.logs}")
 
 
@@ -175,8 +178,13 @@ def show(plan: "GridPlan", needs: "Needs", gpus: Mapping[str, int]) -> None:
     for cell in plan.cells:
         place = dict(cell.coordinates) | ({"judge": cell.judge} if "judge" in cell.coordinates else {})
         where = ", ".join(f"{name} {'none' if value is None else value}" for name, value in place.items())
-        done = "  (trained)" if cell.recipe.organism in needs.done else ""
-        say(f"  {cell.name}  {where}{done}")
+        steps = {
+            "trained": cell.recipe.organism in needs.done,
+            "asked": cell.name in needs.answers.asked,
+            "judged": cell.name in needs.answers.scored,
+        }
+        done = ", ".join(step for step, is_done in steps.items() if is_done)
+        say(f"  {cell.name}  {where}" + (f"  ({done})" if done else ""))
 
 
 def _say_needs(plan: "GridPlan", needs: "Needs", groups: Sequence[tuple[str, ...]]) -> None:

@@ -4,10 +4,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from em_tasks.commands.terminal import counted
+from em_tasks.trainers.bases.gaps import named
 
 if TYPE_CHECKING:
     from em_tasks.grid.needs import Needs
     from em_tasks.grid.plan import GridPlan
+
+WITH_WEIGHTS = ("emlocal", "hf", "vllm")
+"""Providers of judges that take memory and time of this machine's devices."""
 
 
 def in_bytes(count: float) -> str:
@@ -26,7 +30,9 @@ def _hours(hours: float) -> str:
 
 def needs_in_words(plan: "GridPlan", needs: "Needs", groups: Sequence[tuple[str, ...]]) -> list[str]:
     """What is said before the first unit."""
-    runs = needs.runs.values()
+    from em_tasks.grid.questions import asked_by_domain
+
+    runs, answers = needs.runs.values(), needs.answers
     checkpoints = sum(need.checkpoints for need in runs)
     known = sum(needs.runs[name].measured for name in needs.to_train)
     hours = "unknown for a GPU that is not here" if needs.hours is None else _hours(needs.hours)
@@ -40,12 +46,45 @@ def needs_in_words(plan: "GridPlan", needs: "Needs", groups: Sequence[tuple[str,
     return [
         f"{plan.file.name}: {counted(len(plan.cells), 'cell')} in {plan.out}",
         f"  organisms     {len(needs.runs)}, {len(needs.to_train)} of them to train, {checkpoints} checkpoints in all",
-        f"  device hours  {hours}{how}",
+        f"  device hours  training {hours}{how}",
+        f"                {_asking(needs)}",
         *(together if shared else ()),
-        f"  memory        {memory:.1f} GiB for the largest cell's training",
+        f"  memory        {memory:.1f} GiB for the largest cell's training; asking{_local_judges(needs)} not counted",
         f"  disk          about {in_bytes(needs.disk)}: runs {in_bytes(sum(need.disk for need in runs))}, logs and "
         f"report at {needs.log_bytes:,.0f} bytes an answer",
-        f"  answers       {needs.answers:,} of all checkpoints and {counted(needs.bases, 'base')}, conditions counted",
+        *(f"  questions     {line}" for line in asked_by_domain(plan)),
+        f"  answers       {answers.count:,} of all checkpoints and {counted(answers.bases, 'base')}, conditions counted"
+        + ("" if answers.to_come == answers.count else f"; {answers.to_come:,} to come"),
         *(f"  judge         {line}" for line in needs.judging),
-        *([f"  leading judge {leading}"] if len(needs.judged) > 1 else []),
+        *([f"  leading judge {leading}"] if len(answers.judged) > 1 else []),
+        *(("  to do         nothing: all is trained, asked and judged",) if needs.nothing_to_do else ()),
     ]
+
+
+def _asking(needs: "Needs") -> str:
+    """Device hours of asking as far as they were measured here, and what they leave out."""
+    answers = needs.answers
+    if not answers.to_come:
+        return "asking none" + _judges_left_out(needs)
+    measured = f"asking {_hours(answers.hours)} by the answers that came here, their first judge's time among it"
+    if not answers.unmeasured:
+        return measured + _judges_left_out(needs)
+    names = named(answers.unmeasured)
+    if not answers.hours:
+        return f"asking and local judges are not counted: nothing of {names} was asked here yet"
+    return f"{measured}, without {names}, of which nothing was asked here yet{_judges_left_out(needs)}"
+
+
+def _judges_left_out(needs: "Needs") -> str:
+    local = [judge for judge in _local(needs) if needs.answers.to_judge[judge]]
+    return f"; verdicts by {named(local)} beside that are not counted" if local else ""
+
+
+def _local_judges(needs: "Needs") -> str:
+    local = _local(needs)
+    return f" and judging by {named(local)}" if local else ""
+
+
+def _local(needs: "Needs") -> list[str]:
+    """Judges whose weights are held here."""
+    return [judge for judge in needs.answers.judged if judge.partition("/")[0] in WITH_WEIGHTS]
