@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from em_tasks.grid.answers import Answers, count_answers
 from em_tasks.grid.data_versions import versions_of_data
-from em_tasks.grid.named_things import refuse_unknown_conditions, refuse_unusable_doses
 from em_tasks.grid.plan import GridPlan
 from em_tasks.grid.questions import odd_questions
+from em_tasks.grid.reading.named_things import refuse_unknown_conditions, refuse_unusable_doses
 from em_tasks.plugins.analysis.answers.grid_cells import NOT_OF_THE_GRID, LeftOut
 from em_tasks.plugins.checkpoint_model.engines.choosing import parse_engine
 from em_tasks.plugins.errors import UserError

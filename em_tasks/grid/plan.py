@@ -6,9 +6,9 @@ from functools import cached_property
 from pathlib import Path
 
 from em_tasks.conditions import load_condition
-from em_tasks.grid.cells import BARE, Cell, cells_of
-from em_tasks.grid.file import GridFile, Lines, read_grid
 from em_tasks.grid.places import refuse_unusable
+from em_tasks.grid.reading.cells import BARE, Cell, cells_of
+from em_tasks.grid.reading.file import GridFile, Lines, read_grid
 from em_tasks.plugins.analysis.answers.grid_cells import GridCells
 from em_tasks.plugins.analysis.study import read_study
 from em_tasks.plugins.safe_names import file_name

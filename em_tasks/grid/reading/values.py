@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from em_tasks.grid.file import ASKING, Dose, Fields, GridFile, Lines, as_number, line_of
-from em_tasks.grid.misread import TRUTH_VALUE
+from em_tasks.grid.reading.file import ASKING, Dose, Fields, GridFile, Lines, as_number, line_of
+from em_tasks.grid.reading.misread import TRUTH_VALUE
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.run.recipe import LoraSettings, Recipe
 

@@ -7,8 +7,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from em_tasks.grid.file import ASKING, Dose, Fields, GridFile, Lines, line_of
-from em_tasks.grid.values import with_numbers
+from em_tasks.grid.reading.file import ASKING, Dose, Fields, GridFile, Lines, line_of
+from em_tasks.grid.reading.values import with_numbers
 from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.judging.grader import default_grader
 from em_tasks.trainers.run.base_names import is_toy

@@ -4,9 +4,9 @@ import hashlib
 from pathlib import Path
 
 from em_tasks.conditions import load_condition
-from em_tasks.grid.cells import filled
-from em_tasks.grid.file import Dose, line_of
 from em_tasks.grid.plan import GridPlan
+from em_tasks.grid.reading.cells import filled
+from em_tasks.grid.reading.file import Dose, line_of
 from em_tasks.plugins.errors import UserError
 from em_tasks.trainers.data.rows import find_data
 

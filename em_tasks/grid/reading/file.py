@@ -23,7 +23,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
-from em_tasks.grid.misread import no_truth_value, refuse_misread
+from em_tasks.grid.reading.misread import no_truth_value, refuse_misread
 from em_tasks.plugins.errors import UserError
 from em_tasks.plugins.validation import in_words, meant
 from em_tasks.plugins.yaml_files import read_yaml_lines
