@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from em_tasks.conditions import load_condition
 from em_tasks.grid.places import refuse_unusable
@@ -143,10 +144,17 @@ class GridPlan:
         """
         judges: dict[tuple[str | None, str | None], dict[str, None]] = {}
         for cell in self._by_judge:
-            condition = cell.condition and load_condition(self.beside(cell.condition)).name
+            condition = _condition_name(self, cell)
             for organism in (cell.recipe.organism, None):
                 judges.setdefault((organism, condition), {})[cell.judge] = None
-        return GridCells({key: tuple(of_cell) for key, of_cell in judges.items()})
+        values: dict[str, dict[Any, None]] = {}
+        for cell in self.cells:
+            for axis, value in (cell.recipe.axes | {"condition": _condition_name(self, cell) or "none"}).items():
+                values.setdefault(axis, {})[value] = None
+        return GridCells(
+            {key: tuple(of_cell) for key, of_cell in judges.items()},
+            {axis: tuple(of_axis) for axis, of_axis in values.items()},
+        )
 
     @property
     def leading(self) -> tuple[str, ...]:
@@ -181,6 +189,10 @@ class GridPlan:
 
     def _base(self, organism: str) -> tuple[str, str]:
         return self.organisms[organism].base, self.organisms[organism].precision
+
+
+def _condition_name(plan: GridPlan, cell: Cell) -> str | None:
+    return cell.condition and load_condition(plan.beside(cell.condition)).name
 
 
 def plan_grid(path: Path, out: Path | None) -> GridPlan:

@@ -192,10 +192,23 @@ class Analysis:
 
     @cached_property
     def axes(self) -> pd.DataFrame:
-        """Where the organisms of a grid stand: a row an organism, a column an axis that has several values."""
-        places = {each.organism: each.axes for each in self.evaluations if each.organism and each.axes}
+        """Where the organisms of a grid stand: a row an organism, a column an axis that has several values.
+
+        Rows go by the first axis, then the second and so on: numbers in their order, other values in that of the grid's
+        file where the report is a grid's, else as they first appear in tables.
+        """
+        of = {each.organism: each.axes for each in self.evaluations if each.organism and each.axes}
+        places = {name: of[name] for name in dict.fromkeys([*self.rates["organism"].astype("str"), *of]) if name in of}
         table = pd.DataFrame.from_dict(places, orient="index")
-        return table[[name for name in table if table[name].astype("object").map(str).nunique() > 1]]
+        table = table[[name for name in table if table[name].astype("object").map(str).nunique() > 1]]
+        if table.empty:
+            return table
+        ranks = {}
+        for name, column in table.astype("object").items():
+            values = dict.fromkeys([*self.reading.axis_values.get(str(name), ()), *column.dropna()])
+            numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+            ranks[str(name)] = column.map({value: at for at, value in enumerate(sorted(values) if numbers else values)})
+        return table.loc[pd.DataFrame(ranks).sort_values([*map(str, ranks)], kind="stable").index]
 
     @cached_property
     def by_judge(self) -> dict[str, "Analysis"]:

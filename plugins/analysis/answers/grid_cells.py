@@ -4,8 +4,8 @@ What was taken out of a grid has its logs still. They are told from those of its
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 LeftOut = Literal["organisms", "conditions", "judges"]
 
@@ -24,9 +24,11 @@ class GridCells:
     Attributes:
         judges: Who judges, by the names that they are asked under, the one that leads first; by organism (None for the
             bases) and condition (None for the bare questions).
+        values: The values of each axis but that of judges, in the order of the grid's file.
     """
 
     judges: Mapping[tuple[str | None, str | None], tuple[str, ...]]
+    values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def left_out(self, organism: str | None, condition: str | None, judge: str | None) -> tuple[LeftOut, str] | None:
         """What about a log is not of the grid, and its name; None for a log of a cell.

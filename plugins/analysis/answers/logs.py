@@ -6,7 +6,7 @@ in the notes: half-written logs, logs of other tasks, repeated evaluations.
 
 import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -79,6 +79,7 @@ class Reading:
         other_tasks: Logs of other tasks on `em/` models, for the table of side effects.
         judges: The judges of a grid that several judged, as they were asked for, in the order in which they lead; else
             empty.
+        axis_values: The values of the grid's axes in the order of its file; empty where no grid's cells were given.
     """
 
     answers: pd.DataFrame
@@ -87,6 +88,7 @@ class Reading:
     notes: list[str]
     other_tasks: tuple[Path, ...] = ()
     judges: tuple[str, ...] = ()
+    axis_values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
 
 def read_logs(paths: Sequence[Path], cells: GridCells | None = None) -> Reading:
@@ -147,7 +149,8 @@ def read_logs(paths: Sequence[Path], cells: GridCells | None = None) -> Reading:
     logs.clear()
     kept, rejudged = _one_row_an_answer(answers, notes, None if ranks is None else pd.Series(ranks, answers.index))
     asked = () if cells is None else cells.in_order({*kept["asked_judge"], *rejudged["asked_judge"]})
-    return Reading(kept, rejudged, evaluations, notes, tuple(other_tasks), asked if len(asked) > 1 else ())
+    values = {} if cells is None else cells.values
+    return Reading(kept, rejudged, evaluations, notes, tuple(other_tasks), asked if len(asked) > 1 else (), values)
 
 
 def _named(names: Collection[str]) -> str:

@@ -179,6 +179,8 @@ def by_axes(analysis: Analysis) -> pd.DataFrame:
     shown = len(axes.columns) or several
     for name, (judge, of_judge) in product(analysis.main, analysis.by_judge.items()) if shown else ():
         rates = of_judge.final[of_judge.final["scope"].isin(["outside", "all"])]
+        place = {organism: at for at, organism in enumerate(axes.index)}
+        rates = rates.sort_values("organism", key=lambda names: names.astype("str").map(place), kind="stable")
         for _, row in rates[rates["definition"] == name].iterrows():
             if (organism := str(row["organism"])) in axes.index:
                 parts.append(
