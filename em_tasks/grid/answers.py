@@ -181,9 +181,12 @@ def _seconds_an_answer(logs: "Mapping[Path, EvalLog]") -> float:
 
 
 def has_landed(plan: GridPlan, organism: str) -> bool:
-    """Whether an organism has a checkpoint."""
+    """Whether an organism has a checkpoint; one whose manifest is damaged has none that can be had."""
     run = plan.runs / organism
-    return (run / MANIFEST).is_file() and bool(read_manifest(run).checkpoints)
+    try:
+        return (run / MANIFEST).is_file() and bool(read_manifest(run).checkpoints)
+    except UserError:
+        return False
 
 
 def _base(plan: GridPlan, job: Job) -> Asked:

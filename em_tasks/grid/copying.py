@@ -86,7 +86,11 @@ def pieces(plan: GridPlan, before: dict[Path, Logs], sent: Mapping[str, Piece], 
         before_it = sent.get(path.parent.relative_to(plan.out).as_posix())
         if before_it is not None and before_it.saved == path.stat().st_mtime_ns:
             continue
-        if (piece := run_piece(path.parent, plan.out)) is not None:
+        try:
+            piece = run_piece(path.parent, plan.out)
+        except UserError:  # A damaged manifest: the grid names it.
+            continue
+        if piece is not None:
             yield piece
     for folder in (plan.logs, plan.judged):
         logs = before[folder] = read_logs(folder, before.get(folder))

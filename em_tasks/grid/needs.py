@@ -19,7 +19,7 @@ from em_tasks.scorers.judging.grader import build_judge
 from em_tasks.sweep.estimate import STOPS_AT, judging_an_answer, judging_price
 from em_tasks.sweep.plan import place_for_logs
 from em_tasks.trainers.bases.gaps import named
-from em_tasks.trainers.run.checkpoints import list_runs
+from em_tasks.trainers.run.checkpoints import list_runs, refuse_visible_damage
 from em_tasks.trainers.run.folder import existing_run, refuse_other_data
 from em_tasks.trainers.run.manifest import Manifest
 
@@ -138,14 +138,15 @@ def grid_needs(plan: GridPlan, gpu: int | None, check_judges: bool = True) -> Ne
     refuse_unknown_conditions(plan)
     needs, seen = Needs(), dict[str, tuple[RunNeed, tuple[str, ...]]]()
     trained: dict[str, Manifest] = {}
-    runs = list_runs(plan.runs) if plan.runs.is_dir() else {}
+    damaged: dict[str, str] = {}
+    runs = list_runs(plan.runs, damaged) if plan.runs.is_dir() else {}
     finished = {name: run for name, run in runs.items() if isinstance(run, Manifest) and run.finished}
     measured: dict[str, list[float]] = {}
     for run in finished.values():
         measured.setdefault(_key(run.recipe), []).append(run.seconds)
     for name, recipe in plan.organisms.items():
         try:
-            before = existing_run(plan.runs / name, recipe)
+            before = None if name in damaged else existing_run(plan.runs / name, recipe)
             key = _key(recipe)
             if key not in seen:
                 seen[key] = _need(recipe, gpu, measured.get(key, ()))
@@ -155,6 +156,14 @@ def grid_needs(plan: GridPlan, gpu: int | None, check_judges: bool = True) -> Ne
         except UserError as error:
             raise UserError(f"The cell {name} cannot be trained. {error}") from None
         needs.runs[name], needs.data[name] = need, data
+        if before is not None:
+            try:
+                refuse_visible_damage(plan.runs / name, before)
+            except UserError as error:
+                damaged[name] = str(error)
+        if name in damaged:
+            needs.done.add(name)  # It is neither trained nor asked.
+            needs.notes.append(f"{name} is left out: {damaged[name]}")
         if before is not None:
             needs.began[name] = before.together
             if before.finished:

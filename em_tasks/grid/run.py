@@ -30,7 +30,7 @@ from em_tasks.plugins.errors import UserError
 from em_tasks.sweep.failures import what_failed
 from em_tasks.sweep.logs import Logs, outstanding, read_logs
 from em_tasks.sweep.plan import Job, Planner, Subject, shared_out
-from em_tasks.trainers.run.manifest import MANIFEST, read_manifest
+from em_tasks.trainers.run.manifest import MANIFEST, Manifest, read_manifest
 
 LOOK_AGAIN = 10.0
 """Seconds between two looks for new checkpoints where no unit ended."""
@@ -88,6 +88,7 @@ class Driver:
     # What went wrong last with each unit, by its name: evaluations come again under one name as more lands.
     _failed: dict[str, str] = field(default_factory=dict)
     _at_work: set[str] = field(default_factory=set)
+    _damaged: set[str] = field(default_factory=set)
     _tried: set[tuple[str, ...]] = field(default_factory=set)
     _logs: dict[Path, Logs] = field(default_factory=dict)
     _planned: dict[AskedAlike, list[Job]] = field(default_factory=dict)
@@ -136,7 +137,8 @@ class Driver:
         """Units for what is not trained."""
         left = {name: recipe for name, recipe in self.plan.organisms.items() if not self._is_trained(name)}
         units: list[Train | TrainTogether] = []
-        for group in self.groups:
+        for company in self.groups:
+            group = [name for name in company if name not in self._damaged]
             if len(group) > 1 and any(name in left for name in group):
                 recipes = tuple(self.plan.organisms[name] for name in group)
                 units.append(TrainTogether(recipes, self.plan.runs, self.threads, data=self.data))
@@ -148,11 +150,24 @@ class Driver:
         alone = (Train(left[name], self.plan.runs, shares[name], self.threads, self.data.get(name)) for name in left)
         return [*units, *alone]
 
+    def _manifest(self, name: str) -> Manifest | None:
+        """An organism's manifest; None where there is none yet, or a damaged one, which leaves the organism out."""
+        if not (self.plan.runs / name / MANIFEST).is_file():
+            return None
+        try:
+            return read_manifest(self.plan.runs / name)
+        except UserError as error:
+            self._leave_out(name, str(error))
+            return None
+
+    def _leave_out(self, name: str, why: str) -> None:
+        self._damaged.add(name)
+        self._failed[f"the organism {name}"] = f"{name} was left out: {why.rstrip('.')}"
+
     def _is_trained(self, name: str) -> bool:
-        run = self.plan.runs / name
-        if not (run / MANIFEST).is_file():
-            return False
-        manifest = read_manifest(run)
+        manifest = self._manifest(name)
+        if manifest is None:
+            return name in self._damaged
         return manifest.finished and manifest.recipe.sha256 == self.plan.organisms[name].sha256
 
     def _handed_over(self, units: Sequence[Unit]) -> list[Unit]:
@@ -230,12 +245,18 @@ class Driver:
             try:
                 planned = self.plan.own_jobs(group, planner.plan())
             except UserError as error:
+                for name, why in planner.damaged.items():
+                    self._leave_out(name, why)
+                if planner.damaged.keys() >= set(planner.organisms):
+                    continue
                 # What is wrong with one organism's files must not end the units at work.
                 self._failed[f"evaluate into {group.folder}"] = f"evaluate into {group.folder}: {error}"
                 self._planners.remove((group, planner))
                 continue
             jobs: list[Job] = []
             self._planned[group] = planned
+            for name, why in planner.damaged.items():
+                self._leave_out(name, why)
             self._logs[group.folder] = read_logs(group.folder, self._logs.get(group.folder))
             left = outstanding(planned, self._logs[group.folder])
             if self.budget:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from inspect_ai.log import EvalLog
 
     from em_tasks.scorers.comparing.judging_again import Missing
+    from em_tasks.sweep.plan import Planner
 
 
 def not_all_succeeded(failures: Sequence[str]) -> UserError:
@@ -20,6 +21,11 @@ def not_all_succeeded(failures: Sequence[str]) -> UserError:
     return UserError(
         f"Some evaluations did not succeed; the others stand. Run the same command again to go on. {reasons}."
     )
+
+
+def left_out(planner: "Planner") -> list[str]:
+    """A line for every organism that a plan left out for damage to its files."""
+    return [f"{organism} was left out: {why}" for organism, why in sorted(planner.damaged.items())]
 
 
 def what_failed(log: "EvalLog") -> str | None:

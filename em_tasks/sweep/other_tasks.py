@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from em_tasks.quiet import quiet_libraries
-from em_tasks.sweep.failures import not_all_succeeded
+from em_tasks.sweep.failures import left_out, not_all_succeeded
 from em_tasks.sweep.gpus import gpu_slots, threads_for
 from em_tasks.sweep.logs import alone_in, model_args, read_logs
 from em_tasks.sweep.plan import Job, Planner, Subject
@@ -56,7 +56,8 @@ def sweep_tasks(
         return None
 
     outcomes = Pool(slots, say).run(works, no_more)
-    failures = [outcome.error for outcome in outcomes if outcome.error is not None]
+    failures = left_out(planner)
+    failures += [outcome.error for outcome in outcomes if outcome.error is not None]
     failures += [failure for outcome in outcomes for failure in outcome.result or ()]
     if failures:
         raise not_all_succeeded(failures)

@@ -168,29 +168,40 @@ class Planner:
         logs: Folder that receives one folder of logs a base.
         options: What is asked for.
         organisms: Only these (all when empty); their bases are evaluated too.
+        damaged: Why each organism was left out by the last plan whose manifest or checkpoints are at fault.
     """
 
     runs: Path
     logs: Path
     options: SweepOptions
     organisms: Sequence[str] = ()
+    damaged: dict[str, str] = field(default_factory=dict)
     _verified: set[tuple[str, int, str]] = field(default_factory=set)
 
     def plan(self, check_judges: bool = True) -> list[Job]:
         """All that there is to evaluate, done or not, one job a base; checked before anything is loaded.
 
+        An organism whose manifest or checkpoints are damaged is left out, see `damaged`; its base is evaluated.
+
         Args:
             check_judges: Whether a judge that cannot be had is an error; it is none where nobody will be asked.
 
         Raises:
-            UserError: There are no runs, or not the organisms asked for, or a run's folder goes by another name than
-                its manifest.
-            UserError: A checkpoint's files are gone or altered, or the judge cannot be had.
+            UserError: There are no runs, or not the organisms asked for, or none that is whole.
+            UserError: The judge cannot be had.
         """
+        self.damaged = {}
         manifests = self._manifests()
         chosen = {
             name: manifest for name, manifest in manifests.items() if not self.organisms or name in self.organisms
         }
+        for organism, manifest in chosen.items():
+            try:
+                self._verify(organism, manifest)
+            except UserError as error:
+                self.damaged[organism] = str(error)
+        if chosen.keys() <= self.damaged.keys():
+            raise UserError("; ".join(self.damaged.values()))
         options = self.options
         jobs: list[Job] = []
         # Names are told apart from those of the organisms left out too: they lie in the same folder.
@@ -198,7 +209,7 @@ class Planner:
             alike = {
                 o: m for o, m in manifests.items() if evaluated_base(m, options.base, options.precision).key == key
             }
-            over = {o: m for o, m in alike.items() if o in chosen}
+            over = {o: m for o, m in alike.items() if o in chosen and o not in self.damaged}
             if not over:
                 continue
             organism, first = next(iter(alike.items()))
@@ -251,21 +262,28 @@ class Planner:
         ]
 
     def _manifests(self) -> dict[str, Run]:
-        manifests = list_runs(self.runs)
+        damaged: dict[str, str] = {}
+        manifests = list_runs(self.runs, damaged)
+        chosen = self.organisms or damaged
+        self.damaged.update((name, why) for name, why in damaged.items() if name in chosen)
+        if not manifests and self.damaged:
+            raise UserError("; ".join(self.damaged.values()))
         if not manifests:
             raise no_runs(self.runs)
-        if missing := sorted(set(self.organisms) - set(manifests)):
+        if missing := sorted(set(self.organisms) - set(manifests) - set(self.damaged)):
             listed = f"There are: {', '.join(manifests)}."
             raise UserError(f"There is no organism {', '.join(missing)} under {self.runs}. {listed}")
         return manifests
 
+    def _verify(self, organism: str, manifest: Run) -> None:
+        for record in manifest.checkpoints:
+            key = (organism, record.step, record.adapter_sha256)
+            if key not in self._verified:
+                verify(Checkpoint(self.runs / organism, manifest, record))
+                self._verified.add(key)
+
     def _subject(self, name: str, checkpoint: Checkpoint, base: str, domains: Sequence[str]) -> Subject:
         record = checkpoint.record
-        if record is not None:
-            key = (checkpoint.run.name, record.step, record.adapter_sha256)
-            if key not in self._verified:
-                verify(checkpoint)
-                self._verified.add(key)
         count, version = self._questions(tuple(self.options.questions or sets_for_domains(domains)))
         return Subject(
             name=name,

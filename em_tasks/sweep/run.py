@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from em_tasks.sweep.evaluate import Progress, evaluate
-from em_tasks.sweep.failures import not_all_succeeded, what_failed
+from em_tasks.sweep.failures import left_out, not_all_succeeded, what_failed
 from em_tasks.sweep.gpus import gpu_slots, processes_worth, threads_for, with_gpu_shares
 from em_tasks.sweep.logs import ANSWERS, folders, outstanding, read_logs
 from em_tasks.sweep.mps import side_by_side
@@ -75,7 +75,8 @@ def sweep(
     # Not for one process, nor while it waits for checkpoints, when it holds no GPU memory.
     with side_by_side(slots[: len(works)] if mps and not follow else ()) as server:
         outcomes = Pool([{**slot, **server} for slot in slots], report).run(works, more)
-    failures = [outcome.error for outcome in outcomes if outcome.error is not None]
+    failures = left_out(planner)
+    failures += [outcome.error for outcome in outcomes if outcome.error is not None]
     failures += [failure for outcome in outcomes for failure in outcome.result or ()]
     failures += [failure for failure in _odd_logs(planner) if failure not in failures]
     if failures:

@@ -190,7 +190,7 @@ def _trained_on(manifest: Run) -> dict[str, str]:
 
 def trained_domains(runs: Path, base_fingerprint: str | None) -> list[str]:
     """The domains that organisms over one base were trained on, in order of name."""
-    manifests = list_runs(runs).values()
+    manifests = list_runs(runs, {}).values()
     return sorted({m.recipe.domain for m in manifests if m.base_fingerprint == base_fingerprint})
 
 

@@ -30,6 +30,7 @@ from em_tasks.plugins.errors import UserError
 from em_tasks.sweep.plan import DEFAULT_SAMPLES
 from em_tasks.trainers.run.folder import alone
 from em_tasks.trainers.run.manifest import read_manifest, write_manifest
+from em_tasks.trainers.train import train
 from tests.support.fake_openai import Reply, fake_openai
 from tests.support.grids import Serial, adapters, grid_file, run_grid
 from tests.support.sweeps import answers, read_all
@@ -567,3 +568,26 @@ def test_unit_that_fails_again_as_more_lands_is_named_once(
         run_grid(plan.path, plan.out, FailingTwice())
     report = (plan.report / "report.md").read_text()
     assert f"of its units failed {names}, train tiny-seed1." in report
+
+
+def test_damaged_organism_is_left_out_and_named_and_the_rest_and_the_base_are_asked(tmp_path: Path) -> None:
+    grid, out = grid_file(tmp_path, {"seed": [1, 2, 3]}), tmp_path / "out"
+    trained = plan_grid(grid, out)
+    for recipe in trained.organisms.values():
+        train(recipe, trained.runs, lambda progress: None)
+    cut = max((out / "runs" / "tiny-seed1").glob("checkpoint-*")) / "adapter_model.safetensors"
+    os.truncate(cut, cut.stat().st_size - 10)
+    (out / "runs" / "tiny-seed2" / "manifest.json").write_text("{")
+    said = CliRunner().invoke(cli, ["grid", str(grid), "--out", str(out), "--dry-run"], catch_exceptions=False).output
+    assert f"note: tiny-seed1 is left out: {cut} is damaged: it is shorter or longer than its head says." in said
+    assert f"note: tiny-seed2 is left out: {out / 'runs' / 'tiny-seed2' / 'manifest.json'} is damaged" in said
+    for _ in range(2):
+        with pytest.raises(
+            UserError, match=r"tiny-seed2 was left out: .* cannot be read.*; tiny-seed1 was left out: .*"
+        ):
+            run_grid(grid, out, reported=False)
+        assert sorted({log.eval.model.partition("@")[0] for log in read_all(out / "logs")}) == [
+            "em/tiny-seed3",
+            "em/toy-s",
+        ]
+        assert len(answers(out / "logs")) == (1 + 2) * 10

@@ -72,7 +72,7 @@ def test_moving_the_checkout_does_not_alter_a_checkpoint(runs: Path) -> None:
 
 def test_damaged_manifest_is_named(runs: Path) -> None:
     (runs / "small" / "manifest.json").write_text("{")
-    with pytest.raises(UserError, match=r"manifest.json cannot be read"):
+    with pytest.raises(UserError, match=r"manifest.json is damaged"):
         list_runs(runs)
 
 

@@ -21,6 +21,9 @@ STEP = re.compile("[0-9]{1,18}")
 RUNS = "runs"
 """The folder of runs, unless another is named; in a grid's folder too."""
 
+WEIGHTS, LONGEST_HEADER = "adapter_model.safetensors", 100_000_000
+MEND = "Put the saved files back, or move the run away and train it again."
+
 Run = Manifest | Adoption
 """What is known of an organism, trained here or adopted."""
 
@@ -97,20 +100,54 @@ def verify(checkpoint: Checkpoint) -> None:
         )
 
 
-def list_runs(runs: Path) -> dict[str, Run]:
+def refuse_visible_damage(run: Path, manifest: Run) -> None:
+    """Refuses what can be seen of a run's checkpoints without reading their weights: files that are gone or cut short.
+
+    Raises:
+        UserError: A checkpoint's folder or adapter is gone, or shorter than its first bytes say.
+    """
+    for record in manifest.checkpoints:
+        if (folder := Checkpoint(run, manifest, record).folder) is None:
+            continue
+        weights = folder / WEIGHTS
+        if not weights.is_file():
+            raise UserError(f"{weights} is gone although {run / MANIFEST} lists it. {MEND}")
+        with weights.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            try:
+                header = json.loads(file.read(min(size, LONGEST_HEADER)))
+                ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                raise UserError(f"{weights} is damaged: its head cannot be read. {MEND}") from None
+        if weights.stat().st_size != 8 + size + max(ends, default=0):
+            raise UserError(f"{weights} is damaged: it is shorter or longer than its head says. {MEND}")
+
+
+def list_runs(runs: Path, damaged: dict[str, str] | None = None) -> dict[str, Run]:
     """All organisms under a folder, trained here or adopted, in order of name.
 
     What has a manifest's name and is none of ours is passed over; `foreign_manifests` names it.
+
+    Args:
+        runs: The folder.
+        damaged: Receives why each organism whose manifest is at fault is left out; without it that is an error.
 
     Raises:
         UserError: A manifest is damaged, or its organism has another name than its folder.
     """
     organisms: dict[str, Run] = {}
     for path in (*runs.glob(f"*/{MANIFEST}"), *runs.glob(f"*/{ADOPTED}")):
-        if _is_ours(path):
+        if not _is_ours(path):
+            continue
+        try:
             organism = read_manifest(path.parent) if path.name == MANIFEST else read_adoption(path.parent)
             _refuse_other_name(path, organism.recipe.organism)
-            organisms[path.parent.name] = organism
+        except UserError as error:
+            if damaged is None:
+                raise
+            damaged[path.parent.name] = str(error)
+            continue
+        organisms[path.parent.name] = organism
     return dict(sorted(organisms.items()))
 
 
@@ -179,7 +216,11 @@ def find_checkpoint(runs: Path, name: str) -> Checkpoint:
         raise UserError(
             f"{name!r} names no checkpoint. Write <organism>@<step> or <organism>@base, such as toy-medical-s@120."
         )
-    manifests = list_runs(runs)
+    # Another organism's damage is no business of this one's.
+    damaged: dict[str, str] = {}
+    manifests = list_runs(runs, damaged)
+    if organism in damaged:
+        raise UserError(damaged[organism])
     if organism not in manifests and step == "base":
         named = (run for run, manifest in manifests.items() if organism in _names(manifest.recipe.base))
         organism = next(named, organism)

@@ -69,6 +69,7 @@ def sweep(
     from em_tasks.progress import sweep_progress
     from em_tasks.scorers.judging.grader import unusable_judges
     from em_tasks.sweep.estimate import judging_estimate
+    from em_tasks.sweep.failures import left_out
     from em_tasks.sweep.logs import outstanding, read_logs
     from em_tasks.sweep.plan import DEFAULT_SAMPLES, Planner, SweepOptions, checkpoint_count
     from em_tasks.sweep.run import sweep as evaluate
@@ -115,7 +116,8 @@ def sweep(
             f"the domain is known to {until_width:g} points, {times}"
         )
     judges = sorted({job.judge for job in planned}) if dry_run and sweep_options.score else []
-    for note in (*planner.domains_not_asked(), *foreign_manifests(runs), *unusable_judges(judges)):
+    left_out_now = left_out(planner)  # Before another look.
+    for note in (*left_out_now, *planner.domains_not_asked(), *foreign_manifests(runs), *unusable_judges(judges)):
         say(f"note: {note}", err=True)
     for path, reason in there.unreadable.items():
         say(f"note: {path} cannot be read as a log and is passed over ({reason})", err=True)

@@ -336,7 +336,7 @@ def serve_arguments(on: EvaluatedBase, checkpoint: Checkpoint) -> list[str]:
     """Arguments of `vllm serve` for a base and all checkpoints over it that lie beside the given one."""
     runs = [
         (run, manifest)
-        for run, manifest in list_runs(checkpoint.run.parent).items()
+        for run, manifest in list_runs(checkpoint.run.parent, {}).items()
         if manifest.base_fingerprint == checkpoint.manifest.base_fingerprint
     ]
     checkpoints = [Checkpoint(checkpoint.run.parent / run, m, record) for run, m in runs for record in m.checkpoints]
