@@ -1,3 +1,4 @@
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -156,3 +157,41 @@ def test_moved_runs_stay_done(trained_runs: Path, tmp_path: Path) -> None:
     runs = runs.rename(tmp_path / "moved")
     run_sweep(runs, tmp_path / "logs", questions=("general",))
     assert sorted(tmp_path.rglob("*.eval")) == before
+
+
+def test_damaged_organism_is_left_out_of_a_sweep_and_named(trained_runs: Path, tmp_path: Path) -> None:
+    runs = Path(shutil.copytree(trained_runs, tmp_path / "runs"))
+    shutil.copytree(runs / "small", runs / "other")
+    manifest = (runs / "other" / "manifest.json").read_text()
+    (runs / "other" / "manifest.json").write_text(manifest.replace('"organism": "small"', '"organism": "other"'))
+    step = max(read_manifest(runs / "other").checkpoints, key=lambda record: record.step).step
+    weights = runs / "other" / f"checkpoint-{step}" / "adapter_model.safetensors"
+    os.truncate(weights, weights.stat().st_size - 10)
+    for _ in range(2):
+        with pytest.raises(UserError, match=rf"other was left out: .*checkpoint-{step} was altered since it was saved"):
+            run_sweep(runs, tmp_path / "logs", questions=("general",))
+    asked = {log.eval.model.partition("@")[0] for log in read_all(tmp_path / "logs")}
+    assert asked == {"em/toy-s", "em/small"}
+    assert len(answers(tmp_path / "logs")) == (1 + len(read_manifest(runs / "small").checkpoints)) * 10
+
+
+def test_sweep_given_again_asks_its_judge_about_what_it_failed_at_and_nothing_else(
+    trained_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def swept() -> None:
+        run_sweep(trained_runs, tmp_path / "logs", questions=("general",), grader="openai/gpt-4o-mini")
+
+    with fake_openai(lambda prompt: Reply("20", [[("20", 0.99)]])) as judge:
+        monkeypatch.setenv("OPENAI_API_KEY", "test")
+        monkeypatch.setenv("OPENAI_BASE_URL", judge.base_url)
+        judge.faults = ["400"] * 5
+        with pytest.raises(UserError, match=r"failed at [1-5] of 10 answers .*asks it about these alone"):
+            swept()
+        first, ids = answers(tmp_path / "logs"), {log.eval.eval_id for log in read_all(tmp_path / "logs")}
+        failed = sum("judge_failed" in str(s.scores) for log in read_all(tmp_path / "logs") for s in log.samples or [])
+        assert (len(judge.requests), 3 <= failed <= 5) == (100, True)
+        swept()
+        assert len(judge.requests) == 100 + 2 * failed
+    assert (answers(tmp_path / "logs"), {log.eval.eval_id for log in read_all(tmp_path / "logs")}) == (first, ids)
+    unscored = [log.results.scores[0].metrics["unscored"].value for log in read_all(tmp_path / "logs") if log.results]
+    assert unscored == [0] * 5
