@@ -141,7 +141,12 @@ def test_renamed_and_copied_runs_are_refused_with_the_way_to_mend_it(runs: Path)
         list_runs(runs)
     shutil.copytree(runs / "other", runs / "small")
     with pytest.raises(UserError, match=r"There is a .*/small too"):
-        find_checkpoint(runs, "small@4")
+        list_runs(runs)
+    with pytest.raises(UserError, match=r"There is a .*/small too"):
+        find_checkpoint(runs, "other@4")
+    verify(find_checkpoint(runs, "small@4"))  # The copy is no business of the one it was made of.
+    damaged: dict[str, str] = {}
+    assert (list(list_runs(runs, damaged)), list(damaged)) == (["small"], ["other"])
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"name": "a web app"}', "[" * 100_000, "\xff"])
