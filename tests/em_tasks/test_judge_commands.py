@@ -112,7 +112,7 @@ def test_sweep_stops_before_it_costs_more_than_the_cap(
     with fake_openai() as judge:
         monkeypatch.setenv("OPENAI_BASE_URL", judge.base_url)
         with pytest.raises(
-            UserError, match=r"cost \$0\.0000, and the next call could .*: with a higher --max-judge-cost"
+            UserError, match=r"cost \$0\.0000, and the next call, which may .*: with a higher --max-judge-cost"
         ):
             run_sweep(trained_runs, tmp_path, questions=("general",), grader="openai/gpt-4o", max_judge_cost=0.0001)
         assert judge.requests == []
