@@ -155,7 +155,7 @@ def _refuse_full_disk(plan: "GridPlan", needs: "Needs") -> None:
     free = shutil.disk_usage(next(folder for folder in (plan.out, *plan.out.parents) if folder.exists())).free
     more = needs.disk - there
     margin = max(MARGIN, more * MARGIN_SHARE)
-    if more > 0 and free < more + margin:
+    if more > 0 and not needs.nothing_to_do and free < more + margin:
         raise UserError(
             f"{plan.out} has {in_bytes(free)} free, and the grid needs about {in_bytes(more)} more and "
             f"{in_bytes(margin)} to spare. Make room, or name another folder with --out."

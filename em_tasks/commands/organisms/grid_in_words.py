@@ -38,7 +38,8 @@ def needs_in_words(plan: "GridPlan", needs: "Needs", groups: Sequence[tuple[str,
     hours = "unknown for a GPU that is not here" if needs.hours is None else _hours(needs.hours)
     how = f"{known} of {counted(len(needs.to_train), 'run')} by runs alike that were measured here, the rest a guess"
     how = f" ({how})" if needs.hours is not None and needs.to_train else ""
-    memory = max(need.memory for need in runs) / 2**30
+    largest = max(need.memory for need in runs)
+    memory = f"{largest / 2**30:.1f} GiB" if largest >= 2**30 / 10 else f"{largest / 2**20:.0f} MiB"
     left = [sum(name not in needs.done for name in group) for group in groups]
     shared = ", ".join(str(count) for count in left if count > 1)
     leading = f"{', '.join(plan.leading)}: the first of the axis that judges a cell makes its rates, tables and figures"
@@ -49,7 +50,7 @@ def needs_in_words(plan: "GridPlan", needs: "Needs", groups: Sequence[tuple[str,
         f"  device hours  training {hours}{how}",
         f"                {_asking(needs)}",
         *(together if shared else ()),
-        f"  memory        {memory:.1f} GiB for the largest cell's training; asking{_local_judges(needs)} not counted",
+        f"  memory        {memory} for the largest cell's training; asking{_local_judges(needs)} not counted",
         f"  disk          about {in_bytes(needs.disk)}: runs {in_bytes(sum(need.disk for need in runs))}, logs and "
         f"report at {needs.log_bytes:,.0f} bytes an answer",
         *(f"  questions     {line}" for line in asked_by_domain(plan)),
