@@ -165,8 +165,8 @@ class CostCap:
         return (
             f"The judge {judge} has cost ${self.spent:.4f} of this unit's share, ${self.limit:.4f}, and the next call, "
             f"which may cost ${bound:.4f}, could go beyond the limit. The grid file's max_judge_cost is "
-            f"${self.whole:g}, of which ${spent:.4f} is spent in all: raise it, and the same command has the rest "
-            "judged. Answers and verdicts are kept."
+            f"${self.whole:g}, of which ${spent:.4f} is spent or set aside: raise it, and the same command has the "
+            "rest judged. Answers and verdicts are kept."
         )
 
     def _enter(self, dollars: float) -> None:

@@ -133,6 +133,7 @@ def test_model_whose_every_answer_was_scored_has_that_judges_own_rate(plain):
     assert own["rate"] == 0.5
     assert (row.corrected.rate, row.corrected.low, row.corrected.high) == pytest.approx((0.5, own["low"], own["high"]))
     assert set(trusted_judge(analysis)["labels were"]) == {"all, so that this is its own rate"}
+    assert set(trusted_judge(analysis)["for half the width"]) == {"all are labelled"}
     sentences = [line for line in in_short(analysis) if line.startswith("other scored")]
     assert [sentence.partition(";")[0] for sentence in sentences] == ["other scored all answers of these too"]
     assert "med@10 outside its domain 50.0 (" in sentences[0]

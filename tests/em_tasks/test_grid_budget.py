@@ -97,7 +97,7 @@ def test_study_never_pays_more_than_its_cap_and_goes_on_from_what_it_paid_for(
         monkeypatch.setenv("OPENAI_BASE_URL", judge.base_url)
         cap, seen, sent = 40 * CALL, [0.0], [0]
         for _ in range(3):
-            with pytest.raises(UserError, match=rf"max_judge_cost is \${cap:g}, of which .* is spent in all: raise it"):
+            with pytest.raises(UserError, match=rf"max_judge_cost is \${cap:g}, of which .* is spent or set aside"):
                 run_grid(capped(cap), out, reported=False)
             seen.append(spent_on_judging(out / "judge_cost"))
             sent.append(len(judge.requests))

@@ -153,7 +153,7 @@ TRUTH = (
     [
         (
             "axes: {seed: [1:00]}",
-            r"line 2: YAML reads 1:00 as the number 60, minutes and seconds\. Write 60, or with quotes",
+            r"line 2: YAML reads 1:00 as the number 60, by sixties like a time\. Write 60, or with quotes",
         ),
         ("axes: {learning_rate: [1:30]}", r"line 2: YAML reads 1:30 as the number 90"),
         (
@@ -161,6 +161,7 @@ TRUTH = (
             r"line 2: YAML reads 010 as 8, by the digits 0 to 7\. Write 10 or 8, or with quotes, '010'",
         ),
         ("axes: {x: {010: {seed: 1}}}", "line 2: YAML reads 010 as 8"),
+        ("axes: {seed: [-010]}", r"line 2: YAML reads -010 as -8, by the digits 0 to 7\. Write -10 or -8, or with"),
         ("axes: {seed: [2026-01-01]}", r"line 2: YAML reads 2026-01-01 as a date\. Write it with quotes, '2026-01-01'"),
         ("axes: {eps: [.inf]}", r"line 2: YAML reads \.inf as no finite number\. Write a finite one\.$"),
         ("axes: {eps: [.nan]}", r"line 2: YAML reads \.nan as no finite number\. Write a finite one\.$"),

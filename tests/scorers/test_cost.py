@@ -190,9 +190,7 @@ async def test_calls_that_meet_the_cap_cost_nothing_and_cut_off_no_other(tmp_pat
             await ask_at_once(5, judge, calls)
         assert (len(server.requests), spent_in(ledger)) == (0, 0)
         calls = JudgeCalls.limited(1.5 * bound, ledger=ledger, whole=7.0)
-        said = (
-            r"\$0\.000\d of this unit's share, \$0\.000\d.*max_judge_cost is \$7, of which \$0\.000\d is spent in all"
-        )
+        said = r"\$0\.000\d of this unit's share, \$0\.000\d.*max_judge_cost is \$7, of which \$0\.000\d is spent"
         with pytest.raises(ExceptionGroup) as stopped:
             await ask_at_once(40, judge, calls)
         assert stopped.group_contains(JudgeCostError, match=said)

@@ -49,9 +49,10 @@ def _misread(node: yaml.ScalarNode) -> str | None:
         return None
     number = yaml.safe_load(text)
     if ":" in text:
-        return f"as the number {number}, minutes and seconds. Write {number}, or {quoted}"
+        return f"as the number {number}, by sixties like a time. Write {number}, or {quoted}"
     if kind == "int" and OCTAL.fullmatch(text):
-        return f"as {number}, by the digits 0 to 7. Write {text.lstrip('+-0_') or 0} or {number}, or {quoted}"
+        meant = "-" * text.startswith("-") + (text.lstrip("+-0_") or "0")
+        return f"as {number}, by the digits 0 to 7. Write {meant} or {number}, or {quoted}"
     if not isfinite(number):
         return "as no finite number. Write a finite one"
     return None

@@ -94,7 +94,9 @@ def trusted_judge(analysis: Analysis) -> pd.DataFrame:
                 else ("all, so that this is its own rate" if rate.every else "taken as drawn at random"),
                 "corrected %": percent(corrected.rate),
                 "corrected: 95 %": between(corrected.low, corrected.high),
-                "for half the width": f"{needed:,} labels" if needed else "these do not tell",
+                "for half the width": "all are labelled"
+                if rate.every
+                else (f"{needed:,} labels" if needed else "these do not tell"),
             }
         )
     return pd.DataFrame(rows)
