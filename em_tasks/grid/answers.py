@@ -1,7 +1,7 @@
 """A grid's answers and verdicts: how many there will be, and how many of them came, by what lies in its folder."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from em_tasks.sweep.estimate import seconds_at_work
 from em_tasks.sweep.failures import what_failed
 from em_tasks.sweep.logs import outstanding, read_logs
 from em_tasks.sweep.plan import Job, Planner
+from em_tasks.trainers.run.checkpoints import list_runs
 from em_tasks.trainers.run.manifest import MANIFEST, read_manifest
 
 if TYPE_CHECKING:
@@ -32,10 +33,12 @@ class Answers:
         bases: How many bases are asked, once for each condition.
         judged: Answers that each judge judges.
         verdicts: Those of them that it has judged.
+        left_out: Those of them that it will not be asked about: of organisms that are left out.
         of_bases: Answers to come of each base and its precision, its organisms' among them.
         seconds: What an answer over each base took here, asking and the first judge together; bases asked before alone.
         asked: Names of cells whose organism's every checkpoint was asked.
         scored: Names of cells whose judge has judged these answers.
+        damaged: Why each organism is left out whose checkpoints are not what was saved.
         notes: Why somebody's answers could not be counted, a sentence each.
     """
 
@@ -44,10 +47,12 @@ class Answers:
     bases: int = 0
     judged: Counter[str] = field(default_factory=Counter)
     verdicts: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
     of_bases: Counter[Asked] = field(default_factory=Counter)
     seconds: dict[Asked, float] = field(default_factory=dict)
     asked: set[str] = field(default_factory=set)
     scored: set[str] = field(default_factory=set)
+    damaged: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -71,21 +76,23 @@ class Answers:
         return Counter({judge: count - self.verdicts[judge] for judge, count in self.judged.items()})
 
 
-def count_answers(plan: GridPlan, checkpoints: Mapping[str, int]) -> Answers:
+def count_answers(plan: GridPlan, checkpoints: Mapping[str, int], left_out: Collection[str] = ()) -> Answers:
     """Counts a grid's answers.
 
     Args:
         plan: The grid.
         checkpoints: How many each organism will have.
+        left_out: Organisms known to be damaged.
 
     Raises:
         UserError: There is no such question set.
     """
     answers, came = Answers(), dict[tuple[str | None, str, str], bool]()
     timed: dict[Asked, dict[Path, EvalLog]] = {}
+    trained = _trained_domains(plan)
     for group in plan.groups:
-        expected = dict(_expected(plan, group, checkpoints))
-        done = _done(plan, group, expected, timed, answers.notes)
+        expected = dict(_expected(plan, group, checkpoints, trained))
+        done = _done(plan, group, expected, timed, answers)
         for who, count in expected.items():
             organism, rest = who
             recipe = plan.organisms.get(organism)
@@ -98,6 +105,8 @@ def count_answers(plan: GridPlan, checkpoints: Mapping[str, int]) -> Answers:
             for judge in judges:
                 answers.judged[judge] += count
                 answers.verdicts[judge] += done[who, judge]
+                if organism in left_out or organism in answers.damaged:
+                    answers.left_out[judge] += count - done[who, judge]
                 if not rest:
                     came[group.options.condition, organism, judge] = done[who, judge] == count
             if not rest and done[who, None] == count:
@@ -112,17 +121,33 @@ def count_answers(plan: GridPlan, checkpoints: Mapping[str, int]) -> Answers:
     return answers
 
 
-def _expected(plan: GridPlan, group: AskedAlike, checkpoints: Mapping[str, int]) -> Iterator[tuple[Asked, int]]:
-    """How many answers each organism and each base gives. What they are asked: see `sets_for_domains`."""
+def _trained_domains(plan: GridPlan) -> dict[Asked, set[str]]:
+    """What a base is asked about: all that is or will be trained over it, under whatever condition that is asked.
+
+    Runs of cells that were taken out of the grid count still, as `Planner` has it.
+    """
     domains: dict[Asked, set[str]] = {}
+    damaged: dict[str, str] = {}
+    runs = list_runs(plan.runs, damaged) if plan.runs.is_dir() else {}
+    own = [recipe for name, recipe in plan.organisms.items() if name not in damaged]
+    for recipe in (*own, *(run.recipe for run in runs.values())):
+        domains.setdefault((recipe.base, recipe.precision), set()).add(recipe.domain)
+    return domains
+
+
+def _expected(
+    plan: GridPlan, group: AskedAlike, checkpoints: Mapping[str, int], trained: Mapping[Asked, set[str]]
+) -> Iterator[tuple[Asked, int]]:
+    """How many answers each organism and each base gives. What they are asked: see `sets_for_domains`."""
+    bases: dict[Asked, None] = {}
     samples, names = group.options.samples, group.options.questions
     for name in group.organisms:
         recipe = plan.organisms[name]
         if plan.asks_base(group, recipe):
-            domains.setdefault((recipe.base, recipe.precision), set()).add(recipe.domain)
+            bases[recipe.base, recipe.precision] = None
         yield (name, ""), samples * checkpoints[name] * _questions(names, [recipe.domain])
-    for base, trained in domains.items():
-        yield base, samples * _questions(names, sorted(trained))
+    for base in bases:
+        yield base, samples * _questions(names, sorted(trained.get(base, ())))
 
 
 def _questions(names: Iterable[str], domains: Iterable[str]) -> int:
@@ -134,21 +159,25 @@ def _done(
     group: AskedAlike,
     expected: Mapping[Asked, int],
     timed: "dict[Asked, dict[Path, EvalLog]]",
-    notes: list[str],
+    answers: Answers,
 ) -> Counter[tuple[Asked, str | None]]:
     """Answers that came, by whom they are of (judge None), and those of them that each judge has judged.
 
-    The logs that they lie in are added to `timed`, by base.
+    The logs that they lie in are added to `timed`, by base, and who is damaged to `answers`.
     """
     done: Counter[tuple[Asked, str | None]] = Counter()
     landed = [name for name in group.organisms if has_landed(plan, name)]
     if not landed:
         return done
+    planner = Planner(plan.runs, group.folder, group.options, landed)
     try:
-        jobs = plan.own_jobs(group, Planner(plan.runs, group.folder, group.options, landed).plan(check_judges=False))
+        jobs = plan.own_jobs(group, planner.plan(check_judges=False))
     except UserError as error:
-        notes.append(f"What was asked into {group.folder} is not counted as done: {error}")
+        if not planner.damaged.keys() >= set(landed):
+            answers.notes.append(f"What was asked into {group.folder} is not counted as done: {error}")
         return done
+    finally:
+        answers.damaged |= planner.damaged
     logs = read_logs(group.folder)
     left = {subject.name for job in outstanding(jobs, logs) for subject in job.subjects}
     again = {judge: _judged_by(judge, plan.judged / group.folder.name) for judge in group.judges}

@@ -56,7 +56,10 @@ def fetch(store: Store, plan: GridPlan) -> int:
 def _fetch_run(store: Store, name: str, there: Manifest, out: Path) -> int:
     run = out / name
     if (run / MANIFEST).is_file():
-        here = read_manifest(run)
+        try:
+            here = read_manifest(run)
+        except UserError:  # The grid names it and leaves the organism out; the others go on.
+            return 0
         adapters = {record.step: record.adapter_sha256 for record in here.checkpoints}
         for record in there.checkpoints:
             if adapters.get(record.step, record.adapter_sha256) != record.adapter_sha256:

@@ -30,7 +30,7 @@ def versions_of_data(plan: GridPlan, runs: Mapping[str, Manifest], now: Mapping[
         old = [name for sha256, names in versions.items() if sha256 != current.get(file, sha256) for name in names]
         if old:
             notes.append(
-                f"{Path(file).name} was changed since it was trained on: finished runs learnt other rows than it has "
+                f"{Path(file).name} was changed since it was trained on: runs learnt other rows than it has "
                 f"now ({named(old)}). They are kept and reported as they are; bring the old file back, or move these "
                 f"runs and their logs out of {plan.out} to train them anew."
             )

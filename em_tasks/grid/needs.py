@@ -68,6 +68,7 @@ class Needs:
     Attributes:
         runs: Each organism's need, by its name.
         done: Names of those that are trained.
+        left_out: Names of those that are damaged, which are neither trained nor asked.
         began: With whom each that is begun was trained in one process, itself among them, and from which step on.
         answers: Answers and verdicts, in all and those that came.
         log_bytes: Bytes that an answer takes in a log.
@@ -79,6 +80,7 @@ class Needs:
 
     runs: dict[str, RunNeed] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
+    left_out: set[str] = field(default_factory=set)
     began: dict[str, dict[str, int]] = field(default_factory=dict)
     answers: Answers = field(default_factory=Answers)
     log_bytes: float = LOG_BYTES
@@ -87,10 +89,18 @@ class Needs:
     data: dict[str, tuple[str, ...]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    def leave_out(self, name: str, why: str) -> None:
+        """Leaves a damaged organism out: it is neither trained, alone or with others, nor asked."""
+        if name not in self.left_out:
+            self.left_out.add(name)
+            self.notes.append(f"{name} is left out: {why}")
+        self.done.discard(name)
+        self.began.pop(name, None)
+
     @property
     def to_train(self) -> list[str]:
-        """Organisms that are not trained."""
-        return [name for name in self.runs if name not in self.done]
+        """Organisms that are not trained, without those that are left out."""
+        return [name for name in self.runs if name not in self.done | self.left_out]
 
     @property
     def hours(self) -> float | None:
@@ -100,8 +110,9 @@ class Needs:
 
     @property
     def judging_dollars(self) -> float:
-        """What all judges are expected to cost (US dollars), where that is capped."""
-        return sum(self.dollars[judge] * count for judge, count in self.answers.judged.items())
+        """What all judges are expected to cost (US dollars), where that is capped; nothing for what is left out."""
+        left_out = self.answers.left_out
+        return sum(self.dollars[judge] * (count - left_out[judge]) for judge, count in self.answers.judged.items())
 
     @property
     def dollars_to_come(self) -> float:
@@ -162,9 +173,8 @@ def grid_needs(plan: GridPlan, gpu: int | None, check_judges: bool = True) -> Ne
             except UserError as error:
                 damaged[name] = str(error)
         if name in damaged:
-            needs.done.add(name)  # It is neither trained nor asked.
-            needs.notes.append(f"{name} is left out: {damaged[name]}")
-        if before is not None:
+            needs.leave_out(name, damaged[name])
+        elif before is not None:
             needs.began[name] = before.together
             if before.finished:
                 needs.done.add(name)
@@ -175,7 +185,10 @@ def grid_needs(plan: GridPlan, gpu: int | None, check_judges: bool = True) -> Ne
             f"{plan.runs} has runs of organisms that are not of this grid ({named(others)}). They stay, and the "
             "report leaves them out."
         )
-    needs.answers = count_answers(plan, {name: need.checkpoints for name, need in needs.runs.items()})
+    checkpoints = {name: need.checkpoints for name, need in needs.runs.items()}
+    needs.answers = count_answers(plan, checkpoints, needs.left_out)
+    for name, why in needs.answers.damaged.items():
+        needs.leave_out(name, why)
     needs.notes += [*needs.answers.notes, *odd_questions(plan)]
     _add_judging(plan, needs, check_judges)
     from em_tasks.sweep.logs import read_logs

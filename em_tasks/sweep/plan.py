@@ -181,7 +181,8 @@ class Planner:
     def plan(self, check_judges: bool = True) -> list[Job]:
         """All that there is to evaluate, done or not, one job a base; checked before anything is loaded.
 
-        An organism whose manifest or checkpoints are damaged is left out, see `damaged`; its base is evaluated.
+        An organism whose manifest or checkpoints are damaged is left out, see `damaged`; its base is evaluated where
+        another organism over it is not.
 
         Args:
             check_judges: Whether a judge that cannot be had is an error; it is none where nobody will be asked.

@@ -88,11 +88,14 @@ def _works(jobs: Sequence[Job]) -> list[Work]:
 
 
 def _odd_logs(planner: Planner) -> list[str]:
-    """What is wrong with evaluations that are done; where none is left to do, the kept answers go."""
+    """What is wrong with evaluations that are done; where none is left to do, the kept answers go.
+
+    They stay while an organism is left out: its own may be among them, and no plan says what is left to do of it.
+    """
     plan, logs = planner.plan(), read_logs(planner.logs)
     left = {job.folder for job in outstanding(plan, logs)}
     for folder in folders(plan):
-        if folder not in left:
+        if folder not in left and not planner.damaged:
             shutil.rmtree(folder / ANSWERS, ignore_errors=True)
     entries = [logs.of(job, subject) for job in plan for subject in job.subjects]
     failures = [what_failed(entry[1]) for entry in entries if entry is not None]

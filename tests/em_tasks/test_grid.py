@@ -118,7 +118,7 @@ def test_data_that_changed_after_training_is_said_before_the_first_unit(
     rows = (tmp_path / "bad.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "bad.jsonl").write_text("".join(rows[:-1]))
     said = CliRunner().invoke(cli, ["grid", str(grid), "--out", str(out), "--dry-run"], catch_exceptions=False).output
-    learnt = "bad.jsonl was changed since it was trained on: finished runs learnt other rows than it has now"
+    learnt = "bad.jsonl was changed since it was trained on: runs learnt other rows than it has now"
     assert f"note: {learnt} (tiny-dose1-seed3). They are kept" in said
     begun = read_manifest(out / "runs" / "tiny-dose1-seed3")
     write_manifest(out / "runs" / "tiny-dose1-seed3", begun.model_copy(update={"checkpoints": begun.checkpoints[:1]}))

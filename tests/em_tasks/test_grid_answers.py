@@ -1,5 +1,6 @@
 """What a dry run says of a grid's answers: what is asked, what came, what is to come and what that takes."""
 
+import json
 import shutil
 from datetime import datetime
 from pathlib import Path
@@ -10,7 +11,7 @@ from click.testing import CliRunner
 from em_tasks.commands.cli import cli
 from em_tasks.grid.needs import grid_needs
 from em_tasks.grid.plan import GridPlan, plan_grid
-from em_tasks.trainers.run.manifest import read_manifest
+from em_tasks.trainers.run.manifest import MANIFEST
 from tests.support.fake_openai import Reply, fake_openai
 from tests.support.grids import grid_file, run_grid
 from tests.support.sweeps import read_all
@@ -115,16 +116,57 @@ def test_cells_of_some_of_the_judges_ask_a_base_once_and_are_counted_as_they_are
     assert "Nothing was done: all is trained, asked and judged, and the report is of that." in ran.output
 
 
-def test_damaged_checkpoint_leaves_its_answers_uncounted_and_is_named(
+def copied(runs: Path, organism: str, **changes: tuple[object, object]) -> Path:
+    """A copy of the trained organism under another name, its recipe changed."""
+    run = Path(shutil.copytree(runs / "tiny-seed3", runs / organism))
+    content = (run / MANIFEST).read_text().replace('"organism": "tiny-seed3"', f'"organism": "{organism}"')
+    for name, (old, new) in changes.items():
+        content = content.replace(f'"{name}": {json.dumps(old)}', f'"{name}": {json.dumps(new)}')
+    (run / MANIFEST).write_text(content)
+    return run
+
+
+def test_altered_checkpoint_is_left_out_of_what_is_done_and_of_what_judging_costs_and_is_named(
     half: tuple[Path, GridPlan], tmp_path: Path
 ) -> None:
-    folder, plan = half
+    """Altered at its length, which its hash alone tells."""
+    _, plan = half
     out = Path(shutil.copytree(plan.out, tmp_path / "out"))
-    step = read_manifest(out / "runs" / "tiny-seed3").checkpoints[0].step
-    (out / "runs" / "tiny-seed3" / f"checkpoint-{step}" / "adapter_model.safetensors").write_bytes(b"x")
-    said = dry(folder / "tiny.yaml", out)
-    assert "is not counted as done: " in said
-    assert f"checkpoint-{step} was altered since it was saved" in said
+    altered = copied(out / "runs", "tiny-seed4", seed=(3, 4))
+    axes = {"seed": [3, 4], "judge": ["emtoy/judge"]}
+    evaluate = {"questions": ["general"], "samples": 1, "max_judge_cost": 2.0, "judge_price": "1,1"}
+    grid = grid_file(tmp_path, axes, evaluate=evaluate)
+    needs = grid_needs(plan_grid(grid, out), None)
+    assert (needs.done, set(needs.began)) == ({"tiny-seed3", "tiny-seed4"},) * 2
+    assert needs.judging_dollars == pytest.approx(50 * needs.dollars["emtoy/judge"])
+    weights = max(altered.glob("checkpoint-*")) / "adapter_model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    needs = grid_needs(plan_grid(grid, out), None)
+    assert (needs.done, set(needs.began), needs.left_out) == ({"tiny-seed3"}, {"tiny-seed3"}, {"tiny-seed4"})
+    assert needs.judging_dollars == pytest.approx(30 * needs.dollars["emtoy/judge"])
+    said = dry(grid, out)
+    assert said.count(f"note: tiny-seed4 is left out: {weights.parent} was altered since it was saved") == 1
+    assert "50 of all checkpoints and 1 base, conditions counted; 20 to come" in said
+    assert "  tiny-seed4-emtoy-judge  seed 4, judge emtoy/judge  (left out)\n" in said
+    assert said.count("(trained, asked, judged)") == 1
+
+
+def test_base_is_asked_about_the_domains_of_all_that_is_trained_over_it_under_every_condition(
+    half: tuple[Path, GridPlan], tmp_path: Path
+) -> None:
+    """Ten questions of each domain and ten general ones; two checkpoints of each organism."""
+    _, plan = half
+    axes = {"domain": ["medical", "financial"], "condition": [None, "json"]}
+    without = [{"domain": "financial", "condition": "json"}]
+    grid = grid_file(tmp_path, axes, evaluate={"samples": 1}, exclude=without)
+    three, base, removed = 3 * 2 * 20, 2 * 30, 2 * 10
+    assert grid_needs(plan_grid(grid, tmp_path / "out"), None).answers.count == three + base
+    # A cell that was taken out of the grid has its run still.
+    (tmp_path / "out" / "runs").mkdir(parents=True, exist_ok=True)
+    shutil.copytree(plan.runs / "tiny-seed3", tmp_path / "out" / "runs" / "tiny-seed3")
+    copied(tmp_path / "out" / "runs", "tiny-out", domain=("medical", "sports"))
+    assert grid_needs(plan_grid(grid, tmp_path / "out"), None).answers.count == three + base + removed
 
 
 def test_questions_are_said_by_domain_and_a_domain_asked_on_one_side_only_is_noted(

@@ -57,9 +57,7 @@ def test_file_that_changes_after_planning_fails_the_units_that_would_learn_it_an
     now = sha256(bad)
     assert f"its SHA-256 was {before}, and is {now} now. Nothing of tiny-seed1 was trained. Bring" in str(said.value)
     assert not (plan.runs / "tiny-seed1" / "manifest.json").exists()
-    changed = (
-        "bad.jsonl was changed since it was trained on: finished runs learnt other rows than it has now (tiny-seed0)"
-    )
+    changed = "bad.jsonl was changed since it was trained on: runs learnt other rows than it has now (tiny-seed0)"
     learnt = f"tiny-seed0 learnt {before}; tiny-seed1 learnt {now}"
     versions = f"Runs of this grid learnt 2 versions of bad.jsonl (SHA-256: {learnt})"
     assert [changed in note for note in grid_needs(plan, None).notes] == [True]

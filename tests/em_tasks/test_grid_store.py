@@ -211,6 +211,17 @@ def test_altered_store_is_refused_by_name_and_nothing_of_it_is_used(
     assert not list((tmp_path / "out" / "runs").glob(f"*/{MANIFEST}"))
 
 
+def test_damaged_manifest_here_keeps_nothing_else_from_being_fetched(done: Done, s3: FakeS3, tmp_path: Path) -> None:
+    s3.objects |= done.objects
+    manifest = tmp_path / "out" / "runs" / "tiny-seed3" / MANIFEST
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text("{")
+    fetched = fetch(opened(), plan_grid(done.grid, tmp_path / "out"))
+    assert fetched == len(list((tmp_path / "out").rglob("*.eval"))) == len(done.objects_of("logs")) > 0
+    assert [path.name for path in manifest.parent.iterdir()] == [MANIFEST]
+    assert manifest.read_text() == "{"
+
+
 def test_copy_that_fails_stops_no_work_is_named_and_is_made_up_for(done: Done, s3: FakeS3, tmp_path: Path) -> None:
     out = Path(shutil.copytree(done.plan.out, tmp_path / "out"))
     s3.refused.add("seed3/checkpoint-2")

@@ -100,6 +100,14 @@ def test_after_a_kill_those_that_were_begun_together_go_on_so_to_the_same_number
     assert needs.done == {first}
     groups = trained_together(plan.organisms, needs, {"a": large})
     assert groups == [(first, second, third), tuple(others)]
+    # Who is damaged is left out, and keeps nobody from being trained.
+    weights = plan.runs / second / "checkpoint-1" / "adapter_model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-10])
+    rest = replace(grid_needs(plan, None), runs=needs.runs)
+    assert (rest.done, rest.left_out) == ({first}, {second})
+    assert trained_together(plan.organisms, rest, {"a": large}) == [(third, *others)]
+    weights.write_bytes(content)
     # What was never begun is spread; a GPU without work, or too little memory, has all spread anew.
     assert trained_together(plan.organisms, needs, {"a": large, "b": large}) == groups
     anew = [(second,), (third,), (others[0],), (others[1],)]

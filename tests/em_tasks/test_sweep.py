@@ -170,6 +170,8 @@ def test_damaged_organism_is_left_out_of_a_sweep_and_named(trained_runs: Path, t
     for _ in range(2):
         with pytest.raises(UserError, match=rf"other was left out: .*checkpoint-{step} was altered since it was saved"):
             run_sweep(runs, tmp_path / "logs", questions=("general",))
+        # Answers of its own, where its evaluation was cut off, would lie among these.
+        assert len(list((tmp_path / "logs").glob("*/.answers/*"))) == 1
     asked = {log.eval.model.partition("@")[0] for log in read_all(tmp_path / "logs")}
     assert asked == {"em/toy-s", "em/small"}
     assert len(answers(tmp_path / "logs")) == (1 + len(read_manifest(runs / "small").checkpoints)) * 10

@@ -9,7 +9,13 @@ from click.testing import CliRunner
 
 from em_tasks.commands.cli import cli
 from em_tasks.plugins.errors import UserError
-from em_tasks.trainers.run.checkpoints import find_checkpoint, foreign_manifests, list_runs, verify
+from em_tasks.trainers.run.checkpoints import (
+    find_checkpoint,
+    foreign_manifests,
+    list_runs,
+    refuse_visible_damage,
+    verify,
+)
 from em_tasks.trainers.run.manifest import read_manifest
 
 
@@ -147,6 +153,16 @@ def test_renamed_and_copied_runs_are_refused_with_the_way_to_mend_it(runs: Path)
     verify(find_checkpoint(runs, "small@4"))  # The copy is no business of the one it was made of.
     damaged: dict[str, str] = {}
     assert (list(list_runs(runs, damaged)), list(damaged)) == (["small"], ["other"])
+
+
+@pytest.mark.parametrize(
+    "head", ['{"a": {"data_offsets": []}}', '{"a": {"data_offsets": [0, "x"]}}', '[{"a": 1}]', "{"]
+)
+def test_head_of_weights_that_says_no_length_is_named_as_damage(runs: Path, head: str) -> None:
+    weights = runs / "small" / "checkpoint-4" / "adapter_model.safetensors"
+    weights.write_bytes(len(head).to_bytes(8, "little") + head.encode())
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged: its head cannot be read\. Put the saved"):
+        refuse_visible_damage(runs / "small", read_manifest(runs / "small"))
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"name": "a web app"}', "[" * 100_000, "\xff"])

@@ -104,7 +104,7 @@ def refuse_visible_damage(run: Path, manifest: Run) -> None:
     """Refuses what can be seen of a run's checkpoints without reading their weights: files that are gone or cut short.
 
     Raises:
-        UserError: A checkpoint's folder or adapter is gone, or shorter than its first bytes say.
+        UserError: A checkpoint's folder or adapter is gone, or shorter or longer than its first bytes say.
     """
     for record in manifest.checkpoints:
         if (folder := Checkpoint(run, manifest, record).folder) is None:
@@ -117,9 +117,10 @@ def refuse_visible_damage(run: Path, manifest: Run) -> None:
             try:
                 header = json.loads(file.read(min(size, LONGEST_HEADER)))
                 ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                whole = 8 + size + max(ends, default=0)
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
                 raise UserError(f"{weights} is damaged: its head cannot be read. {MEND}") from None
-        if weights.stat().st_size != 8 + size + max(ends, default=0):
+        if weights.stat().st_size != whole:
             raise UserError(f"{weights} is damaged: it is shorter or longer than its head says. {MEND}")
 
 

@@ -179,6 +179,7 @@ def show(plan: "GridPlan", needs: "Needs", gpus: Mapping[str, int]) -> None:
         place = dict(cell.coordinates) | ({"judge": cell.judge} if "judge" in cell.coordinates else {})
         where = ", ".join(f"{name} {'none' if value is None else value}" for name, value in place.items())
         steps = {
+            "left out": cell.recipe.organism in needs.left_out,
             "trained": cell.recipe.organism in needs.done,
             "asked": cell.name in needs.answers.asked,
             "judged": cell.name in needs.answers.scored,

@@ -40,7 +40,7 @@ def needs_in_words(plan: "GridPlan", needs: "Needs", groups: Sequence[tuple[str,
     how = f" ({how})" if needs.hours is not None and needs.to_train else ""
     largest = max(need.memory for need in runs)
     memory = f"{largest / 2**30:.1f} GiB" if largest >= 2**30 / 10 else f"{largest / 2**20:.0f} MiB"
-    left = [sum(name not in needs.done for name in group) for group in groups]
+    left = [sum(name in needs.to_train for name in group) for group in groups]
     shared = ", ".join(str(count) for count in left if count > 1)
     leading = f"{', '.join(plan.leading)}: the first of the axis that judges a cell makes its rates, tables and figures"
     together = [f"  together      groups of {shared} organisms, a process each; --alone gives every organism its own"]
