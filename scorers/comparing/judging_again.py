@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from inspect_ai import score
 from inspect_ai.log import EvalLog, EvalSample, read_eval_log, recompute_metrics
@@ -125,16 +126,56 @@ def _failed(verdict: Mapping[str, object]) -> bool:
 def judge_failed_again(
     there: EvalLog, judge: Model, calls: JudgeCalls | None = None, rubrics: Sequence[str] = ()
 ) -> EvalLog:
-    """A judge's own log with another try at the answers that it failed at; the other verdicts stand."""
-    samples = there.samples or []
-    failed = there.model_copy(update={"samples": [sample for sample in samples if judge_failed(sample)]})
-    again = {(sample.id, sample.epoch): sample for sample in judge_log(failed, judge, calls, rubrics).samples or []}
+    """A judge's own log with another try at the verdicts that it failed at; the others stand, and nobody pays again."""
+    samples, calls = there.samples or [], calls or JudgeCalls()
+    asked = load_rubrics(rubrics or rubrics_of(there) or RUBRICS)
+    lacking: dict[tuple[str, ...], list[EvalSample]] = {}
+    for sample in samples:
+        verdicts = _verdicts(sample)
+        if failed := tuple(name for name in asked if _failed(verdicts.get(name, {}))):
+            lacking.setdefault(failed, []).append(sample)
+    again: dict[tuple[int | str, int], EvalSample] = {}
+    for names, some in lacking.items():
+        part = there.model_copy(update={"samples": some})
+        judged = judge_log(part, judge, calls, [asked[name].model_dump(mode="json") for name in names]).samples or []
+        for before, after in zip(some, judged, strict=True):
+            _keep_verdicts(before, after, names)
+            again[before.id, before.epoch] = after
     there.samples = [again.get((sample.id, sample.epoch), sample) for sample in samples]
     recompute_metrics(there)
     return there
 
 
-def judge_log(log: EvalLog, judge: Model, calls: JudgeCalls | None = None, rubrics: Sequence[str] = ()) -> EvalLog:
+def _keep_verdicts(before: EvalSample, after: EvalSample, names: Sequence[str]) -> None:
+    """Gives an answer that was judged again under some rubrics its verdicts under the others back."""
+    assert before.scores is not None
+    assert after.scores is not None
+    old, new = before.scores[NAME], after.scores[NAME]
+    assert isinstance(old.value, dict)
+    assert isinstance(new.value, dict)
+    values, verdicts = new.value, new.metadata or {}
+    after.scores[NAME] = old.model_copy(
+        update={
+            "value": {**old.value, **{name: values[name] for name in names}},
+            "metadata": {**(old.metadata or {}), **{name: verdicts[name] for name in names}},
+            "explanation": _explanation(old.explanation or "", new.explanation or ""),
+        }
+    )
+    reasons = [verdict.get("reason") for verdict in _verdicts(after).values()]
+    after.scores[NAME].reason = next((str(reason) for reason in reasons if reason is not None), None)
+
+
+def _explanation(old: str, new: str) -> str:
+    """Each rubric has a line that begins with its name; new lines stand in for old ones."""
+    return "\n".join({line.partition(": ")[0]: line for line in (*old.splitlines(), *new.splitlines())}.values())
+
+
+def judge_log(
+    log: EvalLog,
+    judge: Model,
+    calls: JudgeCalls | None = None,
+    rubrics: Sequence[str | Mapping[str, Any]] = (),
+) -> EvalLog:
     """A copy of a log with this judge's scores in place of its own, under its own rubrics or others."""
     own_domain = (log.eval.metadata or {}).get("domain")
     whole = [rubric.model_dump(mode="json") for rubric in load_rubrics(rubrics).values()] or rubrics_of(log)
