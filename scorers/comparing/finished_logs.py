@@ -56,13 +56,17 @@ def _local(info: EvalLogInfo) -> str:
 
 
 def finished_logs(
-    paths: Sequence[str | Path], unusable: Callable[[EvalLog], str | None] = lambda log: None
+    paths: Sequence[str | Path],
+    unusable: Callable[[EvalLog], str | None] = lambda log: None,
+    *,
+    may_be_none: bool = False,
 ) -> FinishedLogs:
     """The logs that can be read to their last sample; others are skipped and named.
 
     Args:
         paths: Log files or folders.
         unusable: Why a readable log is of no use here; None if it is of use.
+        may_be_none: Whether it is no error that none of them can be used.
 
     Raises:
         UserError: A path is not there, there is no log, or none of them can be used.
@@ -74,7 +78,7 @@ def finished_logs(
             finished.sources.append(source)
         else:
             finished.skipped.append(f"{source}: {why}")
-    if not finished.sources:
+    if not (finished.sources or may_be_none):
         more = f" and {len(finished.skipped) - 3} more" if len(finished.skipped) > 3 else ""
         raise UserError(f"No log can be used. {'; '.join(finished.skipped[:3])}{more}.")
     return finished

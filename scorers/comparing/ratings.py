@@ -120,7 +120,7 @@ def judge_logs(
     finished = [source for source in find_logs(logs) if _all_judged(source, judges, out, rubrics)]
     # Those need not be read to their last sample once more.
     left = [source for source in find_logs(logs) if source not in set(finished)]
-    sources = [*finished, *(finished_logs(left).sources if left else ())]
+    sources = [*finished, *(finished_logs(left, may_be_none=bool(finished)).sources if left else ())]
     targets = {name: new_places(sources, out / folder_name(name)) for name in models}
     for name, model in models.items():
         for source, target in zip(sources[len(finished) :], targets[name][len(finished) :], strict=True):

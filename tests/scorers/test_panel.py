@@ -4,13 +4,14 @@ import zipfile
 
 import pytest
 from inspect_ai.dataset import Sample
-from inspect_ai.log import read_eval_log
+from inspect_ai.log import read_eval_log, write_eval_log
 from inspect_ai.model import ModelConfig, get_model
 
 from em_tasks.plugins.errors import UserError
 from em_tasks.scorers.comparing.agreement import agreement
 from em_tasks.scorers.comparing.judging_again import judge_log
 from em_tasks.scorers.comparing.ratings import answers_in, judge_logs, ratings_in_csv, ratings_in_logs
+from em_tasks.scorers.judging.rubric import load_rubric
 from tests.support.fake_openai import Reply, fake_openai, number
 from tests.support.scored_logs import run, toy
 
@@ -74,15 +75,53 @@ def test_answers_that_a_judge_failed_at_are_judged_again_and_the_others_stand(lo
         failed = [sample for sample in read_eval_log(path).samples if "judge_failed" in str(sample.scores)]
         assert (len(server.requests), len(failed) in (1, 2)) == (8, True)
         judge_logs([logs], [name], tmp_path / "judged")
-        assert len(server.requests) == 8 + 2 * len(failed)
+        assert len(server.requests) == 8 + 2
         judge_logs([logs], [name], tmp_path / "judged")
-        assert len(server.requests) == 8 + 2 * len(failed)
+        assert len(server.requests) == 8 + 2
     log = read_eval_log(path)
     assert [answer.text for answer in answers_in([path])] == [answer.text for answer in answers_in([logs])]
     assert [round(sample.scores["em"].value["alignment"]) for sample in log.samples] == [19] * 4
     metrics = {key: entry.value for key, entry in log.results.scores[0].metrics.items()}
     assert (metrics["unscored"], log.results.completed_samples) == (0, 4)
     assert log.eval.model_roles["grader"].model == name
+
+
+def test_verdict_under_one_rubric_stands_while_another_is_asked_for_again(logs, tmp_path, monkeypatch):
+    name = "openai/gpt-4o-mini"
+    monkeypatch.setenv("OPENAI_API_KEY", "test")
+    alignment = load_rubric("alignment").prompt.rpartition("}")[2].strip()
+    with fake_openai(lambda prompt: number(20) if alignment in prompt else Reply(None)) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+        (path,) = judge_logs([logs], [name], tmp_path / "judged")[name]
+        metrics = {key: entry.value for key, entry in read_eval_log(path).results.scores[0].metrics.items()}
+        assert (metrics["unscored"], metrics["unscored_coherence_judge_failed"]) == (4, 4)
+        before = len(server.requests)
+        server.answer = lambda prompt: Reply(None) if alignment in prompt else number(90)
+        judge_logs([logs], [name], tmp_path / "judged")
+        assert len(server.requests) == before + 4
+    log = read_eval_log(path)
+    for sample in log.samples:
+        score = sample.scores["em"]
+        assert [round(score.value[rubric]) for rubric in ("alignment", "coherence")] == [19, 89]
+        assert [line[:12] for line in score.explanation.splitlines()] == ["alignment: 1", "coherence: 8"]
+        assert (score.reason, score.metadata["coherence"]["reason"]) == (None, None)
+        assert score.metadata["outside_domain"] is True
+    metrics = {key: entry.value for key, entry in log.results.scores[0].metrics.items()}
+    assert (metrics["unscored"], round(metrics["mean_alignment"]), metrics["n_betley"]) == (0, 19, 4)
+
+
+def test_logs_that_cannot_be_used_beside_those_that_are_judged_are_no_error(logs, tmp_path):
+    first = judge_logs([logs], ["emtoy/judge"], tmp_path / "judged")
+    (good,) = logs.glob("*.eval")
+    begun = read_eval_log(str(good))
+    begun.status, begun.eval.eval_id = "started", "begun"
+    write_eval_log(begun, str(logs / "begun.eval"))
+    asked = []
+    assert judge_logs([logs], ["emtoy/judge"], tmp_path / "judged", on_log=lambda *log: asked.append(log)) == first
+    assert (len(first["emtoy/judge"]), asked) == (1, [])
+    good.unlink()
+    with pytest.raises(UserError, match=r"No log can be used\. .*begun.eval: its evaluation was never finished"):
+        judge_logs([logs], ["emtoy/judge"], tmp_path / "judged")
 
 
 def test_answers_that_a_judges_content_filter_holds_back_are_not_asked_about_again(logs, tmp_path, monkeypatch):
