@@ -29,14 +29,12 @@ class KnownOfJudge:
         served: The model's name as its API gives it; empty before the first reply.
         continues: Whether a reply can be begun for it; None before that was tried.
         finding_out: Held by the call that finds out whether there are probabilities, while the others wait for it.
-        tells_of_calls: Whether its API marks the calls that are handed to it, see `judge`.
     """
 
     gives_probabilities: bool | None = None
     served: str = ""
     continues: bool | None = None
     finding_out: anyio.Lock = field(default_factory=anyio.Lock)
-    tells_of_calls: bool = False
 
 
 @dataclass

@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any
+from weakref import WeakSet
 
 from inspect_ai.model import (
     ChatMessage,
@@ -115,8 +116,8 @@ async def ask_judge(
 async def _call(
     judge: Model, rubric: Rubric, prompt: str, config: GenerateConfig, settings: Settings, calls: JudgeCalls
 ) -> Verdict:
-    """Asks until a reply comes undamaged, or the tries are used up."""
-    verdict = None
+    """Asks until a reply comes undamaged, or the tries are used up; what can be read is kept over a failed call."""
+    verdict: Verdict | None = None
     known = calls.known_of(judge.api)
     async with AsyncExitStack() as held:
         for attempt in range(1, TRIES + 1):
@@ -125,21 +126,27 @@ async def _call(
             except (LimitExceededError, JudgeCostError):
                 raise
             except Exception as error:
-                verdict = _failed(judge, rubric, error, known.served)
+                verdict = _better(verdict, _failed(judge, rubric, error, known.served))
                 if _cause(error) is not error or _status(error) is not None:
                     return verdict  # Inspect has retried it already, or the API has refused this very request
                 continue
-            verdict = verdict_of(output, judge, rubric, settings, known.served)
-            damaged = _came_damaged(output, verdict, known, config, last=attempt == TRIES)
+            came = verdict_of(output, judge, rubric, settings, known.served)
+            verdict = _better(verdict, came)
+            damaged = _came_damaged(output, came, known, config, last=attempt == TRIES)
             if damaged and attempt == 1 and known.gives_probabilities is None and output.completion.strip():
                 # One call alone finds out whether there are any: else all that are under way would be sent three times.
                 await held.enter_async_context(known.finding_out)
-                damaged = _came_damaged(output, verdict, known, config, last=False)
+                damaged = _came_damaged(output, came, known, config, last=False)
             if not damaged:
-                known.served = verdict.judge
-                return await _followed(judge, prompt, config, verdict, settings, calls)
+                known.served = came.judge
+                return await _followed(judge, prompt, config, came, settings, calls)
     assert verdict is not None
     return verdict
+
+
+def _better(verdict: Verdict | None, came: Verdict) -> Verdict:
+    """The later verdict, unless it is of a failed call and the earlier is not: a text without probabilities is one."""
+    return came if verdict is None or came.reason != "judge_failed" or verdict.reason == "judge_failed" else verdict
 
 
 async def _followed(
@@ -178,10 +185,8 @@ async def _generate(
     price = calls.prices.known(str(judge))
     bound = price.bound("".join(message.text for message in messages), config.max_tokens or 0)
     await calls.cap.claim(str(judge), bound)
-    cost, call, known = bound, _Call(), calls.known_of(judge.api)
-    if not known.tells_of_calls:
-        _tell_of_calls(judge.api)
-        known.tells_of_calls = True
+    cost, call = bound, _Call()
+    _tell_of_calls(judge.api)
     token = _CALL.set(call)
     try:
         output = await judge.generate(list(messages), config=config)
@@ -207,10 +212,15 @@ class _Call:
 
 
 _CALL: ContextVar[_Call | None] = ContextVar("capped judge call", default=None)
+_TELLING: WeakSet[ModelAPI] = WeakSet()
+"""APIs that mark the calls that are handed to them."""
 
 
 def _tell_of_calls(api: ModelAPI) -> None:
-    """Has an API mark the call that is handed to it."""
+    """Has an API mark the call that is handed to it; Inspect gives one API to many commands' calls."""
+    if api in _TELLING:
+        return
+    _TELLING.add(api)
     send = api.generate
 
     @wraps(send)

@@ -219,6 +219,16 @@ async def test_call_that_is_ended_before_it_was_sent_is_given_back(tmp_path):
         assert spent_in(ledger) == pytest.approx(bound)  # It may be billed.
 
 
+async def test_api_that_two_commands_share_is_made_to_mark_its_calls_once():
+    with fake_openai(lambda prompt: number(70)) as server:
+        judge, senders = server.model(), []
+        for _ in range(2):
+            await ask_judge(judge, RUBRIC, "q", "a", calls=JudgeCalls.limited(1.0))
+            senders.append(vars(judge.api)["generate"])
+        assert len(server.requests) == 2
+    assert senders[0] is senders[1]
+
+
 async def test_only_one_of_many_calls_finds_out_that_there_are_no_probabilities():
     with fake_openai(lambda prompt: Reply("70")) as server:
         judge, calls = server.model(), JudgeCalls()

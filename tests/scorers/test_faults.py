@@ -71,6 +71,15 @@ async def test_a_lasting_fault_ends_as_a_failed_call(fault):
     assert SECRET not in json.dumps(verdict.to_dict())
 
 
+@pytest.mark.parametrize("after", [["dropped"], ["no-content", "empty-choices"], ["400"]])
+async def test_text_that_came_without_probabilities_is_kept_when_no_later_try_succeeds(after):
+    with fake_openai(lambda prompt: number(70)) as server:
+        server.faults = ["no-logprobs", *after]
+        verdict = await ask_judge(judge(server, sdk_retries=0), RUBRIC, "q", "a")
+        assert len(server.requests) == 1 + len(after)
+    assert (verdict.score, verdict.reason, verdict.text) == (70, None, "70")
+
+
 async def test_a_judge_without_probabilities_is_asked_again_only_at_first():
     with fake_openai(lambda prompt: Reply("70")) as server:
         asked, calls = judge(server), JudgeCalls()
