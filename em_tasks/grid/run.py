@@ -122,8 +122,8 @@ class Driver:
         if failures:
             more = len(failures) - MOST_NAMED
             raise UserError(
-                "Some units did not succeed; the others stand. Give the same command again to go on, unless it says "
-                "otherwise below. "
+                "Some units did not succeed; the others stand. Give the same command again to go on, unless a line "
+                "below says otherwise. "
                 + "; ".join(failures[:MOST_NAMED])
                 + (f"; and {more} more." if more > 0 else "." * (not failures[-1].endswith(".")))
             )
@@ -316,7 +316,7 @@ class Driver:
         ]
 
     def _add_silent_judges(self) -> None:
-        """Finished evaluations whose judge gave no number are failures of every command, not of the first alone."""
+        """Finished evaluations whose judge failed, or gave no number, fail with every command, not the first alone."""
         for group, _ in self._planners:
             logs = self._logs.get(group.folder, Logs())
             entries = [logs.of(job, subject) for job in self._planned.get(group, ()) for subject in job.subjects]
@@ -324,7 +324,8 @@ class Driver:
             told = " ".join(self._failed.values())
             if new := [what for what in wrong if what.partition(": ")[0] not in told]:
                 more = f"; and so in {len(new) - 1} more of its logs" if len(new) > 1 else ""
-                self._failed[f"evaluate into {group.folder}"] = f"evaluate into {group.folder}: {new[0]}{more}"
+                unit = f"evaluate into {group.folder}"  # Several judges have a group each there.
+                self._failed[f"{unit} for {group.options.grader}"] = f"{unit}: {new[0]}{more}"
 
     def _reporting(self) -> list[Report]:
         if not any(self.plan.logs.rglob("*.eval")):
@@ -333,7 +334,7 @@ class Driver:
         notes = []
         if self._failed:
             names = ", ".join(list(self._failed)[:MOST_NAMED]) + (", ..." if len(self._failed) > MOST_NAMED else "")
-            notes = [f"The grid is not done, and its cells are not all here: of its units failed {names}."]
+            notes = [f"The grid is not done, and its cells are not all here. What failed: {names}."]
         landed = [name for name in self.plan.organisms if has_landed(self.plan, name)]
         runs = {name: read_manifest(self.plan.runs / name) for name in landed}
         notes += versions_of_data(self.plan, runs, self.data)

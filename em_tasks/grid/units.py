@@ -189,6 +189,7 @@ class JudgeAgain:
         from em_tasks.scorers.comparing.ratings import folder_name, judge_logs
         from em_tasks.scorers.judging.calls import JudgeCalls
         from em_tasks.sweep.failures import what_is_missing
+        from em_tasks.sweep.logs import alone_in
 
         calls = JudgeCalls.limited(self.max_cost, self.price, self.judges, self.ledger, self.cap)
         numbers = count(1)
@@ -197,7 +198,9 @@ class JudgeAgain:
             who = f" by {judge}" if len(self.judges) > 1 else ""
             say(f"log {next(numbers)} of {len(self.logs) * len(self.judges)}{who}")
 
-        written = judge_logs(self.logs, self.judges, self.out, on_log=at, calls=calls)
+        # Units of organisms that share a base have its log in common, and some of their judges.
+        with alone_in(self.out, say):
+            written = judge_logs(self.logs, self.judges, self.out, on_log=at, calls=calls)
         failures = []
         for judge, paths in written.items():
             missing = together([missing_in(path) for path in paths])

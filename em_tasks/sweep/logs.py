@@ -155,7 +155,7 @@ def alone_in(folder: Path, note: Callable[[str], None]) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            note(f"another sweep is evaluating into {folder}; waiting for it")
+            note(f"another process is writing logs into {folder}; waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -229,7 +229,7 @@ def test_unit_that_fails_is_named_with_its_log_and_the_rest_goes_on(tmp_path: Pa
     evaluated = {log.eval.model.partition("@")[0] for log in read_all(tmp_path / "out" / "logs")}
     assert evaluated == {"em/toy-s", "em/tiny-bad.jsonl"}
     report = (tmp_path / "out" / "report" / "report.md").read_text()
-    assert "The grid is not done, and its cells are not all here: of its units failed train tiny-gone.jsonl." in report
+    assert "The grid is not done, and its cells are not all here. What failed: train tiny-gone.jsonl." in report
 
 
 def test_another_first_judge_leads_and_what_the_old_one_judged_first_is_not_judged_again(
@@ -564,10 +564,11 @@ def test_unit_that_fails_again_as_more_lands_is_named_once(
             assert more([Ended(report, do(report, folder))]) is None
 
     names = "evaluate toy-s into logs/bare/toy-s"
-    with pytest.raises(UserError, match=rf"otherwise below\. {names}: another failed; train tiny-seed1: gave up\.$"):
+    said = rf"below says otherwise\. {names}: another failed; train tiny-seed1: gave up\.$"
+    with pytest.raises(UserError, match=said):
         run_grid(plan.path, plan.out, FailingTwice())
     report = (plan.report / "report.md").read_text()
-    assert f"of its units failed {names}, train tiny-seed1." in report
+    assert f"What failed: {names}, train tiny-seed1." in report
 
 
 def test_damaged_organism_is_left_out_and_named_and_the_rest_and_the_base_are_asked(tmp_path: Path) -> None:

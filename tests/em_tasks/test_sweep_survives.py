@@ -190,4 +190,4 @@ def test_folder_of_logs_has_one_writer_at_a_time(tmp_path: Path) -> None:
     for thread in threads:
         thread.join(10)
     assert most == 1
-    assert all("another sweep is evaluating" in note for note in notes)
+    assert all("another process is writing logs into" in note for note in notes)
