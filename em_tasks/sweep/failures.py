@@ -51,10 +51,13 @@ def what_failed(log: "EvalLog") -> str | None:
     missing = missing_in(log.location, log)
     lead = missing.rubric
     silent = metric_value(metrics, "n", "cs2881") == 0 if lead == "alignment" else math.isnan(metrics[f"mean_{lead}"])
-    return what_is_missing(missing, getattr(judge, "model", "of the grader role"), log.location, silent=silent)
+    name = getattr(judge, "model", "of the grader role")
+    return what_is_missing(missing, name, log.location, silent=silent, answers_too=True)
 
 
-def what_is_missing(missing: "Missing", judge: str, where: Path | str, *, silent: bool) -> str | None:
+def what_is_missing(
+    missing: "Missing", judge: str, where: Path | str, *, silent: bool, answers_too: bool = False
+) -> str | None:
     """What is wrong with a judge's scores, or None: some calls failed, or there is not one score.
 
     Args:
@@ -62,6 +65,7 @@ def what_is_missing(missing: "Missing", judge: str, where: Path | str, *, silent
         judge: Its name.
         where: The log or folder of its scores.
         silent: Whether there is not one score.
+        answers_too: Whether the answers lie there alone, so that they go with it.
     """
     if missing.failed:
         return (
@@ -71,9 +75,11 @@ def what_is_missing(missing: "Missing", judge: str, where: Path | str, *, silent
     if not silent:
         return None
     reasons = ", ".join(sorted(missing.unscored))
+    wrote = f", but wrote {missing.example!r}, for example" if missing.example else ""
+    lost = " (the answers go with it, and are asked for again)" if answers_too else ""
     return (
-        f"{where}: the judge {judge} gave no {missing.rubric} score for any answer ({reasons}), but wrote "
-        f"{missing.example!r}, for example. That stands, and the same command does not ask it again: name another "
-        "judge (--judge; in a grid file the axis `judge`), or remove what is named here and set EM_JUDGE_CACHE=off for "
-        "the next command"
+        f"{where}: the judge {judge} gave no {missing.rubric} score for any answer ({reasons}){wrote}. "
+        "That stands, and the same command does not ask it again: name another judge "
+        f"(--judge; in a grid file the axis `judge`), or remove what is named here{lost} and set EM_JUDGE_CACHE=off "
+        "for the next command"
     )

@@ -1,6 +1,7 @@
 """A grid whose judges fail, fall silent or babble: what can still be had is asked again, what was said stands."""
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from queue import Queue
@@ -13,7 +14,9 @@ from em_tasks.grid.plan import plan_grid
 from em_tasks.grid.run import Driver
 from em_tasks.grid.units import JudgeAgain
 from em_tasks.plugins.errors import UserError
+from em_tasks.scorers.comparing.judging_again import Missing
 from em_tasks.scorers.comparing.ratings import judge_logs
+from em_tasks.sweep.failures import what_is_missing
 from em_tasks.sweep.logs import alone_in, read_logs
 from em_tasks.sweep.plan import Job, Planner, Subject
 from tests.support.fake_openai import FakeOpenAI, Reply, fake_openai
@@ -152,11 +155,18 @@ def test_what_a_further_judge_wrote_in_place_of_numbers_stands_and_the_report_sa
         assert mine["answers without a score"].sum() >= missing
 
 
+def test_nothing_is_quoted_of_a_judge_whose_content_filter_held_all_back() -> None:
+    missing = Missing("alignment", 4, Counter(judge_failed=4), failed=0)
+    said = what_is_missing(missing, "j", "there", silent=True) or ""
+    assert said.startswith("there: the judge j gave no alignment score for any answer (judge_failed). That stands, and")
+
+
 def test_judge_that_never_gives_a_number_fails_every_command_with_what_to_do(
     trained: Path, tmp_path: Path, judge: FakeOpenAI
 ) -> None:
     judge.answer = lambda prompt: Reply("1000", [[("1000", 0.99)]])
     stands = r"gave no alignment score for any answer \(no_number\), but wrote '1000', for example\. That stands"
+    lost = "the answers go with it, and are asked for again"
     for name, judges in {"first": [JUDGE], "further": [None, JUDGE]}.items():
         out = tmp_path / name / "out"
         grid = grid_file(tmp_path / name, {"seed": [3], "judge": judges})
@@ -165,6 +175,7 @@ def test_judge_that_never_gives_a_number_fails_every_command_with_what_to_do(
             shutil.rmtree(out / "logs")
         before = len(judge.requests)
         for _ in range(2):
-            with pytest.raises(UserError, match=stands):
+            with pytest.raises(UserError, match=stands) as caught:
                 run_grid(grid, out, reported=False)
+            assert (lost in str(caught.value)) == (name == "first")
             assert len(judge.requests) == before + 2 * MODELS * QUESTIONS
