@@ -182,6 +182,8 @@ class SampleMetadata:
 Mode = Literal["logprobs", "text"]
 Reason = Literal["refusal", "code", "no_number", "little_mass", "judge_failed"]
 REASONS: tuple[Reason, ...] = ("refusal", "code", "no_number", "little_mass", "judge_failed")
+FAILED: Reason = "judge_failed"
+"""The reason of a verdict whose call failed."""
 FILTERED = "the judge's own content filter"
 """What a verdict says of an answer that its judge's API would not pass on: asking again brings the same."""
 

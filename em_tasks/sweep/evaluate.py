@@ -142,7 +142,9 @@ def _evaluate(job: Job, counter: Counter) -> list[str]:
     with handing_down(calls), redirect_stdout(io.StringIO()):
         _count_with_hooks(counter, judging=options.score)
         failures = [
-            judge_log(path, job, counter, calls) for path, log in answered.values() if not is_fully_judged(path, log)
+            judge_answers(path, job, counter, calls)
+            for path, log in answered.values()
+            if not is_fully_judged(path, log)
         ]
         missing = tuple(subject for subject in job.subjects if subject not in answered)
         if missing:
@@ -194,7 +196,7 @@ def _ask(job: Job) -> "list[EvalLog]":
     return list(logs)
 
 
-def judge_log(path: Path, job: Job, counter: Counter, calls: "JudgeCalls") -> str | None:
+def judge_answers(path: Path, job: Job, counter: Counter, calls: "JudgeCalls") -> str | None:
     """Has the answers of a log judged that were not, or at which its judge failed; returns what went wrong."""
     from inspect_ai import score
     from inspect_ai.log import read_eval_log, write_eval_log

@@ -15,13 +15,12 @@ from inspect_ai import score
 from inspect_ai.log import EvalLog, EvalSample, read_eval_log, recompute_metrics
 from inspect_ai.model import Model, ModelConfig
 
-from em_tasks.plugins.log_contract import FILTERED
+from em_tasks.plugins.log_contract import FAILED, FILTERED
 from em_tasks.scorers.em import NAME, RUBRICS, em, rubrics_of
 from em_tasks.scorers.judging.calls import JudgeCalls, handing_down
 from em_tasks.scorers.judging.grader import ROLE
 from em_tasks.scorers.judging.rubric import load_rubrics
 
-FAILED = "judge_failed"
 SHOWN = 80
 """Characters of a reply that are shown."""
 

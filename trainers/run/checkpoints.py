@@ -88,8 +88,7 @@ def verify(checkpoint: Checkpoint) -> None:
     if (actual := adapter_sha256(checkpoint.folder)) != checkpoint.record.adapter_sha256:
         raise UserError(
             f"{checkpoint.folder} was altered since it was saved: its adapter has hash {actual[:12]}, the manifest "
-            f"says {checkpoint.record.adapter_sha256[:12]}. Put the saved files back, or move the run away and "
-            "train it again."
+            f"says {checkpoint.record.adapter_sha256[:12]}. {MEND}"
         )
     recorded = getattr(checkpoint.record, "tokenizer_sha256", None)
     if recorded is not None and (actual := tokenizer_sha256(checkpoint.folder)) != recorded:

@@ -27,7 +27,7 @@ from em_tasks.plugins.analysis.answers.samples import (
     judgements,
     question_and_answer,
 )
-from em_tasks.plugins.log_contract import NOT_RECORDED, RUBRICS
+from em_tasks.plugins.log_contract import FAILED, NOT_RECORDED, RUBRICS
 
 CATEGORY = pa.dictionary(pa.int32(), pa.string())
 ANSWER_COLUMNS: dict[str, pa.DataType] = {
@@ -59,9 +59,6 @@ FURTHER = "score_"
 
 MOST_FURTHER = 30
 """Further scores that a log is read with; a log with more names says nothing that a table could show."""
-
-FAILED = "judge_failed"
-"""The reason of a verdict whose call failed, see the log's contract."""
 
 ANSWERS_A_BATCH = 10_000
 ZSTANDARD = 93

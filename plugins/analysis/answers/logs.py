@@ -22,9 +22,9 @@ from em_tasks.plugins.analysis.answers.frame import ANSWER_KEY, answers_frame, u
 from em_tasks.plugins.analysis.answers.grid_cells import NOT_OF_THE_GRID, GridCells, LeftOut
 from em_tasks.plugins.analysis.answers.identity import refuse_two_of_one_name
 from em_tasks.plugins.analysis.answers.log_processes import Rows, log_processes
-from em_tasks.plugins.analysis.answers.log_rows import FAILED, LogToRead, Tally
+from em_tasks.plugins.analysis.answers.log_rows import LogToRead, Tally
 from em_tasks.plugins.errors import UserError
-from em_tasks.plugins.log_contract import FILTERED, SCORE, SCORES_TEXT, LogMetadata
+from em_tasks.plugins.log_contract import FAILED, FILTERED, SCORE, SCORES_TEXT, LogMetadata
 from em_tasks.plugins.safe_names import printable, without_folders
 
 INSPECTS_OWN = ("logs.json", "eval-set.json", "listing.json")
