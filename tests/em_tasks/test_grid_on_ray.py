@@ -47,6 +47,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     small = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 10**8}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
+        # Ray's workers would let everything else on the machine go first, so that other tests kept them for minutes.
+        patch.setenv("RAY_worker_niceness", "0")
         assert gpu_memory() == {"0": 80000 * 2**20}
         nodes = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
         for _ in range(2):
